@@ -1,0 +1,265 @@
+"""From configs to everything the training loop needs, checked before any file is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bnexp.checkpoint import State
+from bnexp.config import TrainConfig
+from bnexp.data import Batches, Data, Split, load
+from bnexp.dropout import seed_dropout
+from bnexp.evaluation import Measures, evaluate_all, evaluate_kinds
+from bnexp.inits import INITS, initialize
+from bnexp.models import MODELS, Units
+from bnexp.norms import NORMS, Norm
+from bnexp.optim import OPTIMS, Optimizer, optimizer
+from bnexp.population import Population
+from bnexp.precision import Precision, allow_tf32
+from bnexp.registry import Bound
+from bnexp.schedule import SCHEDULES
+from bnexp.training import Plan, Progress
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The checked choices of a config: builders with their options."""
+
+    model: Bound
+    norm: Bound
+    init: Bound
+    optim: Bound
+    schedule: Bound
+
+
+def rules(config: TrainConfig) -> Rules:
+    """Check all groups of a config but the data.
+
+    Raises:
+        ValueError: an unknown name or option, a wrong type, a value out of range.
+    """
+    registries = {"model": MODELS, "norm": NORMS, "init": INITS, "optim": OPTIMS, "schedule": SCHEDULES}
+    return Rules(**{group: registry.bind(getattr(config, group)) for group, registry in registries.items()})
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a setting: auto is CUDA where there is one.
+
+    Raises:
+        ValueError: not a device that bnexp knows, or not in this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+        raise ValueError(f"device={name}: not known (allowed: auto, cpu, cuda, cuda:N)")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu")
+    return torch.device(name)
+
+
+def prepare_machine(config: TrainConfig) -> torch.device:
+    """Set threads, number formats and determinism of this process, and return the device."""
+    device = pick_device(config.device)
+    torch.set_num_threads(config.threads)
+    allow_tf32(config.precision == "tf32")
+    if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError("precision=bf16: this GPU has no bfloat16 (allowed here: fp32, tf32, fp16)")
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports all of torch.compile
+        torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not config.deterministic
+    return device
+
+
+def build_model(config: TrainConfig, rule: Rules, data: Data) -> nn.Module:
+    """A member with the initial weights of its seed, on the CPU."""
+    units = Units(rule.norm, config.activation, config.placement)
+    model: nn.Module = rule.model(data.shape, data.classes, units)
+    initialize(model, rule.init(), config.seed)
+    seed_dropout(model, config.seed)
+    return model
+
+
+def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[int]) -> None:
+    """Try the model on shapes alone (torch's meta device) with every batch size that will occur.
+
+    Raises:
+        ValueError: the norm is undefined somewhere, the images are too small, the model does not fit into memory.
+    """
+    with torch.device("meta"):
+        units = Units(rule.norm, config.activation, config.placement)
+        model: nn.Module = rule.model(data.shape, data.classes, units)
+    _check_size(rule.model.name, sum(parameter.numel() for parameter in model.parameters()))
+    entered: list[str] = []
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
+    for mode, size in [(True, size) for size in sorted(batch_sizes, reverse=True)] + [(False, 2)]:
+        try:
+            model.train(mode)(torch.empty(size, *data.shape, device="meta"))
+        except ValueError as error:
+            raise ValueError(f"{error} (layer {entered[-1]})") from None
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"model={rule.model.name}: cannot take data of shape {data.shape}: {reason}") from None
+
+
+def _check_size(model: str, parameters: int) -> None:
+    """Parameters, gradients and optimizer state must fit into this machine's memory."""
+    needed = 16 * parameters
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        sizes = f"needs {needed / 2**30:.0f} GiB for {parameters:.3g} parameters, this machine has {there / 2**30:.0f}"
+        raise ValueError(f"model={model}: {sizes} GiB; choose a smaller one")
+
+
+def norm_parameters(model: nn.Module) -> list[str]:
+    """Names of the gains and biases of norms."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Norm)]
+    return [f"{name}.{leaf}" for name, module in layers for leaf, _ in module.named_parameters(recurse=False)]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that the loop needs, built and checked; no file has been written yet."""
+
+    config: TrainConfig
+    data: Data
+    population: Population
+    optimizer: Optimizer
+    factors: torch.Tensor
+    batches: Batches
+    plan: Plan
+    precision: Precision
+    progress: Progress
+
+    def evaluate(self) -> Measures:
+        """What an evaluation in training records."""
+        splits = {"train_eval": self._some()} | self._splits("validation", "test")
+        return evaluate_all(self.population, splits, self._some(), **self._batch_sizes())
+
+    def compare_statistics(self, split: str | None) -> Iterator[tuple[str, str, float, float]]:
+        """Rows (split, statistics, accuracy, loss) of the first member.
+
+        Raises:
+            ValueError: the data have no such split.
+        """
+        splits = self._splits(split) if split else self.data.splits()
+        if not splits:
+            raise ValueError(f"--split={split}: this run's data have none (allowed: {', '.join(self.data.splits())})")
+        for name, images in splits.items():
+            measured = evaluate_kinds(self.population, images, self._some(), **self._batch_sizes())
+            for kind, values in measured.items():
+                yield name, kind, values["accuracy"][0], values["loss"][0]
+
+    def _splits(self, *names: str) -> dict[str, Split]:
+        return {name: split for name, split in self.data.splits().items() if name in names}
+
+    def _some(self) -> Split:
+        """The training images that evaluations read."""
+        limit = self.config.eval_train
+        return Split(self.data.train.x[:limit], self.data.train.y[:limit])
+
+    def _batch_sizes(self) -> dict[str, int]:
+        train_batch_size = min(self.config.batch_size, len(self._some()))
+        return {"batch_size": self.config.eval_batch_size, "train_batch_size": train_batch_size}
+
+    def state(self, row: int) -> State:
+        """All of one member that a resumed run needs."""
+        return {
+            "step": self.progress.step,
+            **self.population.state(row),
+            "optimizer": self.optimizer.state(row),
+            "progress": self.progress.state(row),
+            "precision": self.precision.state(row),
+        }
+
+    def load(self, row: int, state: State) -> None:
+        """Put a member back to where it was saved."""
+        self.population.load(row, state)
+        self.optimizer.load(row, state["optimizer"])
+        self.progress.load(row, state["step"], state["progress"])
+        self.precision.load(row, state["precision"])
+
+    def finite(self, row: int) -> bool:
+        """Whether a member's weights are all numbers."""
+        return bool(torch.isfinite(self.population.theta_MP[row]).all())  # waits for the device
+
+
+def build(configs: Sequence[TrainConfig], *, stacked: bool) -> Setup:
+    """Read the data and build a population of one member a config.
+
+    The configs differ at most in the seed, the init and the numbers of the optimizer.
+
+    Raises:
+        ValueError: anything the user can mend; nothing has been written then.
+    """
+    config, bound = configs[0], [rules(each) for each in configs]
+    device = prepare_machine(config)
+    data = load(config.data)
+    batches = make_batches(configs, data)
+    check_model(config, bound[0], data, batches.sizes())
+    members = [build_model(each, rule, data).to(device) for each, rule in zip(configs, bound, strict=True)]
+    for member in members:
+        set_executor(config, member)
+    population = Population(members, stacked=stacked)
+    plan = make_plan(config, batches.per_epoch)
+    schedule = bound[0].schedule(plan.steps)
+    data = data.to(device)
+    return Setup(
+        config=config,
+        data=data,
+        population=population,
+        optimizer=optimizer([rule.optim for rule in bound], population, norm_parameters(members[0])),
+        factors=torch.tensor([schedule(step) for step in range(plan.steps)], device=device),
+        batches=make_batches(configs, data),
+        plan=plan,
+        precision=Precision(config.precision, len(configs), device),
+        progress=Progress(len(configs), device),
+    )
+
+
+def make_batches(configs: Sequence[TrainConfig], data: Data) -> Batches:
+    """The members' training batches.
+
+    Raises:
+        ValueError: a batch is larger than the training set.
+    """
+    seeds = [config.seed for config in configs]
+    return Batches(data, seeds, batch_size=configs[0].batch_size, drop_last=configs[0].drop_last)
+
+
+def make_plan(config: TrainConfig, per_epoch: int) -> Plan:
+    """Cadences in steps: an epoch where the config says nothing."""
+    return Plan(
+        steps=config.steps or config.epochs * per_epoch,
+        per_epoch=per_epoch,
+        log_every=config.log_every,
+        eval_every=config.eval_every or per_epoch,
+        checkpoint_every=config.checkpoint_every or per_epoch,
+    )
+
+
+def set_executor(config: TrainConfig, member: nn.Module) -> None:
+    """Memory layout and compilation of a member's forward pass.
+
+    Raises:
+        ValueError: compilation is asked for, and there is no compiler on this machine.
+    """
+    if config.channels_last:
+        member.register_forward_pre_hook(lambda _, inputs: _channels_last(*inputs))
+    if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+        raise ValueError("compile=true: torch.compile needs a C++ compiler, and there is none; use compile=false")
+    if config.compile:
+        member.compile()
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Convolutions hand the layout of their input on, so that one conversion serves the whole network."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

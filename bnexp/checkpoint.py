@@ -1,0 +1,99 @@
+"""Checkpoints: written atomically, verified when read, plain tensors and numbers that ``weights_only=True`` loads."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnexp.storage import write_atomically
+
+NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+FORMAT = 1
+
+State = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+def digest(state: Any) -> str:
+    """SHA-256 over every name, type, shape and byte of a nested dict; torch itself checks nothing inside tensors."""
+    sha = hashlib.sha256()
+    _feed(sha, "", state)
+    return sha.hexdigest()
+
+
+def _feed(sha: Any, path: str, node: Any) -> None:
+    if isinstance(node, dict):
+        for key in sorted(node):
+            _feed(sha, f"{path}/{key}", node[key])
+    elif isinstance(node, Tensor):
+        sha.update(f"{path}:{node.dtype}:{tuple(node.shape)}:".encode())
+        sha.update(node.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    else:
+        sha.update(f"{path}={json.dumps(node)};".encode())
+
+
+def save(folder: Path, state: State) -> None:
+    """Write a checkpoint; the one before it is kept as well.
+
+    Args:
+        folder: the run's folder.
+        state: nested dicts of CPU tensors, numbers, strings and None.
+
+    Raises:
+        OSError: it could not be written; the checkpoints that were there still load.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "digest": digest(state), "state": state}, buffer)
+    write_atomically(folder / NEWEST, buffer.getbuffer(), keep=folder / PREVIOUS)
+
+
+def load(folder: Path) -> State | None:
+    """The newest checkpoint that is whole, or None where none was ever written.
+
+    A damaged newest one is passed over with a warning. Nothing in the file is run, whatever it holds.
+
+    Raises:
+        ValueError: there are checkpoints, and none is usable.
+    """
+    faults = []
+    for name in (NEWEST, PREVIOUS):
+        if not (folder / name).exists():
+            continue
+        try:
+            state = _read(folder / name)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            log.warning("%s; going on from the one before, step %s", fault, state["step"])
+        return state
+    if faults:
+        raise ValueError(f"no usable checkpoint: {'; '.join(faults)}; delete checkpoint*.pt to start the run again")
+    return None
+
+
+def _read(path: Path) -> State:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path}: damaged, or holds more than tensors and numbers (refused)") from None
+    except Exception as error:  # what torch raises for a damaged file depends on the damaged byte
+        raise ValueError(f"{path}: damaged ({type(error).__name__})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a checkpoint of this version of bnexp")
+    try:
+        intact = digest(content["state"]) == content["digest"]
+    except (KeyError, TypeError, RuntimeError):
+        intact = False
+    if not intact:
+        raise ValueError(f"{path}: damaged (its digest does not match)")
+    state: State = content["state"]
+    return state

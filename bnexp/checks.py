@@ -1,0 +1,130 @@
+"""What a setting may be: ranges and choices as annotations, and the one place that checks a value against them.
+
+Standard library only, so that the command line can check a config without importing torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """An interval of numbers; ``above`` and ``below`` are open ends, ``least`` and ``most`` closed ones."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        ends = (("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))
+        return " and ".join(f"{word} {end}" for word, end in ends if end is not None)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A closed list of words."""
+
+    choices: tuple[str, ...]
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.choices
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(self.choices)
+
+
+Positive = Annotated[int, Range(least=1)]
+NonNegative = Annotated[float, Range(least=0)]
+PositiveFloat = Annotated[float, Range(above=0)]
+Fraction = Annotated[float, Range(least=0, below=1)]
+
+
+def near_miss(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean X?"`` when a known word is close to the given one, else an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def unknown(setting: str, word: str, known: Iterable[str]) -> ValueError:
+    """The error for a word that is not among the known ones."""
+    known = sorted(known)
+    return ValueError(f"{setting}={word}: not known{near_miss(str(word), known)} (allowed: {', '.join(known)})")
+
+
+def checked(setting: str, value: Any, annotation: Any) -> Any:
+    """Return ``value`` as the annotated type, or raise.
+
+    Args:
+        setting: the name the user typed, for the message.
+        value: what was given.
+        annotation: ``int``, ``float``, ``bool``, ``str``, ``Literal``, ``list[...]``, ``X | None`` or ``Annotated`` of
+            one of these with ``Range`` or ``OneOf``. A whole number is taken where a ``float`` is asked for.
+
+    Raises:
+        ValueError: ``<setting>=<given>: what is wrong; what is allowed``.
+    """
+    if get_origin(annotation) is Annotated:
+        inner, *limits = get_args(annotation)
+        value = checked(setting, value, inner)
+        for limit in limits:
+            if isinstance(limit, Range | OneOf) and value is not None:
+                _check_limit(setting, value, limit)
+        return value
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _checked_optional(setting, value, get_args(annotation))
+    if get_origin(annotation) is Literal:
+        return _checked_literal(setting, value, get_args(annotation))
+    if get_origin(annotation) is list:
+        if not isinstance(value, list):
+            raise ValueError(f"{setting}={value}: expected a list, such as [a,b]")
+        return [checked(setting, item, *get_args(annotation)) for item in value]
+    return _checked_plain(setting, value, annotation)
+
+
+def _check_limit(setting: str, value: Any, limit: Range | OneOf) -> None:
+    if isinstance(limit, OneOf) and value not in limit:
+        raise unknown(setting, value, limit.choices)
+    if value not in limit:
+        raise ValueError(f"{setting}={value}: out of range; allowed is {limit}")
+
+
+def _checked_optional(setting: str, value: Any, members: tuple[Any, ...]) -> Any:
+    if value is None and type(None) in members:
+        return None
+    (inner,) = (member for member in members if member is not type(None))
+    return checked(setting, value, inner)
+
+
+def _checked_literal(setting: str, value: Any, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise unknown(setting, value, choices)
+    return value
+
+
+def _checked_plain(setting: str, value: Any, kind: type[Any]) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and whole:
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and not whole):
+        shown = "null" if value is None else value
+        raise ValueError(f"{setting}={shown}: expected {_WORDS.get(kind, kind.__name__)}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{setting}={value}: expected a finite number")
+    return value

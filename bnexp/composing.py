@@ -1,0 +1,134 @@
+"""Hydra: composing a config from words, and its errors in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bnexp import names
+from bnexp.checks import near_miss, unknown
+from bnexp.config import TrainConfig, flat
+
+_FLAGS = (
+    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+)
+
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+ConfigStore.instance().store("bnexp_train", TrainConfig)
+OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
+OmegaConf.register_new_resolver("free_folder", names.free_folder, use_cache=True)
+
+
+def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs: Path) -> None:
+    """Give the command line to Hydra, which calls ``task`` with the composed config.
+
+    Raises:
+        ValueError: something in it is wrong, in one line.
+    """
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if flag.startswith("-") and flag not in _FLAGS:
+            raise unknown("option", flag, [known for known in _FLAGS if known.startswith("--")])
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
+    before, sys.argv = sys.argv, ["bnexp", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_in_one_line(error, arguments, configs)) from None
+    finally:
+        sys.argv = before
+
+
+def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
+    """What Hydra's error means, in the words of the command line."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, word = error.missing_cfg_file.rpartition("/")
+        return str(unknown(group, word, error.options))
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not understood; settings are given as name=value"
+    if match := re.match(r"Could not override '([^']+)'", text):
+        return _unknown_key(match[1], arguments, configs)
+    if match := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match[1]}: several values make a sweep, which needs -m"
+    if match := re.match(r"Error merging override (.+)", text):
+        reason = str(error.__cause__ or "not allowed").partition("\n")[0]
+        wanted = re.search(r"could not be converted to (\w+)", reason)
+        return f"{match[1]}: {f'expected {_TYPES.get(wanted[1], wanted[1])}' if wanted else reason}"
+    return text.partition("\n")[0]
+
+
+def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:
+    """The key, and what could stand in its place when all other words of the command line are composed."""
+    others = [word for word in arguments if word.partition("=")[0].lstrip("+") != key and not word.startswith("-")]
+    try:
+        with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+            composed = hydra.compose("train", others)
+            config = cast(dict[str, Any], OmegaConf.to_container(composed))
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return f"{key}: there is no such setting"
+    known = [*flat(config), *config]
+    same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    hint = f"; did you mean {same_leaf[0]}?" if same_leaf else near_miss(key, known)
+    group = key.partition(".")[0]
+    allowed = [name for name in known if name.startswith(group + ".")] or list(config)
+    return f"{key}: there is no such setting{hint} (allowed: {', '.join(allowed)})"
+
+
+def plain(config: DictConfig) -> TrainConfig:
+    """The composed config as a Python object, checked.
+
+    Raises:
+        ValueError: a value out of range, or a reference that leads nowhere.
+    """
+    try:
+        resolved = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).partition("\n")[0]) from None
+    assert isinstance(resolved, TrainConfig)
+    return resolved
+
+
+def output_folder() -> Path:
+    """The folder that Hydra has made for this job."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def overrides() -> list[str]:
+    """What the user typed for this job."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def run_name() -> str:
+    """What this job is called."""
+    return names.run_name(overrides())
+
+
+def notes(config: DictConfig) -> dict[str, str]:
+    """The files that Hydra's users look for in a run folder: name -> text."""
+    return {
+        ".hydra/config.yaml": OmegaConf.to_yaml(config),
+        ".hydra/overrides.yaml": OmegaConf.to_yaml(overrides()),
+    }
+
+
+def drop_if_empty(folder: Path) -> None:
+    """Remove the folder that Hydra has made, and its parents, if nothing was ever put into them."""
+    try:
+        os.removedirs(folder)
+    except OSError:
+        return

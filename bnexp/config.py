@@ -1,0 +1,117 @@
+"""Every setting of a run: default, type, unit and check. Standard library only; Hydra takes it as its schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, get_type_hints
+
+from bnexp.checks import OneOf, Positive, Range, checked
+
+ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
+
+# Settings that say where things are, not what is computed: two runs that differ in these alone are the same run.
+WHERE = (("data", "root"), ("imports",))
+
+
+@dataclass
+class TrainConfig:
+    """One training run. The groups (``model`` to ``schedule``) are ``{name: ..., option: value, ...}``.
+
+    Raises:
+        ValueError: a value is out of its range or not among its choices.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    norm: dict[str, Any] = field(default_factory=dict)
+    init: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    # The nonlinearity of every unit, and the side of it the norm is on.
+    activation: Annotated[str, OneOf(ACTIVATIONS)] = "relu"
+    placement: Annotated[str, OneOf(("before", "after"))] = "before"
+    # Sets initial weights, batch order, augmentation and dropout.
+    seed: Annotated[int, Range(least=0, below=2**63)] = 0
+    # Passes over the training set; `steps` (optimizer steps), when given, is used instead.
+    epochs: Positive = 20
+    steps: Annotated[int | None, Range(least=1)] = None
+    # Images a step; the last batch of an epoch is smaller, or left out.
+    batch_size: Positive = 64
+    drop_last: bool = False
+    # auto, cpu, cuda or cuda:N (checked against the machine when the run begins).
+    device: str = "auto"
+    precision: Annotated[str, OneOf(("fp32", "tf32", "bf16", "fp16"))] = "fp32"
+    # CPU threads of this process; one is the fastest for small networks, and the steadiest.
+    threads: Positive = 1
+    channels_last: bool = False
+    compile: bool = False
+    deterministic: bool = False
+    # Steps between points of the training curves, evaluations and checkpoints; null is once an epoch.
+    log_every: Positive = 10
+    eval_every: Annotated[int | None, Range(least=1)] = None
+    checkpoint_every: Annotated[int | None, Range(least=1)] = None
+    # Images a forward pass of an evaluation; the number of training images an evaluation reads, also for the precise
+    # statistics (Wu & Johnson 2021 find 1e3 to 1e4 to suffice).
+    eval_batch_size: Positive = 1000
+    eval_train: Positive = 10_000
+    # Python modules to import first, where a user registers norms, models or data sets of their own.
+    imports: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, annotation in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            if not isinstance(value, dict):
+                checked(name, value, annotation)
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that decides the result (all of it but ``WHERE``)."""
+    kept = json.loads(json.dumps(config))
+    for *path, last in WHERE:
+        node = kept
+        for key in path:
+            node = node.get(key, {})
+        node.pop(last, None)
+    return dict(kept)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Sixteen hex digits that two configs share when they ask for the same run."""
+    canonical = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """``key: old -> new`` for every setting in which two configs ask for different runs."""
+    before, after = flat(identity(old)), flat(identity(new))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"norm.groups": 8, "seed": 0, ...}``."""
+    rows: dict[str, Any] = {}
+    for key, value in config.items():
+        rows |= {f"{key}.{k}": v for k, v in flat(value).items()} if isinstance(value, dict) else {key: value}
+    return rows
+
+
+def from_dict(config: Mapping[str, Any]) -> TrainConfig:
+    """A config read back from a file; checked like one that was typed.
+
+    Raises:
+        ValueError: a key that this version does not know, or a value that it does not allow.
+    """
+    known = {setting.name for setting in fields(TrainConfig)}
+    for key in config:
+        if key not in known:
+            raise ValueError(f"{key}: this version of bnexp has no such setting")
+    return TrainConfig(**config)
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain Python, ready for JSON."""
+    return asdict(config)

@@ -1,0 +1,24 @@
+"""Data sets that fit in the device's memory, and their training batches. ``DATA`` finds the sources by name.
+
+A source (one family a file) reads a data set as it is; ``preparation`` makes tensors of it; ``batches`` serves them.
+"""
+
+from bnexp.data import cifar, digits, image_folder, mnist, npz
+from bnexp.data.base import DATA, Data, Part, Raw, Split
+from bnexp.data.batches import Batches
+from bnexp.data.preparation import load
+
+__all__ = [
+    "DATA",
+    "Batches",
+    "Data",
+    "Part",
+    "Raw",
+    "Split",
+    "cifar",
+    "digits",
+    "image_folder",
+    "load",
+    "mnist",
+    "npz",
+]

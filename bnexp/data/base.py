@@ -1,0 +1,171 @@
+"""What all sources share: the registry, what a source returns, what training gets, and the words for a fault."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, get_type_hints
+
+import torch
+from torch import Tensor
+
+from bnexp.checks import Fraction, Range
+from bnexp.registry import Registry
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The options that every source has.
+
+    Attributes:
+        validation: the fraction of the training images that is set apart; 0 for none.
+        train_limit: how many of the remaining training images to use; None for all.
+        standardize: subtract the training mean and divide by the training standard deviation, channel by channel
+            (feature by feature for vectors).
+        binarize: pixels in [0, 1] above this threshold become 1, the others 0; None leaves them.
+        size: height and width to resize to (bilinear, no antialiasing), pixels; None keeps the size.
+        flip: mirror a training image left to right with probability 1/2.
+        crop: pad training images by this many zero pixels and cut the original size out at random; 0 for none.
+    """
+
+    validation: Fraction
+    train_limit: Annotated[int | None, Range(least=1)]
+    standardize: bool
+    binarize: Annotated[float | None, Range(above=0, below=1)]
+    size: Annotated[int | None, Range(least=1)]
+    flip: bool
+    crop: Annotated[int, Range(least=0)]
+
+
+class Sources(Registry):
+    """A registry whose every entry has the options of ``Preparation`` besides its own.
+
+    A builder takes its own options only, as required keyword-only parameters, and returns ``Raw``.
+    """
+
+    shared = get_type_hints(Preparation, include_extras=True)
+
+    def options(self, name: str) -> dict[str, Any]:
+        """Option name -> annotation: the source's own options, then the shared ones."""
+        return {**super().options(name), **self.shared}
+
+
+DATA = Sources("data")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The training or the test images as a source found them.
+
+    Attributes:
+        x: images [N, C, H, W], or vectors [N, F]; uint8 in 0..255, or floats. A list of uint8 [C, H, W] where images
+            differ in size.
+        y: labels [N], int64.
+        images: where ``x`` came from (a file, a key), for messages.
+        labels: where ``y`` came from.
+    """
+
+    x: Tensor | list[Tensor]
+    y: Tensor
+    images: str
+    labels: str
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """A data set as a source found it.
+
+    Attributes:
+        origin: the setting that led here, such as ``data.root=/data``; messages begin with it.
+        train: the training images.
+        test: the test images.
+        classes: K; labels are 0 to K - 1.
+    """
+
+    origin: str
+    train: Part
+    test: Part
+    classes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples that are used alike.
+
+    Attributes:
+        x: [N, C, H, W] or [N, F], float32, prepared.
+        y: [N], int64.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same samples on another device."""
+        return Split(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A prepared data set.
+
+    Attributes:
+        name: the source.
+        classes: K; labels are 0 to K - 1.
+        train: what is trained on.
+        validation: what was set apart from the training images; None where nothing was.
+        test: the source's own test images, all of them.
+        mean: what was subtracted, a number a channel (or feature); zeros where nothing was.
+        std: what was divided by; ones where nothing was.
+        flip: whether training batches are mirrored at random.
+        crop: by how many pixels training batches are shifted at random, at most.
+    """
+
+    name: str
+    classes: int
+    train: Split
+    validation: Split | None
+    test: Split
+    mean: list[float]
+    std: list[float]
+    flip: bool
+    crop: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample: (C, H, W) or (F,)."""
+        return tuple(self.train.x.shape[1:])
+
+    def splits(self) -> dict[str, Split]:
+        """Name -> split: ``train``, ``validation`` where there is one, ``test``."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
+    def to(self, device: torch.device | str) -> Data:
+        """The same data on another device."""
+        return replace(self, **{name: split.to(device) for name, split in self.splits().items()})  # type: ignore[arg-type]
+
+
+def fault(origin: str, what: str) -> ValueError:
+    """The error for data that cannot be used, on one line: ``data.root=/data: train-labels is missing``."""
+    return ValueError(" ".join(f"{origin}: {what}".splitlines()))
+
+
+@contextlib.contextmanager
+def reading(origin: str, file: str) -> Iterator[None]:
+    """Name the file when its reader fails.
+
+    A damaged file can make a reader raise anything (torchvision a bare AssertionError, gzip an EOFError, zlib, zipfile
+    and Pillow errors of their own), and whatever it is, the fault is the file's.
+
+    Raises:
+        ValueError: reading failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise fault(origin, f"{file} cannot be read ({str(error) or type(error).__name__})") from error

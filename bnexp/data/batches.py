@@ -1,0 +1,105 @@
+"""Training batches of a population, as a pure function of (seeds, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnexp.data.base import Data
+from bnexp.seeds import generator
+
+
+class Batches:
+    """Batches for M members that read the same data set, each in the order of its own seed.
+
+    A member's batch depends on its seed and the step alone: not on the other members, nor on which batches were asked
+    for before. Every epoch visits each sample once (with ``drop_last``, all but the few that fill no batch).
+
+    Args:
+        data: batches come from its training split and live on that split's device.
+        seeds: one a member.
+        batch_size: samples a member sees in a step.
+        drop_last: leave the smaller last batch of an epoch out.
+
+    Attributes:
+        per_epoch: batches an epoch.
+
+    Raises:
+        ValueError: the training split is smaller than a batch.
+    """
+
+    def __init__(self, data: Data, seeds: Sequence[int], *, batch_size: int, drop_last: bool) -> None:
+        total = len(data.train)
+        if batch_size > total:
+            raise ValueError(f"batch_size={batch_size}: larger than the {total} training images; at most {total}")
+        self.per_epoch = total // batch_size if drop_last else -(-total // batch_size)
+        self._split, self._shape = data.train, data.shape
+        self._flip, self._crop = data.flip, data.crop
+        self._seeds, self._batch_size = tuple(seeds), batch_size
+        self._remainder = 0 if drop_last else total % batch_size
+        self._epoch: int | None = None
+        self._planned: list[tuple[Tensor, ...]] = []
+
+    def sizes(self) -> set[int]:
+        """The batch sizes that occur."""
+        return {self._batch_size, self._remainder or self._batch_size}
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch of a step, counted from 0 over all epochs.
+
+        Returns:
+            x_MBCHW (or x_MBF), float32, and y_MB, int64.
+        """
+        epoch, batch = divmod(step, self.per_epoch)
+        order, *decisions = self._plan(epoch)[batch]
+        x = self._split.x.index_select(0, order)
+        if decisions:
+            x = self._augment(x, *decisions)
+        members = len(self._seeds)
+        return x.view(members, -1, *self._shape), self._split.y.index_select(0, order).view(members, -1)
+
+    def _plan(self, epoch: int) -> list[tuple[Tensor, ...]]:
+        """The decisions of every batch of an epoch, on the device; kept until another epoch is asked for.
+
+        Each decision is [M * B], the members side by side. All are cut up front, which costs a step the least.
+        """
+        if epoch != self._epoch:
+            plan_KMN = torch.stack([self._decisions(seed, epoch) for seed in self._seeds], dim=1)
+            device = self._split.x.device
+            if device.type == "cuda":
+                plan_KMN = plan_KMN.pin_memory()  # a copy from pageable memory would wait for the device
+            batches = plan_KMN.to(device, non_blocking=True).split(self._batch_size, dim=2)  # type: ignore[no-untyped-call]
+            self._epoch, self._planned = epoch, [batch_KMB.flatten(1).unbind() for batch_KMB in batches]
+        return self._planned
+
+    def _decisions(self, seed: int, epoch: int) -> Tensor:
+        """[1, N]: which sample comes when. With augmentation [4, N]: also whether to mirror it, its row, its column."""
+        total = len(self._split)
+        order = torch.randperm(total, generator=generator(seed, "order", epoch)).unsqueeze(0)
+        if not (self._flip or self._crop):
+            return order
+        random = generator(seed, "augment", epoch)
+        mirrored = torch.randint(2, (1, total), generator=random)
+        offsets = torch.randint(2 * self._crop + 1, (2, total), generator=random)
+        return torch.cat([order, mirrored, offsets])
+
+    def _augment(self, x_BCHW: Tensor, mirrored_B: Tensor, row_B: Tensor, column_B: Tensor) -> Tensor:
+        if self._crop:
+            x_BCHW = shifted(x_BCHW, row_B, column_B, margin=self._crop)
+        if self._flip:
+            x_BCHW = torch.where(mirrored_B.bool().view(-1, 1, 1, 1), x_BCHW.flip(3), x_BCHW)
+        return x_BCHW
+
+
+def shifted(x_BCHW: Tensor, row_B: Tensor, column_B: Tensor, *, margin: int) -> Tensor:
+    """Pad every image by ``margin`` zeros on each side, and cut H x W out at its own (row, column), 0 to 2 margin.
+
+    Zero is the mean colour where the data are standardized. He et al. (2016), section 4.2, augment so, margin 4.
+    """
+    height, width = x_BCHW.shape[2:]
+    # All cuts of all images as a view [B, C, 2 margin + 1, 2 margin + 1, H, W]; the indexing copies one of each image.
+    cuts = F.pad(x_BCHW, [margin] * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return cuts[torch.arange(len(x_BCHW), device=x_BCHW.device), :, row_B, column_B]

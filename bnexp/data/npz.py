@@ -1,0 +1,78 @@
+"""A data set of one's own, as NumPy arrays in one file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnexp.data.base import DATA, Part, Raw, fault, reading
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+Layout = Literal["nchw", "nhwc"]
+
+
+@DATA.register("npz")
+def npz(*, path: str | None, layout: Layout) -> Raw:
+    """Arrays x_train, y_train, x_test, y_test of a file that ``numpy.savez`` wrote; pickled objects are refused.
+
+    x is (N, C, H, W) or, by ``layout``, (N, H, W, C); (N, H, W) for grey images; (N, F) for vectors. uint8 is divided
+    by 255; floats stay as they are and must be finite. y is (N,), integers from 0.
+
+    Raises:
+        ValueError: the file is missing or damaged, or an array is missing or not as above.
+    """
+    if path is None:
+        raise ValueError(f"data.path=null: say where the .npz file is; it holds {', '.join(_KEYS)}")
+    origin, file = f"data.path={path}", Path(os.path.expanduser(path))
+    if not os.path.isfile(file):
+        raise fault(origin, "there is no such file")
+    arrays = _arrays(origin, file)
+    if arrays["x_train"].dtype != arrays["x_test"].dtype:  # as if only one of them had been divided by 255
+        raise fault(origin, f"x_train is {arrays['x_train'].dtype}, but x_test is {arrays['x_test'].dtype}")
+    train, test = (_part(origin, arrays, part, layout) for part in ("train", "test"))
+    classes = max(0, *train.y.tolist(), *test.y.tolist()) + 1
+    return Raw(origin, train, test, classes)
+
+
+def _arrays(origin: str, file: Path) -> dict[str, np.ndarray]:
+    with reading(origin, file.name), file.open("rb") as stream:
+        found = np.load(stream, allow_pickle=False)
+        if not isinstance(found, np.lib.npyio.NpzFile):
+            raise ValueError("one array, not an archive of arrays; write it with numpy.savez")
+        with found:
+            for key in _KEYS:
+                if key not in found:
+                    raise ValueError(f"it has no array {key}, only {', '.join(found) or 'none'}")
+            return {key: found[key] for key in _KEYS}
+
+
+def _part(origin: str, arrays: dict[str, np.ndarray], part: str, layout: Layout) -> Part:
+    x, y = f"x_{part}", f"y_{part}"
+    return Part(_images(origin, x, arrays[x], layout), _labels(origin, y, arrays[y]), x, y)
+
+
+def _images(origin: str, key: str, found: np.ndarray, layout: Layout) -> Tensor:
+    if found.ndim not in (2, 3, 4) or 0 in found.shape:
+        raise fault(origin, f"{key} has shape {found.shape}; allowed are (N, F), (N, H, W) and {layout.upper()}")
+    if found.dtype != np.uint8 and found.dtype.kind != "f":
+        raise fault(origin, f"{key} is {found.dtype}; allowed are uint8 (0 to 255) and floats")
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is refused below
+        found = np.ascontiguousarray(found, dtype=np.uint8 if found.dtype == np.uint8 else np.float32)
+    x = torch.from_numpy(found)
+    if not x.isfinite().all():
+        raise fault(origin, f"{key} has a value that is not finite in float32")
+    if x.ndim == 3:
+        return x.unsqueeze(1)
+    return x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 and layout == "nhwc" else x
+
+
+def _labels(origin: str, key: str, found: np.ndarray) -> Tensor:
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise fault(origin, f"{key} is {found.dtype} of shape {found.shape}; labels are whole numbers of shape (N,)")
+    return torch.from_numpy(found.astype(np.int64))

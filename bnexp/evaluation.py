@@ -1,0 +1,162 @@
+"""Loss and accuracy in evaluation mode, under three kinds of statistics.
+
+Batch norms evaluate with *running* averages of what they saw in training. Those lag behind the weights at a high
+learning rate; *precise* statistics are the moments of the training data under the weights as they are (Wu & Johnson
+2021, sec. 3), and *batch* statistics are those of each evaluated batch. Norms without such statistics are not affected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnexp.data import Split
+from bnexp.norms import BatchStatistics
+from bnexp.population import Population
+
+Measures = dict[str, list[float]]
+
+
+def batch_norms(model: nn.Module) -> list[BatchStatistics]:
+    """The layers of a model that keep statistics of batches."""
+    return [layer for layer in model.modules() if isinstance(layer, BatchStatistics)]
+
+
+@torch.no_grad()
+def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
+    """Mean cross-entropy (nats) and accuracy (0 to 1) of every member on all of a split: {quantity: [M]}."""
+    population.train(False)
+    loss_M = torch.zeros(len(population), dtype=torch.float64, device=split.y.device)
+    hits_M = torch.zeros_like(loss_M)
+    for x_B, y_B in _batches(split, batch_size):
+        logits_MBK = population(x_B.expand(len(population), *x_B.shape))
+        for row, logits_BK in enumerate(logits_MBK.float()):
+            loss_M[row] += F.cross_entropy(logits_BK, y_B, reduction="sum")
+            hits_M[row] += (logits_BK.argmax(1) == y_B).sum()
+    population.train()
+    return {"loss": (loss_M / len(split)).tolist(), "accuracy": (hits_M / len(split)).tolist()}  # waits for the device
+
+
+def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(torch.split(split.x, batch_size), torch.split(split.y, batch_size), strict=True)
+
+
+class _Moments:
+    """Mean and biased variance per channel over all positions seen, merged exactly (Chan et al. 1979, eq. 2.1)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.m2: Tensor | float = 0.0
+
+    def add(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Take in one batch; a forward pre-hook."""
+        x = inputs[0].float() if inputs[0].dtype in (torch.float16, torch.bfloat16) else inputs[0]
+        count = x.numel() // x.shape[1]
+        variance, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)
+        total, delta = self.count + count, mean.double() - self.mean
+        self.m2 = self.m2 + variance.double() * count + delta**2 * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+
+    def write(self, layer: BatchStatistics) -> None:
+        """Make them the layer's running statistics."""
+        assert isinstance(self.mean, Tensor)
+        assert isinstance(self.m2, Tensor)
+        layer.running_mean.copy_(self.mean)
+        layer.running_var.copy_(self.m2 / self.count)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Evaluate with the statistics of each evaluated batch, inside the with block."""
+    for layer in batch_norms(model):
+        layer.source = "batch"
+    try:
+        yield
+    finally:
+        for layer in batch_norms(model):
+            layer.source = "running"
+
+
+@contextmanager
+def precise_statistics(population: Population, train: Split, batch_size: int) -> Iterator[None]:
+    """Evaluate with the population statistics of ``train`` under the present weights, inside the with block.
+
+    As in fvcore's precise_bn: one pass, all layers fed as in training (by batch statistics of ``batch_size``), dropout
+    off, variance E[x^2] - E[x]^2 over all positions and not the mean of the batches' variances. Running statistics are
+    put back afterwards. A last batch that is not full is left out, as its statistics would be noisier.
+    """
+    saved = {name: buffer.clone() for name, buffer in population.buffers.items()}
+    population.train(False)
+    for member in population.members:
+        _write_moments(member, train, batch_size)
+    population.train()
+    try:
+        yield
+    finally:
+        for name, buffer in population.buffers.items():
+            buffer.copy_(saved[name])
+
+
+@torch.no_grad()
+def _write_moments(model: nn.Module, train: Split, batch_size: int) -> None:
+    moments = {layer: _Moments() for layer in batch_norms(model)}
+    hooks = [layer.register_forward_pre_hook(moments[layer].add) for layer in moments]
+    full = max(len(train) // batch_size, 1) * batch_size
+    with batch_statistics(model):
+        for x_B in torch.split(train.x[:full], batch_size):
+            model(x_B)
+    for hook in hooks:
+        hook.remove()
+    for layer, moment in moments.items():
+        moment.write(layer)
+
+
+def evaluate_all(
+    population: Population, splits: Mapping[str, Split], train: Split, *, batch_size: int, train_batch_size: int
+) -> Measures:
+    """All that an evaluation in training records: {split/quantity: [M]}, and the same with the suffix ``_precise``.
+
+    Norms without statistics of batches get the same numbers twice, so that all runs have the same curves.
+
+    Args:
+        population: what to evaluate.
+        splits: tag -> images.
+        train: training images for the precise statistics.
+        batch_size: images a forward pass.
+        train_batch_size: images a batch statistic, as in training.
+    """
+    measured = _tagged(population, splits, batch_size, "")
+    if not batch_norms(population.members[0]):
+        return measured | {f"{tag}_precise": values for tag, values in measured.items()}
+    with precise_statistics(population, train, train_batch_size):
+        return measured | _tagged(population, splits, batch_size, "_precise")
+
+
+def _tagged(population: Population, splits: Mapping[str, Split], batch_size: int, suffix: str) -> Measures:
+    return {
+        f"{name}/{quantity}{suffix}": values
+        for name, split in splits.items()
+        for quantity, values in evaluate(population, split, batch_size).items()
+    }
+
+
+def evaluate_kinds(
+    population: Population, split: Split, train: Split, *, batch_size: int, train_batch_size: int
+) -> dict[str, Measures]:
+    """One split with running, precise and batch statistics: {kind: {quantity: [M]}}; arguments as above."""
+    kinds = {"running": evaluate(population, split, batch_size)}
+    if not batch_norms(population.members[0]):
+        return {"none": kinds["running"]}
+    with precise_statistics(population, train, train_batch_size):
+        kinds["precise"] = evaluate(population, split, batch_size)
+    with ExitStack() as stack:
+        for member in population.members:
+            stack.enter_context(batch_statistics(member))
+        kinds["batch"] = evaluate(population, split, train_batch_size)
+    return kinds

@@ -1,0 +1,320 @@
+"""One run, or one stack of runs: build what the configs ask for, train, keep the records."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from bnexp import checkpoint
+from bnexp.building import Setup, build
+from bnexp.config import TrainConfig, config_hash, differences, from_dict, to_dict
+from bnexp.evaluation import Measures
+from bnexp.logbook import Logbook, read_run
+from bnexp.provenance import provenance
+from bnexp.record import Record
+from bnexp.storage import held
+from bnexp.training import train
+
+log = logging.getLogger(__name__)
+
+Stop = Callable[[], bool]
+Measure = Callable[[], Measures]
+
+# What the progress bar and the plain lines show of a record.
+_SHOWN = ("train/loss", "train/accuracy", "test/accuracy", "test/accuracy_precise")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be done.
+
+    Attributes:
+        config: what to train.
+        folder: where its records go.
+        name: what it is called in tables and curves.
+        overrides: what the user typed.
+        notes: further files for the folder, name -> text.
+    """
+
+    config: TrainConfig
+    folder: Path
+    name: str
+    overrides: Sequence[str] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: ``finished``, ``diverged`` or ``interrupted``, and what run.json says of it."""
+
+    job: Job
+    status: str
+    facts: Mapping[str, Any]
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import a user's own modules, which register what they bring; the working folder is on the path.
+
+    Raises:
+        ValueError: a module is not there or does not import; the message names the file and line.
+    """
+    if names and "" not in sys.path:
+        sys.path.insert(0, "")
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            place = f"{frames[-1].filename}:{frames[-1].lineno}"
+            raise ValueError(f"imports=[{name}]: {place}: {type(error).__name__}: {error}") from None
+
+
+def saved_job(folder: Path) -> Job:
+    """The job whose records stand in a folder.
+
+    Raises:
+        ValueError: it is not a run's folder, or its config is not one of this version.
+    """
+    saved = read_run(folder)
+    return Job(from_dict(saved["config"]), folder, saved["name"], saved["overrides"])
+
+
+def already_done(job: Job) -> Outcome | None:
+    """How the job ended before, if its folder says that it ran to its end.
+
+    Raises:
+        ValueError: the folder holds a run of another config; the message says what differs.
+    """
+    if not (job.folder / "run.json").exists():
+        return None
+    saved = read_run(job.folder)
+    changes = differences(saved["config"], to_dict(job.config))
+    if changes:
+        raise ValueError(f"{job.folder}: holds a run of another config ({'; '.join(changes)}); choose another folder")
+    return Outcome(job, saved["status"], saved) if saved["status"] in ("finished", "diverged") else None
+
+
+def run(jobs: Sequence[Job], *, stop: Stop, stacked: bool = False) -> list[Outcome]:
+    """Train jobs as one population and keep their records; go on from checkpoints where there are any.
+
+    Args:
+        jobs: one a member.
+        stop: asked after every step; True saves and ends the run as ``interrupted``.
+        stacked: see ``Population``.
+
+    Raises:
+        ValueError: something the user can mend; no run folder has been made or changed.
+        OSError: a file could not be written in the middle of the run; the last checkpoint is intact.
+    """
+    setup = build([job.config for job in jobs], stacked=stacked)
+    with ExitStack() as stack:
+        for job in jobs:
+            stack.enter_context(_open_folder(job.folder))
+        resumed = [_load(setup, row, job) for row, job in enumerate(jobs)]
+        books = [_open_book(job, setup, state) for job, state in zip(jobs, resumed, strict=True)]
+        for book in books:
+            stack.callback(book.close)
+        try:
+            return _keep_records(jobs, setup, books, stop)
+        except Exception as error:
+            for book in books:
+                _say_failed(book, error)
+            raise
+
+
+def _load(setup: Setup, row: int, job: Job) -> checkpoint.State | None:
+    """Put a member back to its last checkpoint, if there is one.
+
+    Raises:
+        ValueError: no checkpoint is usable, or it is that of another config.
+    """
+    state = checkpoint.load(job.folder)
+    if state is None:
+        return None
+    if state["config_hash"] != config_hash(to_dict(job.config)):
+        raise ValueError(f"{job.folder}: the checkpoint is that of another config than run.json describes")
+    setup.load(row, state)
+    return state
+
+
+@contextmanager
+def _open_folder(folder: Path) -> Iterator[None]:
+    """Make and hold a run's folder, with the program's messages going to train.log in it.
+
+    Raises:
+        ValueError: it cannot be written, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be written ({error.strerror})") from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("bnexp")
+    with held(folder):
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logbook:
+    config = to_dict(job.config)
+    facts = {
+        "name": job.name,
+        "config": config,
+        "config_hash": config_hash(config),
+        "overrides": list(job.overrides),
+        "steps": setup.plan.steps,
+        "parameters": sum(parameter[0].numel() for _, parameter in setup.population.parameters()),
+        "provenance": provenance(setup.population.theta_MP.device, torch.get_num_threads()),
+        "diverged_at": None,
+        "failure": None,
+    }
+    for name, text in job.notes.items():
+        path = job.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    if state is not None:
+        log.info("%s goes on from step %d of %d", job.folder, state["step"], setup.plan.steps)
+    return Logbook(job.folder, facts, after=None if state is None else state["step"])
+
+
+def _say_failed(book: Logbook, error: Exception) -> None:
+    """Record a failure as well as the disk allows."""
+    lines = traceback.format_exception(error)
+    try:
+        (book.folder / "error.log").write_text("".join(lines), encoding="utf-8")
+        book.say("failed", failure={"reason": f"{type(error).__name__}: {error}", "lines": lines[-3:]})
+    except OSError:
+        log.error("%s: the failure could not be recorded there either", book.folder)
+
+
+class _Clock:
+    """Seconds of a run over all its sessions, and the rate of training without the time of evaluations."""
+
+    def __init__(self, step: int, before: float, batch_size: int) -> None:
+        self._start = self._last = time.perf_counter()
+        self._step, self._before, self._batch_size = step, before, batch_size
+        self._aside = 0.0
+
+    def aside(self, measure: Measure) -> Measure:
+        """The same function, its time left out of the rate."""
+
+        def timed() -> Measures:
+            start = time.perf_counter()
+            measured = measure()
+            self._aside += time.perf_counter() - start
+            return measured
+
+        return timed
+
+    def look(self, step: int) -> tuple[float, float]:
+        """(seconds so far, training images per second and member since the last look)."""
+        now = time.perf_counter()
+        rate = (step - self._step) * self._batch_size / max(now - self._last - self._aside, 1e-9)
+        self._step, self._last, self._aside = step, now, 0.0
+        return self._before + now - self._start, rate
+
+
+def _keep_records(jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], stop: Stop) -> list[Outcome]:
+    """Enter what the loop hands out in the books of the members that are still alive, and close those that are not."""
+    ended: dict[int, Outcome] = {}
+    clock = _Clock(setup.progress.step, books[0].seconds, jobs[0].config.batch_size)
+    display = _Display(setup, jobs[0].name)
+    with display.bar, logging_redirect_tqdm([logging.getLogger("bnexp")]):
+        for record in _records(setup, clock.aside(setup.evaluate), stop):
+            seconds, rate = clock.look(record.step)
+            diverged = setup.progress.diverged_at()
+            for row in set(range(len(jobs))) - set(ended):
+                books[row].enter(record, row, seconds, rate)
+                if diverged[row] is not None:
+                    ended[row] = _end(jobs[row], books[row], "diverged", seconds, record.step, diverged[row])
+                elif setup.plan.due(record.step, setup.plan.checkpoint_every) or stop():
+                    _save(setup, books[row], row)
+            display.show(record)
+    seconds, _ = clock.look(setup.progress.step)
+    status = "finished" if setup.progress.step == setup.plan.steps else "interrupted"
+    for row in set(range(len(jobs))) - set(ended):
+        ended[row] = _end(jobs[row], books[row], status, seconds, setup.progress.step)
+    return [ended[row] for row in range(len(jobs))]
+
+
+def _records(setup: Setup, evaluate: Measure, stop: Stop) -> Iterator[Record]:
+    return train(
+        setup.population,
+        setup.optimizer,
+        setup.factors,
+        setup.batches.at,
+        evaluate,
+        plan=setup.plan,
+        precision=setup.precision,
+        progress=setup.progress,
+        stop=stop,
+    )
+
+
+def _save(setup: Setup, book: Logbook, row: int) -> None:
+    """Write a member's checkpoint, behind all entries it stands for; weights that are not finite are never saved."""
+    if setup.finite(row):
+        book.flush()
+        checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
+
+
+def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverged_at: int | None = None) -> Outcome:
+    book.flush()
+    book.say(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
+    return Outcome(job, status, book.facts)
+
+
+class _Display:
+    """A progress bar on a terminal, a line an evaluation elsewhere; both say how the first member stands."""
+
+    def __init__(self, setup: Setup, name: str) -> None:
+        done, total = setup.progress.step, setup.plan.steps
+        self.bar = tqdm(total=total, initial=done, desc=name, unit="step", disable=None)
+        self._latest: dict[str, str] = {}
+
+    def show(self, record: Record) -> None:
+        """Bring the display up to a record."""
+        self._latest |= {tag: f"{values[0]:.4f}" for tag, values in record.values.items() if tag in _SHOWN}
+        self.bar.set_postfix({tag: self._latest[tag] for tag in _SHOWN if tag in self._latest}, refresh=False)
+        self.bar.update(record.step - self.bar.n)
+        if "test/accuracy" in record.values:
+            numbers = "  ".join(f"{tag} {self._latest[tag]}" for tag in _SHOWN if tag in self._latest)
+            level = logging.INFO if self.bar.disable else logging.DEBUG
+            log.log(level, "epoch %.4g  step %d  %s", record.epoch, record.step, numbers)
+
+
+def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str, float, float]]]:
+    """A run's last checkpoint under all three kinds of statistics.
+
+    Args:
+        job: from ``saved_job``.
+        split: train, validation or test; None for all.
+
+    Returns:
+        The step, and rows (split, statistics, accuracy, loss).
+
+    Raises:
+        ValueError: there is no checkpoint, or no such split.
+    """
+    setup = build([job.config], stacked=False)
+    state = _load(setup, 0, job)
+    if state is None:
+        raise ValueError(f"{job.folder}: has no checkpoint yet")
+    return state["step"], list(setup.compare_statistics(split))

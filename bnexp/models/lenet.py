@@ -1,0 +1,32 @@
+"""LeNet."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from bnexp.models.unit import MODELS, Units, image_shape
+
+
+@MODELS.register("lenet")
+def lenet(shape: tuple[int, ...], classes: int, units: Units) -> nn.Module:
+    """LeNet-5 as in Dive into Deep Learning 7.6: conv 6 and 16 (5x5), average pooling, 120-84-classes.
+
+    With norm=bn it is the BatchNorm LeNet of section 8.5: a norm behind both convolutions and both hidden layers.
+
+    Raises:
+        ValueError: images under 12x12, of which the second pooling leaves nothing.
+    """
+    channels, height, width = image_shape("lenet", shape)
+    if min(height, width) < 12:
+        raise ValueError(f"model=lenet: {height}x{width} images are too small; 12x12 at least (data.size=28 enlarges)")
+    pooled = [(side // 2 - 4) // 2 for side in (height, width)]
+    return nn.Sequential(
+        units.conv(channels, 6, 5, padding=2),
+        nn.AvgPool2d(2),
+        units.conv(6, 16, 5),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        units.linear(16 * pooled[0] * pooled[1], 120),
+        units.linear(120, 84),
+        nn.Linear(84, classes),
+    )

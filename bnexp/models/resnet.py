@@ -1,0 +1,90 @@
+"""Residual networks: those of He et al. for CIFAR, and torchvision's for larger images."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnexp.checks import Positive
+from bnexp.models.unit import MODELS, Units, image_shape
+
+
+class BasicBlock(nn.Module):
+    """activation(x + norm(conv(unit(x)))), two 3x3 convolutions (He et al. 2016, fig. 2 and sec. 4.2).
+
+    Where the shape changes, the shortcut takes every second pixel and pads the new channels with zeros (option A).
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: int, units: Units) -> None:
+        super().__init__()
+        self.first = units.conv(c_in, c_out, 3, stride=stride, padding=1)
+        self.linear = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.norm = units.norm(c_out)
+        self.activation = units.act()
+        self.stride = stride
+        self.extra = c_out - c_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H / stride, W / stride)."""
+        residual = self.norm(self.linear(self.first(x)))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        if self.extra:
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.extra))
+        y: Tensor = self.activation(shortcut + residual)
+        return y
+
+
+@MODELS.register("resnet")
+def resnet(shape: tuple[int, ...], classes: int, units: Units, *, depth: Positive, width: Positive) -> nn.Module:
+    """The CIFAR ResNet of He et al. 2016, sec. 4.2: depth 6n + 2, stages of width, 2 width and 4 width channels.
+
+    Raises:
+        ValueError: a depth that is not 6n + 2.
+    """
+    units.refuse_after("resnet")
+    channels, *_ = image_shape("resnet", shape)
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"model.depth={depth}: not 6n + 2; allowed are 8, 14, 20, 32, 44, 56, 110 and so on")
+    layers: list[nn.Module] = [units.conv(channels, width, 3, padding=1)]
+    c_in = width
+    for c_out in (width, 2 * width, 4 * width):
+        for block in range((depth - 2) // 6):
+            stride = 2 if block == 0 and c_out != width else 1
+            layers.append(BasicBlock(c_in, c_out, stride, units))
+            c_in = c_out
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_in, classes))
+
+
+def _torchvision(name: str, shape: tuple[int, ...], classes: int, units: Units, small_stem: bool) -> nn.Module:
+    import torchvision.models  # takes a second, and only these models need it
+
+    units.refuse_after(name)
+    channels, *_ = image_shape(name, shape)
+    model: nn.Module = getattr(torchvision.models, name)(num_classes=classes, norm_layer=units.norm)
+    if small_stem:
+        model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+    elif channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    for module in model.modules():
+        if isinstance(getattr(module, "relu", None), nn.ReLU):
+            module.relu = units.act()
+    return model
+
+
+@MODELS.register("resnet18")
+def resnet18(shape: tuple[int, ...], classes: int, units: Units, *, small_stem: bool) -> nn.Module:
+    """The ResNet-18 of torchvision (He et al. 2016, table 1); ``small_stem``: a 3x3 stem without pooling, for 32x32."""
+    return _torchvision("resnet18", shape, classes, units, small_stem)
+
+
+@MODELS.register("resnet34")
+def resnet34(shape: tuple[int, ...], classes: int, units: Units, *, small_stem: bool) -> nn.Module:
+    """The ResNet-34 of torchvision (He et al. 2016, table 1); ``small_stem``: a 3x3 stem without pooling, for 32x32."""
+    return _torchvision("resnet34", shape, classes, units, small_stem)
+
+
+@MODELS.register("resnet50")
+def resnet50(shape: tuple[int, ...], classes: int, units: Units, *, small_stem: bool) -> nn.Module:
+    """The ResNet-50 of torchvision (He et al. 2016, table 1); ``small_stem``: a 3x3 stem without pooling, for 32x32."""
+    return _torchvision("resnet50", shape, classes, units, small_stem)

@@ -1,0 +1,94 @@
+"""The unit that every model is made of: linear map -> norm -> activation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from bnexp.registry import Registry
+
+MODELS = Registry("model")
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "identity": nn.Identity,
+}
+
+
+class Unit(nn.Module):
+    """y = activation(norm(linear(x))), or norm(activation(linear(x))) where the norm is placed after."""
+
+    def __init__(self, linear: nn.Module, norm: nn.Module, activation: nn.Module, *, after: bool) -> None:
+        super().__init__()
+        self.linear = linear
+        self.norm = norm
+        self.activation = activation
+        self.after = after
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the linear map makes of x, normalized and activated."""
+        z = self.linear(x)
+        y: Tensor = self.norm(self.activation(z)) if self.after else self.activation(self.norm(z))
+        return y
+
+
+@dataclass(frozen=True)
+class Units:
+    """How the units of a model are made; what a config says of norm, activation and placement.
+
+    Attributes:
+        norm: channels -> layer.
+        activation: a key of ``ACTIVATIONS``.
+        placement: the norm stands ``before`` (Ioffe & Szegedy 2015, sec. 3.2) or ``after`` the activation.
+    """
+
+    norm: Callable[[int], nn.Module]
+    activation: str
+    placement: str
+
+    @property
+    def bias(self) -> bool:
+        """Whether linear maps have a bias: not before a norm, which shifts by itself (``none`` too)."""
+        return self.placement == "after"
+
+    def act(self) -> nn.Module:
+        """A fresh activation layer."""
+        return ACTIVATIONS[self.activation]()
+
+    def _unit(self, linear: nn.Module, channels: int) -> Unit:
+        return Unit(linear, self.norm(channels), self.act(), after=self.placement == "after")
+
+    def linear(self, n_in: int, n_out: int) -> Unit:
+        """A fully connected unit, (B, n_in) -> (B, n_out)."""
+        return self._unit(nn.Linear(n_in, n_out, bias=self.bias), n_out)
+
+    def conv(self, c_in: int, c_out: int, kernel: int, *, stride: int = 1, padding: int = 0) -> Unit:
+        """A convolutional unit, (B, c_in, H, W) -> (B, c_out, H', W')."""
+        conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=self.bias)
+        return self._unit(conv, c_out)
+
+    def refuse_after(self, model: str) -> None:
+        """For residual nets, whose sums fix where a norm can stand.
+
+        Raises:
+            ValueError: the norm is asked for behind the activation.
+        """
+        if self.placement == "after":
+            raise ValueError(f"placement=after: model={model} adds its blocks before the activation (allowed: before)")
+
+
+def image_shape(model: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(C, H, W) of a sample.
+
+    Raises:
+        ValueError: the samples are vectors.
+    """
+    if len(shape) != 3:
+        raise ValueError(f"model={model}: needs images (C, H, W), the data are vectors {shape}; use model=mlp")
+    return shape

@@ -1,0 +1,30 @@
+"""Names of runs: what differs, as ``key=value`` joined by commas, fit for a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+# File systems allow 255 bytes; a time and a counter are put around the name.
+_LONGEST = 150
+# Overrides that say where things are, not what is computed.
+_LEFT_OUT = ("data.root", "data.path", "imports", "hydra")
+
+
+def run_name(overrides: Iterable[str]) -> str:
+    """``norm=gn,seed=0`` of the overrides of a command line, ``default`` of none; long names end in a hash."""
+    parts = [part.lstrip("+~") for part in overrides]
+    kept = [part for part in parts if not part.partition("=")[0].startswith(_LEFT_OUT)]
+    name = "".join("_" if c in "/\\\0" or not c.isprintable() else c for c in ",".join(kept)) or "default"
+    name = name.replace(" ", "").lstrip(".-")
+    if len(name.encode()) <= _LONGEST:
+        return name
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name.encode()[: _LONGEST - len(mark) - 1].decode(errors="ignore") + "-" + mark
+
+
+def free_folder(folder: str) -> str:
+    """The folder, or one with the process id behind its name where it is there already (two runs in one second)."""
+    return f"{folder}-{os.getpid()}" if Path(folder).exists() else folder

@@ -1,0 +1,8 @@
+"""Normalization layers, one family a file. ``NORMS`` finds them by name."""
+
+# The families are imported so that their builders register.
+from bnexp.norms import batch, group, instance, layer, none, scratch
+from bnexp.norms.base import NORMS, Norm
+from bnexp.norms.batch import BatchStatistics
+
+__all__ = ["NORMS", "BatchStatistics", "Norm", "batch", "group", "instance", "layer", "none", "scratch"]

@@ -1,0 +1,61 @@
+"""What all norms share: the registry, the base class with gain and bias, and the count of values behind a statistic."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bnexp.registry import Registry
+
+NORMS = Registry("norm")
+
+
+class Norm(nn.Module):
+    """A layer between a linear map and its activation (or behind the activation): y = gain * x_hat + bias.
+
+    Channels are axis 1 of inputs (B, C), (B, C, L) or (B, C, H, W); ``gain`` and ``bias`` are one number a channel,
+    1 and 0 at first. Subclasses define ``forward``. Buffers must be updated in place: members of a population share
+    one storage.
+
+    Attributes:
+        channels: C.
+        gain: [C] or None.
+        bias: [C] or None.
+    """
+
+    def __init__(self, channels: int, *, affine: bool, gain: bool = True) -> None:
+        super().__init__()
+        self.channels = channels
+        self.gain = nn.Parameter(torch.ones(channels)) if affine and gain else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+
+    def extra_repr(self) -> str:
+        """The channel count, for print(model)."""
+        return f"{self.channels}"
+
+
+def values_per_statistic(x: Tensor, *axes: int) -> int:
+    """How many numbers of ``x`` one mean over ``axes`` pools."""
+    return math.prod(x.shape[axis] for axis in axes)
+
+
+def require_spread(x: Tensor, values: int, *, norm: str, per: str, advice: str) -> None:
+    """Refuse a statistic over a single value: its variance is 0, and the layer would silently answer its bias.
+
+    Only shapes are read, so that the check never waits for the device.
+
+    Raises:
+        ValueError: ``values`` is below 2.
+    """
+    if values < 2:
+        shape = list(x.shape)
+        raise ValueError(
+            f"norm={norm}: an input of shape {shape} gives one value per {per}, whose variance is 0; {advice}"
+        )
+
+
+def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
+    """View a [C] tensor so that it broadcasts along axis 1 of ``x``."""
+    return parameter.view(-1, *[1] * (x.ndim - 2))

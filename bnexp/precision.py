@@ -1,0 +1,73 @@
+"""Number formats of a step: full fp32, TF32 matrix products, autocast to bf16, and to fp16 with loss scaling."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+# GradScaler's numbers (torch.amp): start at 2^16, halve on an overflow, double after 2000 steps without one.
+_START, _PATIENCE = 2.0**16, 2000
+# Below this scale every step overflows whatever the scale is: the member has diverged.
+_LEAST = 2.0**-24
+
+
+def allow_tf32(allow: bool) -> None:
+    """Let CUDA round the inputs of matrix products and convolutions to TF32, or not."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if allow else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if allow else "ieee"  # type: ignore[attr-defined]
+
+
+class Precision:
+    """How a step computes.
+
+    Args:
+        name: fp32, tf32, bf16 or fp16.
+        members: M.
+        device: where.
+
+    Attributes:
+        scale_M: what losses are multiplied by before backward (1 but in fp16); kept on the device.
+        calm_M: steps since a member's last overflow.
+    """
+
+    def __init__(self, name: str, members: int, device: torch.device) -> None:
+        self.name, self.device = name, device
+        self.scaled = name == "fp16"
+        self.scale_M = torch.full((members,), _START if self.scaled else 1.0, device=device)
+        self.calm_M = torch.zeros(members, device=device)
+
+    def forward(self) -> AbstractContextManager[object]:
+        """The context of a forward pass."""
+        if self.name in ("fp32", "tf32"):
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if self.name == "bf16" else torch.float16)
+
+    def unscale(self, gradient_MP: Tensor) -> None:
+        """Undo the scale in place; a member whose gradient overflowed gets zeros, and a smaller scale.
+
+        Its optimizer then sees a zero gradient in that step, with momentum and decay going on.
+        """
+        if not self.scaled:
+            return
+        gradient_MP.div_(self.scale_M.unsqueeze(1))
+        sound_M = torch.isfinite(gradient_MP).all(1)
+        gradient_MP.masked_fill_(~sound_M.unsqueeze(1), 0)
+        self.calm_M.add_(1).mul_(sound_M)
+        grow_M = self.calm_M >= _PATIENCE
+        self.scale_M.mul_(torch.where(sound_M, torch.where(grow_M, 2.0, 1.0), 0.5))
+        self.calm_M.mul_(~grow_M)
+
+    def judged(self, loss_M: Tensor) -> Tensor:
+        """The losses, and nan for a member whose gradients overflow at any scale."""
+        return torch.where(self.scale_M < _LEAST, torch.nan, loss_M) if self.scaled else loss_M
+
+    def state(self, row: int) -> dict[str, float]:
+        """One member's scale as plain numbers."""
+        return {"scale": self.scale_M[row].item(), "calm": self.calm_M[row].item()}
+
+    def load(self, row: int, state: dict[str, float]) -> None:
+        """Put a member's scale back."""
+        self.scale_M[row], self.calm_M[row] = state["scale"], state["calm"]

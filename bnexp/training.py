@@ -1,0 +1,181 @@
+"""The loop: a population and its batches in, records out. It builds nothing and writes nothing.
+
+No step waits for the device: losses, hits and the steps that each member survived add up on it, and are read only where
+a record is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnexp.population import Population
+from bnexp.precision import Precision
+from bnexp.record import Record
+
+
+class Stepper(Protocol):
+    """An optimizer, as far as the loop knows it."""
+
+    lr_M1: Tensor
+
+    def step(self, factor: Tensor) -> None:
+        """Update the population's parameters by their gradients."""
+
+
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+Evaluate = Callable[[], Mapping[str, Sequence[float]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When what is due, in optimizer steps.
+
+    Attributes:
+        steps: the length of the run.
+        per_epoch: steps of one pass over the training set.
+        log_every, eval_every, checkpoint_every: cadences; the last step is due for all three.
+    """
+
+    steps: int
+    per_epoch: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something with this cadence is due after ``step``."""
+        return step % every == 0 or step == self.steps
+
+    def halts(self, step: int) -> bool:
+        """Whether the loop must hand out a record after ``step``."""
+        return any(self.due(step, every) for every in (self.log_every, self.eval_every, self.checkpoint_every))
+
+
+class Progress:
+    """Where a training stands: the step, and what has added up since the last point of the curves.
+
+    Attributes:
+        step: optimizer steps done.
+        survived_M: steps until each member's first loss that was not finite.
+        alive_M: members all of whose losses were finite.
+    """
+
+    def __init__(self, members: int, device: torch.device) -> None:
+        self.step = 0
+        self.seen = 0
+        self.loss_M = torch.zeros(members, device=device)
+        self.hits_M = torch.zeros(members, device=device)
+        self.alive_M = torch.ones(members, dtype=torch.bool, device=device)
+        self.survived_M = torch.zeros(members, dtype=torch.int64, device=device)
+
+    def add(self, loss_M: Tensor, hits_M: Tensor, images: int) -> None:
+        """Enter one step."""
+        self.step += 1
+        self.seen += images
+        self.loss_M.add_(loss_M, alpha=images)
+        self.hits_M.add_(hits_M)
+        self.alive_M.logical_and_(torch.isfinite(loss_M))
+        self.survived_M.add_(self.alive_M)
+
+    def take(self) -> dict[str, list[float]]:
+        """The mean loss (nats) and accuracy over the training batches since the last call."""
+        means = torch.stack([self.loss_M, self.hits_M]).div_(self.seen).tolist()  # waits for the device
+        self.seen = 0
+        self.loss_M.zero_()
+        self.hits_M.zero_()
+        return {"train/loss": means[0], "train/accuracy": means[1]}
+
+    def diverged_at(self) -> list[int | None]:
+        """For each member the step whose loss was not finite, or None."""
+        alive, survived = self.alive_M.tolist(), self.survived_M.tolist()  # waits for the device
+        return [None if ok else steps + 1 for ok, steps in zip(alive, survived, strict=True)]
+
+    def state(self, row: int) -> dict[str, Any]:
+        """One member's progress as plain numbers."""
+        return {"seen": self.seen, "loss": self.loss_M[row].item(), "hits": self.hits_M[row].item()}
+
+    def load(self, row: int, step: int, state: Mapping[str, Any]) -> None:
+        """Put a member's progress back, as it was when it had done ``step`` steps, all of them finite."""
+        self.step, self.seen = step, state["seen"]
+        self.loss_M[row], self.hits_M[row] = state["loss"], state["hits"]
+        self.survived_M[row] = step
+
+
+def losses_and_hits(logits_MBK: Tensor, y_MB: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy (nats) and the number of right answers of each member, both [M]."""
+    at_least_fp32 = torch.promote_types(logits_MBK.dtype, torch.float32)
+    log_p_MBK = F.log_softmax(logits_MBK, 2, dtype=at_least_fp32)
+    loss_M = -log_p_MBK.gather(2, y_MB.unsqueeze(2)).mean((1, 2))
+    return loss_M, (logits_MBK.detach().argmax(2) == y_MB).sum(1)
+
+
+def train(
+    population: Population,
+    optimizer: Stepper,
+    factors: Tensor,
+    batches: Batches,
+    evaluate: Evaluate,
+    *,
+    plan: Plan,
+    precision: Precision,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> Iterator[Record]:
+    """Train on from ``progress``, and hand out a record wherever one is due.
+
+    Everything is a pure function of what goes in: the batch of a step comes from the step's number alone. Between
+    records the caller may save or stop; what it needs for going on later is in ``population``, ``optimizer``,
+    ``precision`` and ``progress``.
+
+    Args:
+        population: M models, updated in place.
+        optimizer: updates them.
+        factors: [steps], the schedule: what the base learning rates are multiplied by in each step.
+        batches: step -> (x_MB..., y_MB).
+        evaluate: measures the population on data of its own.
+        plan: what is due when.
+        precision: how a step computes.
+        progress: where to start.
+        stop: asked after each step; True ends the loop with a record of that step.
+
+    Yields:
+        Records; with no values at a step where only a checkpoint is due. A member whose loss was not finite is not
+        evaluated any more, and its values are nan; when it has happened to all members, the loop ends.
+    """
+    population.train()
+    while progress.step < plan.steps:
+        factor = factors[progress.step]
+        x_MB, y_MB = batches(progress.step)
+        with precision.forward():
+            logits_MBK = population(x_MB)
+        loss_M, hits_M = losses_and_hits(logits_MBK, y_MB)
+        population.backward(loss_M * precision.scale_M if precision.scaled else loss_M)
+        precision.unscale(population.gradient_MP)
+        optimizer.step(factor)
+        progress.add(precision.judged(loss_M.detach()), hits_M, y_MB.shape[1])
+        stopping = stop()
+        if stopping or plan.halts(progress.step):
+            diverged = progress.diverged_at()
+            yield _record(plan, progress, optimizer.lr_M1 * factor, evaluate, diverged)
+            if stopping or None not in diverged:
+                return
+
+
+def _record(
+    plan: Plan, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, diverged: Sequence[int | None]
+) -> Record:
+    """What is due after this step; a diverged population gets its last point of the training curves at once."""
+    step = progress.step
+    over = None not in diverged
+    values: dict[str, Sequence[float]] = {}
+    if over or plan.due(step, plan.log_every):
+        values |= {**progress.take(), "lr": lr_M1[:, 0].tolist()}
+    if not over and plan.due(step, plan.eval_every):
+        values |= evaluate()
+    return Record(step, step / plan.per_epoch, values)

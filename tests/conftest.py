@@ -1,0 +1,68 @@
+"""What tests share: a quiet machine, small configs, real data, and a bnexp in this process or another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# Workers of the test runner share the cores.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+ROOT = Path(__file__).parent.parent
+# Seven steps an epoch, three epochs, a second in all.
+SMALL = ("model=mlp", "model.depth=1", "model.width=16", "data.train_limit=200", "data.size=null", "batch_size=29")
+SMALL_RUN = (*SMALL, "epochs=3", "log_every=3")
+
+
+class Answer:
+    """What a command printed and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n{self.out}\n{self.err}"
+
+
+@pytest.fixture
+def bnexp(monkeypatch, capsys):
+    """Run a command line in this process."""
+    from bnexp.cli import main
+
+    def run(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["bnexp", *arguments])
+        code = main()
+        return Answer(code, *capsys.readouterr())
+
+    return run
+
+
+def start(*arguments: str, cwd: Path, **options) -> subprocess.Popen[str]:
+    """A bnexp in a process of its own, in a session of its own so that signals reach it alone."""
+    program = "import sys; from bnexp.cli import main; sys.exit(main())"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of MNIST and Fashion-MNIST that BNEXP_DATA names."""
+    folder = os.environ.get("BNEXP_DATA")
+    if not folder:
+        pytest.skip("BNEXP_DATA names no folder of real data")
+    return Path(folder)

@@ -1,0 +1,68 @@
+"""Every yaml composes, binds to its builder and says what it is; and the README names every group's choices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from bnexp import composing
+from bnexp.building import MODELS, NORMS, OPTIMS, SCHEDULES, rules
+from bnexp.cli import configs_folder
+from bnexp.config import ACTIVATIONS, from_dict, to_dict
+from bnexp.data import DATA
+from bnexp.inits import INITS
+from bnexp.models import ACTIVATIONS as ACTIVATION_LAYERS
+
+REGISTRIES = {"model": MODELS, "norm": NORMS, "init": INITS, "data": DATA, "optim": OPTIMS, "schedule": SCHEDULES}
+CHOICES = sorted(
+    (path.parent.name, path.stem) for path in configs_folder().glob("*/*.yaml") if path.parent.name != "hydra"
+)
+
+
+def compose(*overrides: str):
+    with hydra.initialize_config_dir(str(configs_folder()), version_base="1.3"):
+        return composing.plain(hydra.compose("train", list(overrides)))
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_composes_binds_and_survives_json(group, name):
+    config = compose(f"{group}={name}")
+    bound = rules(config)
+    assert from_dict(to_dict(config)) == config
+    if group in ("model", "norm", "init", "optim", "schedule"):
+        assert getattr(bound, group).name == name
+
+
+@pytest.mark.parametrize("group", REGISTRIES)
+def test_each_builder_has_a_yaml_and_each_yaml_a_builder(group):
+    assert {name for folder, name in CHOICES if folder == group} == set(REGISTRIES[group])
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_yaml_says_what_it_is(group, name):
+    lines = (configs_folder() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith("# ") and len(line) > 12 for line in lines if not line.startswith("# @"))
+
+
+def test_the_names_of_activations_are_those_of_the_layers():
+    assert set(ACTIVATIONS) == set(ACTIVATION_LAYERS)
+
+
+def test_a_preset_gives_way_to_the_command_line():
+    config = compose("experiment=d2l_lenet", "norm=none", "optim.lr=0.9")
+    assert (config.norm["name"], config.optim["lr"], config.activation) == ("none", 0.9, "sigmoid")
+
+
+def test_no_yaml_names_python_code():
+    for path in configs_folder().rglob("*.yaml"):
+        keys = str(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+        assert "_target_" not in keys, path
+
+
+def test_the_readme_names_every_choice():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    missing = [f"{group}={name}" for group, name in CHOICES if f"`{name}`" not in readme]
+    assert not missing
