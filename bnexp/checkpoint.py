@@ -58,31 +58,32 @@ def save(folder: Path, state: State) -> None:
 def load(folder: Path) -> State | None:
     """The newest checkpoint that is whole, or None where none was ever written.
 
-    A damaged newest one is passed over with a warning. Nothing in the file is run, whatever it holds.
+    A newest one that is damaged or missing is passed over with a warning. Nothing in the file is run, whatever it holds.
 
     Raises:
         ValueError: there are checkpoints, and none is usable.
     """
+    paths = [folder / NEWEST, folder / PREVIOUS]
+    if not any(path.exists() for path in paths):
+        return None
     faults = []
-    for name in (NEWEST, PREVIOUS):
-        if not (folder / name).exists():
-            continue
+    for path in paths:
         try:
-            state = _read(folder / name)
+            state = _read(path)
         except ValueError as error:
             faults.append(str(error))
             continue
         for fault in faults:
             log.warning("%s; going on from the one before, step %s", fault, state["step"])
         return state
-    if faults:
-        raise ValueError(f"no usable checkpoint: {'; '.join(faults)}; delete checkpoint*.pt to start the run again")
-    return None
+    raise ValueError(f"no usable checkpoint: {'; '.join(faults)}; delete checkpoint*.pt to start the run again")
 
 
 def _read(path: Path) -> State:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing") from None
     except pickle.UnpicklingError:
         raise ValueError(f"{path}: damaged, or holds more than tensors and numbers (refused)") from None
     except Exception as error:  # what torch raises for a damaged file depends on the damaged byte

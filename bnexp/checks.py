@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
+class RunFailedError(Exception):
+    """A run ended by a fault that is not the user's input; its message is one line, the rest stands in the run."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,9 @@ def checked(setting: str, value: Any, annotation: Any) -> Any:
     Args:
         setting: the name the user typed, for the message.
         value: what was given.
-        annotation: ``int``, ``float``, ``bool``, ``str``, ``Literal``, ``list[...]``, ``X | None`` or ``Annotated`` of
-            one of these with ``Range`` or ``OneOf``. A whole number is taken where a ``float`` is asked for.
+        annotation: ``int``, ``float``, ``bool``, ``str``, ``Literal``, ``list[...]``, ``dict[str, Any]``, ``X | None`` or
+            ``Annotated`` of one of these with ``Range`` or ``OneOf``. A whole number is taken where a ``float`` is asked
+            for.
 
     Raises:
         ValueError: ``<setting>=<given>: what is wrong; what is allowed``.
@@ -95,6 +101,10 @@ def checked(setting: str, value: Any, annotation: Any) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"{setting}={value}: expected a list, such as [a,b]")
         return [checked(setting, item, *get_args(annotation)) for item in value]
+    if get_origin(annotation) is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{setting}={value}: expected a group, such as {{name: ...}}")
+        return value
     return _checked_plain(setting, value, annotation)
 
 
@@ -121,7 +131,7 @@ def _checked_literal(setting: str, value: Any, choices: tuple[str, ...]) -> Any:
 def _checked_plain(setting: str, value: Any, kind: type[Any]) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if kind is float and whole:
-        value = float(value)
+        value = float(value) if abs(value) < sys.float_info.max else math.inf
     if not isinstance(value, kind) or (kind is int and not whole):
         shown = "null" if value is None else value
         raise ValueError(f"{setting}={shown}: expected {_WORDS.get(kind, kind.__name__)}")

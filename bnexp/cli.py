@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnexp import __version__
-from bnexp.checks import unknown
+from bnexp.checks import RunFailedError, unknown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -49,11 +49,13 @@ def main() -> int:
     try:
         return command(arguments[0])(arguments[1:])
     except ValueError as error:
-        return _one_line(error, 2)
+        return _one_line(str(error), 2)
     except OSError as error:
         return _storage_failed(error)
     except KeyboardInterrupt:
         return 130
+    except RunFailedError as error:
+        return _one_line(str(error), 1)
 
 
 def command(name: str) -> Callable[[list[str]], int]:
@@ -75,8 +77,8 @@ def command(name: str) -> Callable[[list[str]], int]:
     return commands[name]
 
 
-def _one_line(error: Exception, code: int) -> int:
-    print("bnexp: " + " ".join(str(error).split()), file=sys.stderr)
+def _one_line(text: str, code: int) -> int:
+    print("bnexp: " + " ".join(text.split()), file=sys.stderr)
     return code
 
 
@@ -86,7 +88,7 @@ def _storage_failed(error: OSError) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     where = f"{error.filename}: " if error.filename else ""
-    return _one_line(OSError(f"{where}{error.strerror or error}; the last good checkpoint is kept"), 1)
+    return _one_line(f"{where}{error.strerror or error}", 1)
 
 
 def configs_folder() -> Path:

@@ -127,8 +127,13 @@ def notes(config: DictConfig) -> dict[str, str]:
 
 
 def drop_if_empty(folder: Path) -> None:
-    """Remove the folder that Hydra has made, and its parents, if nothing was ever put into them."""
+    """Remove the folder that Hydra has made, and those above it inside the working folder, as far as they are empty."""
+    here = Path.cwd()
     try:
-        os.removedirs(folder)
-    except OSError:
+        folder.rmdir()
+        for parent in folder.absolute().parents:
+            if here not in parent.parents:
+                return
+            parent.rmdir()
+    except OSError:  # not empty, or never made
         return

@@ -62,20 +62,23 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, annotation in get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
-            if not isinstance(value, dict):
-                checked(name, value, annotation)
+            checked(name, getattr(self, name), annotation)
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that decides the result (all of it but ``WHERE``)."""
-    kept = json.loads(json.dumps(config))
+    """The part of a config that decides the result (all of it but ``WHERE``), with 1.0 and 1 as the same number."""
+    kept = json.loads(json.dumps(config), parse_float=_shortest)
     for *path, last in WHERE:
         node = kept
         for key in path:
             node = node.get(key, {})
         node.pop(last, None)
     return dict(kept)
+
+
+def _shortest(digits: str) -> float:
+    number = float(digits)
+    return int(number) if number.is_integer() else number
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -156,7 +156,7 @@ def evaluate_kinds(
     with precise_statistics(population, train, train_batch_size):
         kinds["precise"] = evaluate(population, split, batch_size)
     with ExitStack() as stack:
-        for member in population.members:
-            stack.enter_context(batch_statistics(member))
+        for network in population.networks():
+            stack.enter_context(batch_statistics(network))
         kinds["batch"] = evaluate(population, split, train_batch_size)
     return kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import sys
@@ -19,6 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from bnexp import checkpoint
 from bnexp.building import Setup, build
+from bnexp.checks import RunFailedError
 from bnexp.config import TrainConfig, config_hash, differences, from_dict, to_dict
 from bnexp.evaluation import Measures
 from bnexp.logbook import Logbook, read_run
@@ -75,6 +77,9 @@ def import_modules(names: Sequence[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            where = "looked for in the working folder and on PYTHONPATH"
+            raise ValueError(f"imports=[{name}]: no module {error.name}; {where}") from None
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             place = f"{frames[-1].filename}:{frames[-1].lineno}"
@@ -116,22 +121,35 @@ def run(jobs: Sequence[Job], *, stop: Stop, stacked: bool = False) -> list[Outco
 
     Raises:
         ValueError: something the user can mend; no run folder has been made or changed.
-        OSError: a file could not be written in the middle of the run; the last checkpoint is intact.
+        RunFailedError: a file could not be written in the middle of the run, or the program failed; the last checkpoint
+            is intact.
     """
     setup = build([job.config for job in jobs], stacked=stacked)
-    with ExitStack() as stack:
+    folder = jobs[0].folder
+    with ExitStack() as holds:
         for job in jobs:
-            stack.enter_context(_open_folder(job.folder))
-        resumed = [_load(setup, row, job) for row, job in enumerate(jobs)]
+            holds.enter_context(_open_folder(job.folder))
+        try:
+            return _run_in_folders(jobs, setup, stop)
+        except OSError as error:
+            raise RunFailedError(f"{folder}: {error.strerror or error}; the last good checkpoint is kept") from None
+
+
+def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outcome]:
+    resumed = [_load(setup, row, job) for row, job in enumerate(jobs)]
+    with ExitStack() as open_books:
         books = [_open_book(job, setup, state) for job, state in zip(jobs, resumed, strict=True)]
         for book in books:
-            stack.callback(book.close)
+            open_books.callback(book.close)
         try:
             return _keep_records(jobs, setup, books, stop)
+        except OSError:
+            raise
         except Exception as error:
             for book in books:
                 _say_failed(book, error)
-            raise
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise RunFailedError(f"{reason}; details in {jobs[0].folder / 'error.log'}") from None
 
 
 def _load(setup: Setup, row: int, job: Job) -> checkpoint.State | None:
@@ -197,11 +215,9 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
 def _say_failed(book: Logbook, error: Exception) -> None:
     """Record a failure as well as the disk allows."""
     lines = traceback.format_exception(error)
-    try:
+    with contextlib.suppress(OSError):
         (book.folder / "error.log").write_text("".join(lines), encoding="utf-8")
         book.say("failed", failure={"reason": f"{type(error).__name__}: {error}", "lines": lines[-3:]})
-    except OSError:
-        log.error("%s: the failure could not be recorded there either", book.folder)
 
 
 class _Clock:
@@ -244,7 +260,7 @@ def _keep_records(jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], s
                 books[row].enter(record, row, seconds, rate)
                 if diverged[row] is not None:
                     ended[row] = _end(jobs[row], books[row], "diverged", seconds, record.step, diverged[row])
-                elif setup.plan.due(record.step, setup.plan.checkpoint_every) or stop():
+                elif setup.plan.due(record.step, setup.plan.checkpoint_every) or setup.progress.stopping:
                     _save(setup, books[row], row)
             display.show(record)
     seconds, _ = clock.look(setup.progress.step)

@@ -10,19 +10,23 @@ from pathlib import Path
 # File systems allow 255 bytes; a time and a counter are put around the name.
 _LONGEST = 150
 # Overrides that say where things are, not what is computed.
-_LEFT_OUT = ("data.root", "data.path", "imports", "hydra")
+_LEFT_OUT = ("data.root", "data.path", "imports")
 
 
 def run_name(overrides: Iterable[str]) -> str:
     """``norm=gn,seed=0`` of the overrides of a command line, ``default`` of none; long names end in a hash."""
     parts = [part.lstrip("+~") for part in overrides]
-    kept = [part for part in parts if not part.partition("=")[0].startswith(_LEFT_OUT)]
-    name = "".join("_" if c in "/\\\0" or not c.isprintable() else c for c in ",".join(kept)) or "default"
-    name = name.replace(" ", "").lstrip(".-")
+    kept = [part for part in parts if not _says_where(part.partition("=")[0])]
+    name = "".join("_" if c in "/\\\0" or not c.isprintable() else c for c in ",".join(kept))
+    name = name.replace(" ", "").lstrip(".-") or "default"
     if len(name.encode()) <= _LONGEST:
         return name
     mark = hashlib.sha256(name.encode()).hexdigest()[:8]
     return name.encode()[: _LONGEST - len(mark) - 1].decode(errors="ignore") + "-" + mark
+
+
+def _says_where(key: str) -> bool:
+    return key in _LEFT_OUT or key.startswith(("hydra.", "hydra/"))
 
 
 def free_folder(folder: str) -> str:

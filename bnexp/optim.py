@@ -86,16 +86,15 @@ class SGD(Optimizer):
         spared = () if decay_norm else norm_parameters
         super().__init__(population, lr=lr_M1, weight_decay=weight_decay_M1, spared=spared)
         self.nesterov = nesterov
-        if bool(self.momentum_M1.any()):
-            self.slots["momentum"] = torch.zeros_like(self.theta_MP)
+        # Also where momentum is 0, so that a member's state does not depend on the other members' momentum.
+        self.slots["momentum"] = torch.zeros_like(self.theta_MP)
 
     def _update(self, lr_M1: Tensor) -> None:
         g = self.gradient_MP
         if self.decay_MP is not None:
             g = torch.addcmul(g, self.decay_MP, self.theta_MP)
-        if "momentum" in self.slots:
-            b = self.slots["momentum"].mul_(self.momentum_M1).add_(g)
-            g = torch.addcmul(g, self.momentum_M1, b) if self.nesterov else b
+        b = self.slots["momentum"].mul_(self.momentum_M1).add_(g)
+        g = torch.addcmul(g, self.momentum_M1, b) if self.nesterov else b
         self.theta_MP.addcmul_(g, lr_M1, value=-1)
 
 

@@ -96,12 +96,14 @@ class Population:
         self.gradient_MP.zero_()
         loss_M.sum().backward()  # type: ignore[no-untyped-call]
 
+    def networks(self) -> list[nn.Module]:
+        """Every module whose settings, such as its mode, decide how the members run."""
+        return self.members if self._stack is None else [*self.members, self._stack.skeleton]
+
     def train(self, mode: bool = True) -> None:
         """Set all members to training (or evaluation) mode."""
-        for member in self.members:
-            member.train(mode)
-        if self._stack is not None:
-            self._stack.skeleton.train(mode)
+        for network in self.networks():
+            network.train(mode)
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Pairs (name, [M, ...]), views of ``theta_MP``."""

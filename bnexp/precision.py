@@ -12,6 +12,8 @@ from torch import Tensor
 _START, _PATIENCE = 2.0**16, 2000
 # Below this scale every step overflows whatever the scale is: the member has diverged.
 _LEAST = 2.0**-24
+# The largest power of two in float32; from infinity a scale would never come down again.
+_MOST = 2.0**127
 
 
 def allow_tf32(allow: bool) -> None:
@@ -57,7 +59,7 @@ class Precision:
         gradient_MP.masked_fill_(~sound_M.unsqueeze(1), 0)
         self.calm_M.add_(1).mul_(sound_M)
         grow_M = self.calm_M >= _PATIENCE
-        self.scale_M.mul_(torch.where(sound_M, torch.where(grow_M, 2.0, 1.0), 0.5))
+        self.scale_M.mul_(torch.where(sound_M, torch.where(grow_M, 2.0, 1.0), 0.5)).clamp_(max=_MOST)
         self.calm_M.mul_(~grow_M)
 
     def judged(self, loss_M: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def step(
     total: int, *, milestones: list[Annotated[float, Range(above=0, below=1)]], factor: PositiveFloat, warmup: WarmUp
 ) -> Schedule:
     """Times ``factor`` at each milestone, a fraction of the run (He et al. 2016: a tenth at 1/2 and 3/4)."""
-    return _with_warm_up(lambda step: factor ** sum(step >= milestone * total for milestone in milestones), warmup)
+    return _with_warm_up(lambda step: factor ** sum(step / total >= milestone for milestone in milestones), warmup)
 
 
 @SCHEDULES.register("cosine")

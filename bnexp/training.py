@@ -62,12 +62,14 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
+        stopping: the loop was asked to end here.
         survived_M: steps until each member's first loss that was not finite.
         alive_M: members all of whose losses were finite.
     """
 
     def __init__(self, members: int, device: torch.device) -> None:
         self.step = 0
+        self.stopping = False
         self.seen = 0
         self.loss_M = torch.zeros(members, device=device)
         self.hits_M = torch.zeros(members, device=device)
@@ -159,11 +161,11 @@ def train(
         precision.unscale(population.gradient_MP)
         optimizer.step(factor)
         progress.add(precision.judged(loss_M.detach()), hits_M, y_MB.shape[1])
-        stopping = stop()
-        if stopping or plan.halts(progress.step):
+        progress.stopping = stop()
+        if progress.stopping or plan.halts(progress.step):
             diverged = progress.diverged_at()
             yield _record(plan, progress, optimizer.lr_M1 * factor, evaluate, diverged)
-            if stopping or None not in diverged:
+            if progress.stopping or None not in diverged:
                 return
 
 

@@ -23,7 +23,6 @@ def mlp(
     layers: list[nn.Module] = [nn.Flatten()]
     widths = [math.prod(shape)] + [width] * depth
     for n_in, n_out in itertools.pairwise(widths):
-        layers.append(units.linear(n_in, n_out))
-        if dropout:
-            layers.append(Dropout(dropout))
+        # A place for dropout in any case: initial weights depend on the layers' names.
+        layers += [units.linear(n_in, n_out), Dropout(dropout) if dropout else nn.Identity()]
     return nn.Sequential(*layers, nn.Linear(width, classes))

@@ -1,0 +1,99 @@
+"""What has to be said beside the numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from bnexp.report.tables import Row
+from bnexp.runs import NOT_COMPARED, STATUSES, Arm, Run, Skip, short, show, telling
+from bnexp.statistics import larger_is_better
+
+# With fewer pairs, not even differences of one sign reach p < 0.05: the smallest p is 2^(1-n).
+FEWEST_PAIRS = 6
+
+
+def about_values(arms: Sequence[Arm], metric: str) -> Iterator[str]:
+    """What the numbers are, and which runs are missing in them."""
+    better = "larger" if larger_is_better(metric) else "smaller"
+    yield (
+        f"{metric} at the last step, {better} is better: mean over n seeds with 95 % t-interval. "
+        "best: mean of the runs' best evaluations, chosen on this metric itself and so optimistic."
+    )
+    pooled = dict.fromkeys(key for arm in arms for key in _pooled(arm))
+    if pooled:
+        yield (
+            f"Arms pool values of {', '.join(map(short, pooled))}: a seed counts once, as the mean of its runs. "
+            "Name them in --by or --where, or choose one with --best."
+        )
+    blank = [run for arm in arms for run in arm.runs if run.status == "finished" and run.value(metric) is None]
+    if blank:
+        yield f"Without a finite {metric}, left out: {_runs(len(blank))}, such as {show(blank[0].folder)}."
+    cut = sum(not run.has_curve for arm in arms for run in arm.runs if run.status == "finished")
+    if cut:
+        yield f"Without metrics.csv, in the tables but not in the curves: {_runs(cut)}."
+
+
+def _pooled(arm: Arm) -> list[str]:
+    settings = [run.settings for run in arm.runs]
+    return [key for key in telling(settings[0], settings) if key not in NOT_COMPARED]
+
+
+def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:
+    """How diverged runs were counted."""
+    diverged = [run for arm in arms for run in arm.runs if run.status == "diverged"]
+    levels = Counter(run.value(metric) for run in diverged)
+    for level, count in sorted(levels.items(), key=str):
+        if level is not None:
+            yield f"Diverged, counted as chance ({level:.4g}): {_runs(count)}."
+        elif "accuracy" in metric:
+            yield f"Diverged, left out of the means since the number of classes is not known: {_runs(count)}."
+        else:
+            yield f"Diverged, left out of the means, which so flatter (a loss has no chance level): {_runs(count)}."
+
+
+def about_edges(arms: Sequence[Arm], rows: Sequence[Row], key: str) -> Iterator[str]:
+    """Which choices would have wanted a wider grid."""
+    for arm, row in zip(arms, rows, strict=True):
+        if row["edge"]:
+            yield f"{arm.label}: {short(key)}={show(row['chosen'])} is the {row['edge']} of the grid; extend the grid."
+
+
+def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
+    """What the differences are, and what weakens them."""
+    yield (
+        "Paired differences: t-interval, effect size d_z = mean / sd, two-sided sign-flip p "
+        "(exact up to 16 pairs), adjusted over the arms by Holm."
+    )
+    dropped = sum(row["dropped"] or 0 for row in rows)
+    if dropped:
+        yield f"Seeds dropped, with a result on one side only: {dropped}."
+    fewest = min((row["pairs"] for row in rows if row["pairs"]), default=FEWEST_PAIRS)
+    if fewest < FEWEST_PAIRS:
+        yield f"With {fewest} pairs no sign-flip p can be below {2 / 2**fewest:.4g}; take {FEWEST_PAIRS} or more seeds."
+    alone = sum(row["baseline"] is None for row in rows)
+    if alone:
+        yield f"Arms not paired, since no baseline agrees with them in all else: {alone}."
+
+
+def about_left_out(runs: Sequence[Run], repeats: int) -> Iterator[str]:
+    """Runs that have no result, or a newer twin."""
+    counts = Counter(run.status for run in runs if not run.usable)
+    if counts:
+        yield "Left out: " + ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]) + "."
+    if repeats:
+        yield f"The same run twice (equal config hash), only the newest used: {repeats} older left out."
+
+
+def about_skips(skips: Sequence[Skip], verbose: bool) -> Iterator[str]:
+    """Folders that could not be used, by reason, and one by one if asked for."""
+    reasons = Counter(skip.reason for skip in skips)
+    if reasons:
+        counts = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
+        yield f"Folders skipped: {len(skips)} ({counts})." + ("" if verbose else " -v lists them.")
+    if verbose:
+        yield from (f"Skipped {show(skip.folder)}: {skip.reason}." for skip in skips)
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"

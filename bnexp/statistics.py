@@ -1,0 +1,153 @@
+"""The statistics of a comparison: intervals of a mean, paired differences, sign-flip tests, Holm's adjustment.
+
+All of them are deterministic: what is resampled is resampled from a fixed seed. numpy and scipy are imported where they
+are used, so that the command line stays quick.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# All 2^n sign patterns are counted up to this n; beyond it, RESAMPLES random ones.
+EXACT_UP_TO = 16
+RESAMPLES = 99_999
+# Quantities that are better when smaller; all others are better when larger.
+SMALLER_IS_BETTER = ("loss", "error", "perplexity", "seconds")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over n values with its confidence interval; what fewer than two values cannot tell is ``None``."""
+
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The differences of two arms over the n seeds that both have.
+
+    Attributes:
+        interval: mean difference with its t-interval.
+        d_z: mean / sd of the differences (Cohen 1988, eq. 2.3.5), ``None`` where the sd is 0 or unknown.
+        p: two-sided sign-flip p.
+        bca: BCa bootstrap interval of the mean, as a check on the t-interval; ``None`` where it is undefined.
+    """
+
+    interval: Interval
+    d_z: float | None
+    p: float
+    bca: tuple[float, float] | None
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean and Student's t-interval: ``mean +- t_{n-1, (1+level)/2} sd / sqrt(n)``, with the sd over n - 1.
+
+    Raises:
+        ValueError: no values.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("a mean of no values is not defined")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Interval(n=1, mean=mean, sd=None, low=None, high=None)
+    from scipy.special import stdtrit
+
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
+    return Interval(n=n, mean=mean, sd=sd, low=mean - half, high=mean + half)
+
+
+def paired(treated: Sequence[float], baseline: Sequence[float], level: float = 0.95) -> Paired:
+    """Differences ``treated[s] - baseline[s]``, seed by seed, and what can be said of their mean.
+
+    Raises:
+        ValueError: no pairs, or sequences of different lengths.
+    """
+    differences = [a - b for a, b in zip(treated, baseline, strict=True)]
+    interval = mean_interval(differences, level)
+    return Paired(
+        interval=interval,
+        d_z=interval.mean / interval.sd if interval.sd else None,
+        p=sign_flip(differences),
+        bca=bca(differences, level),
+    )
+
+
+def sign_flip(differences: Sequence[float]) -> float:
+    """Two-sided p of "the differences are symmetric about 0" (Fisher 1935, section 21).
+
+    The share of sign patterns whose ``|sum|`` is at least the observed one: of all ``2^n`` for ``n <= EXACT_UP_TO``,
+    else of ``RESAMPLES`` random ones and the observed one, so that p is never 0 (Phipson & Smyth 2010).
+    """
+    import numpy as np
+
+    d_N = np.asarray(differences, dtype=np.float64)
+    # Patterns that tie with the observed one exactly may differ from it by rounding.
+    observed = abs(d_N.sum()) - 1e-12 * np.abs(d_N).sum()
+    if len(d_N) > EXACT_UP_TO:
+        return (1 + _random_flips_reaching(observed, differences)) / (1 + RESAMPLES)
+    sums = np.zeros(1)
+    for difference in d_N:
+        sums = np.concatenate([sums + difference, sums - difference])
+    return float(np.mean(np.abs(sums) >= observed))
+
+
+def _random_flips_reaching(observed: float, differences: Sequence[float]) -> int:
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    sums = np.zeros(RESAMPLES)
+    for difference in differences:
+        sums += np.where(generator.random(RESAMPLES) < 0.5, difference, -difference)
+    return int(np.count_nonzero(np.abs(sums) >= observed))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment, which keeps the family-wise error rate (Holm 1979).
+
+    The i-th smallest of m p-values becomes ``max over j <= i of min(1, (m - j + 1) p_(j))``.
+    """
+    adjusted = [0.0] * len(ps)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def bca(values: Sequence[float], level: float = 0.95, resamples: int = 9999) -> tuple[float, float] | None:
+    """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987, eqs. 2.3 and 6.6).
+
+    ``None`` for fewer than two values and for values that are all equal (or nearer than their squares can tell), where
+    it is not defined.
+    """
+    import numpy as np
+    from scipy.special import ndtr, ndtri
+
+    x_N = np.asarray(values, dtype=np.float64)
+    n = len(x_N)
+    if n < 2 or np.ptp(x_N) < 1e-100:
+        return None
+    means = x_N[np.random.default_rng(0).integers(0, n, (resamples, n))].mean(axis=1)
+    # Half of the ties count as below, as in scipy.stats.bootstrap.
+    below = (np.mean(means < x_N.mean()) + np.mean(means <= x_N.mean())) / 2
+    bias = ndtri(below)
+    jackknife = (x_N.sum() - x_N) / (n - 1)
+    spread = jackknife.mean() - jackknife
+    acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
+    tail = ndtri((1 - level) / 2)
+    shares = [ndtr(bias + (bias + z) / (1 - acceleration * (bias + z))) for z in (tail, -tail)]
+    low, high = np.percentile(means, 100 * np.asarray(shares))
+    return float(low), float(high)
+
+
+def larger_is_better(metric: str) -> bool:
+    """Which way the metric points, by its name."""
+    return not any(word in metric for word in SMALLER_IS_BETTER)

@@ -1,0 +1,505 @@
+import csv
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import scipy.stats
+
+from bnexp.compare import main
+from bnexp.runs import Run, Skip, curve, read
+
+ROOT = Path(__file__).parent.parent
+STARTED = "2026-11-21T08:00:00Z"
+
+
+def write_run(
+    folder, *, seed=0, norm="bn", lr=0.1, accuracy=0.9, status="finished", curve=True, settings=None, **facts
+):
+    """A run folder as training leaves it; ``settings`` are dotted, ``facts`` replace entries of run.json."""
+    options = {"groups": 8} if norm == "gn" else {}
+    config = {
+        "model": {"name": "lenet"},
+        "norm": {"name": norm, "eps": 1e-5, **options},
+        "data": {"name": "digits", "root": "/data"},
+        "optim": {"name": "sgd", "lr": lr, "betas": [0.9, 0.99]},
+        "steps": None,
+        "imports": [],
+        "seed": seed,
+    }
+    for path, value in (settings or {}).items():
+        *groups, key = path.split(".")
+        node = config
+        for name in groups:
+            node = node[name]
+        node[key] = value
+    values = {"test/accuracy": accuracy, "validation/accuracy": accuracy - 0.01, "test/loss": 1 - accuracy}
+    run = {
+        "format": 1,
+        "name": folder.name,
+        "status": status,
+        "config": config,
+        "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
+        "final": values if status == "finished" else {},
+        "best": {tag: {"value": value + 0.02, "step": 5} for tag, value in values.items()},
+        "seconds": 2.0,
+        "provenance": {"started": STARTED, "classes": 10},
+    }
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(run | facts))
+    if curve:
+        (folder / "metrics.csv").write_text(
+            f"step,epoch,metric,value\n5,0.5,test/accuracy,0.5\n9,1,test/accuracy,{accuracy}\n"
+        )
+    return folder
+
+
+def sweep(root, results, **more):
+    """Runs from ``{norm: [accuracy of seed 0, of seed 1, ...]}``; None is a seed that did not run."""
+    for norm, accuracies in results.items():
+        for seed, accuracy in enumerate(accuracies):
+            if accuracy is not None:
+                write_run(root / f"norm={norm},seed={seed}", norm=norm, seed=seed, accuracy=accuracy, **more)
+    return root
+
+
+@pytest.fixture
+def compare(capsys):
+    """The printed text of one call."""
+
+    def run(*arguments):
+        assert main([str(argument) for argument in arguments]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def arms(compare):
+    """The arms of ``--format json`` by label, and the notes as one text under ``notes``."""
+
+    def run(*arguments):
+        document = json.loads(compare(*arguments, "--format", "json"), parse_constant=pytest.fail)
+        return {arm["arm"]: arm for arm in document["arms"]} | {"notes": " ".join(document["notes"])}
+
+    return run
+
+
+BN, GN = [0.97, 0.98, 0.96, 0.97, 0.99, 0.98], [0.95, 0.97, 0.955, 0.96, 0.98, 0.96]
+
+
+# --- groups
+
+
+def test_arms_are_labelled_by_what_differs_and_by_nothing_else(tmp_path, arms):
+    found = arms(sweep(tmp_path, {"bn": BN, "gn": GN}))
+    assert list(found) == ["norm=bn", "norm=gn", "notes"]  # neither the model, nor norm.groups, which norm decides
+
+
+def test_a_second_difference_is_never_hidden(tmp_path, arms):
+    write_run(tmp_path / "a", norm="bn", lr=0.1)
+    write_run(tmp_path / "b", norm="gn", lr=0.01)
+    assert list(arms(tmp_path))[:2] == ["norm=bn,optim.lr=0.1", "norm=gn,optim.lr=0.01"]
+
+
+def test_an_option_that_varies_within_its_group_is_named(tmp_path, arms):
+    write_run(tmp_path / "a", norm="bn")
+    write_run(tmp_path / "b", norm="gn")
+    write_run(tmp_path / "c", norm="gn", settings={"norm.groups": 4})
+    assert list(arms(tmp_path))[:3] == ["norm=bn", "norm=gn,norm.groups=4", "norm=gn,norm.groups=8"]
+
+
+def test_where_things_lie_makes_no_arm(tmp_path, arms):
+    write_run(tmp_path / "a", seed=0)
+    write_run(tmp_path / "b", seed=1, settings={"data.root": "/elsewhere", "imports": ["mine"]})
+    assert arms(tmp_path)["all runs"]["n"] == 2
+
+
+def test_values_sort_by_size_and_the_statistics_are_right(tmp_path, arms):
+    for lr in (0.1, 0.03, 1.0):
+        for seed, accuracy in enumerate(BN):
+            write_run(tmp_path / f"{lr}-{seed}", lr=lr, seed=seed, accuracy=accuracy)
+    found = arms(tmp_path)
+    assert list(found)[:3] == ["optim.lr=0.03", "optim.lr=0.1", "optim.lr=1.0"]
+    arm = found["optim.lr=0.1"]
+    expected = scipy.stats.ttest_1samp(BN, 0).confidence_interval()
+    assert (arm["low"], arm["high"]) == pytest.approx(tuple(expected), rel=1e-12)
+    assert arm["mean"] == pytest.approx(0.975, rel=1e-12)
+    assert arm["best"] == pytest.approx(0.995, rel=1e-12)
+    assert (arm["n"], arm["min"], arm["max"], arm["seconds"]) == (6, 0.96, 0.99, 2.0)
+    assert arm["values"] == {str(seed): accuracy for seed, accuracy in enumerate(BN)}
+
+
+def test_by_pools_the_rest_a_seed_counting_once_and_says_so(tmp_path, arms):
+    for lr, accuracy in ((0.1, 0.9), (0.2, 0.7)):
+        write_run(tmp_path / f"{lr}-0", lr=lr, seed=0, accuracy=accuracy)
+        write_run(tmp_path / f"{lr}-1", lr=lr, seed=1, accuracy=accuracy + 0.1)
+    found = arms(tmp_path, "--by", "norm")
+    assert found["norm=bn"]["values"] == pytest.approx({"0": 0.8, "1": 0.9})
+    assert (found["norm=bn"]["n"], found["norm=bn"]["runs"]) == (2, 4)
+    assert "pool values of optim.lr" in found["notes"]
+
+
+def test_where_selects_and_compares_numbers_as_numbers(tmp_path, arms):
+    write_run(tmp_path / "a", lr=0.1, accuracy=0.9)
+    write_run(tmp_path / "b", lr=0.3, accuracy=0.8)
+    assert arms(tmp_path, "--where", "model=lenet", "optim.lr=3e-1", "steps=null")["all runs"]["mean"] == 0.8
+    assert arms(tmp_path, "--where", "optim.betas=[0.9,0.99]")["optim.lr=0.1"]["n"] == 1
+
+
+# --- pairs
+
+
+def test_differences_are_paired_by_seed(tmp_path, arms):
+    found = arms(sweep(tmp_path, {"bn": BN, "gn": [*GN, 0.5], "ln": BN}), "--baseline", "norm=bn")
+    gn, ln = found["norm=gn"], found["norm=ln"]
+    expected = scipy.stats.ttest_rel(GN, BN)
+    assert (gn["pairs"], gn["dropped"]) == (6, 1)
+    assert (gn["difference_low"], gn["difference_high"]) == pytest.approx(
+        tuple(expected.confidence_interval()), rel=1e-9
+    )
+    assert gn["d_z"] == pytest.approx(expected.statistic / 6**0.5, rel=1e-9)
+    assert gn["p"] == 2 / 64
+    assert gn["p_holm"] == 4 / 64  # two arms are tested
+    assert (ln["difference_mean"], ln["p"], ln["p_holm"], ln["d_z"]) == (0.0, 1.0, 1.0, None)
+    assert (found["norm=bn"]["baseline"], found["norm=bn"]["p"]) == ("norm=bn", None)
+    assert "Seeds dropped, with a result on one side only: 1." in found["notes"]
+
+
+def test_a_baseline_stands_for_every_value_of_what_it_leaves_open(tmp_path, arms):
+    for model in ("lenet", "mlp"):
+        for norm in ("bn", "gn"):
+            for seed in range(2):
+                folder = tmp_path / f"{model}{norm}{seed}"
+                accuracy = 0.9 + 0.05 * (model == "mlp") - 0.01 * (norm == "gn")
+                write_run(folder, norm=norm, seed=seed, accuracy=accuracy, settings={"model.name": model})
+    found = arms(tmp_path, "--baseline", "norm=bn")
+    assert found["model=mlp,norm=gn"]["baseline"] == "model=mlp,norm=bn"
+    assert found["model=lenet,norm=gn"]["difference_mean"] == pytest.approx(-0.01)
+    assert "With 2 pairs no sign-flip p can be below 0.5" in found["notes"]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        (["norm=bnn"], r"--baseline norm=bnn: no run has it; did you mean bn\?"),
+        (["nrm=bn"], r"--baseline=nrm: .* did you mean norm\?"),
+        (["norm"], "expected KEY=VALUE"),
+        (["model=lenet"], "every arm is that"),
+        (["norm=gn"], "could be paired with norm=gn,norm.groups=4 or norm=gn,norm.groups=8"),
+    ],
+)
+def test_a_baseline_that_is_none_is_refused(tmp_path, baseline, message):
+    sweep(tmp_path, {"bn": BN, "gn": GN})
+    write_run(tmp_path / "c", norm="gn", settings={"norm.groups": 4})
+    with pytest.raises(ValueError, match=message):
+        main([str(tmp_path), "--baseline", *baseline])
+
+
+# --- the best value
+
+
+def grid(root, results):
+    """Runs from ``{(norm, lr): [(validation, test) or status, ...]}``."""
+    for (norm, lr), outcomes in results.items():
+        for seed, outcome in enumerate(outcomes):
+            facts = {"status": outcome} if isinstance(outcome, str) else {"final": both(*outcome)}
+            write_run(root / f"{norm}{lr}{seed}", norm=norm, lr=lr, seed=seed, **facts)
+    return root
+
+
+def both(validation, test):
+    return {"validation/accuracy": validation, "test/accuracy": test, "validation/loss": 1.0, "test/loss": 1.0}
+
+
+def test_the_best_value_is_chosen_on_validation_though_test_says_otherwise(tmp_path, arms):
+    trap = {
+        ("bn", 0.1): [(0.80, 0.99), (0.80, 0.99)],
+        ("bn", 0.3): [(0.90, 0.70), (0.90, 0.72)],
+        ("bn", 1.0): [(0.70, 0.98), (0.70, 0.98)],
+        ("gn", 0.1): [(0.95, 0.80), (0.95, 0.80)],
+        ("gn", 0.3): [(0.90, 0.99), (0.90, 0.99)],
+    }
+    found = arms(grid(tmp_path, trap), "--best", "optim.lr", "--baseline", "norm=bn")
+    bn, gn = found["norm=bn"], found["norm=gn"]
+    assert (bn["chosen"], bn["mean"], bn["validation_mean"], bn["edge"]) == (0.3, pytest.approx(0.71), 0.9, "")
+    assert (gn["chosen"], gn["mean"], gn["edge"]) == (0.1, 0.8, "lower edge")
+    assert gn["difference_mean"] == pytest.approx(0.09)
+    assert "norm=gn: optim.lr=0.1 is the lower edge of the grid" in found["notes"]
+
+
+def test_the_upper_edge_and_a_single_value_are_said_and_the_first_of_equals_is_taken(tmp_path, arms):
+    found = arms(
+        grid(tmp_path, {("bn", 0.1): [(0.8, 0.8)], ("bn", 0.3): [(0.9, 0.8)], ("gn", 0.1): [(0.9, 0.8)]}),
+        *("--best", "optim.lr"),
+    )
+    assert (found["norm=bn"]["edge"], found["norm=gn"]["edge"]) == ("upper edge", "only value")
+    found = arms(grid(tmp_path / "equal", {("bn", 0.3): [(0.9, 0.8)], ("bn", 0.1): [(0.9, 0.8)]}), "--best", "optim.lr")
+    assert found["all runs"]["chosen"] == 0.1
+
+
+def test_the_largest_stable_learning_rate_is_contiguous_from_below(tmp_path, arms):
+    fine = (0.9, 0.9)
+    found = arms(
+        grid(
+            tmp_path,
+            {
+                ("bn", 0.1): [fine, fine],
+                ("bn", 0.3): [fine, fine],
+                ("bn", 1.0): [fine, "diverged"],
+                ("bn", 3.0): [fine, fine],  # luck beyond the first divergence
+                ("gn", 0.1): [fine, "failed"],  # a crash is no divergence
+                ("gn", 0.3): [fine, fine],
+                ("none", 0.1): ["diverged", fine],
+            },
+        ),
+        *("--best", "optim.lr"),
+    )
+    stable = {label: (arm["largest_stable"], arm["stable_to_the_end"]) for label, arm in list(found.items())[:3]}
+    assert stable == {"norm=bn": (0.3, False), "norm=gn": (0.3, True), "norm=none": (None, False)}
+
+
+def test_a_loss_is_chosen_by_the_smallest_and_never_by_survivors(tmp_path, arms):
+    for lr, losses in {0.1: [0.5, 0.6], 0.3: [0.3, 0.4], 1.0: [0.1, None]}.items():
+        for seed, loss in enumerate(losses):
+            final = {"validation/loss": loss, "test/loss": loss}
+            status = "finished" if loss else "diverged"
+            write_run(tmp_path / f"{lr}{seed}", lr=lr, seed=seed, status=status, final=final if loss else {})
+    arm = arms(tmp_path, "--best", "optim.lr", "--metric", "test/loss")["all runs"]
+    assert (arm["chosen"], arm["mean"]) == (0.3, pytest.approx(0.35))
+
+
+def test_without_validation_there_is_no_choice(tmp_path):
+    write_run(tmp_path / "a", final={"test/accuracy": 0.9})
+    with pytest.raises(ValueError, match=r"no validation/accuracy, and test is never used for choosing"):
+        main([str(tmp_path), "--best", "optim.lr"])
+
+
+def test_best_is_not_also_an_arm(tmp_path):
+    write_run(tmp_path / "a")
+    with pytest.raises(ValueError, match="also in --by"):
+        main([str(tmp_path), "--best", "optim.lr", "--by", "optim.lr"])
+
+
+# --- divergence
+
+
+def test_diverged_runs_count_as_chance_where_the_classes_are_known(tmp_path, arms):
+    sweep(tmp_path, {"bn": [0.9]})
+    write_run(tmp_path / "d", seed=1, status="diverged")
+    found = arms(tmp_path)
+    assert found["all runs"]["values"] == {"0": 0.9, "1": 0.1}
+    assert (found["all runs"]["diverged"], found["all runs"]["best"]) == (1, pytest.approx((0.92 + 0.1) / 2))
+    assert "counted as chance (0.1): 1 run." in found["notes"]
+
+
+def test_diverged_runs_are_left_out_of_an_accuracy_without_classes_and_of_a_loss(tmp_path, arms):
+    write_run(tmp_path / "a", provenance={})
+    write_run(tmp_path / "d", seed=1, status="diverged", provenance={})
+    found = arms(tmp_path)
+    assert (found["all runs"]["n"], found["all runs"]["diverged"]) == (1, 1)
+    assert "number of classes is not known: 1 run." in found["notes"]
+    assert "no chance level): 1 run." in arms(tmp_path, "--metric", "test/loss")["notes"]
+
+
+# --- what cannot be used
+
+
+BROKEN = {
+    "empty": b"",
+    "cut": b'{"format": 1, "name": "x"',
+    "binary": bytes(range(256)),
+    "list": b"[1, 2]",
+    "deep": b"[" * 100_000,
+    "foreign": b'{"status": "finished"}',
+    "future": b'{"format": 2}',
+    "status": b'{"format": 1, "status": "asleep"}',
+    "types": b'{"format": 1, "status": "finished", "name": 3}',
+    "seed": b'{"format":1,"status":"finished","name":"","config":{"seed":"x"},"config_hash":"a","final":{}}',
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_run_is_skipped_with_its_reason(tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content)
+    assert isinstance(read(tmp_path), Skip)
+
+
+def test_the_rest_is_compared_and_the_skipped_are_counted(tmp_path, compare, arms):
+    sweep(tmp_path, {"bn": BN})
+    for name, content in BROKEN.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_bytes(content)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "metrics.csv").touch()
+    for seed, status in enumerate(("failed", "running", "interrupted", "running"), start=20):
+        write_run(tmp_path / f"{status}{seed}", seed=seed, status=status)
+    found = arms(tmp_path)
+    assert (found["all runs"]["n"], found["all runs"]["failed"], found["all runs"]["running"]) == (6, 1, 2)
+    assert "Left out: 1 failed, 1 interrupted, 2 running." in found["notes"]
+    assert "Folders skipped: 11 (1 x no run.json beside metrics.csv; 1 x run.json" in found["notes"]
+    assert "4 x run.json is empty, cut or not JSON; 2 x run.json is not of bnexp)" in found["notes"]
+    assert f"Skipped {tmp_path / 'cut'}: run.json is empty, cut or not JSON." in compare(tmp_path, "-v").replace(
+        "\n  ", " "
+    )
+
+
+def test_nothing_but_broken_or_unfinished_runs_is_a_finding_not_an_error(tmp_path, compare):
+    (tmp_path / "run.json").write_bytes(b"")
+    assert compare(tmp_path, "--baseline", "norm=bn", "--best", "optim.lr") == (
+        "Folders skipped: 1 (1 x run.json is empty, cut or not JSON). -v lists them.\n"
+    )
+    write_run(tmp_path / "a", status="running")
+    assert "Left out: 1 running." in compare(tmp_path, "--best", "optim.lr")
+
+
+def test_links_in_circles_hidden_folders_and_overlapping_arguments(tmp_path, arms):
+    sweep(tmp_path, {"bn": BN})
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "up").symlink_to(tmp_path)
+    write_run(tmp_path / ".trash" / "a", seed=77)
+    os.mkfifo(tmp_path / "norm=bn,seed=0" / "pipe")
+    assert arms(tmp_path, tmp_path / "norm=bn,seed=0")["all runs"]["runs"] == 6
+
+
+def test_of_a_run_done_twice_the_newest_finished_one_counts(tmp_path, arms):
+    for name, accuracy, day in (("a", 0.7, 20), ("b", 0.9, 22), ("c", 0.8, 21)):
+        write_run(tmp_path / name, accuracy=accuracy, provenance={"started": f"2026-11-{day}T08:00:00Z"})
+    write_run(tmp_path / "d", status="running", provenance={"started": "2026-11-23T08:00:00Z"})
+    found = arms(tmp_path)
+    assert (found["all runs"]["mean"], found["all runs"]["runs"]) == (0.9, 1)
+    assert "only the newest used: 3 older left out" in found["notes"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e200, None, "high", True])
+def test_a_value_that_is_no_finite_number_is_left_out(tmp_path, arms, value):
+    write_run(tmp_path / "a", accuracy=0.9)
+    write_run(tmp_path / "b", seed=1, final={"test/accuracy": value})
+    found = arms(tmp_path)
+    assert (found["all runs"]["n"], found["all runs"]["mean"]) == (1, 0.9)
+    assert "Without a finite test/accuracy, left out: 1 run, such as" in found["notes"]
+
+
+def test_a_run_without_metrics_csv_stays_in_the_tables(tmp_path, arms):
+    write_run(tmp_path / "a", curve=False)
+    found = arms(tmp_path)
+    assert found["all runs"]["n"] == 1
+    assert "Without metrics.csv, in the tables but not in the curves: 1 run." in found["notes"]
+
+
+def test_a_curve_ends_before_a_torn_line_and_takes_the_last_of_a_step(tmp_path):
+    (tmp_path / "metrics.csv").write_bytes(
+        b"step,epoch,metric,value\n1,0,a,0.1\n1,0,a,0.2\n2,0,a,nan\n3,0,ab,0.3\nx,0,a,1\n\xff\x00,a,\n4,0,a,0.4\n5,0,a,0.5"
+    )
+    assert curve(tmp_path, "a") == {1: 0.2, 4: 0.4}
+    assert curve(tmp_path / "none", "a") == {}
+
+
+def test_settings_are_plain_whatever_the_config_holds(tmp_path):
+    run = read(write_run(tmp_path / "a", settings={"norm.eps": float("nan"), "optim.name": "a\nb"}))
+    assert isinstance(run, Run)
+    assert (run.settings["norm.eps"], run.settings["optim.betas"]) == ("NaN", "[0.9,0.99]")
+
+
+# --- what the user gets wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metric", "test/acuracy"], r"--metric=test/acuracy: no run has it; did you mean test/accuracy\?"),
+        (["--by", "nrm"], r"--by=nrm: these runs have no such setting; did you mean norm\?"),
+        (["--best", "optim.lrr"], r"--best=optim.lrr: .* did you mean optim.lr\?"),
+        (["--where", "norm=gm"], r"--where norm=gm: no run has it; did you mean gn\? \(there are: bn, gn\)"),
+        (["--where", "norm=gn", "seed=5"], "no run has all of this"),
+        (["--format", "yaml"], "--format"),
+        (["--wher", "a=b"], "unrecognized arguments"),
+        (["--html", "/proc/none/page.html"], "cannot be written"),
+    ],
+)
+def test_a_wrong_word_is_answered_in_one_line(tmp_path, arguments, message):
+    sweep(tmp_path, {"bn": BN, "gn": GN[:5]})
+    with pytest.raises(ValueError, match=message) as error:
+        main([str(tmp_path), *arguments])
+    assert "\n" not in str(error.value)
+
+
+def test_folders_without_runs(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        main([str(tmp_path / "nowhere")])
+    with pytest.raises(ValueError, match="no runs in there"):
+        main([str(tmp_path)])
+
+
+# --- formats
+
+
+def test_the_table_is_aligned_and_fits_a_terminal(tmp_path, compare):
+    text = compare(sweep(tmp_path, {"bn": BN, "gn": GN}), "--baseline", "norm=bn")
+    assert text.splitlines()[:5] == [
+        "test/accuracy at the last step",
+        "norm  n  test/accuracy ± 95 %     sd   best  diverged  failed   time",
+        "--------------------------------------------------------------------",
+        "bn    6         0.975 ± 0.011  0.010  0.995       0/6       0  2.0 s",
+        "gn    6         0.962 ± 0.011  0.011  0.982       0/6       0  2.0 s",
+    ]
+    assert "gn        6     -0.0125  [-0.0189, -0.0061]  -2.04  0.031     0.031" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_csv_is_a_row_an_arm_at_full_precision(tmp_path, compare):
+    text = compare(sweep(tmp_path, {"bn": BN, "gn": GN}), "--baseline", "norm=bn", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["norm"] for row in rows] == ["bn", "gn"]
+    assert float(rows[1]["mean"]) == pytest.approx(sum(GN) / 6, rel=1e-15)
+    assert (rows[0]["p"], rows[1]["p"]) == ("", "0.03125")
+
+
+def test_markdown_is_a_table_whose_names_are_escaped(tmp_path, compare):
+    write_run(tmp_path / "a", norm="a|b_c")
+    write_run(tmp_path / "b", norm="gn")
+    lines = compare(tmp_path, "--format", "markdown").splitlines()
+    assert lines[2].startswith("| norm | n |")
+    assert lines[3].startswith("| --- | ---: |")
+    assert lines[4].startswith(r"| a\|b\_c | 1 | 0.9000 |")
+
+
+def test_two_calls_print_the_same_bytes(tmp_path, compare):
+    sweep(tmp_path, {"bn": BN, "gn": GN})
+    write_run(tmp_path / "d", norm="gn", seed=9, status="diverged")
+    for kind in ("table", "csv", "json", "markdown"):
+        call = (tmp_path, "--best", "optim.lr", "--baseline", "norm=bn", "--format", kind)
+        assert compare(*call) == compare(*call)
+
+
+def run_program(*arguments, **options):
+    program = "import sys; from bnexp.compare import main; sys.exit(main(sys.argv[1:]))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=environment, **options)
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path):
+    for seed in range(300):
+        write_run(tmp_path / f"{seed}", seed=seed, curve=False, norm=f"n{seed}" + "x" * 300)
+    process = run_program(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+    process.stderr.close()
+
+
+def test_a_terminal_that_knows_only_ascii_and_a_folder_that_is_no_text(tmp_path):
+    write_run(tmp_path / os.fsdecode(b"\xff\x1b[2J"), norm="\x1b[2J")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").touch()
+    call = (tmp_path, "-v", "--html", tmp_path / "page.html")
+    process = run_program(*call, env={"PYTHONIOENCODING": "ascii"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert b"\x1b" not in out
+    assert b"%FF%1B%5B2J/" in (tmp_path / "page.html").read_bytes()

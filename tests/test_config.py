@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bnexp.config import TrainConfig, config_hash, differences, flat, from_dict, identity, to_dict
+
+
+def full() -> dict[str, Any]:
+    """A config as a run's folder keeps it."""
+    groups = {
+        "data": {"name": "mnist", "root": "/data", "validation": 0.1, "size": None},
+        "norm": {"name": "gn", "groups": 8},
+        "optim": {"name": "sgd", "lr": 0.1},
+    }
+    return to_dict(TrainConfig(**groups, imports=["my_norms"]))
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    config = full()
+    *path, last = key.split(".")
+    node = config
+    for part in path:
+        node = node[part]
+    node[last] = value
+    return config
+
+
+def test_every_default_is_valid():
+    assert TrainConfig().seed == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *[(name, value) for name in ("epochs", "batch_size", "log_every", "threads") for value in (0, -1, 1.5, "a", True)],
+        *[(name, value) for name in ("eval_batch_size", "eval_train") for value in (0, None)],
+        *[(name, value) for name in ("steps", "eval_every", "checkpoint_every") for value in (0, 1.5, "a")],
+        *[(name, "yes") for name in ("drop_last", "channels_last", "compile", "deterministic")],
+        *[("seed", value) for value in (-1, 2**63, 1.5, None, {})],
+        *[(name, 5) for name in ("model", "norm", "init", "data", "optim", "schedule")],
+        ("norm", None),
+        ("activation", "rellu"),
+        ("placement", "behind"),
+        ("precision", "fp8"),
+        ("device", 0),
+        ("imports", "my_norms"),
+        ("imports", [1]),
+    ],
+)
+def test_a_bad_value_is_refused_and_the_setting_named(setting, value):
+    with pytest.raises(ValueError, match=rf"^{setting}="):
+        TrainConfig(**{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("seed", 2**63 - 1), ("steps", 1), ("steps", None), ("eval_every", None), ("activation", "gelu"), ("imports", [])],
+)
+def test_values_at_the_ends_of_their_ranges_are_taken(setting, value):
+    assert getattr(TrainConfig(**{setting: value}), setting) == value
+
+
+def test_a_config_survives_json_and_back():
+    config = TrainConfig(**full())
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_a_key_of_another_version_is_refused():
+    with pytest.raises(ValueError, match="^warmth: this version of bnexp has no such setting$"):
+        from_dict({"warmth": 3})
+
+
+def test_a_config_from_a_file_is_checked_like_a_typed_one():
+    with pytest.raises(ValueError, match="^batch_size=0: out of range"):
+        from_dict(full() | {"batch_size": 0})
+
+
+@pytest.mark.parametrize(("key", "value"), [("data.root", "/elsewhere"), ("imports", []), ("optim.lr", 0.1)])
+def test_where_things_are_does_not_make_another_run(key, value):
+    assert config_hash(changed(key, value)) == config_hash(full())
+    assert differences(changed(key, value), full()) == []
+
+
+@pytest.mark.parametrize("key", sorted(set(flat(full())) - {"data.root", "imports"}))
+def test_every_other_setting_makes_another_run(key):
+    other = changed(key, "another")
+    assert config_hash(other) != config_hash(full())
+    (difference,) = differences(full(), other)
+    assert difference == f"{key}: {flat(full())[key]} -> another"
+
+
+def test_a_setting_more_is_a_difference():
+    assert differences(full(), changed("norm.eps", 1e-5)) == ["norm.eps: None -> 1e-05"]
+    assert differences(changed("norm.eps", 1e-5), full()) == ["norm.eps: 1e-05 -> None"]
+
+
+def test_one_and_one_point_zero_are_the_same_number():
+    assert config_hash(changed("optim.lr", 1)) == config_hash(changed("optim.lr", 1.0))
+    assert config_hash(changed("optim.lr", 1)) != config_hash(changed("optim.lr", 1.5))
+
+
+def test_neighbouring_large_seeds_are_different_runs():
+    assert config_hash(changed("seed", 2**62)) != config_hash(changed("seed", 2**62 + 1))
+
+
+def test_the_order_of_settings_does_not_matter():
+    assert config_hash(dict(reversed(full().items()))) == config_hash(full())
+
+
+def test_the_hash_stays_what_it_was_in_older_run_folders():
+    assert config_hash({"seed": 1, "optim": {"lr": 0.5}, "imports": ["a"]}) == "4dc21a34b29e9a32"
+
+
+def test_taking_the_identity_leaves_the_config_as_it_is():
+    config = full()
+    assert "root" not in identity(config)["data"]
+    assert config == full()

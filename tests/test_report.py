@@ -1,0 +1,142 @@
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from test_compare import BN, GN, grid, sweep, write_run
+
+from bnexp.compare import main
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two norms, one of them with a name that would break careless HTML."""
+    root = sweep(tmp_path / "runs", {"bn": BN, "gn": GN})
+    write_run(root / "odd <&> \"'#?:name", norm="<b>&", seed=0)
+    return root
+
+
+@pytest.fixture
+def page(runs, tmp_path, capsys):
+    path = tmp_path / "pages" / "page.html"
+    main([str(runs), "--baseline", "norm=bn", "--html", str(path)])
+    return path
+
+
+class Reader(HTMLParser):
+    """The page's tags with their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    handle_startendtag = handle_starttag
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    text = page.read_text()
+    assert "@import" not in text
+    assert set(re.findall(r"https?://[^\"' ]+", text)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    for tag, attributes in Reader(text).tags:
+        assert tag not in ("link", "img", "iframe", "object"), tag
+        assert "src" not in attributes
+        href = attributes.get("href", attributes.get("xlink:href", "#"))
+        assert href.startswith(("#", "../runs/")), href
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_every_run_is_linked_to_its_folder(page, runs):
+    from urllib.parse import unquote
+
+    links = {attributes["href"] for tag, attributes in Reader(page.read_text()).tags if tag == "a"}
+    assert {(page.parent / unquote(link)).resolve() for link in links} == {
+        folder.resolve() for folder in runs.iterdir()
+    }
+
+
+def test_names_from_the_runs_are_text_not_markup(page):
+    assert "<b>&" not in page.read_text()
+    assert "&lt;b&gt;&amp;" in page.read_text()
+
+
+def test_tables_can_be_sorted_by_every_column_and_scroll_in_their_own_box(page):
+    tags = Reader(page.read_text()).tags
+    heads = [attributes for tag, attributes in tags if tag == "th"]
+    assert heads
+    assert all(attributes["aria-sort"] == "none" for attributes in heads)
+    assert sum(tag == "button" for tag, _ in tags) == len(heads)
+    assert sum(tag == "table" for tag, _ in tags) == sum(attributes.get("class") == "scroll" for _, attributes in tags)
+
+
+def test_the_figures_are_valid_svg_with_ids_of_their_own_and_the_colours_of_the_page(page):
+    text = page.read_text()
+    figures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(figures) == 3 - 1  # one swept setting, so no heat map
+    for svg in figures:
+        ElementTree.fromstring(svg)
+        assert "currentColor" in svg
+        assert "var(--arm-0)" in svg
+        assert not re.search(r"#(0072b2|1c1c1e|ffffff)", svg)
+    ids = [attributes["id"] for _, attributes in Reader(text).tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_both_colour_schemes_are_there(page):
+    assert "prefers-color-scheme: dark" in page.read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page.read_text()
+
+
+def test_figures_are_written_as_png_and_svg(tmp_path, capsys):
+    fine = [(0.9, 0.9), (0.91, 0.92)]
+    results = {(norm, lr): fine for norm in ("bn", "gn") for lr in (0.1, 0.3)} | {("gn", 1.0): [fine[0], "diverged"]}
+    main([str(grid(tmp_path / "runs", results)), "--figures", str(tmp_path / "figures")])
+    names = ["curves.png", "curves.svg", "dots.png", "dots.svg", "heat_map.png", "heat_map.svg"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == names
+    for path in (tmp_path / "figures").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    heat_map = (tmp_path / "figures" / "heat_map.svg").read_text()
+    assert "1/2 diverged" in heat_map
+    texts = [element.text for element in ElementTree.fromstring(heat_map).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts.count("0.9100") == 4
+
+
+def test_two_calls_write_the_same_bytes(page, runs, tmp_path, capsys):
+    first = page.read_bytes()
+    main([str(runs), "--baseline", "norm=bn", "--html", str(page), "--figures", str(tmp_path / "a")])
+    main([str(runs), "--baseline", "norm=bn", "--figures", str(tmp_path / "b")])
+    assert page.read_bytes() == first
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_more_arms_than_can_be_told_apart_and_one_run_alone(tmp_path, capsys):
+    for index in range(50):
+        write_run(tmp_path / "many" / f"{index:02d}", lr=0.01 * (index + 1), accuracy=0.5 + 0.009 * index)
+    main([str(tmp_path / "many"), "--html", str(tmp_path / "many.html")])
+    text = (tmp_path / "many.html").read_text()
+    assert "The best 14 of 50 arms." in text
+    assert "The best 40 of 50 arms." in text
+    write_run(tmp_path / "one" / "a")
+    main([str(tmp_path / "one"), "--html", str(tmp_path / "one.html")])
+    assert "<svg" in (tmp_path / "one.html").read_text()
+
+
+def test_a_page_without_a_single_result(tmp_path, capsys):
+    write_run(tmp_path / "a", status="running")
+    main([str(tmp_path), "--html", str(tmp_path / "page.html"), "--figures", str(tmp_path / "figures")])
+    assert "Left out: 1 running." in (tmp_path / "page.html").read_text()
+    assert "<svg" not in (tmp_path / "page.html").read_text()
+
+
+def test_large_losses_and_equal_values_are_drawn(tmp_path, capsys):
+    for seed, loss in enumerate((1e30, 3.0)):
+        write_run(tmp_path / f"{seed}", seed=seed, final={"test/loss": loss})
+        metrics = f"step,epoch,metric,value\n1,1,test/loss,{loss}\n2,2,test/loss,inf\n3,3,test/loss,{loss}\n"
+        Path(tmp_path / f"{seed}" / "metrics.csv").write_text(metrics)
+    main([str(tmp_path), "--metric", "test/loss", "--html", str(tmp_path / "page.html")])
+    assert "± 6.35e+30" in (tmp_path / "page.html").read_text()

@@ -1,0 +1,227 @@
+"""A run that was stopped, killed or damaged ends where the undisturbed run ends, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL_RUN, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bnexp import checkpoint
+
+# Everything that a resume could forget: norm statistics, momentum, dropout, augmentation, a schedule, a short last batch.
+WORDS = (
+    *SMALL_RUN,
+    "model.dropout=0.2",
+    "data.crop=1",
+    "data.flip=true",
+    "schedule=cosine",
+    "optim.momentum=0.9",
+    "eval_every=5",
+    "checkpoint_every=4",
+)
+STEPS_PER_EPOCH, STEPS = 7, 21
+
+
+def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves as TensorBoard shows them, but for those of time."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("speed/")]
+    return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in tags}
+
+
+def left_behind(folder: Path) -> tuple[str, bytes, dict]:
+    """All that must be equal: the last checkpoint, metrics.csv, TensorBoard's curves."""
+    state = checkpoint.load(folder)
+    assert state is not None
+    return checkpoint.digest(state), (folder / "metrics.csv").read_bytes(), points(folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start("train", *WORDS, f"hydra.run.dir={folder}", cwd=folder.parent)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    return folder
+
+
+class StopAt:
+    """Asks to stop after k steps of a session."""
+
+    exit_code = 143
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+def run_words(folder: Path, stop, words=WORDS):
+    from bnexp.composing import plain
+    from bnexp.experiment import Job, run
+    from tests_support import composed
+
+    return run([Job(plain(composed(*words)), folder, "test")], stop=stop)[0]
+
+
+def test_two_undisturbed_runs_are_equal_and_a_seed_makes_a_difference(undisturbed, tmp_path):
+    run_words(tmp_path / "again", StopAt(0))
+    run_words(tmp_path / "other", StopAt(0), (*WORDS, "seed=1"))
+    assert left_behind(tmp_path / "again") == left_behind(undisturbed)
+    assert left_behind(tmp_path / "other")[1] != left_behind(undisturbed)[1]
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 7, 8, 14, 20])
+def test_stopped_after_a_step_and_resumed(undisturbed, tmp_path, step):
+    assert run_words(tmp_path / "run", StopAt(step)).status == "interrupted"
+    assert run_words(tmp_path / "run", StopAt(0)).status == "finished"
+    assert left_behind(tmp_path / "run") == left_behind(undisturbed)
+
+
+def test_stopped_again_and_again(undisturbed, tmp_path):
+    for steps in (2, 1, 5, 1, 1, 6):
+        assert run_words(tmp_path / "run", StopAt(steps)).status == "interrupted"
+    run_words(tmp_path / "run", StopAt(0))
+    assert left_behind(tmp_path / "run") == left_behind(undisturbed)
+
+
+def test_the_checkpoint_of_a_stop_exactly_at_the_end_is_that_of_the_run(undisturbed, tmp_path):
+    assert run_words(tmp_path / "run", StopAt(STEPS)).status == "finished"
+    assert left_behind(tmp_path / "run") == left_behind(undisturbed)
+
+
+def damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "bit":
+        momentum = checkpoint.load(path.parent)["optimizer"]["momentum"].numpy().tobytes()
+        data[data.index(momentum) + len(momentum) // 2] ^= 1
+        path.write_bytes(data)
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "bit", "missing"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path, caplog, how):
+    folder = tmp_path / "run"
+    run_words(folder, StopAt(9))
+    damage(folder / checkpoint.NEWEST, how)
+    with caplog.at_level("INFO", logger="bnexp"):
+        run_words(folder, StopAt(0))
+    assert "goes on from step 8" in caplog.text
+    assert how == "missing" or f"{checkpoint.NEWEST}: damaged" in caplog.text
+    assert left_behind(folder) == left_behind(undisturbed)
+
+
+def test_torn_files_are_mended(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    run_words(folder, StopAt(13))
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("14,2.0,train/lo")
+    (events,) = folder.glob("events.*")
+    events.write_bytes(events.read_bytes()[:-7])
+    run_words(folder, StopAt(0))
+    assert left_behind(folder)[:2] == left_behind(undisturbed)[:2]
+
+
+def test_a_folder_that_was_moved_resumes(undisturbed, tmp_path, bnexp):
+    run_words(tmp_path / "run", StopAt(10))
+    (tmp_path / "run").rename(tmp_path / "a b'ż")
+    assert bnexp("resume", str(tmp_path / "a b'ż")).code == 0
+    assert left_behind(tmp_path / "a b'ż") == left_behind(undisturbed)
+
+
+@pytest.fixture(scope="module")
+def long_words(tmp_path_factory):
+    """A run long enough to be killed in, and what it leaves undisturbed."""
+    words = (*(word for word in WORDS if not word.startswith(("epochs", "eval_every"))), "epochs=100", "eval_every=50")
+    folder = tmp_path_factory.mktemp("long") / "run"
+    run_words(folder, StopAt(0), words)
+    return words, left_behind(folder)
+
+
+def test_killed_at_random_times(long_words, tmp_path):
+    words, expected = long_words
+    folder, chance, kills = tmp_path / "run", random.Random(0), []
+    for _ in range(3):
+        process = start("train", *words, f"hydra.run.dir={folder}", cwd=tmp_path)
+        steps_before = written(folder)
+        while process.poll() is None and written(folder) == steps_before:
+            time.sleep(0.02)
+        time.sleep(chance.random() * 0.15)
+        process.kill()
+        process.communicate()
+        kills.append(process.returncode)
+    assert -signal.SIGKILL in kills
+    run_words(folder, StopAt(0), words)
+    assert left_behind(folder) == expected
+
+
+def written(folder: Path) -> int:
+    path = folder / checkpoint.NEWEST
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(long_words, tmp_path, number, code):
+    words, expected = long_words
+    folder = tmp_path / "run"
+    process = start("train", *words, f"hydra.run.dir={folder}", cwd=tmp_path)
+    while not written(folder) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, out + err
+    assert "go on with: bnexp resume run" in out
+    assert "Traceback" not in err
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    run_words(folder, StopAt(0), words)
+    assert left_behind(folder) == expected
+
+
+def test_a_full_disk_costs_one_line_and_no_checkpoint(long_words, tmp_path):
+    words, expected = long_words
+    folder = tmp_path / "run"
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    process = start("train", *words, f"hydra.run.dir={folder}", cwd=tmp_path, preexec_fn=small_files)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, out + err
+    complaints = [line for line in err.splitlines() if line.startswith("bnexp:")]
+    assert len(complaints) == 1
+    assert str(folder) in complaints[0]
+    assert "Traceback" not in err
+    assert checkpoint.load(folder)["step"] > 0
+    run_words(folder, StopAt(0), words)
+    assert left_behind(folder) == expected
+
+
+def test_no_point_stands_twice(undisturbed):
+    with (undisturbed / "metrics.csv").open() as file:
+        rows = [(row["step"], row["metric"]) for row in csv.DictReader(file)]
+    assert len(rows) == len(set(rows)) > 0
+    for curve in points(undisturbed).values():
+        steps = [step for step, _ in curve]
+        assert steps == sorted(set(steps))
+
+
+def test_the_last_checkpoint_holds_numbers_only(undisturbed):
+    content = torch.load(undisturbed / checkpoint.NEWEST, weights_only=True)
+    assert content["state"]["step"] == STEPS
