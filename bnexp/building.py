@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from bnexp.precision import Precision, allow_tf32
 from bnexp.registry import Bound
 from bnexp.schedule import SCHEDULES
 from bnexp.training import Plan, Progress
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,17 @@ def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[i
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"model={rule.model.name}: cannot take data of shape {data.shape}: {reason}") from None
+    _check_norms(rule.norm.name, rule.model.name, dict(model.named_modules()))
+
+
+def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
+    """Say where a norm stood aside because it is undefined there; refuse one that did so everywhere."""
+    norms = {name: layer for name, layer in layers.items() if isinstance(layer, Norm)}
+    aside = [name for name, layer in norms.items() if layer.stood_aside]
+    if aside and len(aside) == len(norms):
+        raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has nothing else; use ln, gn or bn")
+    if aside:
+        log.info("norm=%s: undefined on vectors, nothing is normalized at %s", norm, ", ".join(aside))
 
 
 def _check_size(model: str, parameters: int) -> None:

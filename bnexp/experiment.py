@@ -198,6 +198,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "config_hash": config_hash(config),
         "overrides": list(job.overrides),
         "steps": setup.plan.steps,
+        "classes": setup.data.classes,
         "parameters": sum(parameter[0].numel() for _, parameter in setup.population.parameters()),
         "provenance": provenance(setup.population.theta_MP.device, torch.get_num_threads()),
         "diverged_at": None,

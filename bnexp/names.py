@@ -9,8 +9,8 @@ from pathlib import Path
 
 # File systems allow 255 bytes; a time and a counter are put around the name.
 _LONGEST = 150
-# Overrides that say where things are, not what is computed.
-_LEFT_OUT = ("data.root", "data.path", "imports")
+# Overrides that say where things are, not what is computed (``config.WHERE``).
+_LEFT_OUT = ("data.root", "imports")
 
 
 def run_name(overrides: Iterable[str]) -> str:

@@ -84,7 +84,7 @@ class Registry:
         for option in given:
             if option not in wanted:
                 allowed = ", ".join(wanted) or "none"
-                hint = near_miss(option, wanted)
+                hint = near_miss(str(option), wanted)
                 raise ValueError(f"{self.setting}.{option}: {name} has no such option{hint} (allowed: {allowed})")
         for option in wanted:
             if option not in given:

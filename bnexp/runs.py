@@ -241,7 +241,7 @@ def _run(folder: Path, record: dict[str, Any], has_curve: bool) -> Run:
         best=_finite(best),
         seconds=_finite(record).get("seconds"),
         started=str(provenance.get("started", "")),
-        classes=_classes(settings, record["final"], provenance),
+        classes=_classes(record.get("classes")),
         has_curve=has_curve,
     )
 
@@ -265,10 +265,8 @@ def _finite(values: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _classes(settings: Mapping[str, Any], *others: Mapping[str, Any]) -> int | None:
-    told = [settings.get(key) for key in ("data.classes", "model.classes", "classes")]
-    told += [other.get(key) for other in others for key in ("data/classes", "classes")]
-    return next((int(count) for count in told if isinstance(count, int | float) and 2 <= count < FINITE), None)
+def _classes(told: Any) -> int | None:
+    return told if isinstance(told, int) and told >= 2 else None
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:

@@ -34,7 +34,7 @@ class Paired:
 
     Attributes:
         interval: mean difference with its t-interval.
-        d_z: mean / sd of the differences (Cohen 1988, eq. 2.3.5), ``None`` where the sd is 0 or unknown.
+        d_z: mean / sd of the differences (Cohen 1988), ``None`` where the sd is 0 or unknown.
         p: two-sided sign-flip p.
         bca: BCa bootstrap interval of the mean, as a check on the t-interval; ``None`` where it is undefined.
     """
@@ -46,7 +46,7 @@ class Paired:
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean and Student's t-interval: ``mean +- t_{n-1, (1+level)/2} sd / sqrt(n)``, with the sd over n - 1.
+    """Mean and Student's t-interval: ``mean ± t_{n-1, (1+level)/2} sd / sqrt(n)``, with the sd over n - 1.
 
     Raises:
         ValueError: no values.
@@ -81,7 +81,7 @@ def paired(treated: Sequence[float], baseline: Sequence[float], level: float = 0
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """Two-sided p of "the differences are symmetric about 0" (Fisher 1935, section 21).
+    """Two-sided p of "the differences are symmetric about 0" (Fisher 1935).
 
     The share of sign patterns whose ``|sum|`` is at least the observed one: of all ``2^n`` for ``n <= EXACT_UP_TO``,
     else of ``RESAMPLES`` random ones and the observed one, so that p is never 0 (Phipson & Smyth 2010).
@@ -123,7 +123,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def bca(values: Sequence[float], level: float = 0.95, resamples: int = 9999) -> tuple[float, float] | None:
-    """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987, eqs. 2.3 and 6.6).
+    """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987).
 
     ``None`` for fewer than two values and for values that are all equal (or nearer than their squares can tell), where
     it is not defined.

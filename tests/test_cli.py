@@ -44,8 +44,9 @@ WRONG = {
     "activation=rellu": "did you mean relu?",
     MLP1: "norm=bn",
     "model=mlp data.validation=0 batch_size=144": "(layer 1.norm)",
-    "norm=in model=mlp": "norm=in",
-    "norm=in": "(layer 5.norm)",
+    "norm=in model=mlp": "norm=in: undefined on vectors, and model=mlp has nothing else",
+    "norm=in norm.vectors=refuse": "(layer 5.norm)",
+    "norm=in model=resnet18 model.small_stem=false data.size=32": "1x1 maps",
     "norm=gn norm.uneven=refuse": "norm.groups=8: does not divide 6 channels",
     "data.size=8": "model=lenet: 8x8 images are too small",
     "model=resnet model.depth=21": "model.depth=21: not 6n + 2",
@@ -268,7 +269,9 @@ def test_help_imports_nothing_heavy(tmp_path):
         "print([name for name in ('torch', 'hydra', 'omegaconf', 'numpy') if name in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
     assert done.stdout.endswith("[]\n")
 
 

@@ -47,7 +47,8 @@ def write_run(
         "final": values if status == "finished" else {},
         "best": {tag: {"value": value + 0.02, "step": 5} for tag, value in values.items()},
         "seconds": 2.0,
-        "provenance": {"started": STARTED, "classes": 10},
+        "classes": 10,
+        "provenance": {"started": STARTED},
     }
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(run | facts))
@@ -183,6 +184,24 @@ def test_a_baseline_stands_for_every_value_of_what_it_leaves_open(tmp_path, arms
     assert "With 2 pairs no sign-flip p can be below 0.5" in found["notes"]
 
 
+def test_a_baseline_may_be_given_as_its_label_and_leaves_longer_names_open(tmp_path, arms):
+    for lr in (0.1, 0.3):
+        for floor in (0.0, 0.01):
+            write_run(tmp_path / f"{lr}{floor}", lr=lr, settings={"optim.lr_min": floor})
+    found = arms(tmp_path, "--baseline", "optim.lr=0.1,optim.lr_min=0")
+    assert {arm["baseline"] for label, arm in found.items() if label != "notes"} == {"optim.lr=0.1,optim.lr_min=0.0"}
+    found = arms(tmp_path, "--baseline", "optim.lr=0.1")
+    assert found["optim.lr=0.3,optim.lr_min=0.01"]["baseline"] == "optim.lr=0.1,optim.lr_min=0.01"
+
+
+def test_an_arm_without_a_like_baseline_is_said_not_to_be_paired(tmp_path, arms):
+    for index, (norm, lr) in enumerate([("bn", 0.1), ("bn", 0.2), ("gn", 0.1), ("gn", 0.3)]):
+        write_run(tmp_path / f"{index}", norm=norm, lr=lr)
+    found = arms(tmp_path, "--baseline", "norm=bn")
+    assert (found["norm=gn,optim.lr=0.3"]["baseline"], found["norm=gn,optim.lr=0.1"]["pairs"]) == (None, 1)
+    assert "Arms not paired, since no baseline agrees with them in all else: 1." in found["notes"]
+
+
 @pytest.mark.parametrize(
     ("baseline", "message"),
     [
@@ -298,8 +317,8 @@ def test_diverged_runs_count_as_chance_where_the_classes_are_known(tmp_path, arm
 
 
 def test_diverged_runs_are_left_out_of_an_accuracy_without_classes_and_of_a_loss(tmp_path, arms):
-    write_run(tmp_path / "a", provenance={})
-    write_run(tmp_path / "d", seed=1, status="diverged", provenance={})
+    write_run(tmp_path / "a", classes=None)
+    write_run(tmp_path / "d", seed=1, status="diverged", classes=None)
     found = arms(tmp_path)
     assert (found["all runs"]["n"], found["all runs"]["diverged"]) == (1, 1)
     assert "number of classes is not known: 1 run." in found["notes"]

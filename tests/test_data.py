@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from PIL import Image
+from sklearn.datasets import load_digits
 from torch.testing import assert_close
 from torchvision.datasets import CIFAR10, MNIST
 from torchvision.datasets.utils import calculate_md5
@@ -638,7 +639,14 @@ def test_digits():
     plain = load({**options, **PLAIN})
     assert (len(plain.train), plain.shape) == (1297, (1, 8, 8))
     assert (plain.train.x.min(), plain.train.x.max()) == (0, 1)
-    assert len({tuple(x.flatten().tolist()) for x in torch.cat([plain.train.x, plain.test.x])}) == 1797
+    ours = {
+        (int(y), *x.flatten().tolist())
+        for split in (plain.train, plain.test)
+        for x, y in zip(split.x, split.y, strict=True)
+    }
+    found = load_digits()
+    assert ours == {(int(y), *(x / 16).flatten().tolist()) for x, y in zip(found.images, found.target, strict=True)}
+    assert len(ours) == 1797
     assert plain.test.y.bincount(minlength=10).min() > 30
 
 

@@ -16,7 +16,7 @@ FLOORS = [
     {"building", "report"},
     {"training", "evaluation", "models", "logbook", "runs"},
     {"norms", "data", "checkpoint", "events", "inits", "optim", "statistics", "precision", "provenance"},
-    {"population", "dropout", "schedule", "storage", "names", "config", "record"},
+    {"population", "dropout", "schedule", "storage", "stopping", "names", "config", "record"},
     {"registry", "seeds"},
     {"checks"},
 ]

@@ -15,6 +15,7 @@ from bnexp.names import free_folder, run_name
         (["+norm.extra=1", "++seed=2", "~optim"], "norm.extra=1,seed=2,optim"),
         (["data.root=/somewhere", "imports=[mine]", "hydra.verbose=true", "hydra/launcher=local"], "default"),
         (["data.root=/somewhere", "lr=1"], "lr=1"),
+        (["data.path=a.npz"], "data.path=a.npz"),
         (["data.rooted=1", "hydraulics=2"], "data.rooted=1,hydraulics=2"),
         (["experiment=a/b\\c"], "experiment=a_b_c"),
         (["../../etc=1"], "_.._etc=1"),

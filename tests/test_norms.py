@@ -318,7 +318,7 @@ def test_large_mean_in_float32_channels_last(name):
 @pytest.mark.parametrize(
     ("name", "shape", "options"),
     [
-        ("in", (4, 9), {}),
+        ("in", (4, 9), {"vectors": "refuse"}),
         ("in", (4, 9, 1), {}),
         ("in", (4, 9, 1, 1), {}),
         ("gn", (4, 9), {"groups": 9}),
@@ -336,6 +336,17 @@ def test_a_statistic_over_one_value_is_refused(name, shape, options, training):
         ValueError, match=rf"^norm={name}: an input of shape .* one value per .*, whose variance is 0; "
     ):
         norm(normal(*shape))
+
+
+@both_modes
+def test_instance_norm_stands_aside_on_vectors_or_is_layer_norm_there(training):
+    x, aside, layer = normal(4, 9), build("in").train(training), build("in", vectors="ln").train(training)
+    close(aside(x), aside.gain * x + aside.bias)
+    assert aside.stood_aside
+    centred = x - x.mean(1, keepdim=True)
+    x_hat = centred / ((centred**2).mean(1, keepdim=True) + layer.eps).sqrt()
+    close(layer(x), layer.gain * x_hat + layer.bias)
+    assert not layer.stood_aside
 
 
 # ------------------------------------------------------------------------------------- batch statistics: bn, bn_scratch

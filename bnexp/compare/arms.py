@@ -109,8 +109,8 @@ def _counterpart(arm: Arm, stands: Sequence[Arm], wanted: Collection[str]) -> Ar
 
 def _left_open(arm: Arm, wanted: Collection[str]) -> dict[str, Setting]:
     """The arm's settings that the baseline does not name, nor their group: norm=bn also speaks for norm.eps."""
-    named = tuple(path.removesuffix("name") if path.endswith(".name") else path for path in wanted)
-    return {path: value for path, value in arm.settings.items() if not path.startswith(named)}
+    groups = tuple(path.removesuffix("name") for path in wanted if path.endswith(".name"))
+    return {path: value for path, value in arm.settings.items() if path not in wanted and not path.startswith(groups)}
 
 
 def _censored(arm: Arm, metric: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from bnexp.checks import near_miss
@@ -34,7 +36,8 @@ def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> dict[
         ValueError: a text without ``=``, an unknown key, or a value that no run has.
     """
     chosen = {}
-    for text in texts:
+    # An arm's label is several at once: norm=bn,optim.lr=0.1.
+    for text in itertools.chain.from_iterable(re.split(r",(?=[\w.]+=)", text) for text in texts):
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{option} {text}: expected KEY=VALUE, such as norm=bn")

@@ -23,7 +23,10 @@ class Norm(nn.Module):
         channels: C.
         gain: [C] or None.
         bias: [C] or None.
+        stood_aside: the last input was of a kind on which the norm is undefined, and passed unnormalized.
     """
+
+    stood_aside = False
 
     def __init__(self, channels: int, *, affine: bool, gain: bool = True) -> None:
         super().__init__()

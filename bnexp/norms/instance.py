@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
 from bnexp.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.group import GroupNorm
 
+Vectors = Literal["skip", "ln", "refuse"]
+
 
 class InstanceNorm(GroupNorm):
-    """y = gain * (x - mean_nc) / sqrt(var_nc + eps) + bias for each sample n and channel c: one group a channel."""
+    """y = gain * (x - mean_nc) / sqrt(var_nc + eps) + bias for each sample n and channel c: one group a channel.
+
+    Args:
+        vectors: what stands on inputs (B, C), see ``instance``.
+    """
 
     word = "in"
     per = "sample and channel"
     advice = "it is undefined for vectors and 1x1 maps; use norm=ln, norm=gn or norm=bn"
 
-    def __init__(self, channels: int, *, eps: float, affine: bool) -> None:
+    def __init__(self, channels: int, *, eps: float, affine: bool, vectors: Vectors) -> None:
         super().__init__(channels, groups=channels, eps=eps, affine=affine)
+        self.vectors = vectors
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x, (B, C, ...).
+
+        Raises:
+            ValueError: a 1x1 map, or a vector under ``refuse``.
+        """
+        if x.ndim > 2 or self.vectors == "refuse":
+            return super().forward(x)
+        if self.vectors == "ln":
+            return F.layer_norm(x, x.shape[1:], self.gain, self.bias, self.eps)
+        self.stood_aside = True
+        y = x if self.gain is None else self.gain * x
+        return y if self.bias is None else y + self.bias
 
 
 @NORMS.register("in")
-def instance(channels: int, *, eps: PositiveFloat, affine: bool) -> Norm:
+def instance(channels: int, *, eps: PositiveFloat, affine: bool, vectors: Vectors) -> Norm:
     """Instance normalization, over H, W for each sample and channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 
     gain and bias are one number a channel; there are no running statistics, and training and evaluation are the same.
-    A 2-D input (B, C) has one value a statistic, so that the norm is undefined there.
+    A 2-D input (B, C) has one value a statistic, so that the norm is undefined there; frameworks answer zeros or,
+    silently, layer norm.
 
     Ulyanov, Vedaldi & Lempitsky 2016; Wu & He 2018, eq. 5.
 
+    Options:
+        vectors: what stands on 2-D inputs, such as the hidden layers behind LeNet's convolutions. ``skip``: no
+            normalization, y = gain * x + bias; said at the start of a run, and refused where nothing else is
+            normalized. ``ln``: layer norm over C. ``refuse``: an error.
+
     Raises:
-        ValueError: (in use) a vector or a 1x1 map.
+        ValueError: (in use) a 1x1 map, or a vector under ``refuse``.
     """
-    return InstanceNorm(channels, eps=eps, affine=affine)
+    return InstanceNorm(channels, eps=eps, affine=affine, vectors=vectors)

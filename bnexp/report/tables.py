@@ -178,7 +178,8 @@ def duration(seconds: float | None) -> Cell:
     if seconds is None:
         return Cell(BLANK)
     size, unit = next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (0, "s")) if seconds >= 2 * size)
-    return Cell(f"{seconds / (size or 1):.1f} {unit}", seconds)
+    amount = seconds / (size or 1)
+    return Cell(f"{amount:.1f} {unit}" if amount >= 1 else f"{amount:.2g} {unit}", seconds)
 
 
 def _setting(value: Setting) -> Cell:
