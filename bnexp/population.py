@@ -93,6 +93,9 @@ class Population:
 
     def backward(self, loss_M: Tensor) -> None:
         """Fill ``gradient_MP`` with the gradient of every member's loss."""
+        if self._stack is not None:
+            self._stack.backward(loss_M)
+            return
         self.gradient_MP.zero_()
         loss_M.sum().backward()  # type: ignore[no-untyped-call]
 
@@ -150,12 +153,16 @@ class _Stack:
         self.skeleton = copy.deepcopy(population.members[0]).to("meta")
         self.buffers = population.buffers
         self.parameters: dict[str, Tensor] = {name: nn.Parameter(stack) for name, stack in population.parameters()}
-        for name, gradient in population.gradients():
-            self.parameters[name].grad = gradient
+        self.gradients = [stack for _, stack in population.gradients()]
 
     def __call__(self, x_MB: Tensor) -> Tensor:
         logits_MBK: Tensor = torch.func.vmap(self._one)(self.parameters, self.buffers, x_MB)
         return logits_MBK
+
+    def backward(self, loss_M: Tensor) -> None:
+        # Not loss.backward(): autograd would add into these views too, but warns of their strides.
+        found = torch.autograd.grad(loss_M.sum(), list(self.parameters.values()), materialize_grads=True)
+        torch._foreach_copy_(self.gradients, found)
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x_B: Tensor) -> Tensor:
         logits_BK: Tensor = functional_call(self.skeleton, (parameters, buffers), (x_B,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from bnexp.models.unit import MODELS, Units, image_shape
+from bnexp.models.unit import MODELS, Units, image_shape, named
 
 
 @MODELS.register("lenet")
@@ -20,13 +20,13 @@ def lenet(shape: tuple[int, ...], classes: int, units: Units) -> nn.Module:
     if min(height, width) < 12:
         raise ValueError(f"model=lenet: {height}x{width} images are too small; 12x12 at least (data.size=28 enlarges)")
     pooled = [(side // 2 - 4) // 2 for side in (height, width)]
-    return nn.Sequential(
-        units.conv(channels, 6, 5, padding=2),
-        nn.AvgPool2d(2),
-        units.conv(6, 16, 5),
-        nn.AvgPool2d(2),
-        nn.Flatten(),
-        units.linear(16 * pooled[0] * pooled[1], 120),
-        units.linear(120, 84),
-        nn.Linear(84, classes),
+    return named(
+        conv1=units.conv(channels, 6, 5, padding=2),
+        pool1=nn.AvgPool2d(2),
+        conv2=units.conv(6, 16, 5),
+        pool2=nn.AvgPool2d(2),
+        flatten=nn.Flatten(),
+        hidden1=units.linear(16 * pooled[0] * pooled[1], 120),
+        hidden2=units.linear(120, 84),
+        head=nn.Linear(84, classes),
     )

@@ -9,7 +9,7 @@ from torch import nn
 
 from bnexp.checks import Fraction, Positive
 from bnexp.dropout import Dropout
-from bnexp.models.unit import MODELS, Units
+from bnexp.models.unit import MODELS, Units, named
 
 
 @MODELS.register("mlp")
@@ -20,9 +20,10 @@ def mlp(
 
     depth 3, width 100 is the network of Ioffe & Szegedy 2015, sec. 4.1.
     """
-    layers: list[nn.Module] = [nn.Flatten()]
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     widths = [math.prod(shape)] + [width] * depth
-    for n_in, n_out in itertools.pairwise(widths):
-        # A place for dropout in any case: initial weights depend on the layers' names.
-        layers += [units.linear(n_in, n_out), Dropout(dropout) if dropout else nn.Identity()]
-    return nn.Sequential(*layers, nn.Linear(width, classes))
+    for number, (n_in, n_out) in enumerate(itertools.pairwise(widths), 1):
+        layers[f"hidden{number}"] = units.linear(n_in, n_out)
+        if dropout:
+            layers[f"dropout{number}"] = Dropout(dropout)
+    return named(**layers, head=nn.Linear(width, classes))

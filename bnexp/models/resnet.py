@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.checks import Positive
-from bnexp.models.unit import MODELS, Units, image_shape
+from bnexp.models.unit import MODELS, Units, image_shape, named
 
 
 class BasicBlock(nn.Module):
@@ -45,14 +45,14 @@ def resnet(shape: tuple[int, ...], classes: int, units: Units, *, depth: Positiv
     channels, *_ = image_shape("resnet", shape)
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"model.depth={depth}: not 6n + 2; allowed are 8, 14, 20, 32, 44, 56, 110 and so on")
-    layers: list[nn.Module] = [units.conv(channels, width, 3, padding=1)]
+    layers: dict[str, nn.Module] = {"stem": units.conv(channels, width, 3, padding=1)}
     c_in = width
-    for c_out in (width, 2 * width, 4 * width):
-        for block in range((depth - 2) // 6):
-            stride = 2 if block == 0 and c_out != width else 1
-            layers.append(BasicBlock(c_in, c_out, stride, units))
+    for stage, c_out in enumerate((width, 2 * width, 4 * width), 1):
+        for block in range(1, (depth - 2) // 6 + 1):
+            stride = 2 if block == 1 and stage > 1 else 1
+            layers[f"stage{stage}_block{block}"] = BasicBlock(c_in, c_out, stride, units)
             c_in = c_out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_in, classes))
+    return named(**layers, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=nn.Linear(c_in, classes))
 
 
 def _torchvision(name: str, shape: tuple[int, ...], classes: int, units: Units, small_stem: bool) -> nn.Module:

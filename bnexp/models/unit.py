@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,3 +93,8 @@ def image_shape(model: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) != 3:
         raise ValueError(f"model={model}: needs images (C, H, W), the data are vectors {shape}; use model=mlp")
     return shape
+
+
+def named(**layers: nn.Module) -> nn.Sequential:
+    """Layers one after another, under names that messages and curves can show."""
+    return nn.Sequential(OrderedDict(layers))

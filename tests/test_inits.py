@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+
+from bnexp.inits import INITS, initialize
+from bnexp.models import MODELS, Units
+from bnexp.norms import NORMS, Norm
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# 240,000 weights each, so that a measured std is right within 0.5 %; the third has two groups of 20 channels.
+LAYERS = {
+    "linear": (nn.Linear(400, 600), 400, 600),
+    "conv": (nn.Conv2d(60, 160, 5), 60 * 25, 160 * 25),
+    "grouped": (nn.Conv2d(40, 480, 5, groups=2), 20 * 25, 480 * 25),
+    "conv1d": (nn.Conv1d(80, 600, 5), 80 * 5, 600 * 5),
+}
+# Name of the case -> options, and the std as a function of the fans.
+RULES: dict[str, tuple[dict[str, Any], Any]] = {
+    "torch": ({"name": "torch"}, lambda n_in, n_out: (1 / (3 * n_in)) ** 0.5),
+    "xavier uniform": ({"name": "xavier", "distribution": "uniform"}, lambda n_in, n_out: (2 / (n_in + n_out)) ** 0.5),
+    "xavier normal": ({"name": "xavier", "distribution": "normal"}, lambda n_in, n_out: (2 / (n_in + n_out)) ** 0.5),
+    "kaiming uniform": (
+        {"name": "kaiming", "distribution": "uniform", "mode": "fan_in"},
+        lambda n_in, n_out: (2 / n_in) ** 0.5,
+    ),
+    "kaiming fan_in": (
+        {"name": "kaiming", "distribution": "normal", "mode": "fan_in"},
+        lambda n_in, n_out: (2 / n_in) ** 0.5,
+    ),
+    "kaiming fan_out": (
+        {"name": "kaiming", "distribution": "normal", "mode": "fan_out"},
+        lambda n_in, n_out: (2 / n_out) ** 0.5,
+    ),
+    "lecun": ({"name": "lecun"}, lambda n_in, n_out: (1 / n_in) ** 0.5),
+    "normal": ({"name": "normal", "std": 0.03}, lambda n_in, n_out: 0.03),
+}
+
+
+def from_yaml(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+
+
+def drawn(layer: nn.Module, config: dict[str, Any], seed: int = 0) -> Any:
+    layer = copy.deepcopy(layer)
+    initialize(nn.Sequential(layer), INITS.bind(config)(), seed)
+    return layer
+
+
+def network(norm: str = "bn", *, seed: int = 0, init: str = "kaiming", activation: str = "relu", **mlp: Any) -> nn.Module:
+    units = Units(NORMS.bind(from_yaml("norm", norm)), activation, "before")
+    config = {"name": "mlp", "depth": 3, "width": 10, "dropout": 0.0} | mlp
+    model = MODELS.bind(config)((12,), 4, units)
+    initialize(model, INITS.bind(from_yaml("init", init))(), seed)
+    return model
+
+
+def linears(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.5])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("rule", RULES)
+def test_weights_have_the_mean_and_std_of_the_rule(rule, kind, gain):
+    config, std = RULES[rule]
+    layer, n_in, n_out = LAYERS[kind]
+    weight = drawn(layer, config | {"gain": gain}).weight
+    expected = gain * std(n_in, n_out)
+    assert weight.std().item() == pytest.approx(expected, rel=0.01)
+    assert abs(weight.mean().item()) < 5 * expected / weight.numel() ** 0.5
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_uniform_rules_stay_within_sqrt_3_std_and_normal_ones_do_not(rule):
+    config, std = RULES[rule]
+    layer, n_in, n_out = LAYERS["linear"]
+    largest = drawn(layer, config | {"gain": 1.0}).weight.abs().max().item() / std(n_in, n_out)
+    if rule == "torch" or "uniform" in rule:
+        assert 0.999 * 3**0.5 < largest <= 3**0.5 * (1 + 1e-6)
+    else:
+        assert largest > 4
+
+
+@pytest.mark.parametrize("rule", sorted(set(INITS) - {"torch"}))
+def test_biases_start_at_zero(rule):
+    assert torch.count_nonzero(drawn(nn.Linear(30, 50), from_yaml("init", rule)).bias) == 0
+
+
+def test_the_torch_rule_draws_biases_uniformly_whatever_the_gain():
+    bias = drawn(nn.Linear(100, 20_000), {"name": "torch", "gain": 3.0}).bias
+    assert 0.0999 < bias.abs().max().item() <= 0.1
+    assert bias.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(40, 20), nn.Linear(20, 40), nn.Conv2d(4, 20, 3)])
+def test_orthogonal_weights_have_orthonormal_rows_or_columns(layer):
+    matrix = drawn(layer.double(), {"name": "orthogonal", "gain": 2.0}).weight.flatten(1)
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    torch.testing.assert_close(gram, 4 * torch.eye(20, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", sorted(set(INITS)))
+def test_every_linear_map_is_drawn_anew_and_no_norm_is(rule):
+    norm = NORMS.bind(from_yaml("norm", "bn"))
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), norm(4), nn.Sequential(nn.Conv1d(4, 4, 3), nn.Linear(5, 6)))
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 7.0)
+    initialize(model, INITS.bind(from_yaml("init", rule))(), 0)
+    for name, parameter in model.named_parameters():
+        assert (parameter == 7).all() if name.startswith("1.") else not (parameter == 7).any(), name
+
+
+@pytest.mark.parametrize("norm", list(NORMS))
+def test_norms_start_with_gain_one_and_bias_zero(norm):
+    layers = [module for module in network(norm).modules() if isinstance(module, Norm)]
+    assert len(layers) == 3
+    for layer in layers:
+        assert layer.gain is None or (layer.gain == 1).all()
+        assert (layer.bias == 0).all()
+
+
+@pytest.mark.parametrize("norm", list(NORMS))
+def test_all_norms_start_from_the_same_weights(norm):
+    own, other = linears(network(norm)), linears(network("none"))
+    assert own.keys() == other.keys()
+    assert all(torch.equal(layer.weight, other[name].weight) for name, layer in own.items())
+
+
+def test_a_layer_that_two_architectures_share_starts_alike_in_both():
+    shallow, deep = linears(network(depth=2)), linears(network(depth=5))
+    shared = [name for name in shallow if name in deep and shallow[name].weight.shape == deep[name].weight.shape]
+    assert shared == ["hidden1.linear", "hidden2.linear", "head"]
+    assert all(torch.equal(shallow[name].weight, deep[name].weight) for name in shared)
+
+
+def test_dropout_does_not_change_the_initial_weights():
+    plain, dropped = linears(network()), linears(network(dropout=0.5))
+    assert len(plain) == 4
+    assert all(torch.equal(layer.weight, dropped[name].weight) for name, layer in plain.items())
+
+
+def test_seeds_and_layers_of_one_shape_start_differently():
+    one, other = linears(network(seed=0)), linears(network(seed=1))
+    assert not any(torch.equal(layer.weight, other[name].weight) for name, layer in one.items())
+    square = [layer.weight for layer in one.values() if layer.weight.shape == (10, 10)]
+    assert len(square) == 2
+    assert not torch.equal(*square)
+
+
+@pytest.mark.parametrize("rule", sorted(set(INITS)))
+def test_drawing_leaves_the_global_generator_alone_and_ignores_it(rule):
+    layer, config = nn.Linear(5, 5), from_yaml("init", rule)
+    first = drawn(layer, config).weight
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    assert torch.equal(first, drawn(layer, config).weight)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_hidden_units_of_a_zero_start_stay_alike_through_training():
+    torch.manual_seed(0)
+    model = network("none", init="zero", activation="sigmoid", depth=2).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)
+    for _ in range(20):
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(20, 12, dtype=torch.float64)), torch.arange(20) % 3).backward()
+        optimizer.step()
+    *hidden, head = [layer.weight for layer in linears(model).values()]
+    assert all(_rows_alike(weight) for weight in hidden)
+    assert _rows_alike(head.T)
+    assert all(weight.abs().max() > 1e-5 for weight in (*hidden, head))
+
+
+def _rows_alike(matrix: Tensor) -> bool:
+    return torch.allclose(matrix, matrix[:1].expand_as(matrix), rtol=1e-12, atol=0)

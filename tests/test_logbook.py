@@ -1,0 +1,119 @@
+"""What a run leaves behind, read back with TensorBoard's own reader and plain csv."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from conftest import SMALL
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+from tests_support import composed
+
+from bnexp.composing import plain
+from bnexp.config import to_dict
+from bnexp.logbook import Logbook, hparams, read_run
+from bnexp.record import Record
+
+CONFIG = to_dict(plain(composed(*SMALL)))
+FACTS = {"name": "test", "config": CONFIG}
+
+
+def record(step: int, **values: float) -> Record:
+    tags = {tag.replace("__", "/"): [0.0, value] for tag, value in values.items()}
+    return Record(step, step / 10, tags)
+
+
+@pytest.fixture
+def book(tmp_path):
+    book = Logbook(tmp_path, FACTS, after=None)
+    yield book
+    book.close()
+
+
+def events(folder):
+    read = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    read.Reload()
+    return read
+
+
+def test_a_members_column_goes_to_csv_and_tensorboard(book, tmp_path):
+    book.enter(record(1, train__loss=0.1 + 0.2), 1, seconds=2.0, images_per_s=100.0)
+    book.enter(record(2, train__loss=0.25, test__accuracy=0.5), 1, seconds=3.0, images_per_s=200.0)
+    book.flush()
+    assert (tmp_path / "metrics.csv").read_text() == (
+        "step,epoch,metric,value\n1,0.1,train/loss,0.30000000000000004\n2,0.2,train/loss,0.25\n2,0.2,test/accuracy,0.5\n"
+    )
+    assert (tmp_path / "timing.csv").read_text().splitlines()[1:] == ["1,2.000,100.0", "2,3.000,200.0"]
+    read = events(tmp_path)
+    assert [(point.step, point.value) for point in read.Scalars("test/accuracy")] == [(2, 0.5)]
+    assert [point.value for point in read.Scalars("speed/images_per_s")] == [100.0, 200.0]
+
+
+def test_the_best_value_is_the_largest_accuracy_and_the_smallest_loss_and_never_nan(book, tmp_path):
+    for step, accuracy, loss in ((1, 0.4, 0.9), (2, 0.8, 0.3), (3, 0.7, 0.5), (4, math.nan, math.nan)):
+        book.enter(record(step, test__accuracy=accuracy, test__loss=loss), 1, 0.0, 0.0)
+    book.say("diverged", diverged_at=4)
+    run = read_run(tmp_path)
+    assert run["best"] == {"test/accuracy": {"value": 0.8, "step": 2}, "test/loss": {"value": 0.3, "step": 2}}
+    assert run["final"] == {"test/accuracy": 0.7, "test/loss": 0.5}
+    book.flush()
+    assert "4,0.4,test/accuracy,nan" in (tmp_path / "metrics.csv").read_text()
+
+
+def test_going_on_behind_a_step_drops_what_came_later_everywhere(book, tmp_path):
+    for step in (1, 2, 3, 4):
+        book.enter(record(step, train__loss=step / 10), 1, seconds=float(step), images_per_s=1.0)
+    book.flush()
+    again = Logbook(tmp_path, FACTS, after=2)
+    assert again.seconds == 2.0
+    assert again.final == {"train/loss": 0.2}
+    again.enter(record(3, train__loss=0.33), 1, seconds=5.0, images_per_s=1.0)
+    again.close()
+    steps = [line.split(",")[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == ["1", "2", "3"]
+    points = events(tmp_path).Scalars("train/loss")
+    assert [(point.step, round(point.value, 6)) for point in points] == [(1, 0.1), (2, 0.2), (3, 0.33)]
+
+
+def test_a_clock_that_went_backwards_does_not_reorder_the_event_files(book, tmp_path, monkeypatch):
+    book.enter(record(1, train__loss=0.1), 1, 0.0, 0.0)
+    book.flush()
+    monkeypatch.setattr("bnexp.events.time.time", lambda: 1000.0)
+    Logbook(tmp_path, FACTS, after=1).close()
+    assert [point.step for point in events(tmp_path).Scalars("train/loss")] == [1]
+
+
+def test_tensorboard_has_hparams_in_the_same_run_and_a_layout(book, tmp_path):
+    book.flush()
+    metadata = events(tmp_path).summary_metadata
+    start = plugin_data_pb2.HParamsPluginData.FromString(
+        metadata["_hparams_/session_start_info"].plugin_data.content
+    ).session_start_info
+    assert start.hparams["norm"].string_value == "bn"
+    assert start.hparams["optim.lr"].number_value == 0.05
+    layout = layout_pb2.Layout.FromString(
+        events(tmp_path).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    )
+    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
+    assert charts["accuracy"] == ["train/accuracy$", "test/accuracy$", "test/accuracy_precise$"]
+
+
+def test_hparams_have_the_same_keys_whatever_was_chosen():
+    other = to_dict(plain(composed("norm=gn", "model=resnet", "optim=adam", "schedule=step", "data=cifar10")))
+    assert list(hparams(other)) == list(hparams(CONFIG))
+    assert hparams(other)["norm.options"].startswith("groups=8")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99, "config": {}}', '{"format": 1}', "\x00\xff"])
+def test_a_broken_run_json_is_refused_in_a_line(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json: (cannot be read|not a run of this version)"):
+        read_run(tmp_path)
+
+
+def test_run_json_is_strict_json_without_nan(book, tmp_path):
+    book.say("failed", failure={"reason": math.inf})
+    assert json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)["failure"] == {"reason": None}

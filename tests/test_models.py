@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+
+from bnexp.models import ACTIVATIONS, MODELS, Units
+from bnexp.norms import NORMS, Norm
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+RESIDUAL = ("resnet", "resnet18", "resnet34", "resnet50")
+
+
+def build(name: str, shape: tuple[int, ...], *, classes: int = 10, norm: str = "bn", **changes: Any) -> nn.Module:
+    """A model without storage; ``activation`` and ``placement`` among the changes, options from the yaml."""
+    units = Units(NORMS.bind(options("norm", norm)), changes.pop("activation", "relu"), changes.pop("placement", "before"))
+    with torch.device("meta"):
+        return MODELS.bind(options("model", name) | changes)(shape, classes, units)
+
+
+def options(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def norms(model: nn.Module) -> list[Norm]:
+    return [module for module in model.modules() if isinstance(module, Norm)]
+
+
+def of_kind(model: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if isinstance(module, kind))
+
+
+# ------------------------------------------------------------------------------------------------- sizes and parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "changes", "parameters", "channels"),
+    [
+        # 61,706 is LeNet of Dive into Deep Learning, section 7.6; a norm adds a gain for each of 6 + 16 + 120 + 84.
+        ("lenet", GREY, {"norm": "none"}, 61_706, [6, 16, 120, 84]),
+        ("lenet", GREY, {"norm": "bn"}, 61_706 + 226, [6, 16, 120, 84]),
+        ("lenet", GREY, {"norm": "none", "placement": "after"}, 61_706 + 226, [6, 16, 120, 84]),
+        ("lenet", COLOUR, {"norm": "none"}, 61_706 + 2 * 6 * 25 + 16 * (36 - 25) * 120, [6, 16, 120, 84]),
+        # 784-100-100-100-10 with a shift for each hidden unit, as an ordinary perceptron.
+        ("mlp", GREY, {"norm": "none"}, 78_400 + 100 + 2 * 10_100 + 1_010, [100] * 3),
+        ("mlp", GREY, {"norm": "bn"}, 78_400 + 200 + 2 * 10_200 + 1_010, [100] * 3),
+        ("mlp", (7,), {"norm": "bn", "depth": 1, "width": 5, "dropout": 0.5}, 35 + 10 + 60, [5]),
+        # He et al. 2016, table 6: 0.27 M, 0.85 M and 1.7 M; the digits are those of the usual option A code.
+        ("resnet", COLOUR, {"depth": 20}, 269_722, [16] * 7 + [32] * 6 + [64] * 6),
+        ("resnet", COLOUR, {"depth": 56}, 853_018, [16] * 19 + [32] * 18 + [64] * 18),
+        ("resnet", COLOUR, {"depth": 110}, 1_727_962, [16] * 37 + [32] * 36 + [64] * 36),
+        # torchvision's 11,689,512 with 1000 classes; 10 classes and the 3x3 stem: 11,173,962.
+        ("resnet18", COLOUR, {"small_stem": False, "classes": 1000}, 11_689_512, None),
+        ("resnet18", COLOUR, {"small_stem": True}, 11_173_962, None),
+        ("resnet18", GREY, {"small_stem": True}, 11_173_962 - 2 * 64 * 9, None),
+        ("resnet18", GREY, {"small_stem": False}, 11_173_962 + 64 * (49 - 27), None),
+        ("resnet34", COLOUR, {"small_stem": False, "classes": 1000}, 21_797_672, None),
+        ("resnet50", COLOUR, {"small_stem": False, "classes": 1000}, 25_557_032, None),
+    ],
+)
+def test_models_have_the_published_parameters_and_a_norm_behind_every_linear_map(
+    name, shape, changes, parameters, channels
+):
+    model = build(name, shape, **changes)
+    assert count(model) == parameters
+    linear_maps = [*of_kind(model, nn.Conv2d | nn.Linear)]
+    assert len(norms(model)) == len(linear_maps) - 1  # all but the head
+    assert channels is None or [norm.channels for norm in norms(model)] == channels
+    widths = [layer.weight.shape[0] for layer in linear_maps]
+    assert sorted(norm.channels for norm in norms(model)) == sorted(widths[:-1])
+
+
+@pytest.mark.parametrize("norm", list(NORMS))
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_model_answers_a_number_a_class_with_every_norm(name, norm):
+    model = build(name, COLOUR, norm=norm, classes=7)
+    x = torch.empty(4, *COLOUR, device="meta")
+    assert model(x).shape == (4, 7)
+    assert model.eval()(x).shape == (4, 7)
+    linear_maps = [*of_kind(model, nn.Conv2d | nn.Linear)]
+    assert all(layer.bias is None for layer in linear_maps[:-1])
+    assert linear_maps[-1].bias is not None
+
+
+def test_a_perceptron_takes_vectors_and_images():
+    assert build("mlp", (64,))(torch.empty(4, 64, device="meta")).shape == (4, 10)
+    assert build("mlp", (1, 8, 8))(torch.empty(4, 1, 8, 8, device="meta")).shape == (4, 10)
+
+
+@pytest.mark.parametrize("side", [12, 13, 15, 28, 33])
+def test_lenet_fits_its_first_dense_layer_to_the_image(side):
+    shape = (1, side, side + 5)
+    assert build("lenet", shape)(torch.empty(2, *shape, device="meta")).shape == (2, 10)
+
+
+def maps_of_stages(model: nn.Module, side: int) -> list[int]:
+    """The sides of the maps that the blocks of torchvision's ResNet return."""
+    sides = []
+    for layer in ("maxpool", "layer1", "layer2", "layer3", "layer4"):
+        model.get_submodule(layer).register_forward_hook(lambda *args: sides.append(args[2].shape[-1]))
+    model(torch.empty(2, 3, side, side, device="meta"))
+    return sides
+
+
+def test_the_small_stem_keeps_the_resolution():
+    assert maps_of_stages(build("resnet18", COLOUR, small_stem=True), 32) == [32, 32, 16, 8, 4]
+    assert maps_of_stages(build("resnet18", COLOUR, small_stem=False), 224) == [56, 56, 28, 14, 7]
+
+
+def test_stages_of_the_cifar_resnet_halve_the_map():
+    model, sides = build("resnet", COLOUR, depth=8), []
+    for block in model:
+        block.register_forward_hook(lambda *args: sides.append(tuple(args[2].shape[1:])))
+    model(torch.empty(2, *COLOUR, device="meta"))
+    assert sides[:5] == [(16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8), (64, 1, 1)]
+
+
+# ------------------------------------------------------------------------------------------------------------ functions
+
+
+def real(name: str, shape: tuple[int, ...], **changes: Any) -> Any:
+    """A model with storage, in float64, gains and biases drawn at random."""
+    torch.manual_seed(0)
+    model = build(name, shape, **changes).to_empty(device="cpu").double()
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5)
+    for layer in norms(model):
+        for buffer in layer.buffers():
+            buffer.fill_(1)
+    return model
+
+
+@pytest.mark.parametrize("placement", ["before", "after"])
+def test_lenet_is_the_formula_with_the_norm_on_the_side_asked_for(placement):
+    model = real("lenet", (1, 14, 14), activation="sigmoid", placement=placement)
+    first, _, second, _, _, third, fourth, head = model
+    x = torch.randn(5, 1, 14, 14, dtype=torch.float64)
+
+    def finish(z, norm):
+        z = torch.sigmoid(z) if placement == "after" else z
+        y = F.batch_norm(z, None, None, norm.gain, norm.bias, training=True)
+        return y if placement == "after" else torch.sigmoid(y)
+
+    h = F.avg_pool2d(finish(F.conv2d(x, first.linear.weight, first.linear.bias, padding=2), first.norm), 2)
+    h = F.avg_pool2d(finish(F.conv2d(h, second.linear.weight, second.linear.bias), second.norm), 2).flatten(1)
+    for unit in (third, fourth):
+        h = finish(F.linear(h, unit.linear.weight, unit.linear.bias), unit.norm)
+    torch.testing.assert_close(model(x), F.linear(h, head.weight, head.bias), rtol=0, atol=1e-12)
+    assert (first.linear.bias is None) == (placement == "before")
+
+
+def test_a_residual_block_adds_a_shortcut_that_pads_channels_with_zeros():
+    model = real("resnet", (3, 8, 8), depth=8, width=4, norm="none")
+    block = model[2]
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    inner = F.conv2d(x, block.first.linear.weight, stride=2, padding=1) + block.first.norm.bias.view(-1, 1, 1)
+    residual = F.conv2d(inner.relu(), block.linear.weight, padding=1) + block.norm.bias.view(-1, 1, 1)
+    shortcut = torch.cat([x[:, :, ::2, ::2], torch.zeros(2, 4, 4, 4, dtype=torch.float64)], 1)
+    torch.testing.assert_close(block(x), (shortcut + residual).relu(), rtol=0, atol=1e-12)
+
+
+def test_with_batch_norm_resnet18_is_torchvisions():
+    import torchvision.models
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18(num_classes=4).double()
+    ours = real("resnet18", (3, 32, 32), classes=4, small_stem=False)
+    renamed = {name: (name.replace("weight", "gain"), name) for name, _ in theirs.named_parameters()}
+    own = dict(ours.named_parameters())
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            own[next(alias for alias in renamed[name] if alias in own)].copy_(parameter)
+    x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_the_activation_is_swapped_everywhere(name):
+    shape = GREY if name in ("lenet", "mlp") else COLOUR
+    relus = len([*of_kind(build(name, shape), nn.ReLU)])
+    model = build(name, shape, activation="tanh")
+    assert relus > 0
+    assert len([*of_kind(model, nn.Tanh)]) == relus
+    assert not any(of_kind(model, nn.ReLU))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_activation_is_the_function_of_its_name(activation):
+    functions = {"identity": lambda x: x, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+    x = torch.linspace(-4, 4, 50)
+    function = functions.get(activation) or getattr(F, activation)
+    torch.testing.assert_close(ACTIVATIONS[activation]()(x), function(x))
+
+
+@pytest.mark.parametrize("name", ["lenet", "mlp", "resnet"])
+def test_copies_do_not_share_layers(name):
+    model = build(name, COLOUR)
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in copy.deepcopy(model).parameters()}
+    assert len(norms(model)) == len({id(norm) for norm in norms(model)})
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("shape", [(1, 11, 28), (1, 28, 11), (1, 8, 8)])
+def test_lenet_refuses_images_that_pooling_would_use_up(shape):
+    with pytest.raises(ValueError, match=rf"^model=lenet: {shape[1]}x{shape[2]} images are too small"):
+        build("lenet", shape)
+
+
+@pytest.mark.parametrize("name", ["lenet", *RESIDUAL])
+def test_vectors_are_refused_where_images_are_needed(name):
+    with pytest.raises(ValueError, match=rf"^model={name}: needs images .* vectors \(64,\); use model=mlp$"):
+        build(name, (64,))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 7, 18, 21])
+def test_a_depth_that_is_not_6n_plus_2_is_refused(depth):
+    with pytest.raises(ValueError, match=rf"^model\.depth={depth}: not 6n \+ 2; allowed are 8, 14, 20"):
+        build("resnet", COLOUR, depth=depth)
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_residual_nets_refuse_a_norm_behind_the_activation(name):
+    with pytest.raises(ValueError, match=rf"^placement=after: model={name} "):
+        build(name, COLOUR, placement="after")

@@ -1,0 +1,157 @@
+"""Optimizers against ``torch.optim`` on separate copies of the members, in float64."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnexp.norms import NORMS
+from bnexp.optim import OPTIMS, Optimizer, optimizer
+from bnexp.population import Population
+
+ADAM = {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.0, "decay_norm": True}
+SGD = {"lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "decay_norm": True}
+# One dict a case, and in it one list of changes for the three members.
+CASES: dict[str, list[dict[str, Any]]] = {
+    "plain": [{"name": "sgd", **SGD, "lr": lr} for lr in (0.1, 0.2, 0.05)],
+    "momentum": [{"name": "sgd", **SGD, "momentum": m} for m in (0.9, 0.5, 0.0)],
+    "nesterov": [{"name": "sgd", **SGD, "nesterov": True, "momentum": m, "lr": 0.02} for m in (0.9, 0.5, 0.2)],
+    "decay": [{"name": "sgd", **SGD, "momentum": 0.9, "weight_decay": w} for w in (0.1, 0.0, 0.01)],
+    "adam": [{"name": "adam", **ADAM, "lr": lr} for lr in (0.01, 0.02, 0.1)],
+    "adam_decay": [{"name": "adam", **ADAM, "weight_decay": w, "eps": e} for w, e in ((0.1, 1e-8), (0.0, 1.0), (1.0, 1e-3))],
+    "adam_betas": [{"name": "adam", **ADAM, "beta1": a, "beta2": b} for a, b in ((0.0, 0.9), (0.9, 0.0), (0.9, 0.999))],
+    "adamw": [{"name": "adamw", **ADAM, "weight_decay": w, "lr": lr} for w, lr in ((0.1, 0.01), (0.0, 0.1), (1.0, 0.05))],
+}
+FACTORS = [1.0, 1.0, 0.5, 0.5, 0.25, 1.0, 1.0, 0.1, 0.1, 0.0]
+NORM_PARAMETERS = ["1.gain", "1.bias"]
+
+
+def members(count: int = 3) -> list[nn.Module]:
+    """Small networks with a norm, of different weights."""
+    torch.manual_seed(0)
+    norm = NORMS.bind({"name": "ln", "eps": 1e-5, "affine": True})
+    return [nn.Sequential(nn.Linear(5, 7), norm(7), nn.Tanh(), nn.Linear(7, 3)).double() for _ in range(count)]
+
+
+def reference(model: nn.Module, *, name: str, decay_norm: bool, lr: float, weight_decay: float, **rest: Any) -> Any:
+    """The same rule of ``torch.optim``."""
+    spared = [] if decay_norm else [model.get_parameter(name) for name in NORM_PARAMETERS]
+    decaying = [p for p in model.parameters() if all(p is not other for other in spared)]
+    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, **rest)
+    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=lr, betas=(rest["beta1"], rest["beta2"]), eps=rest["eps"])
+
+
+def batch(step: int) -> Tensor:
+    return torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+
+
+def loss(logits: Tensor) -> Tensor:
+    """One number for each member."""
+    return (logits * torch.linspace(-1, 2, 18, dtype=torch.float64).view(6, 3)).sin().sum((-2, -1))
+
+
+def build(population: Population, configs: list[dict[str, Any]]) -> Optimizer:
+    return optimizer([OPTIMS.bind(config) for config in configs], population, NORM_PARAMETERS)
+
+
+def train(population: Population, rule: Optimizer, steps: range) -> None:
+    for step in steps:
+        x = batch(step)
+        population.backward(loss(population(x.expand(len(population), *x.shape))))
+        rule.step(torch.tensor(FACTORS[step], dtype=torch.float64))
+
+
+def trained_by_torch(model: nn.Module, config: dict[str, Any], steps: range) -> nn.Module:
+    rule = reference(model, **config)
+    for step in steps:
+        for group in rule.param_groups:
+            group["lr"] = config["lr"] * FACTORS[step]
+        rule.zero_grad()
+        loss(model(batch(step))).backward()
+        rule.step()
+    return model
+
+
+@pytest.mark.parametrize("decay_norm", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_every_member_goes_the_way_torch_optim_goes_with_its_numbers(case, decay_norm):
+    configs = [config | {"decay_norm": decay_norm} for config in CASES[case]]
+    ours = members()
+    theirs = [trained_by_torch(copy.deepcopy(m), c, range(10)) for m, c in zip(ours, configs, strict=True)]
+    before = copy.deepcopy(ours)
+    population = Population(ours)
+    train(population, build(population, configs), range(10))
+    for own, other, start in zip(ours, theirs, before, strict=True):
+        for name, parameter in own.named_parameters():
+            torch.testing.assert_close(parameter, other.get_parameter(name), rtol=0, atol=1e-12)
+            assert (parameter - start.get_parameter(name)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_without_decay_norm_only_gains_and_biases_of_norms_keep_their_size(name):
+    options = SGD | {"weight_decay": 0.5} if name == "sgd" else ADAM | {"weight_decay": 0.5}
+    (member,) = members(1)
+    nn.init.ones_(member.get_parameter("1.bias"))
+    population = Population([member])
+    before = copy.deepcopy(member.state_dict())
+    build(population, [{"name": name, **options, "decay_norm": False}]).step(torch.ones((), dtype=torch.float64))
+    for name, parameter in member.named_parameters():
+        moved = not torch.equal(parameter.detach(), before[name])
+        assert moved == (name not in NORM_PARAMETERS), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_saved_state_put_back_in_mid_run_continues_bitwise(case):
+    population = Population(members())
+    rule = build(population, CASES[case])
+    train(population, rule, range(4))
+    saved = copy.deepcopy([(population.state(row), rule.state(row)) for row in range(3)])
+    train(population, rule, range(4, 9))
+    other = Population(members())
+    other_rule = build(other, CASES[case])
+    train(other, other_rule, range(2))
+    for row, (state, rule_state) in enumerate(saved):
+        other.load(row, state)
+        other_rule.load(row, rule_state)
+    train(other, other_rule, range(4, 9))
+    assert torch.equal(population.theta_MP, other.theta_MP)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_member_leaves_the_same_state_alone_and_among_others(case):
+    together = Population(members())
+    rule = build(together, CASES[case])
+    train(together, rule, range(5))
+    for row, (member, config) in enumerate(zip(members(), CASES[case], strict=True)):
+        alone = Population([member])
+        own = build(alone, [config])
+        train(alone, own, range(5))
+        assert torch.equal(alone.theta_MP[0], together.theta_MP[row])
+        assert own.state(0).keys() == rule.state(row).keys()
+        assert all(torch.equal(own.state(0)[name], slot) for name, slot in rule.state(row).items())
+
+
+def test_a_saved_state_does_not_change_with_later_steps():
+    population = Population(members())
+    rule = build(population, CASES["adam"])
+    train(population, rule, range(2))
+    saved = rule.state(1)
+    kept = copy.deepcopy(saved)
+    train(population, rule, range(2, 4))
+    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+
+
+def test_the_state_of_another_optimizer_or_model_is_refused():
+    population, wide = Population(members()), Population([nn.Linear(50, 50)])
+    sgd, adam = build(population, CASES["plain"]), build(population, CASES["adam"])
+    with pytest.raises(ValueError, match="^the saved optimizer state is that of another optimizer"):
+        sgd.load(0, adam.state(0))
+    with pytest.raises(ValueError, match="^the saved optimizer state is that of another optimizer"):
+        sgd.load(0, optimizer([OPTIMS.bind(CASES["plain"][0])], wide, []).state(0))

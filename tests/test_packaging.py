@@ -1,0 +1,37 @@
+"""The wheel holds the configs and works from any folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import ROOT, SMALL_RUN
+
+pytestmark = pytest.mark.skipif(shutil.which("uv") is None, reason="uv, which builds the wheel, is not on the path")
+
+
+def run(*command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_wheel_installed_elsewhere_trains_from_any_folder(tmp_path):
+    run("uv", "build", "--wheel", "--out-dir", str(tmp_path / "dist"), str(ROOT))
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "bnexp/configs/train.yaml" in names
+    assert not [name for name in names if name.startswith(("tests/", "outputs/", "configs/"))]
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "elsewhere").mkdir()
+    program = "import bnexp, sys; from bnexp.cli import main; print(bnexp.__file__); sys.exit(main())"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    words = ("train", *SMALL_RUN)
+    out = run(sys.executable, "-c", program, *words, cwd=tmp_path / "elsewhere", env=environment)
+    assert out.startswith(str(tmp_path / "site"))
+    assert "finished: test accuracy" in out
+    assert list((tmp_path / "elsewhere" / "outputs").rglob("run.json"))

@@ -1,0 +1,140 @@
+"""The loop: equal to a plain one, silent between records, and divergence is a result."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bnexp.optim import OPTIMS, optimizer
+from bnexp.population import Population
+from bnexp.precision import Precision
+from bnexp.training import Plan, Progress, losses_and_hits, train
+
+CPU = torch.device("cpu")
+SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "decay_norm": False}
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    source = torch.Generator().manual_seed(step)
+    x = torch.randn(1, 16, 5, generator=source, dtype=torch.float64)
+    return x, torch.randint(3, (1, 16), generator=source)
+
+
+class Trained:
+    """A training of one or more members, and all that came out of it."""
+
+    def __init__(self, members, plan, *, batches=batch, stop=lambda: False, progress=None):
+        self.population = Population(members)
+        rules = [OPTIMS.bind(SGD)] * len(members)
+        self.evaluated_at = []
+        self.progress = progress or Progress(len(members), CPU)
+        self.records = list(
+            train(
+                self.population,
+                optimizer(rules, self.population, []),
+                torch.linspace(1, 0.5, plan.steps, dtype=torch.float64),
+                batches,
+                self.evaluate,
+                plan=plan,
+                precision=Precision("fp32", len(members), CPU),
+                progress=self.progress,
+                stop=stop,
+            )
+        )
+
+    def evaluate(self):
+        self.evaluated_at.append(self.progress.step)
+        return {"test/accuracy": [0.5] * len(self.population)}
+
+
+def test_the_loop_does_what_a_plain_loop_does():
+    plan = Plan(steps=12, per_epoch=4, log_every=3, eval_every=5, checkpoint_every=4)
+    trained = Trained([network(0)], plan)
+
+    plain, losses, hits = network(0), [], []
+    theirs = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
+    for step, factor in enumerate(torch.linspace(1, 0.5, 12, dtype=torch.float64).tolist()):
+        x, y = batch(step)
+        theirs.param_groups[0]["lr"] = 0.1 * factor
+        theirs.zero_grad()
+        logits = plain(x[0])
+        loss = F.cross_entropy(logits, y[0])
+        loss.backward()
+        theirs.step()
+        losses.append(loss.item())
+        hits.append((logits.argmax(1) == y[0]).sum().item())
+
+    for mine, reference in zip(trained.population.members[0].parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.data, reference.data, rtol=0, atol=1e-12)
+    logged = [record for record in trained.records if "train/loss" in record.values]
+    assert [record.step for record in logged] == [3, 6, 9, 12]
+    for record in logged:
+        window = slice(record.step - 3, record.step)
+        assert record.values["train/loss"][0] == pytest.approx(sum(losses[window]) / 3, abs=1e-6)
+        assert record.values["train/accuracy"][0] == pytest.approx(sum(hits[window]) / 48, abs=1e-6)
+    assert logged[-1].values["lr"] == [pytest.approx(0.05)]
+
+
+def test_records_come_where_something_is_due_and_nowhere_else():
+    plan = Plan(steps=10, per_epoch=4, log_every=6, eval_every=5, checkpoint_every=4)
+    trained = Trained([network(0)], plan)
+    assert [record.step for record in trained.records] == [4, 5, 6, 8, 10]
+    assert trained.evaluated_at == [5, 10]
+    assert [sorted(record.values) for record in trained.records[:2]] == [[], ["test/accuracy"]]
+    assert [record.epoch for record in trained.records] == [1, 1.25, 1.5, 2, 2.5]
+
+
+def test_stopping_hands_out_the_step_it_stopped_at():
+    asked = iter([False, False, True])
+    plan = Plan(steps=10, per_epoch=4, log_every=5, eval_every=5, checkpoint_every=5)
+    trained = Trained([network(0)], plan, stop=lambda: next(asked))
+    (record,) = trained.records
+    assert (record.step, dict(record.values), trained.progress.stopping) == (3, {}, True)
+
+
+def poisoned(step: int):
+    x, y = batch(step)
+    return (x * math.nan if step == 6 else x), y
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_step():
+    plan = Plan(steps=20, per_epoch=20, log_every=4, eval_every=8, checkpoint_every=20)
+    trained = Trained([network(0)], plan, batches=poisoned)
+    assert trained.progress.diverged_at() == [7]
+    assert [record.step for record in trained.records] == [4, 8]
+    assert math.isnan(trained.records[-1].values["train/loss"][0])
+    assert trained.evaluated_at == []
+
+
+def test_a_diverged_member_does_not_disturb_the_others():
+    def twice(step):
+        x, y = batch(step)
+        return torch.cat([x, x * math.nan if step == 3 else x]), y.expand(2, -1)
+
+    plan = Plan(steps=8, per_epoch=8, log_every=2, eval_every=8, checkpoint_every=8)
+    both = Trained([network(0), network(0)], plan, batches=twice)
+    alone = Trained([network(0)], plan)
+    assert both.progress.diverged_at() == [None, 4]
+    torch.testing.assert_close(both.population.theta_MP[:1], alone.population.theta_MP, rtol=0, atol=1e-12)
+    assert both.records[-1].values["train/loss"][0] == alone.records[-1].values["train/loss"][0]
+
+
+def test_losses_and_hits_are_those_of_each_member():
+    logits = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True)
+    y = torch.randint(4, (3, 7))
+    loss, hits = losses_and_hits(logits, y)
+    for row in range(3):
+        assert loss[row].item() == pytest.approx(F.cross_entropy(logits[row], y[row]).item(), abs=1e-12)
+        assert hits[row] == (logits[row].argmax(1) == y[row]).sum()
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    expected = (logits.softmax(2) - F.one_hot(y, 4)) / 7
+    torch.testing.assert_close(gradient, expected.detach(), rtol=0, atol=1e-12)
