@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+import webbrowser
 from pathlib import Path
 
 from tensorboard import program
 
 # Points kept of each curve; TensorBoard's own 1000 thins long ones out.
 _SAMPLES = "scalars=10000,histograms=200,hparams=10000"
+# Runs of one norm in one colour.
+_COLOURS = "?runColorGroup=regex%3Anorm%3D(%5Cw%2B)"
 
 
-def serve(folder: Path, port: int) -> None:
+def serve(folder: Path, port: int, *, show: bool) -> None:
     """Serve the runs under a folder on 127.0.0.1 until Ctrl-C.
 
     Raises:
@@ -26,6 +29,9 @@ def serve(folder: Path, port: int) -> None:
         url = board.launch()
     except SystemExit:
         raise ValueError(f"--port={port}: TensorBoard cannot listen there; give another one") from None
-    print(f"{url}#timeseries  (Ctrl-C ends it)", flush=True)
+    page = f"{url}{_COLOURS}#timeseries"
+    print(f"{page}  (Ctrl-C ends it)", flush=True)
+    if show:
+        webbrowser.open(page)
     while True:
         time.sleep(3600)

@@ -58,7 +58,7 @@ def save(folder: Path, state: State) -> None:
 def load(folder: Path) -> State | None:
     """The newest checkpoint that is whole, or None where none was ever written.
 
-    A newest one that is damaged or missing is passed over with a warning. Nothing in the file is run, whatever it holds.
+    A newest one that is damaged or missing is passed over with a warning. Nothing in a file is run, whatever it holds.
 
     Raises:
         ValueError: there are checkpoints, and none is usable.

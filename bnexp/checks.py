@@ -79,9 +79,9 @@ def checked(setting: str, value: Any, annotation: Any) -> Any:
     Args:
         setting: the name the user typed, for the message.
         value: what was given.
-        annotation: ``int``, ``float``, ``bool``, ``str``, ``Literal``, ``list[...]``, ``dict[str, Any]``, ``X | None`` or
-            ``Annotated`` of one of these with ``Range`` or ``OneOf``. A whole number is taken where a ``float`` is asked
-            for.
+        annotation: ``int``, ``float``, ``bool``, ``str``, ``Literal``, ``list[...]``, ``dict[...]`` (taken as it is),
+            ``X | None`` or ``Annotated`` of one of these with ``Range`` or ``OneOf``. A whole number is taken where a
+            ``float`` is asked for.
 
     Raises:
         ValueError: ``<setting>=<given>: what is wrong; what is allowed``.

@@ -25,7 +25,7 @@ bnexp: a command-line laboratory for normalization in neural networks
 
   bnexp train norm=bn                       train LeNet with batch norm on the embedded digits
   bnexp train -m norm=none,bn,ln seed=0,1   a sweep
-  bnexp resume RUN                          go on with a run that was stopped or killed
+  bnexp resume FOLDER                       go on with a run or a sweep that was stopped or killed
   bnexp evaluate RUN                        accuracy with running, precise and batch statistics
   bnexp compare FOLDER...                   runs as a table with intervals
   bnexp board [FOLDER]                      curves in TensorBoard, on this machine only
@@ -99,8 +99,9 @@ def configs_folder() -> Path:
 
 def train(arguments: list[str]) -> int:
     """``bnexp train``: Hydra composes the config, ``experiment`` does the run."""
-    from bnexp import composing
+    from bnexp import composing, launcher
 
+    launcher.register()
     results: list[int | Exception] = []
 
     def task(config: DictConfig) -> None:
@@ -110,27 +111,29 @@ def train(arguments: list[str]) -> int:
         except Exception as error:
             results.append(error)
 
-    composing.run_hydra(task, arguments, configs_folder())
+    code = composing.run_hydra(task, arguments, configs_folder())
     for result in results:
         if isinstance(result, Exception):
             raise result
-    return max((result for result in results if isinstance(result, int)), default=0)
+    return max((result for result in results if isinstance(result, int)), default=code)
 
 
 def _train_one(config: DictConfig) -> int:
     from bnexp import composing
+    from bnexp.config import to_dict
     from bnexp.experiment import Job
 
-    folder = composing.output_folder()
+    folder, words = composing.output_folder(), composing.overrides()
     try:
-        job = Job(composing.plain(config), folder, composing.run_name(), composing.overrides(), composing.notes(config))
-        return _do(job)
+        plain = composing.plain(config)
+        return _do(Job(plain, folder, composing.run_name(), words, composing.notes(to_dict(plain), words)))
     finally:
         composing.drop_if_empty(folder)
 
 
 def _do(job: Job) -> int:
     """Do one run, say how it ended, and return the exit code."""
+    from bnexp.display import console
     from bnexp.experiment import already_done, import_modules, run
     from bnexp.stopping import Stop
 
@@ -141,29 +144,6 @@ def _do(job: Job) -> int:
         (outcome,) = [done] if done else run([job], stop=stop)
     print(sentence(outcome))
     return stop.exit_code if outcome.status == "interrupted" else 0
-
-
-def console() -> Any:
-    """Show the package's messages on stderr inside the with block, lines as they are."""
-    import contextlib
-    import logging
-
-    @contextlib.contextmanager
-    def shown() -> Any:
-        logger, handler = logging.getLogger("bnexp"), logging.StreamHandler()
-        level, propagate = logger.level, logger.propagate
-        handler.setLevel(logging.INFO)
-        logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG)
-        logger.propagate = False
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-            logger.propagate = propagate
-
-    return shown()
 
 
 def sentence(outcome: Outcome) -> str:
@@ -192,13 +172,28 @@ def _parser(name: str, text: str) -> argparse.ArgumentParser:
 
 
 def resume(arguments: list[str]) -> int:
-    """``bnexp resume RUN``."""
-    parser = _parser("resume", "Go on with a run from its last checkpoint, to the end it would have had undisturbed.")
-    parser.add_argument("run", type=Path, help="the folder of a run")
-    folder = parser.parse_args(arguments).run
+    """``bnexp resume RUN`` and ``bnexp resume SWEEP``."""
+    text = "Go on with a run or a sweep from its last checkpoints, to the end it would have had undisturbed."
+    parser = _parser("resume", text)
+    parser.add_argument("run", type=Path, help="the folder of a run or a sweep")
+    parser.add_argument("--retry-failed", action="store_true", help="of a sweep: run the jobs again that have failed")
+    given = parser.parse_args(arguments)
+    from bnexp.sweep.plan import is_sweep
+
+    if is_sweep(given.run):
+        return _resume_sweep(given.run, retry_failed=given.retry_failed)
+    if given.retry_failed:
+        raise ValueError(f"resume: --retry-failed is for sweeps, and {given.run} is none (it has no sweep.json)")
     from bnexp.experiment import saved_job
 
-    return _do(saved_job(folder))
+    return _do(saved_job(given.run))
+
+
+def _resume_sweep(folder: Path, *, retry_failed: bool) -> int:
+    from bnexp import composing
+    from bnexp.sweep.supervisor import carry_out
+
+    return carry_out(folder, None, command=(), options=None, notes=composing.notes, retry_failed=retry_failed)
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -207,6 +202,7 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("run", type=Path, help="the folder of a run")
     parser.add_argument("--split", choices=("train", "validation", "test"), help="only this split of the data")
     given = parser.parse_args(arguments)
+    from bnexp.display import console
     from bnexp.experiment import evaluate_run, import_modules, saved_job
 
     with console():
@@ -232,12 +228,13 @@ def board(arguments: list[str]) -> int:
     parser = _parser("board", "Show curves in TensorBoard, reachable from this machine only.")
     parser.add_argument("folder", type=Path, nargs="?", default=Path("outputs"), help="default: outputs")
     parser.add_argument("--port", type=int, default=6006, help="default: 6006, or the next free one")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
     given = parser.parse_args(arguments)
     if not given.folder.is_dir():
         raise ValueError(f"{given.folder}: no such folder")
     from bnexp.board import serve
 
-    serve(given.folder, given.port)
+    serve(given.folder, given.port, show=given.open)
     return 0
 
 

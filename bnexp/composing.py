@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,13 +29,31 @@ _FLAGS = (
 
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
+
+@dataclass
+class SweeperConf:
+    """Hydra's schema of a sweeper that goes through a grid (that of its own basic one), for the class of ``launcher``."""
+
+    _target_: str = "hydra_plugins.bnexp.BnexpSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
 ConfigStore.instance().store("bnexp_train", TrainConfig)
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=SweeperConf)
+# Its options, with their values, are in configs/hydra/launcher; their types and limits in sweep/options.py.
+ConfigStore.instance().store(
+    group="hydra/launcher", name="bnexp", node={"_target_": "hydra_plugins.bnexp.BnexpLauncher"}
+)
 OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
 OmegaConf.register_new_resolver("free_folder", names.free_folder, use_cache=True)
 
 
-def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs: Path) -> None:
-    """Give the command line to Hydra, which calls ``task`` with the composed config.
+def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs: Path) -> int:
+    """Give the command line to Hydra, which calls ``task`` with the composed config, or the sweeper of ``launcher``.
+
+    Returns:
+        The exit code of a sweep, else 0.
 
     Raises:
         ValueError: something in it is wrong, in one line.
@@ -47,10 +66,13 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     before, sys.argv = sys.argv, ["bnexp", *arguments]
     try:
         hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_in_one_line(error, arguments, configs)) from None
     finally:
         sys.argv = before
+    return 0
 
 
 def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
@@ -118,11 +140,11 @@ def run_name() -> str:
     return names.run_name(overrides())
 
 
-def notes(config: DictConfig) -> dict[str, str]:
+def notes(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
     """The files that Hydra's users look for in a run folder: name -> text."""
     return {
-        ".hydra/config.yaml": OmegaConf.to_yaml(config),
-        ".hydra/overrides.yaml": OmegaConf.to_yaml(overrides()),
+        ".hydra/config.yaml": OmegaConf.to_yaml(OmegaConf.create(dict(config))),
+        ".hydra/overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),
     }
 
 

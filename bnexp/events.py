@@ -30,9 +30,36 @@ LAYOUT = {
 HPARAM_METRICS = ("test/accuracy", "test/accuracy_precise", "test/loss", "validation/accuracy", "train/loss")
 
 HParam = str | int | float | bool
+Band = tuple[float, float, float]
 
 
-class EventFile:
+class _Writer:
+    """Records in a new event file of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / _name(folder)).open("wb")
+        self._records = RecordWriter(self._file)
+        self.write(file_version="brain.Event:2")
+
+    def write(self, **content: object) -> None:
+        """Append one event with this content."""
+        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one point to the curve of each tag."""
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self.write(step=step, summary=Summary(value=points))
+
+    def flush(self) -> None:
+        """Hand all points to the system."""
+        self._records.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._records.close()
+
+
+class EventFile(_Writer):
     """An open event file in a run's folder, which TensorBoard shows as one run.
 
     Args:
@@ -42,33 +69,35 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, hparams: Mapping[str, HParam], *, after: int | None) -> None:
-        self._file = (folder / _name(folder)).open("wb")
-        self._records = RecordWriter(self._file)
-        self._write(file_version="brain.Event:2")
+        super().__init__(folder)
         if after is not None:
-            self._write(step=after + 1, session_log=SessionLog(status=SessionLog.START))
+            self.write(step=after + 1, session_log=SessionLog(status=SessionLog.START))
         else:
-            self._write(summary=summary.custom_scalars(LAYOUT))  # type: ignore[no-untyped-call]
+            self.write(summary=summary.custom_scalars(LAYOUT))  # type: ignore[no-untyped-call]
             metrics = dict.fromkeys(HPARAM_METRICS, 0.0)
             experiment, start, _ = summary.hparams(dict(hparams), metrics)  # type: ignore[no-untyped-call]
-            self._write(summary=experiment)
-            self._write(summary=start)
+            self.write(summary=experiment)
+            self.write(summary=start)
 
-    def _write(self, **content: object) -> None:
-        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one point to the curve of each tag."""
-        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._write(step=step, summary=Summary(value=points))
+def write_bands(folder: Path, bands: Mapping[str, Mapping[int, Band]]) -> None:
+    """Curves with a band as a run of their own, in place of those written into the folder before.
 
-    def flush(self) -> None:
-        """Hand all points to the system."""
-        self._records.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._records.close()
+    Args:
+        folder: named after the arm; made if need be.
+        bands: tag -> step -> (mean, lower, upper), written as tag/mean, tag/lower, tag/upper.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(PREFIX + "*"):
+        old.unlink()
+    writer = _Writer(folder)
+    parts = {tag: [f"{tag}/{part}" for part in ("mean", "lower", "upper")] for tag in bands}
+    margins = {tag: ["Margin", names] for tag, names in parts.items()}
+    writer.write(summary=summary.custom_scalars({"mean and 95 % interval": margins}))  # type: ignore[no-untyped-call]
+    for tag, points in bands.items():
+        for step, band in points.items():
+            writer.scalars(step, dict(zip(parts[tag], band, strict=True)))
+    writer.close()
 
 
 def _name(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import sys
@@ -15,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from bnexp import checkpoint
 from bnexp.building import Setup, build
 from bnexp.checks import RunFailedError
 from bnexp.config import TrainConfig, config_hash, differences, from_dict, to_dict
+from bnexp.display import Display
 from bnexp.evaluation import Measures
-from bnexp.logbook import Logbook, read_run
+from bnexp.logbook import Logbook
 from bnexp.provenance import provenance
 from bnexp.record import Record
+from bnexp.runfile import read_run
 from bnexp.storage import held
 from bnexp.training import train
 
@@ -33,9 +34,6 @@ log = logging.getLogger(__name__)
 
 Stop = Callable[[], bool]
 Measure = Callable[[], Measures]
-
-# What the progress bar and the plain lines show of a record.
-_SHOWN = ("train/loss", "train/accuracy", "test/accuracy", "test/accuracy_precise")
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,10 @@ class Outcome:
     job: Job
     status: str
     facts: Mapping[str, Any]
+
+
+class StorageFailedError(RunFailedError):
+    """A file could not be written in the middle of a run."""
 
 
 def import_modules(names: Sequence[str]) -> None:
@@ -121,8 +123,8 @@ def run(jobs: Sequence[Job], *, stop: Stop, stacked: bool = False) -> list[Outco
 
     Raises:
         ValueError: something the user can mend; no run folder has been made or changed.
-        RunFailedError: a file could not be written in the middle of the run, or the program failed; the last checkpoint
-            is intact.
+        RunFailedError: the program failed, or (``StorageFailedError``) a file could not be written in the middle of the
+            run; the last checkpoint is intact.
     """
     setup = build([job.config for job in jobs], stacked=stacked)
     folder = jobs[0].folder
@@ -132,7 +134,7 @@ def run(jobs: Sequence[Job], *, stop: Stop, stacked: bool = False) -> list[Outco
         try:
             return _run_in_folders(jobs, setup, stop)
         except OSError as error:
-            raise RunFailedError(f"{folder}: {error.strerror or error}; the last good checkpoint is kept") from None
+            raise StorageFailedError(f"{folder}: {error.strerror or error}; the last good checkpoint is kept") from None
 
 
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outcome]:
@@ -147,7 +149,8 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outco
             raise
         except Exception as error:
             for book in books:
-                _say_failed(book, error)
+                if book.facts["status"] == "running":  # a member that had diverged before has its result
+                    _say_failed(book, error)
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise RunFailedError(f"{reason}; details in {jobs[0].folder / 'error.log'}") from None
 
@@ -169,17 +172,21 @@ def _load(setup: Setup, row: int, job: Job) -> checkpoint.State | None:
 
 @contextmanager
 def _open_folder(folder: Path) -> Iterator[None]:
-    """Make and hold a run's folder, with the program's messages going to train.log in it.
+    """Make and hold a run's folder; train.log in it gets the program's messages but for those of other folders.
 
     Raises:
         ValueError: it cannot be written, or another process holds it.
+        StorageFailedError: the disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFailedError(f"{folder}: {error.strerror}") from None
         raise ValueError(f"{folder}: cannot be written ({error.strerror})") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(lambda message: getattr(message, "folder", folder) == folder)
     logger = logging.getLogger("bnexp")
     with held(folder):
         logger.addHandler(handler)
@@ -252,8 +259,9 @@ def _keep_records(jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], s
     """Enter what the loop hands out in the books of the members that are still alive, and close those that are not."""
     ended: dict[int, Outcome] = {}
     clock = _Clock(setup.progress.step, books[0].seconds, jobs[0].config.batch_size)
-    display = _Display(setup, jobs[0].name)
-    with display.bar, logging_redirect_tqdm([logging.getLogger("bnexp")]):
+    name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} stacked runs"
+    display = Display(name, setup.progress.step, setup.plan.steps)
+    with display.bar:
         for record in _records(setup, clock.aside(setup.evaluate), stop):
             seconds, rate = clock.look(record.step)
             diverged = setup.progress.diverged_at()
@@ -296,25 +304,6 @@ def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverg
     book.flush()
     book.say(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
     return Outcome(job, status, book.facts)
-
-
-class _Display:
-    """A progress bar on a terminal, a line an evaluation elsewhere; both say how the first member stands."""
-
-    def __init__(self, setup: Setup, name: str) -> None:
-        done, total = setup.progress.step, setup.plan.steps
-        self.bar = tqdm(total=total, initial=done, desc=name, unit="step", disable=None)
-        self._latest: dict[str, str] = {}
-
-    def show(self, record: Record) -> None:
-        """Bring the display up to a record."""
-        self._latest |= {tag: f"{values[0]:.4f}" for tag, values in record.values.items() if tag in _SHOWN}
-        self.bar.set_postfix({tag: self._latest[tag] for tag in _SHOWN if tag in self._latest}, refresh=False)
-        self.bar.update(record.step - self.bar.n)
-        if "test/accuracy" in record.values:
-            numbers = "  ".join(f"{tag} {self._latest[tag]}" for tag in _SHOWN if tag in self._latest)
-            level = logging.INFO if self.bar.disable else logging.DEBUG
-            log.log(level, "epoch %.4g  step %d  %s", record.epoch, record.step, numbers)
 
 
 def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str, float, float]]]:

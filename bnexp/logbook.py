@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -12,57 +11,33 @@ from typing import Any, TextIO
 
 from bnexp.events import EventFile, HParam
 from bnexp.record import Record
+from bnexp.runfile import RUN_FORMAT, write_run
 from bnexp.storage import write_atomically
 
-RUN_FORMAT = 1
 METRICS_HEADER = ["step", "epoch", "metric", "value"]
 TIMING_HEADER = ["step", "seconds", "images_per_s"]
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """The content of a run's run.json.
-
-    Raises:
-        ValueError: the folder is not that of a run, or the file is damaged or of another version.
-    """
-    path = folder / "run.json"
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{folder}: not a run (it has no run.json)") from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(run, dict) or run.get("format") != RUN_FORMAT or not isinstance(run.get("config"), dict):
-        raise ValueError(f"{path}: not a run of this version of bnexp")
-    return run
-
-
-def json_text(content: Any) -> bytes:
-    """Readable, strict JSON; numbers that are not finite are null."""
-    return json.dumps(_finite(content), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-
-
-def _finite(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _finite(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_finite(value) for value in node]
-    return None if isinstance(node, float) and not math.isfinite(node) else node
+_HPARAMS = (
+    *("model", "norm", "init", "data", "optim", "schedule"),
+    *("activation", "placement", "seed", "epochs", "steps", "batch_size", "precision"),
+)
 
 
 def hparams(config: Mapping[str, Any]) -> dict[str, HParam]:
-    """A config as the columns of TensorBoard's HParams table: the same keys whatever was chosen.
+    """What of a config decides the result, as the columns of TensorBoard's HParams table.
 
-    A group is two columns, its name and its options in one text, as TensorBoard shows only the keys of the first run.
+    The same keys whatever was chosen, as TensorBoard shows only the keys of the first run: a group is two columns, its
+    name and its options in one text.
     """
-    table: dict[str, HParam] = {}
-    for key, value in config.items():
+    table: dict[str, HParam] = {"optim.lr": config["optim"]["lr"]}
+    for key in _HPARAMS:
+        value = config[key]
         if isinstance(value, dict):
             table[key] = value["name"]
-            table[f"{key}.options"] = " ".join(f"{k}={v}" for k, v in value.items() if k != "name")
+            table[f"{key}.options"] = " ".join(f"{k}={v}" for k, v in value.items() if k not in ("name", "root"))
         else:
             table[key] = value if isinstance(value, str | int | float) else str(value)
-    table["optim.lr"] = config["optim"]["lr"]
     return table
 
 
@@ -124,7 +99,7 @@ class Logbook:
     def say(self, status: str, **facts: Any) -> None:
         """Write run.json: ``running``, ``finished``, ``diverged``, ``interrupted`` or ``failed``, and further facts."""
         self.facts |= {"format": RUN_FORMAT, "status": status, "final": self.final, "best": self.best, **facts}
-        write_atomically(self.folder / "run.json", json_text(self.facts))
+        write_run(self.folder, self.facts)
 
     def close(self) -> None:
         """Close all files."""

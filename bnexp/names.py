@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 # File systems allow 255 bytes; a time and a counter are put around the name.
@@ -23,6 +24,15 @@ def run_name(overrides: Iterable[str]) -> str:
         return name
     mark = hashlib.sha256(name.encode()).hexdigest()[:8]
     return name.encode()[: _LONGEST - len(mark) - 1].decode(errors="ignore") + "-" + mark
+
+
+def sweep_names(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """A sweep's jobs, each a list of overrides, named by what differs among them; by everything where nothing does."""
+    values: dict[str, set[str]] = {}
+    for part in itertools.chain(*jobs):
+        values.setdefault(part.partition("=")[0], set()).add(part)
+    axes = {key for key, parts in values.items() if len(parts) > 1} or set(values)
+    return [run_name(part for part in job if part.partition("=")[0] in axes) for job in jobs]
 
 
 def _says_where(key: str) -> bool:

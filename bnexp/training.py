@@ -110,10 +110,10 @@ class Progress:
 
 
 def losses_and_hits(logits_MBK: Tensor, y_MB: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy (nats) and the number of right answers of each member, both [M]."""
+    """Mean cross-entropy (nats, at least in fp32) and the number of right answers of each member, both [M]."""
     at_least_fp32 = torch.promote_types(logits_MBK.dtype, torch.float32)
-    log_p_MBK = F.log_softmax(logits_MBK, 2, dtype=at_least_fp32)
-    loss_M = -log_p_MBK.gather(2, y_MB.unsqueeze(2)).mean((1, 2))
+    logits_NK = logits_MBK.flatten(0, 1).to(at_least_fp32)
+    loss_M = F.cross_entropy(logits_NK, y_MB.flatten(), reduction="none").view_as(y_MB).mean(1)
     return loss_M, (logits_MBK.detach().argmax(2) == y_MB).sum(1)
 
 

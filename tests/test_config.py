@@ -36,7 +36,11 @@ def test_every_default_is_valid():
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        *[(name, value) for name in ("epochs", "batch_size", "log_every", "threads") for value in (0, -1, 1.5, "a", True)],
+        *[
+            (name, value)
+            for name in ("epochs", "batch_size", "log_every", "threads")
+            for value in (0, -1, 1.5, "a", True)
+        ],
         *[(name, value) for name in ("eval_batch_size", "eval_train") for value in (0, None)],
         *[(name, value) for name in ("steps", "eval_every", "checkpoint_every") for value in (0, 1.5, "a")],
         *[(name, "yes") for name in ("drop_last", "channels_last", "compile", "deterministic")],
@@ -70,12 +74,12 @@ def test_a_config_survives_json_and_back():
 
 
 def test_a_key_of_another_version_is_refused():
-    with pytest.raises(ValueError, match="^warmth: this version of bnexp has no such setting$"):
+    with pytest.raises(ValueError, match=r"^warmth: this version of bnexp has no such setting$"):
         from_dict({"warmth": 3})
 
 
 def test_a_config_from_a_file_is_checked_like_a_typed_one():
-    with pytest.raises(ValueError, match="^batch_size=0: out of range"):
+    with pytest.raises(ValueError, match=r"^batch_size=0: out of range"):
         from_dict(full() | {"batch_size": 0})
 
 

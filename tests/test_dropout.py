@@ -25,7 +25,13 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 def test_numbers_are_the_upper_bits_of_splitmix64():
     # The generator's own test vector for the state 1234567 (Vigna's splitmix64.c).
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     assert numbers(1234567, 0, 5).tolist() == [(value >> 40) / 2**24 for value in expected]
 
 

@@ -54,7 +54,9 @@ def drawn(layer: nn.Module, config: dict[str, Any], seed: int = 0) -> Any:
     return layer
 
 
-def network(norm: str = "bn", *, seed: int = 0, init: str = "kaiming", activation: str = "relu", **mlp: Any) -> nn.Module:
+def network(
+    norm: str = "bn", *, seed: int = 0, init: str = "kaiming", activation: str = "relu", **mlp: Any
+) -> nn.Module:
     units = Units(NORMS.bind(from_yaml("norm", norm)), activation, "before")
     config = {"name": "mlp", "depth": 3, "width": 10, "dropout": 0.0} | mlp
     model = MODELS.bind(config)((12,), 4, units)

@@ -14,8 +14,9 @@ from tests_support import composed
 
 from bnexp.composing import plain
 from bnexp.config import to_dict
-from bnexp.logbook import Logbook, hparams, read_run
+from bnexp.logbook import Logbook, hparams
 from bnexp.record import Record
+from bnexp.runfile import read_run
 
 CONFIG = to_dict(plain(composed(*SMALL)))
 FACTS = {"name": "test", "config": CONFIG}

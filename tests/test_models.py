@@ -21,7 +21,9 @@ RESIDUAL = ("resnet", "resnet18", "resnet34", "resnet50")
 
 def build(name: str, shape: tuple[int, ...], *, classes: int = 10, norm: str = "bn", **changes: Any) -> nn.Module:
     """A model without storage; ``activation`` and ``placement`` among the changes, options from the yaml."""
-    units = Units(NORMS.bind(options("norm", norm)), changes.pop("activation", "relu"), changes.pop("placement", "before"))
+    units = Units(
+        NORMS.bind(options("norm", norm)), changes.pop("activation", "relu"), changes.pop("placement", "before")
+    )
     with torch.device("meta"):
         return MODELS.bind(options("model", name) | changes)(shape, classes, units)
 

@@ -22,9 +22,13 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "nesterov": [{"name": "sgd", **SGD, "nesterov": True, "momentum": m, "lr": 0.02} for m in (0.9, 0.5, 0.2)],
     "decay": [{"name": "sgd", **SGD, "momentum": 0.9, "weight_decay": w} for w in (0.1, 0.0, 0.01)],
     "adam": [{"name": "adam", **ADAM, "lr": lr} for lr in (0.01, 0.02, 0.1)],
-    "adam_decay": [{"name": "adam", **ADAM, "weight_decay": w, "eps": e} for w, e in ((0.1, 1e-8), (0.0, 1.0), (1.0, 1e-3))],
+    "adam_decay": [
+        {"name": "adam", **ADAM, "weight_decay": w, "eps": e} for w, e in ((0.1, 1e-8), (0.0, 1.0), (1.0, 1e-3))
+    ],
     "adam_betas": [{"name": "adam", **ADAM, "beta1": a, "beta2": b} for a, b in ((0.0, 0.9), (0.9, 0.0), (0.9, 0.999))],
-    "adamw": [{"name": "adamw", **ADAM, "weight_decay": w, "lr": lr} for w, lr in ((0.1, 0.01), (0.0, 0.1), (1.0, 0.05))],
+    "adamw": [
+        {"name": "adamw", **ADAM, "weight_decay": w, "lr": lr} for w, lr in ((0.1, 0.01), (0.0, 0.1), (1.0, 0.05))
+    ],
 }
 FACTORS = [1.0, 1.0, 0.5, 0.5, 0.25, 1.0, 1.0, 0.1, 0.1, 0.0]
 NORM_PARAMETERS = ["1.gain", "1.bias"]
@@ -151,7 +155,7 @@ def test_a_saved_state_does_not_change_with_later_steps():
 def test_the_state_of_another_optimizer_or_model_is_refused():
     population, wide = Population(members()), Population([nn.Linear(50, 50)])
     sgd, adam = build(population, CASES["plain"]), build(population, CASES["adam"])
-    with pytest.raises(ValueError, match="^the saved optimizer state is that of another optimizer"):
+    with pytest.raises(ValueError, match=r"^the saved optimizer state is that of another optimizer"):
         sgd.load(0, adam.state(0))
-    with pytest.raises(ValueError, match="^the saved optimizer state is that of another optimizer"):
+    with pytest.raises(ValueError, match=r"^the saved optimizer state is that of another optimizer"):
         sgd.load(0, optimizer([OPTIMS.bind(CASES["plain"][0])], wide, []).state(0))

@@ -180,7 +180,9 @@ def test_parameters_start_on_multiples_of_256_bytes_and_do_not_overlap():
     assert all(offset % 64 == 0 for offset in offsets.values())
     total = sum(view[0].numel() for _, view in population.parameters())
     assert population.mask_P(offsets).sum() == total
-    assert population.mask_P(["head.bias"]).nonzero().flatten().tolist() == [offsets["head.bias"] + i for i in range(CLASSES)]
+    assert population.mask_P(["head.bias"]).nonzero().flatten().tolist() == [
+        offsets["head.bias"] + i for i in range(CLASSES)
+    ]
 
 
 @EXECUTORS

@@ -4,9 +4,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_compare import BN, GN, grid, sweep, write_run
 
 from bnexp.compare import main
+from bnexp.statistics import mean_interval
 
 
 @pytest.fixture
@@ -140,3 +143,22 @@ def test_large_losses_and_equal_values_are_drawn(tmp_path, capsys):
         Path(tmp_path / f"{seed}" / "metrics.csv").write_text(metrics)
     main([str(tmp_path), "--metric", "test/loss", "--html", str(tmp_path / "page.html")])
     assert "± 6.35e+30" in (tmp_path / "page.html").read_text()
+
+
+def test_mean_and_interval_go_to_tensorboard_as_a_run_an_arm(runs, tmp_path, capsys):
+    for _ in range(2):  # writing again replaces, and does not add points
+        main([str(runs), "--where", "norm=bn", "--by", "norm", "--tensorboard", str(tmp_path / "board")])
+    (arm,) = (tmp_path / "board").iterdir()
+    read = EventAccumulator(str(arm))
+    read.Reload()
+    points = {
+        part: [(point.step, point.value) for point in read.Scalars(f"test/accuracy/{part}")]
+        for part in ("mean", "lower", "upper")
+    }
+    expected = mean_interval(BN)
+    assert points["mean"] == [(5, 0.5), (9, pytest.approx(expected.mean))]
+    assert points["lower"][1] == (9, pytest.approx(expected.low))
+    assert points["upper"][1] == (9, pytest.approx(expected.high))
+    layout = Layout.FromString(read.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    series = {chart.title: chart.margin.series[0] for chart in layout.category[0].chart}
+    assert series["test/accuracy"].lower == "test/accuracy/lower"

@@ -16,7 +16,7 @@ from typing import NoReturn
 from bnexp.compare.arms import choose, describe, pair
 from bnexp.compare.names import agrees, assignments, instead, resolve
 from bnexp.compare.notes import about_divergence, about_edges, about_left_out, about_pairs, about_skips, about_values
-from bnexp.report import figures, page
+from bnexp.report import bands, figures, page
 from bnexp.report.tables import FORMATS, Comparison, Row
 from bnexp.runs import NOT_COMPARED, Run, collect, group, newest, show
 
@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
     try:
         if options.figures:
             figures.write(Path(options.figures), comparison.arms, comparison.metric)
+        if options.tensorboard:
+            bands.write(Path(options.tensorboard), comparison.arms, comparison.metric)
         if options.html:
             page.write(Path(options.html), comparison)
     except OSError as error:
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--where", nargs="+", default=[], metavar="KEY=VALUE", help="use only the runs with these settings")
     add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
     add("--figures", metavar="DIR", help="write curves, dots and, for two swept settings, a heat map (PNG and SVG)")
+    add("--tensorboard", metavar="DIR", help="write each arm's mean and interval as a TensorBoard run")
     add("--html", metavar="FILE", help="write one self-contained page")
     add("-v", "--verbose", action="store_true", help="list the folders that were skipped")
     return parser

@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnexp.runs import Arm, curve, natural, short, show
+from bnexp.report.bands import mean_curve
+from bnexp.runs import Arm, natural, short, show
 from bnexp.statistics import Interval, larger_is_better, mean_interval
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _names(arms: Mapping[int, Arm]) -> tuple[str, dict[int, str]]:
 
 def _curves(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture | None:
     arms = _first(ranked, MOST_CURVES)
-    means = {index: steps for index, arm in arms.items() if (steps := _mean_curve(arm, metric))}
+    means = {index: steps for index, arm in arms.items() if (steps := mean_curve(arm, metric))}
     if not means:
         return None
     figure, axes = _figure(3.3)
@@ -159,16 +159,6 @@ def _curves(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture |
     )
     most = f" The best {MOST_CURVES} of {len(ranked)} arms." if len(ranked) > MOST_CURVES else ""
     return Picture("curves", f"Mean over finished runs with 95 % interval.{most}", figure)
-
-
-def _mean_curve(arm: Arm, metric: str) -> dict[int, Interval]:
-    """Step -> mean over the finished runs; a diverged run has no curve to its end and would bend the mean."""
-    points: defaultdict[int, list[float]] = defaultdict(list)
-    for run in arm.runs:
-        if run.status == "finished" and run.has_curve:
-            for step, value in curve(run.folder, metric).items():
-                points[step].append(value)
-    return {step: mean_interval(values) for step, values in sorted(points.items())}
 
 
 def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]]) -> None:

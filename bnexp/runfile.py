@@ -1,0 +1,73 @@
+"""``run.json``, the small file by which a run is known: reading it, writing it, and entering a run's death in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnexp.storage import held, write_atomically
+
+NAME = "run.json"
+RUN_FORMAT = 1
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The content of a run's run.json.
+
+    Raises:
+        ValueError: the folder is not that of a run, or the file is damaged or of another version.
+    """
+    path = folder / NAME
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{folder}: not a run (it has no run.json)") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(run, dict) or run.get("format") != RUN_FORMAT or not isinstance(run.get("config"), dict):
+        raise ValueError(f"{path}: not a run of this version of bnexp")
+    return run
+
+
+def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write run.json.
+
+    Raises:
+        OSError: it could not be written; the old one is untouched.
+    """
+    write_atomically(folder / NAME, json_text(facts))
+
+
+def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Sequence[str]) -> None:
+    """Enter in a run's file that its process is dead, which the process itself could not do.
+
+    Args:
+        folder: the run's folder.
+        facts: what the file says where the run had not come to writing one.
+        reason: why, for a person.
+        lines: the last ones that it wrote.
+
+    Raises:
+        ValueError: another process holds the folder.
+        OSError: it could not be written.
+    """
+    with held(folder):
+        known = read_run(folder) if (folder / NAME).exists() else {"final": {}, "best": {}, **facts}
+        failure = {"reason": reason, "lines": list(lines)}
+        write_run(folder, {**known, "format": RUN_FORMAT, "status": "failed", "failure": failure})
+
+
+def json_text(content: Any) -> bytes:
+    """Readable, strict JSON; numbers that are not finite are null."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def _finite(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _finite(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node

@@ -1,0 +1,56 @@
+"""All that can be known to be wrong with a sweep's jobs before anything starts; done in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from bnexp.building import check_model, make_batches, make_plan, pick_device, prepare_machine, rules
+from bnexp.config import TrainConfig, from_dict
+from bnexp.data import load
+from bnexp.experiment import import_modules
+from bnexp.sweep.stacks import shape
+
+
+def check(configs: Sequence[Mapping[str, Any]]) -> int:
+    """Check configs as their runs will; prints, as its last line, ``{"gpus": how many the jobs may use}``.
+
+    Data are read once for each source, models are tried once for each shape.
+
+    Raises:
+        ValueError: the first thing that the user can mend.
+    """
+    todo = [from_dict(config) for config in configs]
+    import_modules(list(dict.fromkeys(name for config in todo for name in config.imports)))
+    for config in todo:
+        rules(config)
+        _check_device(config.device)
+    by_data: dict[str, dict[str, TrainConfig]] = {}
+    for config, plain in zip(todo, configs, strict=True):
+        by_data.setdefault(json.dumps(config.data, sort_keys=True), {}).setdefault(shape(plain), config)
+    for alike in by_data.values():
+        _check_models(list(alike.values()))
+    on_gpu = any(pick_device(config.device).type == "cuda" for config in todo)
+    print(json.dumps({"gpus": torch.cuda.device_count() if on_gpu else 0}))
+    return 0
+
+
+def _check_device(device: str) -> None:
+    pick_device(device)
+    if device.startswith("cuda:"):
+        raise ValueError(f"device={device}: a sweep gives every job a device; use device=cuda, or CUDA_VISIBLE_DEVICES")
+
+
+def _check_models(configs: Sequence[TrainConfig]) -> None:
+    """Configs with the same data."""
+    data = load(configs[0].data)
+    for config in configs:
+        prepare_machine(config)
+        rule = rules(config)
+        batches = make_batches([config], data)
+        check_model(config, rule, data, batches.sizes())
+        rule.init()
+        rule.schedule(make_plan(config, batches.per_epoch).steps)

@@ -1,0 +1,63 @@
+"""What a sweep shows while it runs: one bar on a terminal, a line a job elsewhere, and a summary at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from bnexp.sweep.plan import Entry, Plan
+
+
+class Display:
+    """A bar with done, running and failed jobs and the time left; where there is no terminal, plain lines."""
+
+    def __init__(self, todo: int) -> None:
+        self.bar = tqdm(total=todo, desc="sweep", unit="job", disable=None)
+        self._failed = 0
+
+    def running(self, jobs: int) -> None:
+        """Show how many jobs run now."""
+        self.bar.set_postfix({"running": jobs, "failed": self._failed})
+
+    def ended(self, entry: Entry, accuracy: float | None, seconds: float) -> None:
+        """Show that a job has ended."""
+        self.bar.update()
+        self._failed += entry.state == "failed"
+        if self.bar.disable or entry.state == "failed":
+            self.say(_line(entry, accuracy, seconds))
+
+    def say(self, text: str) -> None:
+        """Write a line, above the bar if there is one; a reader who has gone away does not end a sweep."""
+        with contextlib.suppress(OSError):
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()
+
+
+def _line(entry: Entry, accuracy: float | None, seconds: float) -> str:
+    how = f"{entry.state}: {entry.reason}" if entry.reason else entry.state
+    return f"{entry.name}  {how}{'' if accuracy is None else f'  test accuracy {accuracy:.4f}'}  {seconds:.1f} s"
+
+
+def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str]:
+    """How the jobs that were asked for stand, all failures one by one, and what can be done next."""
+    folder = shlex.quote(str(plan.folder))
+    states = [entry.state for entry in asked]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    failed = [entry for entry in asked if entry.state == "failed"]
+    lines = [f"failed: {entry.name}: {entry.reason}; {plan.folder / entry.name / 'output.log'}" for entry in failed]
+    lines += [f"stopped: {trouble}"] if trouble else []
+    lines += [f"sweep: {counted}, of {len(asked)} jobs in {folder}"]
+    if not all(entry.over or entry.state == "failed" for entry in asked):
+        lines += [f"go on with: bnexp resume {folder}"]
+    if failed:
+        lines += [f"try the failed again: bnexp resume {folder} --retry-failed"]
+    if any(entry.over for entry in asked):
+        lines += [f"results: bnexp compare {folder}"]
+    return lines

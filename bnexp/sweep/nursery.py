@@ -1,0 +1,98 @@
+"""The supervisor's side of the process that forks jobs (``worker.serve``)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Message = dict[str, Any]
+
+
+def complaint(lines: Sequence[str]) -> str | None:
+    """The line with which a child has said what was wrong (``worker``)."""
+    return next((line.removeprefix("bnexp: ") for line in reversed(lines) if line.startswith("bnexp: ")), None)
+
+
+class NurseryDiedError(Exception):
+    """The process that forks jobs is gone, and all jobs with it."""
+
+
+class Nursery:
+    """A process that has imported torch once and forks a fresh child for every task; itself it computes nothing.
+
+    It and its children end when this process ends, however that happens: they see the connection close. Nothing in it
+    has touched a GPU or started a thread, so that a forked child is as good as a new process, without the seconds of
+    importing.
+    """
+
+    def __init__(self) -> None:
+        self._connection, theirs = socket.socketpair()
+        # The same path as here: a user's modules are found in the child as they are by a single run.
+        serve = f"from bnexp.sweep.worker import serve; serve({theirs.fileno()})"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            # Libraries that start threads when they are imported must not: a forked child would not have them.
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        theirs.close()
+        self._received = b""
+
+    def close(self) -> None:
+        """End it and whatever runs in it; returns when all are gone."""
+        self._connection.close()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def fork(self, task: int, call: str, given: Mapping[str, Any], *, log: str, env: Mapping[str, str]) -> None:
+        """Start a child.
+
+        Args:
+            task: a number by which its end is told.
+            call, given: a function of ``worker`` and its arguments.
+            log: the file that its output is appended to.
+            env: environment variables for it alone.
+        """
+        self._send({"fork": task, "call": call, "given": given, "log": log, "env": env})
+
+    def signal(self, task: int, number: int) -> None:
+        """Send a signal to a child, if it still runs: SIGKILL to all its processes, others to the first alone."""
+        self._send({"signal": number, "task": task})
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            raise NurseryDiedError from None
+
+    def ended(self, timeout: float) -> list[tuple[int, int]]:
+        """Children that have ended: pairs (task, exit code, or minus the signal that killed it).
+
+        Args:
+            timeout: seconds to wait for the first.
+
+        Raises:
+            NurseryDiedError: it is gone.
+        """
+        readable, _, _ = select.select([self._connection], [], [], timeout)
+        if not readable:
+            return []
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            received = self._connection.recv(1 << 16)
+        if not received:
+            raise NurseryDiedError
+        *lines, self._received = (self._received + received).split(b"\n")
+        return [(message["task"], message["code"]) for message in map(json.loads, lines)]

@@ -1,0 +1,61 @@
+"""How a sweep is carried out; what it computes does not depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+from bnexp.checks import OneOf, Positive, Range, checked
+
+EXECUTORS = ("auto", "stacked", "one_by_one")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``hydra/launcher=local`` and ``stacked``; their numbers are in the yaml files.
+
+    Attributes:
+        jobs: processes at once; auto is one a CPU core, or ``slots_per_gpu`` a GPU.
+        slots_per_gpu: jobs that share a GPU.
+        timeout_s: seconds that a job may take in one try.
+        grace_s: seconds between asking a job to save and ending it by force.
+        max_failures: failures after which nothing more is started.
+        max_stack: jobs that may train as one population; 1 stacks nothing.
+        executor: how a population computes, see ``Population``; auto is stacked on a GPU, one by one on a CPU.
+    """
+
+    jobs: Any
+    slots_per_gpu: Positive
+    timeout_s: Annotated[float | None, Range(above=0)]
+    grace_s: Annotated[float, Range(least=0)]
+    max_failures: Annotated[int | None, Range(least=1)]
+    max_stack: Positive = 1
+    executor: Annotated[str, OneOf(EXECUTORS)] = "auto"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain Python, ready for JSON."""
+        return asdict(self)
+
+
+def options(given: Mapping[str, Any]) -> Options:
+    """Check options.
+
+    Raises:
+        ValueError: one is unknown, missing, of a wrong type or out of range.
+    """
+    hints = get_type_hints(Options, include_extras=True)
+    missing = [field.name for field in fields(Options) if field.name not in given and field.name in _REQUIRED]
+    for name in [*missing, *(name for name in given if name not in hints)]:
+        raise ValueError(f"hydra.launcher.{name}: {'missing' if name in missing else 'there is no such setting'}")
+    values = {
+        name: checked(f"hydra.launcher.{name}", value, hints[name]) for name, value in given.items() if name != "jobs"
+    }
+    return Options(jobs=_jobs(given["jobs"]), **values)
+
+
+_REQUIRED = ("jobs", "slots_per_gpu", "timeout_s", "grace_s", "max_failures")
+
+
+def _jobs(given: Any) -> Any:
+    return given if given == "auto" else checked("hydra.launcher.jobs", given, Positive)

@@ -1,0 +1,59 @@
+"""Before a sweep starts: all its configs are checked at once, and the places where jobs can run are counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bnexp.checks import RunFailedError
+from bnexp.stopping import Stop
+from bnexp.sweep.nursery import Nursery, NurseryDiedError, complaint
+from bnexp.sweep.options import Options
+from bnexp.sweep.plan import Entry
+
+
+def slots_after_check(nursery: Nursery, todo: Sequence[Entry], options: Options, stop: Stop) -> list[Mapping[str, str]]:
+    """Check what is to be run, in a process of its own; the environment variables of each slot for jobs.
+
+    Raises:
+        ValueError: something in the configs is wrong, or in what they read and import.
+        RunFailedError: no process can be started.
+    """
+    with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
+        log = Path(folder) / "output.log"
+        given = {"configs": [entry.config for entry in todo]}
+        try:
+            nursery.fork(0, "check", given, log=str(log), env={})
+            ended: list[tuple[int, int]] = []
+            while not ended and not stop():
+                ended = nursery.ended(0.1)
+        except NurseryDiedError:
+            raise RunFailedError("no process can be started for the jobs; what it said is above") from None
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    if stop():
+        return []
+    ((_, code),) = ended
+    if code != 0:
+        died = f"checking the jobs ended with code {code}: {' / '.join(lines[-3:])}"
+        raise ValueError(complaint(lines) or died)
+    *remarks, answer = lines
+    for remark in dict.fromkeys(remarks):
+        print(remark, file=sys.stderr)
+    gpus = json.loads(answer)["gpus"]
+    return slots(options, gpus, max(entry.config["threads"] for entry in todo))
+
+
+def slots(options: Options, gpus: int, threads: int) -> list[Mapping[str, str]]:
+    """One a core and job's thread, or ``slots_per_gpu`` a device; as many as ``jobs`` says if that is a number."""
+    if gpus == 0:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return [{}] * (max(1, cores // threads) if options.jobs == "auto" else options.jobs)
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    devices = names if len(names) >= gpus and names[0] else [str(index) for index in range(gpus)]
+    devices = devices[:gpus]
+    wanted = gpus * options.slots_per_gpu if options.jobs == "auto" else options.jobs
+    return [{"CUDA_VISIBLE_DEVICES": devices[index % gpus]} for index in range(wanted)]

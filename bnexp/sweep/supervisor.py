@@ -1,0 +1,379 @@
+"""Carrying out a sweep: what runs when, and what a job's end means.
+
+Whatever happens to a job's process happens to it alone. What a job has come to is read from its run.json; where the
+process died before it could write that, the supervisor writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnexp import runfile
+from bnexp.stopping import Stop
+from bnexp.storage import held
+from bnexp.sweep import plan as plans
+from bnexp.sweep.display import Display, summary
+from bnexp.sweep.nursery import Nursery, NurseryDiedError, complaint
+from bnexp.sweep.options import Options
+from bnexp.sweep.plan import Entry, Plan
+from bnexp.sweep.preflight import slots_after_check
+from bnexp.sweep.stacks import stacks
+
+Notes = Callable[[Mapping[str, Any], Sequence[str]], dict[str, str]]
+Engine = Callable[[Sequence[Entry]], None]
+
+# A stopped sweep's processes are gone within 5 s; this leaves a second for the saving that is under way.
+_STOP_GRACE_S = 4.0
+# How often deadlines and signals are looked at.
+_TICK_S = 0.1
+# A system that kills the server of jobs again and again has no room for the sweep.
+_MOST_RESTARTS = 3
+# sysexits.h, EX_IOERR; the same number as worker.STORAGE_FAILED, which is not imported because it brings torch along.
+_STORAGE_FAILED = 74
+# Somebody has sent a signal to one job alone; it has saved.
+_STOPPED_BY_A_USER = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_KEPT_LINES = 10
+
+
+def carry_out(
+    folder: Path,
+    wanted: Sequence[Entry] | None,
+    *,
+    command: Sequence[str],
+    options: Options | None,
+    notes: Notes,
+    retry_failed: bool = False,
+    engine: Engine | None = None,
+) -> int:
+    """Run the jobs of a sweep that are not over yet, and say how all stand.
+
+    Args:
+        folder: of the sweep; made if it is not there, once everything has been checked.
+        wanted: jobs; None for those that the folder's plan has.
+        command: what was typed, for the plan.
+        options: None for those of the plan.
+        notes: (config, overrides) -> further files for a run's folder.
+        retry_failed: run jobs again that have failed before.
+        engine: runs jobs instead of this machine's supervisor.
+
+    Returns:
+        0 when all jobs are over, 1 when one has failed or could not be run, 130 or 143 when stopped by a signal.
+
+    Raises:
+        ValueError: something that the user can mend; nothing has been started or left behind then.
+    """
+    stop = Stop()
+    with stop.listening(), contextlib.ExitStack() as holds:
+        is_new = not folder.is_dir()
+        if not is_new:
+            holds.enter_context(held(folder))
+        plan = _plan(folder, command, options)
+        asked = plan.adopt(wanted) if wanted is not None else plan.entries
+        plan.refresh()
+        todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
+        trouble = None
+        if todo:
+            nursery = holds.enter_context(contextlib.closing(Nursery()))
+            slots = slots_after_check(nursery, todo, plan.options, stop)
+            if stop():
+                return stop.exit_code
+            if is_new:
+                holds.enter_context(_made(folder))
+            _first_write(plan)
+            trouble = _run(plan, todo, slots, notes, stop, nursery, engine)
+        for line in summary(plan, asked, trouble):
+            with contextlib.suppress(OSError):
+                print(line, flush=True)
+    return stop.exit_code if stop() else int(trouble is not None or not all(entry.over for entry in asked))
+
+
+def _plan(folder: Path, command: Sequence[str], options: Options | None) -> Plan:
+    if plans.is_sweep(folder):
+        saved = plans.read(folder)
+        return Plan(folder, saved.command, options or saved.options, saved.entries)
+    if options is None:
+        raise ValueError(f"{folder}: not a sweep (it has no {plans.FILE})")
+    return Plan(folder, list(command), options, [])
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make and hold the sweep's folder.
+
+    Raises:
+        ValueError: it cannot be made, or another process was faster.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be made ({error.strerror})") from None
+    with held(folder):
+        yield
+
+
+def _first_write(plan: Plan) -> None:
+    try:
+        plan.write()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            plan.folder.rmdir()  # only if it is empty
+        raise ValueError(f"{plan.folder}: cannot be written ({error.strerror})") from None
+
+
+def _run(
+    plan: Plan,
+    todo: Sequence[Entry],
+    slots: Sequence[Mapping[str, str]],
+    notes: Notes,
+    stop: Stop,
+    nursery: Nursery,
+    engine: Engine | None,
+) -> str | None:
+    """Run jobs; a sentence if something has kept some from being run."""
+    if engine is None:
+        supervisor = Supervisor(plan, todo, slots, notes, stop, nursery)
+        return supervisor.run()
+    nursery.close()
+    try:
+        engine(todo)
+    finally:
+        plan.refresh()
+        plan.write()
+    return None
+
+
+@dataclass
+class _Running:
+    """A process with the jobs that it does: one, or the members of a stack.
+
+    Attributes:
+        started, deadline, kill_at: times of the monotonic clock.
+        log_start: where this try's part of output.log begins.
+        asked_to_end: why, ``time`` or ``stop``.
+    """
+
+    entries: list[Entry]
+    slot: int
+    started: float
+    deadline: float | None
+    log_start: int
+    asked_to_end: str | None = None
+    kill_at: float | None = None
+
+
+class Supervisor:
+    """Keeps every slot busy until nothing is left.
+
+    Args:
+        plan: kept up to date on the disk.
+        todo: the jobs to run, in this order.
+        slots: environment variables of each of the processes that may run at once.
+        notes: see ``carry_out``.
+        stop: asked all the time; True ends the running jobs, after they have saved.
+        nursery: forks the processes.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        todo: Sequence[Entry],
+        slots: Sequence[Mapping[str, str]],
+        notes: Notes,
+        stop: Stop,
+        nursery: Nursery,
+    ) -> None:
+        self._plan, self._options, self._slots = plan, plan.options, slots
+        self._notes, self._stop, self._nursery = notes, stop, nursery
+        self._queue = deque(stacks(todo, plan.options.max_stack))
+        self._free = list(reversed(range(len(slots))))
+        self._running: dict[int, _Running] = {}
+        self._numbers = 0
+        self._failures = 0
+        self._restarts = 0
+        self._trouble: str | None = None
+        self._display = Display(len(todo))
+        self._written = time.monotonic()
+
+    def run(self) -> str | None:
+        """Run all jobs; a sentence if something has kept some from being started."""
+        try:
+            while self._queue or self._running:
+                try:
+                    self._tick()
+                except NurseryDiedError:
+                    self._start_anew()
+        finally:
+            self._nursery.close()
+            self._display.close()
+        self._write(at_once=True)
+        return self._trouble
+
+    def _tick(self) -> None:
+        if self._stop():
+            self._end_all()
+        while self._queue and self._free:
+            self._start(self._queue.popleft())
+        self._display.running(len(self._running))
+        for number, code in self._nursery.ended(_TICK_S):
+            self._settle(self._running.pop(number), code)
+        self._watch(time.monotonic())
+        self._write()
+
+    def _start(self, entries: list[Entry]) -> None:
+        """Give jobs the next free slot."""
+        log = self._plan.folder / entries[0].name / "output.log"
+        try:
+            log.parent.mkdir(exist_ok=True)
+            size = log.stat().st_size if log.exists() else 0
+        except OSError as error:
+            return self._halt(f"{log.parent}: {error.strerror}", entries)
+        now, limit = time.monotonic(), self._options.timeout_s
+        self._numbers += 1
+        slot = self._free.pop()
+        self._running[self._numbers] = _Running(
+            entries, slot, now, None if limit is None else now + limit * len(entries), size
+        )
+        for entry in entries:
+            entry.state, entry.reason, entry.lines, entry.tries = "running", None, [], entry.tries + 1
+        given = {"jobs": [self._job(entry) for entry in entries], "executor": self._options.executor}
+        self._nursery.fork(self._numbers, "train", given, log=str(log), env=self._slots[slot])
+        return None
+
+    def _job(self, entry: Entry) -> dict[str, Any]:
+        folder = str(self._plan.folder / entry.name)
+        return {**entry.facts(), "folder": folder, "notes": self._notes(entry.config, entry.overrides)}
+
+    def _watch(self, now: float) -> None:
+        """Ask those to save and end that are over their time, and kill those that have not."""
+        for number, running in self._running.items():
+            if running.deadline is not None and now >= running.deadline:
+                self._end(number, running, "time", self._options.grace_s)
+            if running.kill_at is not None and now >= running.kill_at:
+                running.kill_at = None
+                self._nursery.signal(number, signal.SIGKILL)
+
+    def _end(self, number: int, running: _Running, why: str, grace_s: float) -> None:
+        if running.asked_to_end is not None:
+            return
+        running.asked_to_end, running.kill_at = why, time.monotonic() + grace_s
+        self._nursery.signal(number, signal.SIGTERM)
+
+    def _end_all(self) -> None:
+        """The sweep was stopped: what waits is not started, what runs saves."""
+        self._queue.clear()
+        for number, running in self._running.items():
+            self._end(number, running, "stop", min(self._options.grace_s, _STOP_GRACE_S))
+
+    def _settle(self, running: _Running, code: int) -> None:
+        """Enter how a process has ended."""
+        self._free.append(running.slot)
+        log = self._plan.folder / running.entries[0].name / "output.log"
+        lines = _lines(log, running.log_start)
+        if code == _STORAGE_FAILED:
+            self._halt(complaint(lines) or "the disk cannot be written", [])
+        self._refresh(running.entries)
+        left = [entry for entry in running.entries if not entry.over]
+        if self._stop() or code == _STORAGE_FAILED or code in _STOPPED_BY_A_USER and running.asked_to_end is None:
+            pass  # not failed: it can go on
+        elif len(running.entries) > 1:
+            # Which member it was cannot be known; one by one, only that one fails.
+            self._queue.extendleft([entry] for entry in reversed(left))
+            running.entries = [entry for entry in running.entries if entry.over]
+        else:
+            for entry in left:
+                self._fail(entry, running, code, lines)
+        for entry in running.entries:
+            self._display.ended(entry, *self._result(entry, running))
+        self._write(at_once=any(entry.state == "failed" for entry in left))
+
+    def _fail(self, entry: Entry, running: _Running, code: int, lines: list[str]) -> None:
+        """Enter that a job has failed."""
+        if code != 1 or entry.state != "failed":  # else it has said so itself, and why
+            timed_out = running.asked_to_end == "time"
+            entry.reason = f"no end after {self._options.timeout_s:g} s" if timed_out else _reason(code, lines)
+            entry.lines = lines[-_KEPT_LINES:]
+            entry.state = "failed"
+            with contextlib.suppress(OSError, ValueError):
+                runfile.enter_failure(self._plan.folder / entry.name, entry.facts(), entry.reason, entry.lines)
+        self._failures += 1
+        if self._options.max_failures is not None and self._failures >= self._options.max_failures:
+            self._halt(f"{self._failures} jobs have failed (max_failures={self._options.max_failures})", [])
+
+    def _refresh(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            with contextlib.suppress(
+                ValueError
+            ):  # of a damaged file: it says why by itself when the job is tried again
+                plans.refresh(self._plan.folder, entry)
+
+    def _result(self, entry: Entry, running: _Running) -> tuple[float | None, float]:
+        """Test accuracy and seconds."""
+        seconds = time.monotonic() - running.started
+        if entry.state != "finished":
+            return None, seconds
+        return runfile.read_run(self._plan.folder / entry.name)["final"].get("test/accuracy"), seconds
+
+    def _halt(self, why: str, not_started: list[Entry]) -> None:
+        """Start nothing more."""
+        self._trouble = self._trouble or why
+        for entry in not_started:
+            entry.state = "waiting" if entry.state == "running" else entry.state
+        self._queue.clear()
+
+    def _write(self, *, at_once: bool = False) -> None:
+        """Bring the plan's file up to date, once a second at most: what counts is in the jobs' own files."""
+        if not at_once and time.monotonic() - self._written < 1:
+            return
+        try:
+            self._plan.write()
+        except OSError as error:
+            self._halt(f"{self._plan.folder}: {error.strerror}", [])
+        self._written = time.monotonic()
+
+    def _start_anew(self) -> None:
+        """The server of jobs is dead, and the jobs with it: go on from their checkpoints, with a new one."""
+        self._nursery.close()
+        self._restarts += 1
+        lost = [running.entries for running in self._running.values()]
+        self._running.clear()
+        self._free = list(reversed(range(len(self._slots))))
+        for entries in lost:
+            self._refresh(entries)
+        if self._restarts > _MOST_RESTARTS:
+            return self._halt("the process that starts the jobs was killed again and again (out of memory?)", [])
+        time.sleep(0.5)  # the kernel ends the jobs when it ends their parent, not before
+        self._queue.extendleft([entry for entry in entries if not entry.over] for entries in reversed(lost))
+        self._nursery = Nursery()
+        return None
+
+
+def _lines(log: Path, start: int) -> list[str]:
+    """What one try of a job has written, without empty lines."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, os.fstat(file.fileno()).st_size - (1 << 16)))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _reason(code: int, lines: Sequence[str]) -> str:
+    """Why a process has ended, for a person."""
+    if code == -signal.SIGKILL:
+        return "killed by SIGKILL (out of memory?)"
+    if code == -signal.SIGSEGV:
+        return "segmentation fault"
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    if code in (1, 2) and lines:
+        return complaint(lines) or lines[-1]
+    return f"ended with exit code {code} before its last step"

@@ -1,0 +1,194 @@
+"""The processes of a sweep: a server that forks, and what its children do. Imported in these processes only."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import importlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bnexp import checkpoint
+from bnexp.checks import RunFailedError
+from bnexp.config import from_dict
+from bnexp.experiment import Job, StorageFailedError, already_done, import_modules, run
+from bnexp.stopping import Stop
+from bnexp.sweep.checking import check
+
+# Exit codes of a child beside 0, 1 and 2: the disk is full (sysexits.h, EX_IOERR).
+STORAGE_FAILED = 74
+_SET_PDEATHSIG = 1
+
+
+def serve(descriptor: int) -> None:
+    """Fork a child whenever a message asks for one, tell when it has ended, and take all along when the peer is gone."""
+    # Trying a model on shapes alone makes torch import this, which would take every child two seconds.
+    importlib.import_module("torch._dynamo")
+    server = _Server(socket.socket(fileno=descriptor))
+    try:
+        server.run()
+    finally:
+        server.end_all()
+        os._exit(0)  # what libraries have to say at an ordinary end interests nobody
+
+
+class _Server:
+    """Children by process id, and the connection over which they are asked for."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._received = b""
+        self._children: dict[int, int] = {}
+        self._awake, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        gc.freeze()  # what is here stays, and is not copied into each child by the collector's marks
+
+    def run(self) -> None:
+        while True:
+            readable, _, _ = select.select([self._connection, self._awake], [], [])
+            if self._awake in readable:
+                os.read(self._awake, 1 << 12)
+                self._reap()
+            if self._connection in readable:
+                received = self._connection.recv(1 << 16)
+                if not received:
+                    return
+                *lines, self._received = (self._received + received).split(b"\n")
+                for line in lines:
+                    self._obey(json.loads(line))
+
+    def _obey(self, message: Mapping[str, Any]) -> None:
+        if "fork" in message:
+            self._children[self._fork(message)] = message["fork"]
+            return
+        for pid in [pid for pid, task in self._children.items() if task == message["task"]]:
+            _end_group(pid) if message["signal"] == signal.SIGKILL else os.kill(pid, message["signal"])
+
+    def _fork(self, message: Mapping[str, Any]) -> int:
+        server = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for descriptor in (self._connection.fileno(), self._awake, self._wake):
+                os.close(descriptor)
+            _settle_in(server, message["log"], message["env"])
+            code = _call(message["call"], message["given"])
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _reap(self) -> None:
+        """Tell of children that have ended, and end what they have left behind."""
+        for pid in list(self._children):
+            # Seen but not yet collected, so that the number of its process group is still its own.
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            _end_group(pid)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            self._connection.sendall(json.dumps({"task": self._children.pop(pid), "code": code}).encode() + b"\n")
+
+    def end_all(self) -> None:
+        for pid in self._children:
+            _end_group(pid)
+
+
+def _end_group(pid: int) -> None:
+    """Kill a child and all that it has started."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def _settle_in(server: int, log: str, env: Mapping[str, str]) -> None:
+    """Make a forked child a process of its own: session, output, environment, and an end with its parent's."""
+    os.setsid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != server:  # it died before the line above
+            os._exit(1)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    os.environ.update(env)
+    faulthandler.enable()
+    logger = logging.getLogger("bnexp")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler(sys.stdout))
+
+
+def _call(name: str, given: Mapping[str, Any]) -> int:
+    """Do a task; the exit code, with a last line that says what went wrong."""
+    try:
+        return _TASKS[name](**given)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except ValueError as error:
+        print(f"bnexp: {error}")
+        return 2
+    except (StorageFailedError, OSError) as error:
+        print(f"bnexp: {error}")
+        return STORAGE_FAILED
+    except RunFailedError as error:
+        print(f"bnexp: {error}")
+        return 1
+
+
+def train(jobs: Sequence[Mapping[str, Any]], executor: str) -> int:
+    """Do one job, or several that can train as one population; how each ended is in its run.json."""
+    stop = Stop()
+    with stop.listening():
+        todo = [_job(job) for job in jobs]
+        import_modules(todo[0].config.imports)
+        todo = [job for job in todo if already_done(job) is None]
+        for group in _by_step(todo) if len(todo) > 1 else [todo]:
+            if group and not stop():
+                run(group, stop=stop, stacked=_stacked(executor, group[0].config.device))
+    return stop.exit_code if stop() else 0
+
+
+def _job(given: Mapping[str, Any]) -> Job:
+    return Job(
+        from_dict(given["config"]), Path(given["folder"]), given["name"], tuple(given["overrides"]), given["notes"]
+    )
+
+
+def _by_step(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Members of a population move in step: those whose checkpoints stand at different ones train one after another."""
+    groups: dict[int, list[Job]] = {}
+    for job in jobs:
+        state = checkpoint.load(job.folder)
+        groups.setdefault(state["step"] if state else 0, []).append(job)
+    return list(groups.values())
+
+
+def _stacked(executor: str, device: str) -> bool:
+    if executor == "auto":
+        return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return executor == "stacked"
+
+
+_TASKS: Mapping[str, Callable[..., int]] = {"train": train, "check": check}

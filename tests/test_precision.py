@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnexp import precision
+from bnexp.norms import NORMS
+from bnexp.optim import OPTIMS, optimizer
+from bnexp.population import Population
+from bnexp.precision import Precision, allow_tf32
+from bnexp.training import losses_and_hits
+
+CPU = torch.device("cpu")
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+EXECUTORS = pytest.mark.parametrize("stacked", [False, True], ids=["one_by_one", "stacked"])
+
+
+def population(*, members: int = 2, stacked: bool = False) -> Population:
+    torch.manual_seed(0)
+    norm = NORMS.bind({"name": "bn", "eps": 1e-5, "momentum": 0.1, "affine": True})
+    built = [
+        nn.Sequential(nn.Conv2d(1, 8, 3), norm(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)) for _ in range(members)
+    ]
+    return Population(built, stacked=stacked)
+
+
+def data(members: int = 2) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(1)
+    return torch.randn(members, 32, 1, 6, 6, generator=source), torch.randint(3, (members, 32), generator=source)
+
+
+def gradient(name: str, *, stacked: bool = False) -> Tensor:
+    pop, how = population(stacked=stacked), Precision(name, 2, CPU)
+    x, y = data()
+    with how.forward():
+        logits = pop(x)
+    # Under vmap, torch adds the bias of a Linear in fp32, so that the logits of a stack come out wider.
+    assert stacked or logits.dtype == HALF.get(name, torch.float32)
+    loss, _ = losses_and_hits(logits, y)
+    assert loss.dtype == torch.float32
+    pop.backward(loss * how.scale_M)
+    how.unscale(pop.gradient_MP)
+    assert pop.gradient_MP.dtype == pop.theta_MP.dtype == torch.float32
+    return pop.gradient_MP
+
+
+@EXECUTORS
+@pytest.mark.parametrize(("name", "error"), [("bf16", 0.05), ("fp16", 0.01)])
+def test_gradients_in_half_precision_are_those_of_fp32_but_for_rounding(name, error, stacked):
+    exact, rounded = gradient("fp32"), gradient(name, stacked=stacked)
+    distance = ((rounded - exact).norm() / exact.norm()).item()
+    assert 0 < distance < error
+
+
+@pytest.mark.parametrize("name", ["fp32", "tf32", "bf16", "fp16"])
+def test_training_lowers_the_loss_in_every_format(name):
+    pop, how = population(), Precision(name, 2, CPU)
+    sgd = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "decay_norm": False}
+    rule = optimizer([OPTIMS.bind(sgd)] * 2, pop, [])
+    x, y = data()
+    losses = []
+    for _ in range(30):
+        with how.forward():
+            logits = pop(x)
+        loss, _ = losses_and_hits(logits, y)
+        pop.backward(loss * how.scale_M)
+        how.unscale(pop.gradient_MP)
+        rule.step(torch.ones(()))
+        losses.append(loss.detach())
+    assert (losses[-1] < 0.2 * losses[0]).all()
+
+
+def test_tf32_sets_the_switches_of_cuda():
+    try:
+        allow_tf32(True)
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    finally:
+        allow_tf32(False)
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+
+
+# -------------------------------------------------------------------------------------------------------- loss scaling
+
+
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+def test_an_overflow_halves_the_scale_and_drops_the_gradient_of_its_member_only(bad):
+    how = Precision("fp16", 2, CPU)
+    gradient_MP = torch.tensor([[bad, 2.0**16, 1.0], [2.0**16, 2.0**17, 0.0]])
+    how.unscale(gradient_MP)
+    assert gradient_MP.tolist() == [[0, 0, 0], [1, 2, 0]]
+    assert how.scale_M.tolist() == [2.0**15, 2.0**16]
+    assert how.calm_M.tolist() == [0, 1]
+
+
+def test_the_scale_doubles_after_2000_steps_without_an_overflow():
+    how = Precision("fp16", 2, CPU)
+    how.load(0, {"scale": 8.0, "calm": 1998.0})
+    how.unscale(torch.zeros(2, 3))
+    assert how.scale_M.tolist() == [8, 2.0**16]
+    how.unscale(torch.zeros(2, 3))
+    assert how.scale_M.tolist() == [16, 2.0**16]
+    assert how.calm_M.tolist() == [0, 2]
+
+
+def test_the_scale_moves_as_that_of_torchs_grad_scaler(monkeypatch):
+    monkeypatch.setattr(precision, "_PATIENCE", 3)
+    how = Precision("fp16", 1, CPU)
+    scaler = torch.amp.GradScaler("cpu", growth_interval=3)
+    parameter = nn.Parameter(torch.ones(1))
+    sgd = torch.optim.SGD([parameter], lr=0.1)
+    fates = [1.0, 1.0, 1.0, 1.0, torch.inf, 1.0, 1.0, torch.nan, torch.inf, *[1.0] * 8]
+    scales = []
+    for fate in fates:
+        own = fate * how.scale_M.clone().unsqueeze(1)
+        how.unscale(own)
+        parameter.grad = None
+        scaler.scale(parameter.sum()).backward()
+        parameter.grad.mul_(fate)
+        scaler.step(sgd)
+        scaler.update()
+        scales.append(how.scale_M.item())
+        assert scales[-1] == scaler.get_scale()
+        assert own.item() == (1 if fate == 1 else 0)
+    assert {2.0**14, 2.0**15, 2.0**16, 2.0**17} == set(scales)
+
+
+def test_a_scale_never_becomes_infinite():
+    how = Precision("fp16", 1, CPU)
+    how.load(0, {"scale": 2.0**127, "calm": 1999.0})
+    how.unscale(torch.zeros(1, 3))
+    assert how.scale_M.item() == 2.0**127
+    how.unscale(torch.full((1, 3), torch.inf))
+    assert how.scale_M.item() == 2.0**126
+
+
+def test_a_member_that_overflows_at_every_scale_is_judged_to_have_diverged():
+    how, steps = Precision("fp16", 2, CPU), 0
+    loss = torch.tensor([0.5, 0.25])
+    while not how.judged(loss).isnan().any():
+        how.unscale(torch.tensor([[torch.nan], [1.0]]))
+        steps += 1
+        assert steps < 100
+    assert how.scale_M[0] == 2.0**-25
+    assert how.judged(loss)[1] == 0.25
+    assert steps == 16 + 25
+
+
+@pytest.mark.parametrize("name", ["fp32", "tf32", "bf16"])
+def test_without_fp16_nothing_is_scaled_or_dropped(name):
+    how = Precision(name, 2, CPU)
+    gradient_MP = torch.tensor([[torch.inf, 1.0], [2.0, 3.0]])
+    how.unscale(gradient_MP)
+    assert gradient_MP.tolist() == [[torch.inf, 1], [2, 3]]
+    assert how.scale_M.tolist() == [1, 1]
+    assert how.judged(torch.tensor([torch.inf, 1.0])).tolist() == [torch.inf, 1]
+
+
+def test_a_saved_scale_is_put_back_for_its_member_only():
+    how, later = Precision("fp16", 2, CPU), Precision("fp16", 3, CPU)
+    how.unscale(torch.tensor([[1.0], [torch.inf]]))
+    later.load(2, how.state(1))
+    assert how.state(1) == {"scale": 2.0**15, "calm": 0}
+    assert later.scale_M.tolist() == [2.0**16, 2.0**16, 2.0**15]
+
+
+def test_the_loss_is_taken_in_fp32_of_half_precision_logits():
+    logits = torch.tensor([[[8.0, 0.0, -8.0]]], dtype=torch.float16)
+    loss, hits = losses_and_hits(logits, torch.tensor([[0]]))
+    assert loss.item() == pytest.approx(F.cross_entropy(logits[0].double(), torch.tensor([0])).item(), rel=1e-3)
+    assert hits.tolist() == [1]

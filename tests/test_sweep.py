@@ -1,0 +1,446 @@
+"""Sweeps: whatever happens to one job, to the supervisor or to the disk, the results are those of a quiet night."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import hydra
+import pytest
+from conftest import SMALL_RUN, start
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext
+
+from bnexp import checkpoint
+from bnexp.cli import configs_folder
+from bnexp.names import sweep_names
+from bnexp.storage import held
+from bnexp.sweep import plan as plans
+from bnexp.sweep.options import options
+from bnexp.sweep.plan import entries
+from bnexp.sweep.preflight import slots
+
+# A user's norm. In training step 9 of a job it does what the file fault-TAG says, and takes the file away.
+FAULTY = """
+import ctypes, os, resource, signal, subprocess, sys, time
+from pathlib import Path
+import torch
+from bnexp.norms.base import NORMS
+from bnexp.norms.none import Shift
+
+def fault(kind):
+    if kind == "raise":
+        raise RuntimeError("the norm is broken")
+    if kind == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "exit":
+        sys.exit(3)
+    if kind == "exit 0":
+        os._exit(0)
+    if kind == "hang":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.Popen(["sleep", "1000"])
+        time.sleep(1000)
+    if kind == "memory":
+        resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9))
+        torch.zeros(10**10)
+    if kind == "leave a child":
+        subprocess.Popen(["sleep", "1000"])
+    if kind == "kill the nursery":
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(1000)
+
+class Faulty(Shift):
+    calls = 0
+    def __init__(self, channels, tag):
+        super().__init__(channels)
+        self.file = Path(f"fault-{tag}")
+    def forward(self, x):
+        if x.device.type != "meta" and self.training:
+            self.calls += 1
+            if Path("slow").exists():
+                time.sleep(0.05)
+            if self.calls == 9 and self.file.exists():
+                kind = self.file.read_text()
+                self.file.unlink()
+                print("here it comes:", kind, flush=True)
+                fault(kind)
+        return super().forward(x)
+
+@NORMS.register("faulty")
+def faulty(channels: int, *, tag: str):
+    return Faulty(channels, tag)
+"""
+WORDS = ("train", "-m", "--config-dir", "my", "imports=[my_norms]", "norm=faulty", *SMALL_RUN, "checkpoint_every=4")
+MARK = "BNEXP_TEST_MARK"
+JOBS = 8
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Folder of a sweep that nothing happens to, one job at a time."""
+    workplace = tmp_path_factory.mktemp("undisturbed")
+    furnish(workplace)
+    answer = sweep(workplace, f"norm.tag=range({JOBS})", "hydra.launcher.jobs=1")
+    assert answer.code == 0, answer
+    return workplace / "s"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A working folder with the user's norm; whatever runs with its mark at the end of a test is an orphan."""
+    furnish(tmp_path)
+    yield tmp_path
+    assert survivors(tmp_path) == []
+
+
+def furnish(place: Path) -> None:
+    (place / "my_norms.py").write_text(FAULTY)
+    (place / "my" / "norm").mkdir(parents=True)
+    (place / "my" / "norm" / "faulty.yaml").write_text("name: faulty\ntag: a\n")
+
+
+class Ended:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.out, self.err = process.communicate(timeout=120)
+        self.code = process.returncode
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n{self.out}\n{self.err}"
+
+
+def begin(place: Path, *words: str, **options) -> subprocess.Popen[str]:
+    return start(*words, cwd=place, env={MARK: str(place)}, **options)
+
+
+def sweep(place: Path, *words: str, **options) -> Ended:
+    return Ended(begin(place, *WORDS, "hydra.sweep.dir=s", *words, **options))
+
+
+def resume(place: Path, *words: str) -> Ended:
+    return Ended(begin(place, "resume", "s", *words))
+
+
+def survivors(place: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{MARK}={place}\0".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+    return found
+
+
+def until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def result(folder: Path) -> tuple[str, bytes]:
+    state = checkpoint.load(folder)
+    assert state is not None, folder
+    return checkpoint.digest(state), (folder / "metrics.csv").read_bytes()
+
+
+def results(folder: Path) -> dict[str, tuple[str, bytes]]:
+    return {run.parent.name: result(run.parent) for run in sorted(folder.glob("*/run.json"))}
+
+
+def status(folder: Path) -> str:
+    return json.loads((folder / "run.json").read_text())["status"] if (folder / "run.json").exists() else "absent"
+
+
+def states(place: Path) -> dict[str, str]:
+    jobs = json.loads((place / "s" / "sweep.json").read_text())["jobs"]
+    return {job["name"]: job["state"] for job in jobs}
+
+
+FAULTS = {
+    "raise": "RuntimeError: the norm is broken",
+    "segfault": "segmentation fault",
+    "kill": "killed by SIGKILL (out of memory?)",
+    "exit": "ended with exit code 3 before its last step",
+    "exit 0": "ended with exit code 0 before its last step",
+    "hang": "no end after 8 s",
+    "memory": "memory",
+}
+
+
+def test_a_job_that_fails_fails_alone_and_can_be_tried_again(place, undisturbed):
+    for number, kind in enumerate(FAULTS):
+        (place / f"fault-{number}").write_text(kind)
+    timing = ("hydra.launcher.timeout_s=8", "hydra.launcher.grace_s=0.5")
+    answer = sweep(place, f"norm.tag=range({JOBS})", "hydra.launcher.jobs=2", *timing)
+    assert answer.code == 1, answer
+    assert "Traceback" not in answer.out + answer.err
+    failed = [line for line in answer.out.splitlines() if line.startswith("failed: ")]
+    for number, (kind, reason) in enumerate(FAULTS.items()):
+        name = f"norm.tag={number}"
+        (line,) = [line for line in failed if f"{name}:" in line]
+        assert reason in line
+        assert f"s/{name}/output.log" in line
+        assert f"here it comes: {kind}" in (place / "s" / name / "output.log").read_text()
+        saved = json.loads((place / "s" / name / "run.json").read_text())
+        assert saved["status"] == "failed"
+        assert reason in saved["failure"]["reason"]
+        assert saved["failure"]["lines"]
+    assert len(failed) == len(FAULTS)
+    assert f"7 failed, 1 finished, of {JOBS} jobs" in answer.out
+    last = f"norm.tag={JOBS - 1}"
+    assert result(place / "s" / last) == result(undisturbed / last)
+    before = (place / "s" / last / "run.json").stat()
+
+    again = resume(place)
+    assert (again.code, again.err) == (1, "")
+    assert len([line for line in again.out.splitlines() if line.startswith("failed: ")]) == len(FAULTS)
+
+    retried = resume(place, "--retry-failed")
+    assert retried.code == 0, retried
+    assert results(place / "s") == results(undisturbed)
+    after = (place / "s" / last / "run.json").stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+def test_a_killed_supervisor_leaves_nobody_behind_and_the_sweep_goes_on(place, undisturbed):
+    (place / "slow").touch()
+    words = (*WORDS, "hydra.sweep.dir=s", f"norm.tag=range({JOBS})", "hydra.launcher.jobs=2")
+    process = begin(place, *words)
+    until(lambda: list(place.glob("s/*/checkpoint.pt")))
+    second = resume(place)
+    assert second.code == 2
+    assert second.err == "bnexp: s: in use by another bnexp process; wait for it or stop it\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    until(lambda: not survivors(place), 5)
+    assert len([run for run in place.glob("s/*/run.json") if status(run.parent) == "running"]) > 0
+    (place / "slow").unlink()
+    answer = resume(place)
+    assert answer.code == 0, answer
+    assert results(place / "s") == results(undisturbed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_all_and_the_same_command_goes_on(place, undisturbed, number, code):
+    (place / "slow").touch()
+    (place / "fault-0").write_text("hang")
+    words = (f"norm.tag=range({JOBS})", "hydra.launcher.jobs=3", "hydra.launcher.grace_s=60")
+    process = begin(place, *WORDS, "hydra.sweep.dir=s", *words)
+    until(lambda: len(list(place.glob("s/*/checkpoint.pt"))) >= 2 and not (place / "fault-0").exists())
+    process.send_signal(number)
+    began = time.monotonic()
+    answer = Ended(process)
+    assert time.monotonic() - began < 5
+    assert survivors(place) == []
+    assert answer.code == code, answer
+    assert "go on with: bnexp resume s" in answer.out
+    assert "failed" not in answer.out
+    assert "interrupted" in states(place).values()
+    (place / "slow").unlink()
+    again = sweep(place, *words)
+    assert again.code == 0, again
+    assert results(place / "s") == results(undisturbed)
+
+
+def test_a_second_signal_ends_it_at_once(place):
+    (place / "slow").touch()
+    (place / "fault-0").write_text("hang")
+    process = begin(place, *WORDS, "hydra.sweep.dir=s", "norm.tag=0", "hydra.launcher.grace_s=60")
+    until(lambda: (place / "s").exists() and not (place / "fault-0").exists())
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    Ended(process)
+    assert time.monotonic() - began < 1.5
+    until(lambda: not survivors(place), 2)
+
+
+def test_what_a_job_leaves_behind_and_a_killed_nursery_do_no_harm(place, undisturbed):
+    (place / "fault-0").write_text("leave a child")
+    (place / "fault-2").write_text("kill the nursery")
+    answer = sweep(place, "norm.tag=range(4)", "hydra.launcher.jobs=2")
+    assert answer.code == 0, answer
+    expected = results(undisturbed)
+    assert results(place / "s") == {name: expected[name] for name in states(place)}
+
+
+def test_a_grid_grows_and_a_changed_config_is_refused(place, undisturbed):
+    first = sweep(place, "norm.tag=0,1", "hydra.launcher.jobs=2")
+    assert first.code == 0, first
+    untouched = {path: path.stat().st_mtime_ns for path in place.glob("s/*/run.json")}
+    assert sweep(place, "norm.tag=0,1").code == 0
+    grown = sweep(place, "norm.tag=0,2,1,0,it\\'s,'a b ż;$x'")
+    assert grown.code == 0, grown
+    assert list(states(place)) == [f"norm.tag={tag}" for tag in ("0", "1", "2", "it's", "'abż;$x'")]
+    assert untouched.items() <= {path: path.stat().st_mtime_ns for path in place.glob("s/*/run.json")}.items()
+    assert result(place / "s" / "norm.tag=2") == result(undisturbed / "norm.tag=2")
+    before = (place / "s" / "sweep.json").read_bytes()
+    changed = sweep(place, "norm.tag=1,3", "optim.lr=0.07")
+    assert changed.code == 2
+    assert changed.err.count("\n") == 1
+    assert "norm.tag=1: holds a run of another config (optim.lr: 0.1 -> 0.07)" in changed.err
+    assert (place / "s" / "sweep.json").read_bytes() == before
+
+
+def test_a_job_is_the_run_that_one_command_makes(place, undisturbed):
+    words = (word for word in WORDS[2:])
+    single = Ended(begin(place, "train", *words, "norm.tag=1", "hydra.run.dir=run"))
+    assert single.code == 0, single
+    assert result(place / "run") == result(undisturbed / "norm.tag=1")
+    of_sweep = {path.name.partition(".vm.")[0][:10] for path in (undisturbed / "norm.tag=1").iterdir()}
+    assert of_sweep - {path.name.partition(".vm.")[0][:10] for path in (place / "run").iterdir()} == {"output.log"}
+    facts, alone = (json.loads((folder / "run.json").read_text()) for folder in (undisturbed / "norm.tag=1", place / "run"))
+    assert facts.keys() == alone.keys()
+    assert facts["config_hash"] == alone["config_hash"]
+
+
+def test_enough_failures_end_a_sweep_and_a_busy_job_is_one(place):
+    assert sweep(place, "norm.tag=0").code == 0
+    (place / "fault-2").write_text("raise")
+    (place / "s" / "norm.tag=1").mkdir()
+    with held(place / "s" / "norm.tag=1"):
+        answer = sweep(place, "norm.tag=range(6)", "hydra.launcher.jobs=1", "hydra.launcher.max_failures=2")
+    assert answer.code == 1
+    assert "norm.tag=1: s/norm.tag=1: in use by another bnexp process" in answer.out
+    assert "stopped: 2 jobs have failed (max_failures=2)" in answer.out
+    assert list(states(place).values()).count("waiting") == 3
+
+
+def test_a_full_disk_stops_the_sweep_and_says_why(place):
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    answer = sweep(place, "norm.tag=range(4)", "epochs=100", "hydra.launcher.jobs=1", preexec_fn=small_files)
+    assert answer.code == 1, answer
+    assert "stopped: s/norm.tag=0: File too large" in answer.out
+    assert list(states(place).values()) == ["interrupted", "waiting", "waiting", "waiting"]
+
+
+def test_a_broken_file_of_the_user_is_reported_once(place):
+    with (place / "my_norms.py").open("a") as file:
+        file.write("\nx = 1 / 0\n")
+    answer = sweep(place, "norm.tag=range(20)")
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert "ZeroDivisionError" in line
+    assert "my_norms.py" in line
+    assert not (place / "s").exists()
+
+
+WRONG = {
+    "norm=bn,bx": "norm=bx: not known; did you mean bn?",
+    "norm=bn,ln sed=1": "did you mean seed?",
+    "seed=0,1.5": "seed=1.5: expected a whole number",
+    "optim.lr=0.1,-1": "optim.lr=-1.0: out of range",
+    "norm=bn,": "norm=bn,",
+    "seed=": "seed",
+    "seed=range(3,3)": "seed=range(3,3): has no values",
+    "seed=0,1 hydra.launcher.jobs=0": "hydra.launcher.jobs=0: out of range; allowed is at least 1",
+    "seed=0,1 hydra.launcher.jobs=many": "hydra.launcher.jobs=many: expected a whole number",
+    "seed=0,1 hydra.launcher.timeout_s=-1": "hydra.launcher.timeout_s=-1.0: out of range",
+    "seed=0,1 hydra.launcher.timeout=1": "did you mean hydra.launcher.timeout_s?",
+    "seed=0,1 hydra/launcher=locl": "hydra/launcher=locl: not known; did you mean local?",
+    "seed=0,1 device=cuda:99": "device=cuda:99",
+    "norm=none,bn model=mlp batch_size=1": "norm=bn",
+    "model=lenet,resnet model.depth=20": "model.depth",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_input_costs_one_line_and_leaves_nothing(bnexp, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    answer = bnexp("train", "-m", *words.split(" "))
+    assert answer.code == 2, answer
+    (line,) = answer.err.splitlines()
+    assert line.startswith("bnexp: ")
+    assert WRONG[words] in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["norm=gn", "norm.groups=2", "seed=3"],
+        ["norm=bn", "seed=4", "optim.lr=0.5"],
+        ["model=mlp", "model.depth=1", "norm=bn", "seed=4"],
+        ["experiment=d2l_lenet", "norm=none", "optim.lr=0.9"],
+        ["norm={name: bn, eps: 0.1}"],
+        ["seed=1", "imports=[a,b]", "steps=null"],
+        ["+data.path='a b=c'", "~steps"],
+    ],
+)
+def test_jobs_are_composed_as_hydra_composes_them(words):
+    from bnexp.launcher import Composer
+
+    with hydra.initialize_config_dir(str(configs_folder()), version_base="1.3"):
+        master = hydra.compose("train", [], return_hydra_config=True)
+        loader = GlobalHydra.instance().config_loader()
+        compose = Composer(HydraContext(config_loader=loader, callbacks=None), master)
+        assert compose(["seed=9", "norm=gn"]) == hydra.compose("train", ["seed=9", "norm=gn"])
+        for _ in range(2):
+            assert compose(words) == hydra.compose("train", words)
+
+
+def test_names_say_what_differs():
+    assert sweep_names([["norm=bn", "seed=0", "epochs=2"], ["norm=bn", "seed=1", "epochs=2"]]) == ["seed=0", "seed=1"]
+    assert sweep_names([["norm=bn", "seed=0"]]) == ["norm=bn,seed=0"]
+    assert sweep_names([[]]) == ["default"]
+
+
+def job(**changes):
+    return {"seed": 0, "optim": {"name": "sgd", "lr": 0.1}, "data": {"name": "npz", "root": "here"}, **changes}
+
+
+def test_jobs_that_ask_for_the_same_run_are_one_and_equal_names_are_told_apart():
+    same = entries([(["seed=1"], job(seed=1)), (["seed=1"], job(seed=1)), (["seed=2"], job(seed=2))])
+    assert [entry.name for entry in same] == ["seed=1", "seed=2"]
+    words = [["data.x=a/b"], ["data.x=a_b"]]
+    first, second = entries([(word, job(seed=seed)) for seed, word in enumerate(words)])
+    assert first.name.startswith("data.x=a_b-")
+    assert first.name != second.name
+
+
+def test_odd_names_survive_hydras_grammar():
+    from bnexp.launcher import _quoted
+
+    for name in ("a'b", "a\\b", "a\\'b,c=d", "x${y}", "ż ;$(z)", 'say "x"'):
+        (override,) = OverridesParser.create().parse_overrides([f"hydra.sweep.subdir={_quoted(name)}"])
+        assert str(override.value()).replace("\\${", "${") == name
+
+
+@pytest.mark.parametrize("name", ["../x", "", ".hidden", "a/b", "a\0b"])
+def test_a_plan_that_leads_out_of_its_folder_is_refused(tmp_path, name):
+    given = {"jobs": "auto", "slots_per_gpu": 1, "timeout_s": None, "grace_s": 1.0, "max_failures": None}
+    (entry,) = entries([([], job())])
+    entry.name = name
+    plans.Plan(tmp_path, [], options(given), [entry]).write()
+    with pytest.raises(ValueError, match=r"sweep\.json: cannot be read"):
+        plans.read(tmp_path)
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"delete it and give the sweep's command again"):
+        plans.read(tmp_path)
+
+
+def test_slots(monkeypatch):
+    given = {"jobs": "auto", "slots_per_gpu": 2, "timeout_s": None, "grace_s": 1.0, "max_failures": None}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert slots(options(given), 0, 1) == [{}] * 6
+    assert len(slots(options(given), 0, 4)) == 1
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(options(given), 2, 1)] == ["0", "1", "0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(options(given | {"jobs": 3}), 2, 1)] == [
+        "GPU-a",
+        "GPU-b",
+        "GPU-a",
+    ]
