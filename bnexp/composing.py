@@ -13,6 +13,7 @@ from typing import Any, cast
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -96,19 +97,28 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
 
 def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:
     """The key, and what could stand in its place when all other words of the command line are composed."""
-    others = [word for word in arguments if word.partition("=")[0].lstrip("+") != key and not word.startswith("-")]
+    words = [word for word in arguments if not word.startswith("-") and not _sweeps(word)]
+    others = [word for word in words if word.partition("=")[0].lstrip("+") != key]
     try:
         with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
-            composed = hydra.compose("train", others)
+            composed = hydra.compose("train", others, return_hydra_config=key.startswith("hydra."))
             config = cast(dict[str, Any], OmegaConf.to_container(composed))
     except (HydraException, OmegaConfBaseException, ValueError):
         return f"{key}: there is no such setting"
     known = [*flat(config), *config]
     same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f"; did you mean {same_leaf[0]}?" if same_leaf else near_miss(key, known)
-    group = key.partition(".")[0]
+    group = key.rpartition(".")[0]
     allowed = [name for name in known if name.startswith(group + ".")] or list(config)
     return f"{key}: there is no such setting{hint} (allowed: {', '.join(allowed)})"
+
+
+def _sweeps(word: str) -> bool:
+    """Whether it gives a setting several values."""
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return True
 
 
 def plain(config: DictConfig) -> TrainConfig:

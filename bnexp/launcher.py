@@ -161,8 +161,8 @@ def _values(override: Override) -> Any:
 
 def _quoted(name: str) -> str:
     """A word that Hydra's grammar reads as this very text."""
-    text = name.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
-    return f"'{text}'"
+    assert "\\" not in name
+    return "'" + name.replace("'", "\\'").replace("${", "\\${") + "'"
 
 
 class Composer:

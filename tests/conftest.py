@@ -66,3 +66,11 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("BNEXP_DATA names no folder of real data")
     return Path(folder)
+
+
+def composed(*words: str):
+    """A config composed from words, as the command line does it, before it becomes a Python object."""
+    from bnexp import composing  # registers the schema
+
+    with composing.hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return composing.hydra.compose("train", list(words))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hydra
 import pytest
+from conftest import composed
 from omegaconf import OmegaConf
 
 from bnexp import composing
@@ -23,8 +23,7 @@ CHOICES = sorted(
 
 
 def compose(*overrides: str):
-    with hydra.initialize_config_dir(str(configs_folder()), version_base="1.3"):
-        return composing.plain(hydra.compose("train", list(overrides)))
+    return composing.plain(composed(*overrides))
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)

@@ -39,7 +39,7 @@ TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = IDX
 real = pytest.mark.skipif("BNEXP_DATA" not in os.environ, reason="BNEXP_DATA does not say where the real data are")
 
 
-def refused(options, setting):
+def assert_refused(options, setting):
     """Load, which must raise one line that begins with the setting; return the line."""
     with pytest.raises(ValueError, match=f"^{re.escape(setting)}") as caught:
         load(options)
@@ -107,14 +107,14 @@ def offline(monkeypatch):
     ],
 )
 def test_bad_options(mnist, change, message):
-    assert refused(from_mnist(mnist, **change), message)
+    assert assert_refused(from_mnist(mnist, **change), message)
 
 
 @pytest.mark.parametrize("option", ["root", "crop"])
 def test_missing_option(mnist, option):
     options = from_mnist(mnist)
     del options[option]
-    refused(options, f"data.{option}: mnist needs this option")
+    assert_refused(options, f"data.{option}: mnist needs this option")
 
 
 @pytest.mark.parametrize("name", list(DATA))
@@ -139,7 +139,7 @@ def test_every_yaml_has_a_source():
     ],
 )
 def test_options_that_ask_too_much(mnist, options, message):
-    assert refused(from_mnist(mnist, **options), "data.") == message
+    assert assert_refused(from_mnist(mnist, **options), "data.") == message
 
 
 # MNIST's format
@@ -180,7 +180,7 @@ def test_damaged_idx(mnist, file, damage):
     path = mnist / file
     path.write_bytes(damage(path.read_bytes()))
     options = from_mnist(mnist)
-    line = refused(options, f"data.root={options['root']}: MNIST/raw/{file} (")
+    line = assert_refused(options, f"data.root={options['root']}: MNIST/raw/{file} (")
     assert f"({path.stat().st_size} bytes) cannot be read (" in line
 
 
@@ -211,7 +211,7 @@ def test_damaged_gz(mnist, damage):
     packed = mnist / f"{TRAIN_X}.gz"
     packed.write_bytes(damage(gzip.compress((mnist / TRAIN_X).read_bytes())))
     (mnist / TRAIN_X).unlink()
-    assert f"MNIST/raw/{TRAIN_X}.gz (" in refused(from_mnist(mnist), "data.root=")
+    assert f"MNIST/raw/{TRAIN_X}.gz (" in assert_refused(from_mnist(mnist), "data.root=")
 
 
 @pytest.mark.parametrize(
@@ -231,13 +231,13 @@ def test_damaged_gz(mnist, damage):
 def test_inconsistent_idx(mnist, file, array, message):
     (mnist / file).write_bytes(idx(array))
     options = from_mnist(mnist)
-    assert refused(options, "data.root=") == f"data.root={options['root']}: MNIST/raw/{message}"
+    assert assert_refused(options, "data.root=") == f"data.root={options['root']}: MNIST/raw/{message}"
 
 
 def test_training_file_in_place_of_the_test_file(mnist):
     for train, test in ((TRAIN_X, TEST_X), (TRAIN_Y, TEST_Y)):
         (mnist / test).write_bytes((mnist / train).read_bytes())
-    assert f"{TEST_X} holds the training images" in refused(from_mnist(mnist), "data.root=")
+    assert f"{TEST_X} holds the training images" in assert_refused(from_mnist(mnist), "data.root=")
 
 
 # Files that are not there
@@ -247,7 +247,7 @@ def test_training_file_in_place_of_the_test_file(mnist):
 @pytest.mark.parametrize("place", ["absent/deeper", "with space and ż", "a\nnewline", "nul\0", "x" * 300])
 def test_missing_folder(tmp_path, name, place):
     root = f"{tmp_path}/{place}"
-    line = refused({"name": name, "root": root, **PLAIN}, "data.root=" + root.splitlines()[0])
+    line = assert_refused({"name": name, "root": root, **PLAIN}, "data.root=" + root.splitlines()[0])
     assert "is missing and the download failed" in line
     assert "data.root or BNEXP_DATA" in line
     assert list(tmp_path.iterdir()) == []
@@ -256,12 +256,12 @@ def test_missing_folder(tmp_path, name, place):
 @pytest.mark.parametrize("file", IDX)
 def test_missing_file(mnist, file):
     (mnist / file).unlink()
-    assert f": MNIST/raw/{file} is missing and the download failed (" in refused(from_mnist(mnist), "data.root=")
+    assert f": MNIST/raw/{file} is missing and the download failed (" in assert_refused(from_mnist(mnist), "data.root=")
 
 
 def test_root_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    refused({"name": "mnist", "root": str(tmp_path / "file"), **PLAIN}, f"data.root={tmp_path}/file: MNIST/raw/")
+    assert_refused({"name": "mnist", "root": str(tmp_path / "file"), **PLAIN}, f"data.root={tmp_path}/file: MNIST/raw/")
 
 
 def test_download_fills_gaps_only(mnist, monkeypatch):
@@ -285,7 +285,7 @@ def test_download_fills_gaps_only(mnist, monkeypatch):
     assert [path.name for path in mnist.parents[1].iterdir()] == ["MNIST"]
     served[TEST_X] = served[TEST_X][:-1]
     (mnist / TEST_X).unlink()
-    assert "the download failed" in refused(from_mnist(mnist), "data.root=")
+    assert "the download failed" in assert_refused(from_mnist(mnist), "data.root=")
     assert not (mnist / TEST_X).exists()
 
 
@@ -340,14 +340,14 @@ class Payload:
 @pytest.mark.parametrize("file", ["data_batch_1", "data_batch_2", "test_batch", "batches.meta"])
 def test_changed_cifar_is_not_unpickled(cifar, tmp_path, file):
     (cifar / file).write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
-    line = refused(from_cifar(cifar), f"data.root={cifar.parent}: cifar-10-batches-py/{file} is damaged")
+    line = assert_refused(from_cifar(cifar), f"data.root={cifar.parent}: cifar-10-batches-py/{file} is damaged")
     assert not (tmp_path / "ran").exists(), line
 
 
 @pytest.mark.parametrize("file", ["data_batch_2", "batches.meta"])
 def test_missing_cifar_file(cifar, file):
     (cifar / file).unlink()
-    assert f": cifar-10-batches-py/{file} is missing" in refused(from_cifar(cifar), "data.root=")
+    assert f": cifar-10-batches-py/{file} is missing" in assert_refused(from_cifar(cifar), "data.root=")
 
 
 # Image folders
@@ -385,7 +385,7 @@ def test_palette_with_transparency_warns_nobody(folder):
 def test_images_of_differing_size(folder):
     image = pictures(1, 99, (8, 8, 3))[0]
     Image.fromarray(image).save(folder / "train" / "cat" / "1.png")
-    assert "images of train " in refused(from_folder(folder), "data.size=null: ")
+    assert "images of train " in assert_refused(from_folder(folder), "data.size=null: ")
     data = load(from_folder(folder, size=5))
     x = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     assert torch.equal(data.train.x[1], F.interpolate(x, size=(5, 5), mode="bilinear")[0])
@@ -396,14 +396,14 @@ def test_train_and_test_images_of_differing_size(folder):
     for path in (folder / "test").rglob("*.png"):
         Image.fromarray(pictures(1, 99, (8, 8, 3))[0]).save(path)
     message = f"data.root={folder}: train has samples (3, 4, 6), but test has (3, 8, 8)"
-    assert refused(from_folder(folder), "data.root=") == message
+    assert assert_refused(from_folder(folder), "data.root=") == message
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", None], ids=["0 bytes", "text", "truncated"])
 def test_undecodable_image(folder, content):
     path = folder / "test" / "dog" / "1.png"
     path.write_bytes(path.read_bytes()[:60] if content is None else content)
-    refused(from_folder(folder), f"data.root={folder}: test/dog/1.png cannot be read (")
+    assert_refused(from_folder(folder), f"data.root={folder}: test/dog/1.png cannot be read (")
 
 
 def remove(path):
@@ -413,22 +413,22 @@ def remove(path):
 
 
 def test_image_folder_without_root():
-    refused({**from_folder(""), "root": None}, "data.root=null: say where")
+    assert_refused({**from_folder(""), "root": None}, "data.root=null: say where")
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_image_folder_with_gaps(folder, part):
     for image in (folder / part / "dog").iterdir():
         image.unlink()
-    line = refused(from_folder(folder), f"data.root={folder}: folder {part} cannot be read (")
+    line = assert_refused(from_folder(folder), f"data.root={folder}: folder {part} cannot be read (")
     assert "classes dog" in line
     remove(folder / part / "dog")
     other = {"train": "test", "test": "train"}[part]
-    assert f": class dog is in {other} but not in {part}" in refused(from_folder(folder), "data.root=")
+    assert f": class dog is in {other} but not in {part}" in assert_refused(from_folder(folder), "data.root=")
     remove(folder / part / "cat")
-    assert "Couldn't find any class folder" in refused(from_folder(folder), "data.root=")
+    assert "Couldn't find any class folder" in assert_refused(from_folder(folder), "data.root=")
     remove(folder / part)
-    assert f": has no folder {part};" in refused(from_folder(folder), "data.root=")
+    assert f": has no folder {part};" in assert_refused(from_folder(folder), "data.root=")
 
 
 # npz
@@ -506,13 +506,15 @@ NAN = np.full((40, 7), np.nan)
 )
 def test_bad_arrays(npz, changed, message):
     path = npz(**changed)
-    assert refused(from_npz(path), f"data.path={path}: {message}")
+    assert assert_refused(from_npz(path), f"data.path={path}: {message}")
 
 
 @pytest.mark.parametrize("key", ["x_train", "y_train", "x_test", "y_test"])
 def test_pickled_npz_runs_nothing(npz, tmp_path, key):
     path = npz(**{key: np.array([Payload(tmp_path / "ran")] * 40, dtype=object)})
-    assert "Object arrays cannot be loaded" in refused(from_npz(path), f"data.path={path}: my data.npz cannot be read")
+    assert "Object arrays cannot be loaded" in assert_refused(
+        from_npz(path), f"data.path={path}: my data.npz cannot be read"
+    )
     assert not (tmp_path / "ran").exists()
 
 
@@ -529,19 +531,19 @@ def test_pickled_npz_runs_nothing(npz, tmp_path, key):
 def test_damaged_npz(npz, tmp_path, damage):
     path = npz()
     path.write_bytes(damage(path.read_bytes(), tmp_path / "ran"))
-    refused(from_npz(path), f"data.path={path}: my data.npz cannot be read (")
+    assert_refused(from_npz(path), f"data.path={path}: my data.npz cannot be read (")
     assert not (tmp_path / "ran").exists()
 
 
 def test_npy_is_no_npz(tmp_path):
     np.save(tmp_path / "x.npy", pictures(4, 0))
-    assert "write it with numpy.savez" in refused(from_npz(tmp_path / "x.npy"), "data.path=")
+    assert "write it with numpy.savez" in assert_refused(from_npz(tmp_path / "x.npy"), "data.path=")
 
 
 def test_npz_path(tmp_path):
-    refused(from_npz(tmp_path / "no.npz"), f"data.path={tmp_path}/no.npz: there is no such file")
-    refused({**from_npz(""), "path": None}, "data.path=null: say where the .npz file is")
-    refused(from_npz("", layout="chw"), "data.layout=chw: not known; did you mean nchw?")
+    assert_refused(from_npz(tmp_path / "no.npz"), f"data.path={tmp_path}/no.npz: there is no such file")
+    assert_refused({**from_npz(""), "path": None}, "data.path=null: say where the .npz file is")
+    assert_refused(from_npz("", layout="chw"), "data.layout=chw: not known; did you mean nchw?")
 
 
 @pytest.mark.parametrize(
@@ -554,7 +556,7 @@ def test_npz_path(tmp_path):
 )
 def test_vectors_are_no_images(npz, options, message):
     path = npz(x_train=pictures(40, 0, (7,)), x_test=pictures(20, 1, (7,)))
-    assert refused(from_npz(path, **options), "data.") == message
+    assert assert_refused(from_npz(path, **options), "data.") == message
 
 
 # Preparation

@@ -76,7 +76,7 @@ def doors(library: str) -> set[str]:
         ("scipy", {"statistics"}),
         ("matplotlib", {"report"}),
         ("torchvision", {"data", "models"}),
-        ("tqdm", {"experiment", "sweep"}),
+        ("tqdm", {"display", "sweep"}),
     ],
 )
 def test_a_library_has_one_door(library, allowed):

@@ -6,11 +6,10 @@ import json
 import math
 
 import pytest
-from conftest import SMALL
+from conftest import SMALL, composed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
-from tests_support import composed
 
 from bnexp.composing import plain
 from bnexp.config import to_dict

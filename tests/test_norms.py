@@ -115,7 +115,7 @@ def buffers(norm: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.clone() for name, buffer in norm.named_buffers()}
 
 
-def close(a: Any, b: Any, **tolerance: float) -> None:
+def assert_close(a: Any, b: Any, **tolerance: float) -> None:
     torch.testing.assert_close(a, b, **({"check_dtype": False, **EXACT} | tolerance))
 
 
@@ -176,11 +176,11 @@ def test_only_batch_statistics_make_training_and_evaluation_differ(name, shape):
     trained = norm.train()(x)
     before = buffers(norm)
     evaluated = norm.eval()(x)
-    close(buffers(norm), before, atol=0)
+    assert_close(buffers(norm), before, atol=0)
     if isinstance(norm, BatchStatistics):
         assert (trained - evaluated).abs().max() > 0.1
     else:
-        close(trained, evaluated, atol=0)
+        assert_close(trained, evaluated, atol=0)
 
 
 @every_norm
@@ -189,13 +189,13 @@ def test_in_evaluation_no_sample_sees_another(name, shape):
     norm(x)
     norm.eval()
     alone = torch.cat([norm(sample[None]) for sample in x])
-    close(alone, norm(x))
+    assert_close(alone, norm(x))
 
 
 @every_norm
 def test_order_of_the_batch_does_not_matter(name, shape):
     norm, x = build(name), normal(*shape)
-    close(norm(x.flip(0)), norm(x).flip(0))
+    assert_close(norm(x.flip(0)), norm(x).flip(0))
 
 
 @every_norm
@@ -214,9 +214,9 @@ def test_stacked_population_equals_members_one_by_one(name, shape, training, sha
     grad_M = torch.autograd.grad(y_M.sin().sum(), list(parameters.values()))
     for m, member in enumerate(members):
         y = member(x_M[m])
-        close(y_M[m], y)
-        close([g[m] for g in grad_M], list(torch.autograd.grad(y.sin().sum(), list(member.parameters()))))
-        close({key: value[m] for key, value in stacked_buffers.items()}, buffers(member))
+        assert_close(y_M[m], y)
+        assert_close([g[m] for g in grad_M], list(torch.autograd.grad(y.sin().sum(), list(member.parameters()))))
+        assert_close({key: value[m] for key, value in stacked_buffers.items()}, buffers(member))
 
 
 @every_norm
@@ -228,8 +228,8 @@ def test_state_dict_round_trip(name, shape):
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
     x = normal(*shape)
-    close(other.eval()(x), norm.eval()(x), atol=0)
-    close(dict(other.state_dict()), dict(norm.state_dict()), atol=0)
+    assert_close(other.eval()(x), norm.eval()(x), atol=0)
+    assert_close(dict(other.state_dict()), dict(norm.state_dict()), atol=0)
 
 
 @every_norm
@@ -256,7 +256,7 @@ def test_bfloat16_autocast(name, shape, training):
     x = normal(*shape).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         y = norm(x)
-    close(y.float(), norm(x.float()).float(), atol=0.03)
+    assert_close(y.float(), norm(x.float()).float(), atol=0.03)
     assert all(g.isfinite().all() for g in gradients(y.float(), x, *norm.parameters()))
     assert all(buffer.dtype in (torch.float32, torch.int64) for buffer in norm.buffers())
 
@@ -268,16 +268,16 @@ def test_bfloat16_autocast(name, shape, training):
 def test_output_and_gradients_match_the_formula(name, shape):
     norm, x = build(name), normal(*shape).requires_grad_()
     given, wanted = norm(x), formula(norm, name, x)
-    close(given, wanted)
-    close(gradients(given, x, *norm.parameters()), gradients(wanted, x, *norm.parameters()))
+    assert_close(given, wanted)
+    assert_close(gradients(given, x, *norm.parameters()), gradients(wanted, x, *norm.parameters()))
 
 
 @every_statistic
 def test_without_affine_the_layer_has_no_parameters(name, shape):
     norm, x = build(name, affine=False), normal(*shape).requires_grad_()
     assert list(norm.parameters()) == []
-    close(norm(x), REFERENCES[name](x))
-    close(gradients(norm(x), x), gradients(REFERENCES[name](x), x))
+    assert_close(norm(x), REFERENCES[name](x))
+    assert_close(gradients(norm(x), x), gradients(REFERENCES[name](x), x))
     norm.eval()(x)
 
 
@@ -286,8 +286,8 @@ def test_mean_and_variance_over_the_documented_axes(name, shape):
     norm = build(name, affine=False)
     x_hat = norm(normal(*shape))
     for where in positions_of_sets(name, shape):
-        close(x_hat[where].mean().item(), 0.0)
-        close(x_hat[where].var(correction=0).item(), 1.0, atol=1e-3)  # eps takes a little
+        assert_close(x_hat[where].mean().item(), 0.0)
+        assert_close(x_hat[where].var(correction=0).item(), 1.0, atol=1e-3)  # eps takes a little
 
 
 @every_statistic
@@ -297,7 +297,7 @@ def test_values_depend_on_their_own_set_and_on_no_other(name, shape):
     label = torch.zeros(shape, dtype=torch.int64)
     for number, where in enumerate(positions_of_sets(name, shape)):
         label[where] = number
-    close(jacobian != 0, label.view(-1, 1) == label.view(1, -1))
+    assert_close(jacobian != 0, label.view(-1, 1) == label.view(1, -1))
 
 
 @every_statistic
@@ -305,14 +305,14 @@ def test_large_mean_in_float32(name, shape):
     # E[x^2] - E[x]^2 would give a variance of 0.0625 or nan here, not 0.01 (U5).
     x = (1000 + 0.1 * torch.randn(4 * shape[0], *shape[1:])).float()
     norm = NORMS.bind(config(name))(CHANNELS)
-    close(norm(x).double(), norm.double()(x.double()), atol=0.02)
+    assert_close(norm(x).double(), norm.double()(x.double()), atol=0.02)
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_large_mean_in_float32_channels_last(name):
     x = (1000 + 0.1 * torch.randn(3, CHANNELS, 16, 16)).float().contiguous(memory_format=torch.channels_last)
     norm = NORMS.bind(config(name))(CHANNELS)
-    close(norm(x).double(), norm.double()(x.double()), atol=0.02)
+    assert_close(norm(x).double(), norm.double()(x.double()), atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -341,11 +341,11 @@ def test_a_statistic_over_one_value_is_refused(name, shape, options, training):
 @both_modes
 def test_instance_norm_stands_aside_on_vectors_or_is_layer_norm_there(training):
     x, aside, layer = normal(4, 9), build("in").train(training), build("in", vectors="ln").train(training)
-    close(aside(x), aside.gain * x + aside.bias)
+    assert_close(aside(x), aside.gain * x + aside.bias)
     assert aside.stood_aside
     centred = x - x.mean(1, keepdim=True)
     x_hat = centred / ((centred**2).mean(1, keepdim=True) + layer.eps).sqrt()
-    close(layer(x), layer.gain * x_hat + layer.bias)
+    assert_close(layer(x), layer.gain * x_hat + layer.bias)
     assert not layer.stood_aside
 
 
@@ -370,13 +370,13 @@ def test_equals_torchs_batch_norm(name, shape, momentum):
 
     def compare(x: Tensor) -> None:
         y, wanted = norm(x), twin(x)
-        close(y, wanted)
-        close(gradients(y, x, *norm.parameters()), gradients(wanted, x, *twin.parameters()))
+        assert_close(y, wanted)
+        assert_close(gradients(y, x, *norm.parameters()), gradients(wanted, x, *twin.parameters()))
 
     for _ in range(3):
         compare(normal(*shape).requires_grad_())
-    close(norm.running_mean, twin.running_mean)
-    close(norm.running_var, twin.running_var)
+    assert_close(norm.running_mean, twin.running_mean)
+    assert_close(norm.running_var, twin.running_var)
     assert norm.batches_seen == twin.num_batches_tracked == 3
     norm.eval()
     twin.eval()
@@ -392,8 +392,8 @@ def test_evaluation_by_the_batch_at_hand_touches_no_buffer(name, momentum):
     trained = norm(x)
     before = buffers(norm)
     norm.eval().source = "batch"
-    close(norm(x), trained)
-    close(buffers(norm), before, atol=0)
+    assert_close(norm(x), trained)
+    assert_close(buffers(norm), before, atol=0)
 
 
 @batch_norms
@@ -405,7 +405,7 @@ def test_stacked_population_evaluates_by_the_batch_at_hand(name, momentum):
     parameters, stacked_buffers = stack_module_state(members)
     x_M = normal(3, 5, CHANNELS)
     y_M = vmap(lambda p, b, x: functional_call(members[0], (p, b), (x,)))(parameters, stacked_buffers, x_M)
-    close(y_M, torch.stack([member(x) for member, x in zip(members, x_M, strict=True)]))
+    assert_close(y_M, torch.stack([member(x) for member, x in zip(members, x_M, strict=True)]))
 
 
 @batch_norms
@@ -418,7 +418,7 @@ def test_stacked_population_with_cumulative_average(name):
         for member, x in zip(members, x_M, strict=True):
             member(x)
     for m, member in enumerate(members):
-        close({key: value[m] for key, value in stacked_buffers.items()}, buffers(member))
+        assert_close({key: value[m] for key, value in stacked_buffers.items()}, buffers(member))
 
 
 @batch_norms
@@ -452,7 +452,7 @@ def test_statistics_of_bfloat16_are_taken_in_float32(name):
     x = normal(64, CHANNELS).bfloat16()
     wide(x.float())
     assert norm(x).dtype == torch.bfloat16
-    close(buffers(norm), buffers(wide), atol=1e-5)
+    assert_close(buffers(norm), buffers(wide), atol=1e-5)
 
 
 @batch_norms
@@ -474,7 +474,7 @@ def test_one_value_per_channel_is_refused_where_the_batch_gives_the_statistics(n
 @batch_norms
 def test_a_batch_of_one_map_is_instance_norm(name):
     x = normal(1, CHANNELS, 3, 3)
-    close(build(name, affine=False)(x), build("in", affine=False)(x))
+    assert_close(build(name, affine=False)(x), build("in", affine=False)(x))
 
 
 @batch_norms
@@ -482,14 +482,14 @@ def test_worked_example(name):
     # U4 and U3: arange(24) as two maps of three channels.
     norm, x = build(name, channels=3, affine=False), torch.arange(24.0, dtype=torch.float64).view(2, 3, 2, 2)
     x_hat = norm(x)
-    close(x_hat[0, 0].flatten(), torch.tensor([-1.22884772, -1.06500135, -0.90115499, -0.73730863]), atol=1e-7)
-    close(x_hat[:, 0], -x_hat[:, 0].flip(0, 1, 2))
-    close(norm.running_mean, torch.tensor([0.75, 1.15, 1.55]), atol=1e-7)
-    close(norm.running_var, torch.full((3,), 5.157143), atol=1e-6)
+    assert_close(x_hat[0, 0].flatten(), torch.tensor([-1.22884772, -1.06500135, -0.90115499, -0.73730863]), atol=1e-7)
+    assert_close(x_hat[:, 0], -x_hat[:, 0].flip(0, 1, 2))
+    assert_close(norm.running_mean, torch.tensor([0.75, 1.15, 1.55]), atol=1e-7)
+    assert_close(norm.running_var, torch.full((3,), 5.157143), atol=1e-6)
     last = build(name, channels=3, affine=False, momentum=1.0)
     last(x)
-    close(last.running_mean, torch.tensor([7.5, 11.5, 15.5]))
-    close(last.running_var, torch.full((3,), 37.25 * 8 / 7, dtype=torch.float64))
+    assert_close(last.running_mean, torch.tensor([7.5, 11.5, 15.5]))
+    assert_close(last.running_var, torch.full((3,), 37.25 * 8 / 7, dtype=torch.float64))
 
 
 @batch_norms
@@ -498,8 +498,8 @@ def test_cumulative_average_weighs_unequal_batches_equally(name):
     batches = [normal(size, CHANNELS) for size in (8, 8, 3)]
     for x in batches:
         norm(x)
-    close(norm.running_mean, sum(x.mean(0) for x in batches) / 3)
-    close(norm.running_var, sum(x.var(0) for x in batches) / 3)
+    assert_close(norm.running_mean, sum(x.mean(0) for x in batches) / 3)
+    assert_close(norm.running_var, sum(x.var(0) for x in batches) / 3)
 
 
 @batch_norms
@@ -509,7 +509,7 @@ def test_gain_and_bias_can_restore_the_input(name):
     with torch.no_grad():
         norm.gain.copy_((x.var((0, 2, 3), correction=0) + norm.eps).sqrt())
         norm.bias.copy_(x.mean((0, 2, 3)))
-    close(norm(x), x, atol=1e-12)
+    assert_close(norm(x), x, atol=1e-12)
 
 
 @batch_norms
@@ -519,8 +519,8 @@ def test_gradient_has_no_part_along_the_mean_nor_along_x_hat(name):
     x_hat = norm(x)
     (dx,) = gradients(x_hat, x)
     assert dx.abs().max() > 1e-3
-    close(dx.sum((0, 2, 3)), torch.zeros(CHANNELS), atol=1e-12)
-    close((dx * x_hat).sum((0, 2, 3)), torch.zeros(CHANNELS), atol=1e-10)
+    assert_close(dx.sum((0, 2, 3)), torch.zeros(CHANNELS), atol=1e-12)
+    assert_close((dx * x_hat).sum((0, 2, 3)), torch.zeros(CHANNELS), atol=1e-10)
 
 
 @batch_norms
@@ -529,12 +529,12 @@ def test_bias_before_the_norm_learns_nothing_and_weights_only_turn(name):
     linear, norm, x = nn.Linear(4, CHANNELS).double(), build(name, eps=1e-14), normal(16, 4)
     weight_grad, bias_grad = gradients(norm(linear(x)), linear.weight, linear.bias)
     assert weight_grad.abs().max() > 1e-2
-    close(bias_grad, torch.zeros(CHANNELS), atol=1e-12)
-    close((linear.weight * weight_grad).sum(1), torch.zeros(CHANNELS), atol=1e-10)
+    assert_close(bias_grad, torch.zeros(CHANNELS), atol=1e-12)
+    assert_close((linear.weight * weight_grad).sum(1), torch.zeros(CHANNELS), atol=1e-10)
     with torch.no_grad():
         linear.weight.mul_(4)
     (scaled_grad,) = gradients(norm(linear(x)), linear.weight)
-    close(scaled_grad, weight_grad / 4)
+    assert_close(scaled_grad, weight_grad / 4)
 
 
 @batch_norms
@@ -546,7 +546,7 @@ def test_evaluation_folds_into_the_convolution(name):
     scale = norm.gain / (norm.running_var + norm.eps).sqrt()
     bias = norm.bias + (conv.bias - norm.running_mean) * scale
     folded = nn.functional.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bias)
-    close(norm(conv(x)), folded)
+    assert_close(norm(conv(x)), folded)
 
 
 # ----------------------------------------------------------------------------------------------------- bn_scratch alone
@@ -559,8 +559,8 @@ def test_explicit_backward_equals_autograd_of_the_same_lines(eps):
     std = (((x - mean) ** 2).mean((0, 2, 3), keepdim=True) + eps).sqrt()
     wanted = per_channel(norm.gain, x) * (x - mean) / std + per_channel(norm.bias, x)
     y = norm(x)
-    close(y, wanted, atol=1e-12)
-    close(gradients(y, x, *norm.parameters()), gradients(wanted, x, *norm.parameters()), atol=1e-12)
+    assert_close(y, wanted, atol=1e-12)
+    assert_close(gradients(y, x, *norm.parameters()), gradients(wanted, x, *norm.parameters()), atol=1e-12)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -576,7 +576,7 @@ def test_backward_after_another_batch_moved_the_running_statistics():
     wanted = gradients(norm.eval()(x), x)
     y = norm(x)
     norm.train()(normal(6, CHANNELS))
-    close(gradients(y, x), wanted)
+    assert_close(gradients(y, x), wanted)
 
 
 @pytest.mark.parametrize(("torch_momentum", "tf_momentum"), [(0.1, 0.9), (0.01, 0.99), (1.0, 0.0), (None, None)])
@@ -587,7 +587,7 @@ def test_tensorflows_momentum_is_one_minus_torchs(torch_momentum, tf_momentum):
         x = normal(6, CHANNELS)
         norm(x)
         other(x)
-    close(buffers(other), buffers(norm))
+    assert_close(buffers(other), buffers(norm))
 
 
 @pytest.mark.parametrize(("convention", "momentum"), [("torch", 0), ("tf", 1)])
@@ -600,7 +600,7 @@ def test_running_statistics_that_never_move_are_refused(convention, momentum):
 def test_running_variance_of_either_kind(variance, running_var):
     norm = build("bn_scratch", channels=3, variance=variance)
     norm(torch.arange(24.0, dtype=torch.float64).view(2, 3, 2, 2))
-    close(norm.running_var, torch.full((3,), running_var), atol=1e-6)
+    assert_close(norm.running_var, torch.full((3,), running_var), atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- layer, instance, group
@@ -610,7 +610,7 @@ def test_layer_norm_over_the_sample_is_not_layer_norm_by_position():
     # U6: the same on vectors, not on maps.
     ln, ln_c = (build(name, affine=False) for name in ("ln", "ln_c"))
     vectors, maps = normal(4, CHANNELS), normal(4, CHANNELS, 3, 3)
-    close(ln(vectors), ln_c(vectors))
+    assert_close(ln(vectors), ln_c(vectors))
     assert (ln(maps) - ln_c(maps)).abs().max() > 0.5
 
 
@@ -673,7 +673,7 @@ def maps(draw: st.DrawFn) -> Tensor:
 @given(x=maps(), scale=scales, sign=st.sampled_from([-1, 1]), shift=st.floats(-10, 10))
 def test_batch_norm_ignores_scale_and_shift(name, x, scale, sign, shift):
     norm = build(name, x.shape[1], affine=False, eps=1e-14)
-    close(norm(sign * scale * x + shift), sign * norm(x), atol=1e-6)
+    assert_close(norm(sign * scale * x + shift), sign * norm(x), atol=1e-6)
 
 
 @some
@@ -681,7 +681,7 @@ def test_batch_norm_ignores_scale_and_shift(name, x, scale, sign, shift):
 def test_sample_norms_ignore_the_scale_of_each_sample(x, scale, name):
     norm = build(name, x.shape[1], affine=False, eps=1e-14)
     scale_B = scale ** torch.linspace(0, 1, len(x), dtype=torch.float64).view(-1, 1, 1, 1)
-    close(norm(scale_B * x), norm(x), atol=1e-6)
+    assert_close(norm(scale_B * x), norm(x), atol=1e-6)
 
 
 @some
@@ -690,8 +690,8 @@ def test_group_norm_ends_in_layer_norm_and_instance_norm(x):
     channels = x.shape[1]
     for groups, name, axes in ((1, "ln", (1, 2, 3)), (channels, "in", (2, 3))):
         y = build("gn", channels, groups=groups, affine=False)(x)
-        close(y, build(name, channels, affine=False)(x))
-        close(y, (x - x.mean(axes, keepdim=True)) / (x.var(axes, keepdim=True, correction=0) + 1e-5).sqrt())
+        assert_close(y, build(name, channels, affine=False)(x))
+        assert_close(y, (x - x.mean(axes, keepdim=True)) / (x.var(axes, keepdim=True, correction=0) + 1e-5).sqrt())
 
 
 @some

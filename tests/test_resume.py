@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_RUN, start
+from conftest import SMALL_RUN, composed, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnexp import checkpoint
+from bnexp.composing import plain
+from bnexp.experiment import Job, run
 
-# Everything that a resume could forget: norm statistics, momentum, dropout, augmentation, a schedule, a short last batch.
+# Everything that a resume could forget: norm statistics, momentum, dropout, augmentation, a schedule, a short batch.
 WORDS = (
     *SMALL_RUN,
     "model.dropout=0.2",
@@ -69,10 +71,6 @@ class StopAt:
 
 
 def run_words(folder: Path, stop, words=WORDS):
-    from bnexp.composing import plain
-    from bnexp.experiment import Job, run
-    from tests_support import composed
-
     return run([Job(plain(composed(*words)), folder, "test")], stop=stop)[0]
 
 
