@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -156,7 +157,8 @@ class Setup:
     def evaluate(self) -> Measures:
         """What an evaluation in training records."""
         splits = {"train_eval": self._some()} | self._splits("validation", "test")
-        return evaluate_all(self.population, splits, self._some(), **self._batch_sizes())
+        with self._uncompiled():
+            return evaluate_all(self.population, splits, self._some(), **self._batch_sizes())
 
     def compare_statistics(self, split: str | None) -> Iterator[tuple[str, str, float, float]]:
         """Rows (split, statistics, accuracy, loss) of the first member.
@@ -168,9 +170,14 @@ class Setup:
         if not splits:
             raise ValueError(f"--split={split}: this run's data have none (allowed: {', '.join(self.data.splits())})")
         for name, images in splits.items():
-            measured = evaluate_kinds(self.population, images, self._some(), **self._batch_sizes())
+            with self._uncompiled():
+                measured = evaluate_kinds(self.population, images, self._some(), **self._batch_sizes())
             for kind, values in measured.items():
                 yield name, kind, values["accuracy"][0], values["loss"][0]
+
+    def _uncompiled(self) -> AbstractContextManager[object]:
+        """Evaluation switches modes, statistics and batch sizes, each of which would be compiled anew."""
+        return torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
 
     def _splits(self, *names: str) -> dict[str, Split]:
         return {name: split for name, split in self.data.splits().items() if name in names}
@@ -271,7 +278,7 @@ def set_executor(config: TrainConfig, member: nn.Module) -> None:
     if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         raise ValueError("compile=true: torch.compile needs a C++ compiler, and there is none; use compile=false")
     if config.compile:
-        member.compile()
+        member.compile(dynamic=False)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

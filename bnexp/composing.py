@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or 
 
 @dataclass
 class SweeperConf:
-    """Hydra's schema of a sweeper that goes through a grid (that of its own basic one), for the class of ``launcher``."""
+    """Hydra's schema of the sweeper in ``launcher``: that of its own basic one."""
 
     _target_: str = "hydra_plugins.bnexp.BnexpSweeper"
     max_batch_size: int | None = None
@@ -45,6 +46,12 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=SweeperCon
 # Its options, with their values, are in configs/hydra/launcher; their types and limits in sweep/options.py.
 ConfigStore.instance().store(
     group="hydra/launcher", name="bnexp", node={"_target_": "hydra_plugins.bnexp.BnexpLauncher"}
+)
+# The plugin's own schema has the name of our file, which hides it.
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="bnexp_ray",
+    node={"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"},
 )
 OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
 OmegaConf.register_new_resolver("free_folder", names.free_folder, use_cache=True)
@@ -65,6 +72,8 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
             raise unknown("option", flag, [known for known in _FLAGS if known.startswith("--")])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
     before, sys.argv = sys.argv, ["bnexp", *arguments]
+    # Our launcher of this name stands before the plugin's on purpose.
+    warnings.filterwarnings("ignore", r"\n'hydra/launcher/ray' is validated against")
     try:
         hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()
     except SystemExit as end:
@@ -82,6 +91,8 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, word = error.missing_cfg_file.rpartition("/")
         return str(unknown(group, word, error.options))
+    if "hydra/launcher/submitit_slurm" in text:
+        return "hydra/launcher=slurm: not installed; pip install bnexp[slurm]"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not understood; settings are given as name=value"
     if match := re.match(r"Could not override '([^']+)'", text):

@@ -42,7 +42,12 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
 
 
 def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(torch.split(split.x, batch_size), torch.split(split.y, batch_size), strict=True)
+    """In order; a single image that is left over joins the last batch, as it has no statistics of its own."""
+    full, rest = divmod(len(split), batch_size)
+    sizes = [batch_size] * full + [rest] * (rest > 0)
+    if rest == 1 and full:
+        sizes[-2:] = [batch_size + 1]
+    return zip(torch.split(split.x, sizes), torch.split(split.y, sizes), strict=True)
 
 
 class _Moments:

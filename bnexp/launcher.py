@@ -24,7 +24,7 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from bnexp import composing
 from bnexp.checks import RunFailedError
@@ -88,9 +88,17 @@ class BnexpSweeper(Sweeper):
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take over from Hydra; an engine's processes call ``run_composed``, which can be pickled."""
+        """Take over from Hydra; an engine's processes call ``run_composed``, which can be pickled.
+
+        Raises:
+            ValueError: the launcher is one of an extra that is not installed.
+        """
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, run_composed, config)
+        try:
+            self.launcher = Plugins.instance().instantiate_launcher(hydra_context, run_composed, config)
+        except RuntimeError:  # no such class
+            word = config.hydra.runtime.choices["hydra/launcher"]
+            raise ValueError(f"hydra/launcher={word}: not installed; pip install bnexp[{word}]") from None
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the jobs of a command line.
@@ -137,16 +145,21 @@ class BnexpSweeper(Sweeper):
         return words
 
     def _engine(self) -> Engine:
-        """Run jobs through a launcher of Hydra's or of a plugin, in folders of our naming."""
+        """What runs jobs through a launcher of Hydra's or of a plugin, in folders of our naming."""
         launcher, size = self.launcher, self.max_batch_size
         assert launcher is not None
 
         def engine(todo: Sequence[Entry]) -> None:
             words = [[*entry.overrides, f"hydra.sweep.subdir={_quoted(entry.name)}"] for entry in todo]
-            for start in range(0, len(words), size or len(words)):
-                for job in launcher.launch(words[start : start + (size or len(words))], initial_job_idx=start):
-                    if job.status == JobStatus.FAILED:
-                        print(f"bnexp: {' '.join(job.overrides or ())}: {job._return_value}", file=sys.stderr)
+            try:
+                for start in range(0, len(words), size or len(words)):
+                    batch = words[start : start + (size or len(words))]
+                    for entry, job in zip(todo[start:], launcher.launch(batch, initial_job_idx=start), strict=False):
+                        if job.status == JobStatus.FAILED:
+                            entry.state, entry.reason = "failed", str(job._return_value)
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise RunFailedError(f"{type(launcher).__name__}: {reason}") from None
 
         return engine
 

@@ -28,7 +28,7 @@ def network(name: str = "bn", seed: int = 0) -> nn.Module:
     """The first norm stands on the images themselves, the second behind a convolution of what it makes of them."""
     torch.manual_seed(seed)
     model = nn.Sequential(
-        norm(name, 3), nn.Tanh(), nn.Conv2d(3, 5, 3), norm(name, 5), nn.Flatten(), Dropout(0.4), nn.Linear(20, CLASSES)
+        norm(name, 3), nn.Tanh(), Dropout(0.4), nn.Conv2d(3, 5, 3), norm(name, 5), nn.Flatten(), nn.Linear(20, CLASSES)
     )
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -1, 1)
@@ -56,7 +56,13 @@ def split(seed: int = 0) -> Split:
 def everything(pop: Population) -> dict[str, Tensor]:
     settings = [float(layer.training) for net in pop.networks() for layer in net.modules()]
     sources = [float(layer.source == "running") for net in pop.networks() for layer in batch_norms(net)]
-    numbers = {"theta": pop.theta_MP, "settings": torch.tensor(settings), "sources": torch.tensor(sources)}
+    hooks = [len(layer._forward_pre_hooks) for net in pop.networks() for layer in net.modules()]
+    numbers = {
+        "hooks": torch.tensor(hooks),
+        "theta": pop.theta_MP,
+        "settings": torch.tensor(settings),
+        "sources": torch.tensor(sources),
+    }
     return {name: tensor.clone() for name, tensor in (numbers | pop.buffers).items()}
 
 
@@ -140,7 +146,7 @@ def test_deeper_layers_are_fed_by_batch_statistics_and_without_dropout(stacked):
     pop, data = population(stacked=stacked), split()
     with precise_statistics(pop, data, 6):
         for member in pop.members:
-            first, act, conv, second, *_ = member
+            first, act, _, conv, second, *_ = member
             gain, bias = first.gain, first.bias
             hidden = [conv(act(F.batch_norm(x, None, None, gain, bias, training=True))) for x in data.x[:36].split(6)]
             mean, var = pooled(torch.cat(hidden).detach())
@@ -183,18 +189,18 @@ def with_statistics(member: nn.Module, statistics: list[tuple[Tensor, Tensor]], 
 @EXECUTORS
 def test_the_three_kinds_use_running_precise_and_batch_statistics(stacked):
     pop, train, test = population(stacked=stacked), split(), split(1)
-    kinds = evaluate_kinds(pop, test, train, batch_size=10, train_batch_size=6)
+    kinds = evaluate_kinds(pop, test, train, batch_size=10, train_batch_size=8)
     assert list(kinds) == ["running", "precise", "batch"]
     for row in range(2):
         member = population().members[row]
         running = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in batch_norms(member)]
-        with precise_statistics(pop, train, 6):
+        with precise_statistics(pop, train, 8):
             precise = [(at.running_mean.clone(), at.running_var.clone()) for at in batch_norms(pop.members[row])]
         assert kinds["running"]["loss"][row] == pytest.approx(with_statistics(member, running, test), rel=1e-6)
         assert kinds["precise"]["loss"][row] == pytest.approx(with_statistics(member, precise, test), rel=1e-6)
         batches = [
             F.cross_entropy(_in_training_without_dropout(member, x), y, reduction="sum")
-            for x, y in zip(test.x.split(6), test.y.split(6), strict=True)
+            for x, y in zip(test.x.split(8), test.y.split(8), strict=True)
         ]
         assert kinds["batch"]["loss"][row] == pytest.approx(sum(batches).item() / N, rel=1e-6)
         assert len({kinds[kind]["loss"][row] for kind in kinds}) == 3
@@ -202,9 +208,23 @@ def test_the_three_kinds_use_running_precise_and_batch_statistics(stacked):
 
 def _in_training_without_dropout(member: nn.Module, x: Tensor) -> Tensor:
     member.train()
-    member[5].eval()
+    member[2].eval()
     with torch.no_grad():
         return member(x)
+
+
+def test_a_single_image_left_over_is_evaluated_with_the_batch_before_it():
+    def pop() -> Population:
+        torch.manual_seed(0)
+        return Population([nn.Sequential(nn.Linear(3, 4), norm("bn", 4), nn.Linear(4, CLASSES))])
+
+    source = torch.Generator().manual_seed(0)
+    data = Split(torch.randn(11, 3, generator=source), torch.randint(CLASSES, (11,), generator=source))
+    kinds = evaluate_kinds(pop(), data, data, batch_size=5, train_batch_size=5)
+    first, second = (F.cross_entropy(pop()(data.x[None, part])[0], data.y[part]) for part in (slice(5), slice(5, 11)))
+    assert kinds["batch"]["loss"][0] == pytest.approx((5 * first + 6 * second).item() / 11, rel=1e-5)
+    running = evaluate(pop(), data, 11)
+    assert kinds["running"]["accuracy"] == running["accuracy"]
 
 
 def test_all_norms_have_the_same_curves_and_those_without_batch_statistics_the_same_numbers_twice():

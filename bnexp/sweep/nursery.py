@@ -61,7 +61,8 @@ class Nursery:
 
         Args:
             task: a number by which its end is told.
-            call, given: a function of ``worker`` and its arguments.
+            call: a function of ``worker``.
+            given: its arguments.
             log: the file that its output is appended to.
             env: environment variables for it alone.
         """

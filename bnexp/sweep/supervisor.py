@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bnexp import runfile
+from bnexp.checks import RunFailedError
 from bnexp.stopping import Stop
 from bnexp.storage import held
 from bnexp.sweep import plan as plans
@@ -142,8 +143,12 @@ def _run(
         supervisor = Supervisor(plan, todo, slots, notes, stop, nursery)
         return supervisor.run()
     nursery.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # an engine waits for its jobs in calls of its own
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         engine(todo)
+    except RunFailedError as error:
+        return str(error)
     finally:
         plan.refresh()
         plan.write()
@@ -281,7 +286,7 @@ class Supervisor:
             self._halt(complaint(lines) or "the disk cannot be written", [])
         self._refresh(running.entries)
         left = [entry for entry in running.entries if not entry.over]
-        if self._stop() or code == _STORAGE_FAILED or code in _STOPPED_BY_A_USER and running.asked_to_end is None:
+        if self._stop() or code == _STORAGE_FAILED or (code in _STOPPED_BY_A_USER and running.asked_to_end is None):
             pass  # not failed: it can go on
         elif len(running.entries) > 1:
             # Which member it was cannot be known; one by one, only that one fails.

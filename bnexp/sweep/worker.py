@@ -34,7 +34,7 @@ _SET_PDEATHSIG = 1
 
 
 def serve(descriptor: int) -> None:
-    """Fork a child whenever a message asks for one, tell when it has ended, and take all along when the peer is gone."""
+    """Fork a child whenever a message asks for one, tell when it has ended, and end all when the peer is gone."""
     # Trying a model on shapes alone makes torch import this, which would take every child two seconds.
     importlib.import_module("torch._dynamo")
     server = _Server(socket.socket(fileno=descriptor))
@@ -60,11 +60,12 @@ class _Server:
 
     def run(self) -> None:
         while True:
-            readable, _, _ = select.select([self._connection, self._awake], [], [])
+            connection = self._connection.fileno()
+            readable, _, _ = select.select([connection, self._awake], [], [])
             if self._awake in readable:
                 os.read(self._awake, 1 << 12)
                 self._reap()
-            if self._connection in readable:
+            if connection in readable:
                 received = self._connection.recv(1 << 16)
                 if not received:
                     return

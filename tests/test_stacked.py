@@ -1,0 +1,202 @@
+"""A stack of runs is many runs: the same folders, and the same numbers as each alone, within rounding."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL_RUN, composed
+from test_sweep import Ended, begin, furnish, survivors, until
+
+from bnexp import checkpoint
+from bnexp.composing import plain
+from bnexp.config import to_dict
+from bnexp.experiment import Job, run
+from bnexp.sweep.plan import entries
+from bnexp.sweep.stacks import stacks
+from bnexp.sweep.worker import _by_step
+
+# Everything that a member could share by mistake: norm statistics, momentum, dropout, batch order, augmentation.
+WORDS = (*SMALL_RUN, "norm=bn", "model.dropout=0.2", "data.crop=1", "data.flip=true", "checkpoint_every=4")
+MEMBERS = {
+    "a": ("seed=0", "optim.lr=0.1", "optim.momentum=0.9"),
+    "b": ("seed=1", "optim.lr=0.03", "optim.momentum=0.0", "optim.weight_decay=0.001"),
+    "c": ("seed=0", "optim.lr=0.1", "init.gain=0.5"),
+}
+
+
+def jobs(place: Path, members=MEMBERS) -> list[Job]:
+    return [Job(plain(composed(*WORDS, *words)), place / name, name) for name, words in members.items()]
+
+
+def never() -> bool:
+    return False
+
+
+class After:
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    place = tmp_path_factory.mktemp("alone")
+    for job in jobs(place):
+        run([job], stop=never)
+    return place
+
+
+def numbers(folder: Path) -> dict[tuple[str, str], float]:
+    with (folder / "metrics.csv").open() as file:
+        return {(row["step"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+
+
+def agree(folder: Path, expected: Path) -> None:
+    """Equal but for the rounding of float32 over 21 steps; an accuracy may differ by one image in 500 or 200."""
+    ours, theirs = numbers(folder), numbers(expected)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert ours[key] == pytest.approx(value, rel=2e-3, abs=6e-3 if "accuracy" in key[1] else 1e-4), key
+    state, wanted = checkpoint.load(folder), checkpoint.load(expected)
+    torch.testing.assert_close(state["parameters"], wanted["parameters"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(state["buffers"], wanted["buffers"], rtol=1e-3, atol=1e-4)
+    assert (state["step"], state["config_hash"]) == (wanted["step"], wanted["config_hash"])
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+def test_members_are_what_they_are_alone(tmp_path, alone, stacked):
+    outcomes = run(jobs(tmp_path), stop=never, stacked=stacked)
+    assert [outcome.status for outcome in outcomes] == ["finished"] * 3
+    for name in MEMBERS:
+        agree(tmp_path / name, alone / name)
+        assert {path.name[:10] for path in (tmp_path / name).iterdir()} == {
+            path.name[:10] for path in (alone / name).iterdir()
+        }
+        ours, theirs = (json.loads((place / name / "run.json").read_text()) for place in (tmp_path, alone))
+        assert ours.keys() == theirs.keys()
+        assert (ours["name"], ours["config"]) == (theirs["name"], theirs["config"])
+        log = (tmp_path / name / "train.log").read_text()
+        assert f"{name}  epoch 1" in log
+        assert not any(f"{other}  epoch" in log for other in MEMBERS if other != name)
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+def test_a_member_that_diverges_disturbs_nobody(tmp_path, alone, stacked):
+    members = {"wild": ("seed=5", "optim.lr=1e30"), **MEMBERS}
+    outcomes = run(jobs(tmp_path, members), stop=never, stacked=stacked)
+    assert [outcome.status for outcome in outcomes] == ["diverged"] + ["finished"] * 3
+    for name in MEMBERS:
+        agree(tmp_path / name, alone / name)
+    run([*jobs(tmp_path / "x", {"wild": members["wild"]})], stop=never)
+    wild = [json.loads((folder / "wild" / "run.json").read_text()) for folder in (tmp_path, tmp_path / "x")]
+    assert wild[0]["diverged_at"] == wild[1]["diverged_at"]
+    assert numbers(tmp_path / "wild").keys() == numbers(tmp_path / "x" / "wild").keys()
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+def test_a_stack_that_was_stopped_goes_on(tmp_path, stacked):
+    run(jobs(tmp_path / "quiet"), stop=never, stacked=stacked)
+    outcomes = run(jobs(tmp_path / "stopped"), stop=After(6), stacked=stacked)
+    assert {outcome.status for outcome in outcomes} == {"interrupted"}
+    run(jobs(tmp_path / "stopped"), stop=never, stacked=stacked)
+    for name in MEMBERS:
+        ours, theirs = (tmp_path / place / name for place in ("stopped", "quiet"))
+        assert checkpoint.digest(checkpoint.load(ours)) == checkpoint.digest(checkpoint.load(theirs))
+        assert (ours / "metrics.csv").read_bytes() == (theirs / "metrics.csv").read_bytes()
+
+
+def test_members_at_different_steps_go_on_apart(tmp_path):
+    members = jobs(tmp_path)
+    run(members[:2], stop=After(6))
+    run(members[2:], stop=After(3))
+    assert [[job.name for job in group] for group in _by_step(members)] == [["a", "b"], ["c"]]
+
+
+def test_a_failure_does_not_overwrite_a_member_that_has_its_result(tmp_path, monkeypatch):
+    members = jobs(tmp_path, {"wild": ("seed=5", "optim.lr=1e30"), **MEMBERS})
+    monkeypatch.setattr("bnexp.experiment._save", lambda *_: 1 / 0)
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        run(members, stop=never)
+    states = {job.name: json.loads((job.folder / "run.json").read_text())["status"] for job in members}
+    assert states == {"wild": "diverged", "a": "failed", "b": "failed", "c": "failed"}
+
+
+def test_what_is_stacked():
+    def config(**changes):
+        optim = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0} | changes.pop("optim", {})
+        return {"norm": {"name": "bn"}, "optim": optim, "init": {"gain": 1.0}, "seed": 0, "compile": False} | changes
+
+    configs = [
+        config(),
+        config(norm={"name": "gn"}),
+        config(seed=1),
+        config(optim={"lr": 1.0, "momentum": 0.0}),
+        config(batch_size=3),
+        config(init={"gain": 2.0}),
+        config(compile=True),
+        config(compile=True, seed=2),
+    ]
+    made = entries(([f"tag={number}"], given) for number, given in enumerate(configs))
+
+    def numbered(most: int) -> list[list[int]]:
+        return [[made.index(entry) for entry in stack] for stack in stacks(made, most)]
+
+    assert numbered(64) == [[0, 2, 3, 5], [1], [4], [6], [7]]
+    assert numbered(3) == [[0, 2, 3], [5], [1], [4], [6], [7]]
+    assert numbered(1) == [[number] for number in range(8)]
+
+
+@pytest.fixture
+def place(tmp_path):
+    furnish(tmp_path)
+    yield tmp_path
+    assert survivors(tmp_path) == []
+
+
+COMMAND = ("train", "-m", "--config-dir", "my", "imports=[my_norms]", "norm=faulty", *SMALL_RUN, "checkpoint_every=4")
+STACKED = ("hydra/launcher=stacked", "hydra.sweep.dir=s", "norm.tag=t0,t1", "seed=range(3)")
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    place = tmp_path_factory.mktemp("quiet")
+    furnish(place)
+    assert Ended(begin(place, *COMMAND, *STACKED)).code == 0
+    return place / "s"
+
+
+def test_the_launcher_stacks_and_every_member_is_a_run(quiet):
+    logs = [run.name for run in sorted(quiet.glob("norm*")) if (run / "output.log").exists()]
+    assert logs == ["norm.tag=t0,seed=0", "norm.tag=t1,seed=0"], "one process a stack"
+    assert len(list(quiet.glob("*/run.json"))) == 6
+
+
+def test_members_of_a_stack_that_dies_run_one_by_one(place, quiet):
+    (place / "fault-t0").write_text("kill")
+    answer = Ended(begin(place, *COMMAND, *STACKED, "hydra.launcher.executor=one_by_one"))
+    assert answer.code == 0, answer
+    for folder in quiet.glob("*/"):
+        agree(place / "s" / folder.name, folder)
+
+
+def test_a_killed_stack_goes_on(place, quiet):
+    (place / "slow").touch()
+    process = begin(place, *COMMAND, *STACKED)
+    until(lambda: len(list(place.glob("s/*/checkpoint.pt"))) >= 3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    until(lambda: not survivors(place), 5)
+    (place / "slow").unlink()
+    answer = Ended(begin(place, "resume", "s"))
+    assert answer.code == 0, answer
+    for folder in quiet.glob("*/"):
+        agree(place / "s" / folder.name, folder)
