@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -23,28 +24,35 @@ log = logging.getLogger(__name__)
 
 
 class Display:
-    """How the first member of a population stands.
+    """How the members of a population stand: the first in the bar, each in a line of its own.
 
     Args:
         name: of the run.
         done: steps of earlier sessions.
         total: steps of the run.
+        folders: of the members; a line says to which it belongs (``folder``), for the train.log there.
     """
 
-    def __init__(self, name: str, done: int, total: int) -> None:
+    def __init__(self, name: str, done: int, total: int, folders: Sequence[Path]) -> None:
         self.bar: tqdm[Any] = tqdm(total=total, initial=done, desc=name, unit="step", disable=None, dynamic_ncols=True)
-        self._latest: dict[str, str] = {}
+        self._latest: dict[Path, dict[str, str]] = {folder: {} for folder in folders}
 
     def show(self, record: Record) -> None:
         """Bring the display up to a record; an evaluation is a line where there is no bar, and in train.log."""
-        self._latest |= {tag: f"{values[0]:.4f}" for tag, values in record.values.items() if tag in _SHOWN}
-        numbers = {tag: self._latest[tag] for tag in _SHOWN if tag in self._latest}
-        self.bar.set_postfix({_SHOWN[tag]: number for tag, number in numbers.items()}, refresh=False)
+        for row, latest in enumerate(self._latest.values()):
+            latest |= {tag: f"{values[row]:.4f}" for tag, values in record.values.items() if tag in _SHOWN}
+        first = next(iter(self._latest.values()))
+        self.bar.set_postfix({_SHOWN[tag]: first[tag] for tag in _SHOWN if tag in first}, refresh=False)
         self.bar.update(record.step - self.bar.n)
         if "test/accuracy" in record.values:
-            text = "  ".join(f"{tag} {number}" for tag, number in numbers.items())
-            level = logging.INFO if self.bar.disable else logging.DEBUG
-            log.log(level, "epoch %.4g  step %d  %s", record.epoch, record.step, text)
+            for folder, latest in self._latest.items():
+                self._say(record, folder, "  ".join(f"{tag} {latest[tag]}" for tag in _SHOWN if tag in latest))
+
+    def _say(self, record: Record, folder: Path, numbers: str) -> None:
+        level = logging.INFO if self.bar.disable else logging.DEBUG
+        which = f"{folder.name}  " if len(self._latest) > 1 else ""
+        line = f"{which}epoch {record.epoch:.4g}  step {record.step}  {numbers}"
+        log.log(level, "%s", line, extra={"folder": folder})
 
 
 class _Console(logging.StreamHandler[Any]):

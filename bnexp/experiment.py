@@ -260,7 +260,7 @@ def _keep_records(jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], s
     ended: dict[int, Outcome] = {}
     clock = _Clock(setup.progress.step, books[0].seconds, jobs[0].config.batch_size)
     name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} stacked runs"
-    display = Display(name, setup.progress.step, setup.plan.steps)
+    display = Display(name, setup.progress.step, setup.plan.steps, [job.folder for job in jobs])
     with display.bar:
         for record in _records(setup, clock.aside(setup.evaluate), stop):
             seconds, rate = clock.look(record.step)

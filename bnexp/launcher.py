@@ -24,7 +24,7 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp import composing
 from bnexp.checks import RunFailedError
@@ -109,17 +109,17 @@ class BnexpSweeper(Sweeper):
         """
         assert self.config is not None
         assert self.hydra_context is not None
+        _refuse_names(OmegaConf.to_container(self.config.hydra.overrides.hydra))
         words = self._combinations(arguments)
         compose = Composer(self.hydra_context, self.config)
         jobs = entries((job, to_dict(composing.plain(compose(job)))) for job in words)
-        ours = isinstance(self.launcher, BnexpLauncher)
         code = carry_out(
             Path(self.config.hydra.sweep.dir),
             jobs,
             command=arguments,
-            options=options(self.launcher.given if isinstance(self.launcher, BnexpLauncher) else _ENGINE_OPTIONS),
+            options=options(self.launcher.given if isinstance(self.launcher, BnexpLauncher) else self._local()),
             notes=composing.notes,
-            engine=None if ours else self._engine(),
+            engine=None if isinstance(self.launcher, BnexpLauncher) else self._engine(),
         )
         if code:
             raise SystemExit(code)
@@ -144,6 +144,14 @@ class BnexpSweeper(Sweeper):
         (words,) = BasicSweeper.split_arguments(overrides, None)
         return words
 
+    def _local(self) -> dict[str, Any]:
+        """What `bnexp resume` takes when it goes on, on this machine, with a sweep that an engine has begun."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        loader = self.hydra_context.config_loader
+        launcher = loader.load_sweep_config(self.config, ["hydra/launcher=local"]).hydra.launcher
+        return {str(key): value for key, value in launcher.items() if key != "_target_"}
+
     def _engine(self) -> Engine:
         """What runs jobs through a launcher of Hydra's or of a plugin, in folders of our naming."""
         launcher, size = self.launcher, self.max_batch_size
@@ -164,8 +172,10 @@ class BnexpSweeper(Sweeper):
         return engine
 
 
-# What `bnexp resume` takes when it goes on, on this machine, with a sweep that an engine had run.
-_ENGINE_OPTIONS = {"jobs": "auto", "slots_per_gpu": 1, "timeout_s": None, "grace_s": 4.0, "max_failures": None}
+def _refuse_names(overrides: Any) -> None:
+    for word in overrides:
+        if word.startswith("hydra.sweep.subdir="):
+            raise ValueError(f"{word}: a sweep names its jobs' folders itself; hydra.sweep.dir says where they are")
 
 
 def _values(override: Override) -> Any:

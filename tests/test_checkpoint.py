@@ -215,8 +215,15 @@ def test_a_changed_number_is_noticed(folder):
     assert_state(load(folder), 1)
 
 
+def test_a_sound_checkpoint_of_another_version_is_not_taken_for_one_of_this(folder, caplog):
+    content = torch.load(folder / NEWEST, weights_only=True)
+    torch.save(content | {"format": checkpoint.FORMAT + 1}, folder / NEWEST)
+    assert_state(load(folder), 1)
+    assert "not a checkpoint of this version of bnexp" in warnings(caplog)[0]
+
+
 @pytest.mark.parametrize("content", [{}, {"format": 99}, {"format": 1}, {"format": 1, "digest": "", "state": 3}, [1]])
-def test_a_file_of_another_version_is_passed_over(folder, content):
+def test_a_file_of_another_shape_is_passed_over(folder, content):
     torch.save(content, folder / NEWEST)
     assert_state(load(folder), 1)
 

@@ -15,7 +15,6 @@ from test_sweep import Ended, begin, furnish, survivors, until
 
 from bnexp import checkpoint
 from bnexp.composing import plain
-from bnexp.config import to_dict
 from bnexp.experiment import Job, run
 from bnexp.sweep.plan import entries
 from bnexp.sweep.stacks import stacks
@@ -73,7 +72,8 @@ def agree(folder: Path, expected: Path) -> None:
 
 
 @pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
-def test_members_are_what_they_are_alone(tmp_path, alone, stacked):
+def test_members_are_what_they_are_alone(tmp_path, alone, caplog, stacked):
+    caplog.set_level("INFO", logger="bnexp")
     outcomes = run(jobs(tmp_path), stop=never, stacked=stacked)
     assert [outcome.status for outcome in outcomes] == ["finished"] * 3
     for name in MEMBERS:

@@ -68,7 +68,7 @@ class Faulty(Shift):
         if x.device.type != "meta" and self.training:
             self.calls += 1
             if Path("slow").exists():
-                time.sleep(0.05)
+                time.sleep(0.03)
             if self.calls == 9 and self.file.exists():
                 kind = self.file.read_text()
                 self.file.unlink()
@@ -356,6 +356,7 @@ WRONG = {
     "seed=0,1 hydra/launcher=locl": "hydra/launcher=locl: not known; did you mean local?",
     "seed=0,1 device=cuda:99": "device=cuda:99",
     "norm=none,bn model=mlp batch_size=1": "norm=bn",
+    "seed=0,1 hydra.sweep.subdir=x": "hydra.sweep.subdir=x: a sweep names its jobs' folders itself",
     "model=lenet,resnet model.depth=20": "model.depth",
 }
 

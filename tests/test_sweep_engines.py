@@ -1,4 +1,4 @@
-"""SLURM and Ray: the same folders and results as on this machine, run here by submitit's local executor and local Ray."""
+"""SLURM and Ray give the folders and results of this machine; here by submitit's local executor and a local Ray."""
 
 from __future__ import annotations
 

@@ -14,6 +14,9 @@ from typing import Any
 
 Message = dict[str, Any]
 
+# What is imported must start no threads, which a forked child would not have, and count GPUs without the driver.
+_FORK_SAFE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+
 
 def complaint(lines: Sequence[str]) -> str | None:
     """The line with which a child has said what was wrong (``worker``)."""
@@ -40,8 +43,7 @@ class Nursery:
             [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            # Libraries that start threads when they are imported must not: a forked child would not have them.
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env=os.environ | _FORK_SAFE,
             start_new_session=True,
         )
         theirs.close()

@@ -8,7 +8,6 @@ import faulthandler
 import gc
 import importlib
 import json
-import logging
 import os
 import select
 import signal
@@ -24,6 +23,7 @@ import torch
 from bnexp import checkpoint
 from bnexp.checks import RunFailedError
 from bnexp.config import from_dict
+from bnexp.display import console
 from bnexp.experiment import Job, StorageFailedError, already_done, import_modules, run
 from bnexp.stopping import Stop
 from bnexp.sweep.checking import check
@@ -35,8 +35,10 @@ _SET_PDEATHSIG = 1
 
 def serve(descriptor: int) -> None:
     """Fork a child whenever a message asks for one, tell when it has ended, and end all when the peer is gone."""
-    # Trying a model on shapes alone makes torch import this, which would take every child two seconds.
-    importlib.import_module("torch._dynamo")
+    # Trying a model on shapes alone makes torch import this, which would take every child two seconds. It also asks
+    # for GPUs; where there may be one each child does it for itself, as a driver does not survive a fork.
+    if not Path("/dev/nvidiactl").exists():
+        importlib.import_module("torch._dynamo")
     server = _Server(socket.socket(fileno=descriptor))
     try:
         server.run()
@@ -92,7 +94,8 @@ class _Server:
             for descriptor in (self._connection.fileno(), self._awake, self._wake):
                 os.close(descriptor)
             _settle_in(server, message["log"], message["env"])
-            code = _call(message["call"], message["given"])
+            with console():
+                code = _call(message["call"], message["given"])
         except BaseException:
             traceback.print_exc()
         finally:
@@ -136,9 +139,6 @@ def _settle_in(server: int, log: str, env: Mapping[str, str]) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.update(env)
     faulthandler.enable()
-    logger = logging.getLogger("bnexp")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(logging.StreamHandler(sys.stdout))
 
 
 def _call(name: str, given: Mapping[str, Any]) -> int:
