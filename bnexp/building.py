@@ -29,6 +29,9 @@ from bnexp.training import Plan, Progress
 
 log = logging.getLogger(__name__)
 
+# The factors of all steps are kept on the device, 4 bytes each.
+_MOST_STEPS = 10**8
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -257,9 +260,16 @@ def make_batches(configs: Sequence[TrainConfig], data: Data) -> Batches:
 
 
 def make_plan(config: TrainConfig, per_epoch: int) -> Plan:
-    """Cadences in steps: an epoch where the config says nothing."""
+    """Cadences in steps: an epoch where the config says nothing.
+
+    Raises:
+        ValueError: more steps than a schedule is drawn up for.
+    """
+    steps = config.steps or config.epochs * per_epoch
+    if steps > _MOST_STEPS:
+        raise ValueError(f"steps={steps}: out of range; allowed is at most {_MOST_STEPS}")
     return Plan(
-        steps=config.steps or config.epochs * per_epoch,
+        steps=steps,
         per_epoch=per_epoch,
         log_every=config.log_every,
         eval_every=config.eval_every or per_epoch,

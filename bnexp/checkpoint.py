@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bnexp.storage import write_atomically
 
-NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+NEWEST, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.damaged.pt"
 FORMAT = 1
 
 State = dict[str, Any]
@@ -55,10 +55,15 @@ def save(folder: Path, state: State) -> None:
     write_atomically(folder / NEWEST, buffer.getbuffer(), keep=folder / PREVIOUS)
 
 
-def load(folder: Path) -> State | None:
+def load(folder: Path, *, repair: bool = False) -> State | None:
     """The newest checkpoint that is whole, or None where none was ever written.
 
     A newest one that is damaged or missing is passed over with a warning. Nothing in a file is run, whatever it holds.
+
+    Args:
+        folder: the run's folder.
+        repair: set a damaged newest one aside, so that the next ``save`` does not keep it in place of the good one;
+            only for who holds the folder.
 
     Raises:
         ValueError: there are checkpoints, and none is usable.
@@ -75,6 +80,8 @@ def load(folder: Path) -> State | None:
             continue
         for fault in faults:
             log.warning("%s; going on from the one before, step %s", fault, state["step"])
+        if faults and repair and paths[0].exists():
+            paths[0].replace(folder / DAMAGED)
         return state
     raise ValueError(f"no usable checkpoint: {'; '.join(faults)}; delete checkpoint*.pt to start the run again")
 

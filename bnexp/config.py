@@ -56,7 +56,7 @@ class TrainConfig:
     # Images a forward pass of an evaluation; the number of training images an evaluation reads, also for the precise
     # statistics (Wu & Johnson 2021 find 1e3 to 1e4 to suffice).
     eval_batch_size: Positive = 1000
-    eval_train: Positive = 10_000
+    eval_train: Annotated[int, Range(least=2)] = 10_000
     # Python modules to import first, where a user registers norms, models or data sets of their own.
     imports: list[str] = field(default_factory=list)
 

@@ -138,7 +138,7 @@ def run(jobs: Sequence[Job], *, stop: Stop, stacked: bool = False) -> list[Outco
 
 
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outcome]:
-    resumed = [_load(setup, row, job) for row, job in enumerate(jobs)]
+    resumed = [_load(setup, row, job, repair=True) for row, job in enumerate(jobs)]
     with ExitStack() as open_books:
         books = [_open_book(job, setup, state) for job, state in zip(jobs, resumed, strict=True)]
         for book in books:
@@ -155,16 +155,16 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outco
             raise RunFailedError(f"{reason}; details in {jobs[0].folder / 'error.log'}") from None
 
 
-def _load(setup: Setup, row: int, job: Job) -> checkpoint.State | None:
+def _load(setup: Setup, row: int, job: Job, *, repair: bool) -> checkpoint.State | None:
     """Put a member back to its last checkpoint, if there is one.
 
     Raises:
         ValueError: no checkpoint is usable, or it is that of another config.
     """
-    state = checkpoint.load(job.folder)
+    state = checkpoint.load(job.folder, repair=repair)
     if state is None:
         return None
-    if state["config_hash"] != config_hash(to_dict(job.config)):
+    if state.get("config_hash") != config_hash(to_dict(job.config)):
         raise ValueError(f"{job.folder}: the checkpoint is that of another config than run.json describes")
     setup.load(row, state)
     return state
@@ -320,7 +320,7 @@ def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str,
         ValueError: there is no checkpoint, or no such split.
     """
     setup = build([job.config], stacked=False)
-    state = _load(setup, 0, job)
+    state = _load(setup, 0, job, repair=False)
     if state is None:
         raise ValueError(f"{job.folder}: has no checkpoint yet")
     return state["step"], list(setup.compare_statistics(split))

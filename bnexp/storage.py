@@ -20,7 +20,7 @@ def write_atomically(path: Path, data: bytes | memoryview, *, keep: Path | None 
         keep: where the old content goes, instead of being replaced.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; the old content is untouched.
+        OSError: the disk is full or the folder cannot be written; the old content is at ``path``, or at ``keep``.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:

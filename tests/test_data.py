@@ -365,7 +365,7 @@ def folder(tmp_path):
 
 
 def from_folder(root, **options):
-    return {"name": "image_folder", "root": str(root), **PLAIN, **options}
+    return {"name": "image_folder", "path": str(root), **PLAIN, **options}
 
 
 def test_image_folder(folder):
@@ -395,15 +395,15 @@ def test_images_of_differing_size(folder):
 def test_train_and_test_images_of_differing_size(folder):
     for path in (folder / "test").rglob("*.png"):
         Image.fromarray(pictures(1, 99, (8, 8, 3))[0]).save(path)
-    message = f"data.root={folder}: train has samples (3, 4, 6), but test has (3, 8, 8)"
-    assert assert_refused(from_folder(folder), "data.root=") == message
+    message = f"data.path={folder}: train has samples (3, 4, 6), but test has (3, 8, 8)"
+    assert assert_refused(from_folder(folder), "data.path=") == message
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", None], ids=["0 bytes", "text", "truncated"])
 def test_undecodable_image(folder, content):
     path = folder / "test" / "dog" / "1.png"
     path.write_bytes(path.read_bytes()[:60] if content is None else content)
-    assert_refused(from_folder(folder), f"data.root={folder}: test/dog/1.png cannot be read (")
+    assert_refused(from_folder(folder), f"data.path={folder}: test/dog/1.png cannot be read (")
 
 
 def remove(path):
@@ -412,23 +412,23 @@ def remove(path):
     path.rmdir()
 
 
-def test_image_folder_without_root():
-    assert_refused({**from_folder(""), "root": None}, "data.root=null: say where")
+def test_image_folder_without_path():
+    assert_refused({**from_folder(""), "path": None}, "data.path=null: say where")
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_image_folder_with_gaps(folder, part):
     for image in (folder / part / "dog").iterdir():
         image.unlink()
-    line = assert_refused(from_folder(folder), f"data.root={folder}: folder {part} cannot be read (")
+    line = assert_refused(from_folder(folder), f"data.path={folder}: folder {part} cannot be read (")
     assert "classes dog" in line
     remove(folder / part / "dog")
     other = {"train": "test", "test": "train"}[part]
-    assert f": class dog is in {other} but not in {part}" in assert_refused(from_folder(folder), "data.root=")
+    assert f": class dog is in {other} but not in {part}" in assert_refused(from_folder(folder), "data.path=")
     remove(folder / part / "cat")
-    assert "Couldn't find any class folder" in assert_refused(from_folder(folder), "data.root=")
+    assert "Couldn't find any class folder" in assert_refused(from_folder(folder), "data.path=")
     remove(folder / part)
-    assert f": has no folder {part};" in assert_refused(from_folder(folder), "data.root=")
+    assert f": has no folder {part};" in assert_refused(from_folder(folder), "data.path=")
 
 
 # npz

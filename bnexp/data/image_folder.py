@@ -14,15 +14,15 @@ from bnexp.data.base import DATA, Part, Raw, fault, reading
 
 
 @DATA.register("image_folder")
-def image_folder(*, root: str | None) -> Raw:
-    """Images <root>/train/<class>/* and <root>/test/<class>/*, read as RGB [3, H, W]; classes in the order of names.
+def image_folder(*, path: str | None) -> Raw:
+    """Images <path>/train/<class>/* and <path>/test/<class>/*, read as RGB [3, H, W]; classes in the order of names.
 
     Raises:
         ValueError: a folder is missing or has no image, the classes differ, or an image does not decode.
     """
-    if root is None:
-        raise ValueError("data.root=null: say where the images are, in <root>/train/<class> and <root>/test/<class>")
-    origin, base = f"data.root={root}", Path(os.path.expanduser(root))
+    if path is None:
+        raise ValueError("data.path=null: say where the images are, in <path>/train/<class> and <path>/test/<class>")
+    origin, base = f"data.path={path}", Path(os.path.expanduser(path))
     train, test = _listed(origin, base, "train"), _listed(origin, base, "test")
     for name in sorted(set(train.classes) ^ set(test.classes)):
         here, there = ("train", "test") if name in train.classes else ("test", "train")
@@ -36,7 +36,7 @@ def _listed(origin: str, base: Path, part: str) -> Any:
     from torchvision.datasets import ImageFolder
 
     if not os.path.isdir(base / part):
-        raise fault(origin, f"has no folder {part}; images are looked for in <root>/{part}/<class>/")
+        raise fault(origin, f"has no folder {part}; images are looked for in <path>/{part}/<class>/")
     with reading(origin, f"folder {part}"):
         return ImageFolder(base / part)
 
