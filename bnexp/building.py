@@ -95,21 +95,24 @@ def build_model(config: TrainConfig, rule: Rules, data: Data) -> nn.Module:
 
 
 def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[int]) -> None:
-    """Try the model on shapes alone (torch's meta device) with every batch size that will occur.
+    """Try the model on blank images, in batches of one and of two where such will occur: larger ones are like two.
 
     Raises:
         ValueError: the norm is undefined somewhere, the images are too small, the model does not fit into memory.
     """
-    with torch.device("meta"):
-        units = Units(rule.norm, config.activation, config.placement)
-        model: nn.Module = rule.model(data.shape, data.classes, units)
-    _check_size(rule.model.name, sum(parameter.numel() for parameter in model.parameters()))
+    units = Units(rule.norm, config.activation, config.placement)
+    with torch.device("meta"):  # has shapes and no storage
+        blank: nn.Module = rule.model(data.shape, data.classes, units)
+    _check_size(rule.model.name, sum(parameter.numel() for parameter in blank.parameters()))
+    model: nn.Module = rule.model(data.shape, data.classes, units)
     entered: list[str] = []
     for name, module in model.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
-    for mode, size in [(True, size) for size in sorted(batch_sizes, reverse=True)] + [(False, 2)]:
+    modes = [(True, size) for size in sorted({min(size, 2) for size in batch_sizes}, reverse=True)]
+    for mode, size in [*modes, (False, 2)]:
         try:
-            model.train(mode)(torch.empty(size, *data.shape, device="meta"))
+            with torch.no_grad():
+                model.train(mode)(torch.zeros(size, *data.shape))
         except ValueError as error:
             raise ValueError(f"{error} (layer {entered[-1]})") from None
         except RuntimeError as error:

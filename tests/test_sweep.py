@@ -65,7 +65,7 @@ class Faulty(Shift):
         super().__init__(channels)
         self.file = Path(f"fault-{tag}")
     def forward(self, x):
-        if x.device.type != "meta" and self.training:
+        if torch.is_grad_enabled():
             self.calls += 1
             if Path("slow").exists():
                 time.sleep(0.03)
