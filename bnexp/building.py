@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -29,8 +30,8 @@ from bnexp.training import Plan, Progress
 
 log = logging.getLogger(__name__)
 
-# The factors of all steps are kept on the device, 4 bytes each.
-_MOST_STEPS = 10**8
+# The factors of all steps are computed beforehand and kept on the device.
+_MOST_STEPS = 10**7
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,9 @@ class Setup:
 
     def evaluate(self) -> Measures:
         """What an evaluation in training records."""
-        splits = {"train_eval": self._some()} | self._splits("validation", "test")
+        splits = {"train_eval": self._some} | self._splits("validation", "test")
         with self._uncompiled():
-            return evaluate_all(self.population, splits, self._some(), **self._batch_sizes())
+            return evaluate_all(self.population, splits, self._some, **self._batch_sizes())
 
     def compare_statistics(self, split: str | None) -> Iterator[tuple[str, str, float, float]]:
         """Rows (split, statistics, accuracy, loss) of the first member.
@@ -177,7 +178,7 @@ class Setup:
             raise ValueError(f"--split={split}: this run's data have none (allowed: {', '.join(self.data.splits())})")
         for name, images in splits.items():
             with self._uncompiled():
-                measured = evaluate_kinds(self.population, images, self._some(), **self._batch_sizes())
+                measured = evaluate_kinds(self.population, images, self._some, **self._batch_sizes())
             for kind, values in measured.items():
                 yield name, kind, values["accuracy"][0], values["loss"][0]
 
@@ -188,13 +189,13 @@ class Setup:
     def _splits(self, *names: str) -> dict[str, Split]:
         return {name: split for name, split in self.data.splits().items() if name in names}
 
+    @cached_property
     def _some(self) -> Split:
-        """The training images that evaluations read."""
-        limit = self.config.eval_train
-        return Split(self.data.train.x[:limit], self.data.train.y[:limit])
+        """The training images that evaluations read: of all classes, also where the files are sorted by class."""
+        return self.data.train.mixed(self.config.eval_train)
 
     def _batch_sizes(self) -> dict[str, int]:
-        train_batch_size = min(self.config.batch_size, len(self._some()))
+        train_batch_size = min(self.config.batch_size, len(self._some))
         return {"batch_size": self.config.eval_batch_size, "train_batch_size": train_batch_size}
 
     def state(self, row: int) -> State:

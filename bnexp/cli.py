@@ -1,14 +1,17 @@
 """The command line: a small dispatcher that imports what a command needs, and nothing before.
 
-With ``launcher.py`` the only module that knows Hydra and OmegaConf; from ``plain`` on, configs are Python objects.
+``composing.py`` and ``launcher.py`` are the only modules that know Hydra and OmegaConf.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +38,20 @@ bnexp COMMAND --help says more; bnexp --version; completion: eval "$(bnexp -sc i
 """
 
 
+# What is wrong with a place that the user has named; anything else is a fault of the disk.
+_WRONG_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ELOOP, errno.ENAMETOOLONG),
+)
+
+
 def main() -> int:
     """Run the command of ``sys.argv``; the exit code is 0 done, 1 failed, 2 wrong input, 130 or 143 stopped."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
-    if arguments[0] == "--version":
-        print(f"bnexp {__version__}")
-        return 0
-    if arguments[0] in ("-sc", "--shell-completion"):
-        return complete(arguments)
     try:
-        return command(arguments[0])(arguments[1:])
+        with _dying_of_ctrl_c():
+            code = _dispatch(sys.argv[1:])
+            _say("")
+            return code
     except ValueError as error:
         return _one_line(str(error), 2)
     except OSError as error:
@@ -56,6 +60,32 @@ def main() -> int:
         return 130
     except RunFailedError as error:
         return _one_line(str(error), 1)
+    except Exception as error:
+        return _crashed(error)
+
+
+@contextlib.contextmanager
+def _dying_of_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end the process itself until a run listens: in an import, an exception might be printed or lost."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else it is ignored, as behind nohup, and stays so
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"bnexp {__version__}")
+        return 0
+    if arguments[0] in ("-sc", "--shell-completion"):
+        return complete(arguments)
+    return command(arguments[0])(arguments[1:])
 
 
 def command(name: str) -> Callable[[list[str]], int]:
@@ -64,7 +94,14 @@ def command(name: str) -> Callable[[list[str]], int]:
     Raises:
         ValueError: there is no such command.
     """
-    commands = {
+    commands = _commands()
+    if name not in commands:
+        raise unknown("command", name, commands)
+    return commands[name]
+
+
+def _commands() -> dict[str, Callable[[list[str]], int]]:
+    return {
         "train": train,
         "resume": resume,
         "evaluate": evaluate,
@@ -72,9 +109,6 @@ def command(name: str) -> Callable[[list[str]], int]:
         "board": board,
         "list": list_choices,
     }
-    if name not in commands:
-        raise unknown("command", name, commands)
-    return commands[name]
 
 
 def _one_line(text: str, code: int) -> int:
@@ -83,12 +117,55 @@ def _one_line(text: str, code: int) -> int:
 
 
 def _storage_failed(error: OSError) -> int:
-    """A full or broken disk; a closed pipe is a reader who has seen enough."""
+    """A place that cannot be used, a full or broken disk; a closed pipe is a reader who has seen enough."""
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     where = f"{error.filename}: " if error.filename else ""
-    return _one_line(f"{where}{error.strerror or error}", 1)
+    return _one_line(f"{where}{error.strerror or error}", 2 if error.errno in _WRONG_PLACE else 1)
+
+
+def _drop_output() -> None:
+    """Let what is left for standard output go nowhere, or Python would complain once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(text: str, *, end: str = "", also: str = "") -> None:
+    """Print at once.
+
+    Args:
+        text: to be printed.
+        end: behind it.
+        also: what a person should know if it cannot be printed.
+
+    Raises:
+        BrokenPipeError: the reader has gone.
+        RunFailedError: standard output cannot be written.
+    """
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise RunFailedError(f"standard output cannot be written ({error.strerror}){also}") from None
+
+
+def _crashed(error: Exception) -> int:
+    """A fault of the program or of a user's module, outside of a run: one line, and the traceback in a file."""
+    import tempfile
+    import traceback
+
+    lines = "".join(traceback.format_exception(error))
+    path = Path("bnexp-error.log")
+    try:
+        path.write_text(lines, encoding="utf-8")
+    except OSError:
+        with tempfile.NamedTemporaryFile("w", prefix="bnexp-error-", suffix=".log", delete=False) as file:
+            file.write(lines)
+        path = Path(file.name)
+    reason = str(error).strip().partition("\n")[0]
+    return _one_line(f"{type(error).__name__}: {reason}; details in {path}", 1)
 
 
 def configs_folder() -> Path:
@@ -123,12 +200,9 @@ def _train_one(config: DictConfig) -> int:
     from bnexp.config import to_dict
     from bnexp.experiment import Job
 
-    folder, words = composing.output_folder(), composing.overrides()
-    try:
-        plain = composing.plain(config)
-        return _do(Job(plain, folder, composing.run_name(), words, composing.notes(to_dict(plain), words)))
-    finally:
-        composing.drop_if_empty(folder)
+    plain, words = composing.plain(config), composing.overrides()
+    notes = composing.notes(to_dict(plain), words)
+    return _do(Job(plain, composing.output_folder(), composing.run_name(), words, notes))
 
 
 def _do(job: Job) -> int:
@@ -142,17 +216,31 @@ def _do(job: Job) -> int:
         import_modules(job.config.imports)
         done = already_done(job)
         (outcome,) = [done] if done else run([job], stop=stop)
-    print(sentence(outcome))
+    _say(sentence(outcome), end="\n", also=f"; run: {_shown(job.folder)} ({outcome.status})")
     return stop.exit_code if outcome.status == "interrupted" else 0
 
 
+def _shown(folder: Path) -> Path:
+    return Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def sentence(outcome: Outcome) -> str:
-    """How a run ended, for a person."""
-    facts, folder = outcome.facts, outcome.job.folder
-    shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
-    if outcome.status == "interrupted":
+    """How a run ended, for a person.
+
+    Raises:
+        ValueError: the run.json of a run that had ended before does not say it.
+    """
+    try:
+        return _ending(outcome.status, outcome.facts, _shown(outcome.job.folder))
+    except (KeyError, TypeError, ValueError) as error:
+        path = _shown(outcome.job.folder) / "run.json"
+        raise ValueError(f"{path}: damaged ({error.args[0]}: missing or not a number)") from None
+
+
+def _ending(status: str, facts: Mapping[str, Any], shown: Path) -> str:
+    if status == "interrupted":
         return f"interrupted at step {facts['step']} of {facts['steps']}; go on with: bnexp resume {shown}"
-    if outcome.status == "diverged":
+    if status == "diverged":
         return f"diverged: the loss of step {facts['diverged_at']} is not finite; run {shown}"
     final = facts["final"]
     precise = final["test/accuracy_precise"]
@@ -223,6 +311,9 @@ def compare(arguments: list[str]) -> int:
     return compare_main(arguments)
 
 
+_LAST_PORT = 65535
+
+
 def board(arguments: list[str]) -> int:
     """``bnexp board [FOLDER]``."""
     parser = _parser("board", "Show curves in TensorBoard, reachable from this machine only.")
@@ -232,6 +323,8 @@ def board(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     if not given.folder.is_dir():
         raise ValueError(f"{given.folder}: no such folder")
+    if not 1 <= given.port <= _LAST_PORT:
+        raise ValueError(f"--port={given.port}: out of range; allowed is 1 to {_LAST_PORT}")
     from bnexp.board import serve
 
     serve(given.folder, given.port, show=given.open)
@@ -264,14 +357,29 @@ def _first_comment(path: Path) -> str:
     return ""
 
 
-def complete(arguments: Sequence[str]) -> int:
-    """Bash completion of ``bnexp train`` by Hydra, which must not see the sub-command in the line."""
+def complete(arguments: list[str]) -> int:
+    """Completion: commands and groups by ourselves, ``bnexp train`` by Hydra, folders by the shell, if we say nothing."""
+    line = os.environ.get("COMP_LINE", "")
+    words = f"{line}|".split()  # the mark keeps an empty last word
+    if len(words) > 2 and words[1] == "train" or not _asks(arguments):
+        # Hydra must not see the sub-command in the line.
+        os.environ["COMP_LINE"] = line.replace(" train ", " ", 1)
+        return _hydra_completion(arguments)
+    known: Sequence[str] = ()
+    if len(words) == 2:
+        known = list(_commands())
+    elif len(words) == 3 and words[1] == "list":
+        known = _GROUPS
+    print(" ".join(word for word in known if word.startswith(words[-1][:-1])))
+    return 0
+
+
+def _asks(arguments: list[str]) -> bool:
+    """Whether the shell asks what could stand in a line; else its completion is put up or taken down."""
+    return any(word.startswith("query=") for word in arguments)
+
+
+def _hydra_completion(arguments: list[str]) -> int:
     from bnexp import composing
 
-    line = os.environ.get("COMP_LINE", "")
-    words = line.split(" ")
-    if len(words) > 1 and words[1] == "train":
-        os.environ["COMP_LINE"] = " ".join(words[:1] + words[2:])
-        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - len("train "))
-    composing.run_hydra(lambda config: None, list(arguments), configs_folder())
-    return 0
+    return composing.run_hydra(lambda config: None, arguments, configs_folder())

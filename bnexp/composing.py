@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import hydra
+import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,8 +31,20 @@ from bnexp.config import TrainConfig, flat
 _FLAGS = (
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
     *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
-    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+    *("--config-dir", "-cd", "--info", "-i"),
 )
+
+# What Hydra lets through of a yaml file that is none; the last is for a file that holds something else than a mapping.
+_YAML_FAULTS = (yaml.YAMLError, UnicodeDecodeError, AttributeError)
+
+# Hydra settings that would break what is promised of a run folder: setting -> (the values that keep it, what they say).
+_FIXED = {
+    "hydra.output_subdir": ("null", "bnexp writes .hydra in the run folder itself"),
+    "hydra.job.chdir": ("false", "paths are those of the working folder"),
+}
+# Where a value from the environment is a place; elsewhere it may be a secret, and would be shown and stored.
+_FROM_ENVIRONMENT = ("data.root", "data.path")
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\s*\.\s*(env|\$)")
 
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
@@ -41,7 +58,27 @@ class SweeperConf:
     params: dict[str, str] | None = None
 
 
+class RunFolder(Callback):
+    """Takes a single run's folder from Hydra, which would make it before anything has been checked."""
+
+    path: ClassVar[str | None] = None
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note where the run is to be, and have Hydra make and fill nothing."""
+        HydraConfig.instance().set_config(config)  # for ${hydra:...} in the folder's name
+        # An error here would be a warning only; Hydra meets the same one a moment later.
+        with contextlib.suppress(OmegaConfBaseException):
+            RunFolder.path = str(config.hydra.run.dir)
+            config.hydra.run.dir = "."
+        config.hydra.output_subdir, config.hydra.job.chdir = None, False
+
+
 ConfigStore.instance().store("bnexp_train", TrainConfig)
+ConfigStore.instance().store(
+    group="hydra/callbacks",
+    name="bnexp",
+    node={"run_folder": {"_target_": f"{RunFolder.__module__}.{RunFolder.__qualname__}"}},
+)
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=SweeperConf)
 # Its options, with their values, are in configs/hydra/launcher; their types and limits in sweep/options.py.
 ConfigStore.instance().store(
@@ -66,23 +103,74 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     Raises:
         ValueError: something in it is wrong, in one line.
     """
-    for argument in arguments:
-        flag = argument.partition("=")[0]
-        if flag.startswith("-") and flag not in _FLAGS:
-            raise unknown("option", flag, [known for known in _FLAGS if known.startswith("--")])
+    _refuse(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
     before, sys.argv = sys.argv, ["bnexp", *arguments]
     # Our launcher of this name stands before the plugin's on purpose.
     warnings.filterwarnings("ignore", r"\n'hydra/launcher/ray' is validated against")
     try:
+        folder = _config_dir(arguments)
         hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_in_one_line(error, arguments, configs)) from None
+    except _YAML_FAULTS as error:
+        raise ValueError(_yaml_fault(error, folder)) from None
     finally:
         sys.argv = before
     return 0
+
+
+def _refuse(arguments: list[str]) -> None:
+    """Refuse what Hydra would take and bnexp does not.
+
+    Raises:
+        ValueError: there is something of that kind.
+    """
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key.startswith("-") and key not in _FLAGS:
+            raise unknown("option", key, [known for known in _FLAGS if known.startswith("--")])
+        key = key.lstrip("+")
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and equals and value.strip("'\" ") in ("", "null"):
+            raise ValueError(f"{argument}: expected a folder")
+        if key in _FIXED and value.lower() != _FIXED[key][0]:
+            allowed, why = _FIXED[key]
+            raise ValueError(f"{argument}: not allowed ({why}; allowed: {key}={allowed})")
+        if _ENVIRONMENT.search(argument) and key not in _FROM_ENVIRONMENT:
+            where = " and ".join(_FROM_ENVIRONMENT)
+            raise ValueError(f"{argument}: only {where} take environment variables, which may be secrets")
+
+
+def _config_dir(arguments: list[str]) -> Path | None:
+    """The folder of the user's own yaml files, if one is given.
+
+    Raises:
+        ValueError: an option lacks its value; Hydra would print its whole usage.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        given, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"train: {error} (bnexp train --help)") from None
+    if rest:
+        raise ValueError(f"{rest[0]}: settings stand together, not on both sides of an option")
+    return Path(given.config_dir) if given.config_dir else None
+
+
+def _yaml_fault(error: Exception, folder: Path | None) -> str:
+    """A yaml file that cannot be read: which, in which line, why."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: {error.problem}"
+    for path in sorted(folder.rglob("*.yaml")) if folder else ():
+        with contextlib.suppress(OSError):
+            try:
+                yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError):
+                return f"{path}: not a text of yaml"
+    return f"{folder or 'configs'}: a yaml file there cannot be read ({str(error).partition(chr(10))[0]})"
 
 
 def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
@@ -103,6 +191,9 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
         reason = str(error.__cause__ or "not allowed").partition("\n")[0]
         wanted = re.search(r"could not be converted to (\w+)", reason)
         return f"{match[1]}: {f'expected {_TYPES.get(wanted[1], wanted[1])}' if wanted else reason}"
+    cause = error.__cause__
+    if cause is not None and text.endswith("raised while composing config:"):
+        return f"{text.partition(':')[0]}: {str(cause).partition(chr(10))[0]}"
     return text.partition("\n")[0]
 
 
@@ -136,8 +227,13 @@ def plain(config: DictConfig) -> TrainConfig:
     """The composed config as a Python object, checked.
 
     Raises:
-        ValueError: a value out of range, or a reference that leads nowhere.
+        ValueError: a key that is none of the settings, a value out of range, or a reference that leads nowhere.
     """
+    known = [setting.name for setting in fields(TrainConfig)]
+    for key in config:  # `+key=value` puts keys in that the object would not have
+        if key not in known:
+            hint = near_miss(str(key), known)
+            raise ValueError(f"{key}: there is no such setting{hint} (allowed: {', '.join(known)})")
     try:
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -147,8 +243,8 @@ def plain(config: DictConfig) -> TrainConfig:
 
 
 def output_folder() -> Path:
-    """The folder that Hydra has made for this job."""
-    return Path(HydraConfig.get().runtime.output_dir)
+    """The folder that this run is to have; nothing has been made of it."""
+    return Path(RunFolder.path or HydraConfig.get().runtime.output_dir).absolute()
 
 
 def overrides() -> list[str]:
@@ -167,16 +263,3 @@ def notes(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]
         ".hydra/config.yaml": OmegaConf.to_yaml(OmegaConf.create(dict(config))),
         ".hydra/overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),
     }
-
-
-def drop_if_empty(folder: Path) -> None:
-    """Remove the folder that Hydra has made, and those above it inside the working folder, as far as they are empty."""
-    here = Path.cwd()
-    try:
-        folder.rmdir()
-        for parent in folder.absolute().parents:
-            if here not in parent.parents:
-                return
-            parent.rmdir()
-    except OSError:  # not empty, or never made
-        return

@@ -45,7 +45,7 @@ class TrainConfig:
     device: str = "auto"
     precision: Annotated[str, OneOf(("fp32", "tf32", "bf16", "fp16"))] = "fp32"
     # CPU threads of this process; one is the fastest for small networks, and the steadiest.
-    threads: Positive = 1
+    threads: Annotated[int, Range(least=1, most=1024)] = 1
     channels_last: bool = False
     compile: bool = False
     deterministic: bool = False

@@ -59,7 +59,8 @@ class _Console(logging.StreamHandler[Any]):
     """Messages on stderr, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=self.stream)
+        with contextlib.suppress(OSError, ValueError):  # nobody reads on; the run, and train.log, do not depend on it
+            tqdm.write(self.format(record), file=self.stream)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,10 @@ def batch_norms(model: nn.Module) -> list[BatchStatistics]:
 
 @torch.no_grad()
 def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) of every member on all of a split: {quantity: [M]}."""
+    """Mean cross-entropy (nats) and accuracy (0 to 1) of every member on all of a split: {quantity: [M]}.
+
+    Where the loss is not finite the accuracy is nan: the largest of logits that are nan would be the first class.
+    """
     population.train(False)
     loss_M = torch.zeros(len(population), dtype=torch.float64, device=split.y.device)
     hits_M = torch.zeros_like(loss_M)
@@ -38,6 +41,7 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
             loss_M[row] += F.cross_entropy(logits_BK, y_B, reduction="sum")
             hits_M[row] += (logits_BK.argmax(1) == y_B).sum()
     population.train()
+    hits_M.masked_fill_(~torch.isfinite(loss_M), torch.nan)
     return {"loss": (loss_M / len(split)).tolist(), "accuracy": (hits_M / len(split)).tolist()}  # waits for the device
 
 
@@ -163,5 +167,6 @@ def evaluate_kinds(
     with ExitStack() as stack:
         for network in population.networks():
             stack.enter_context(batch_statistics(network))
-        kinds["batch"] = evaluate(population, split, train_batch_size)
+        # In a sorted split the statistics of a batch would be those of one class.
+        kinds["batch"] = evaluate(population, split.mixed(len(split)), train_batch_size)
     return kinds

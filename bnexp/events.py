@@ -65,10 +65,13 @@ class EventFile(_Writer):
     Args:
         folder: the run's folder.
         hparams: the columns of the HParams table; every run must have the same keys.
-        after: on resuming, the step of the checkpoint: what older files say of later steps is void.
+        after: on resuming, the step of the checkpoint: what older files say of later steps is void. None for a run
+            that starts at its beginning, in place of whatever was there.
     """
 
     def __init__(self, folder: Path, hparams: Mapping[str, HParam], *, after: int | None) -> None:
+        if after is None:
+            _remove_events(folder)
         super().__init__(folder)
         if after is not None:
             self.write(step=after + 1, session_log=SessionLog(status=SessionLog.START))
@@ -88,8 +91,7 @@ def write_bands(folder: Path, bands: Mapping[str, Mapping[int, Band]]) -> None:
         bands: tag -> step -> (mean, lower, upper), written as tag/mean, tag/lower, tag/upper.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(PREFIX + "*"):
-        old.unlink()
+    _remove_events(folder)
     writer = _Writer(folder)
     parts = {tag: [f"{tag}/{part}" for part in ("mean", "lower", "upper")] for tag in bands}
     margins = {tag: ["Margin", names] for tag, names in parts.items()}
@@ -98,6 +100,12 @@ def write_bands(folder: Path, bands: Mapping[str, Mapping[int, Band]]) -> None:
         for step, band in points.items():
             writer.scalars(step, dict(zip(parts[tag], band, strict=True)))
     writer.close()
+
+
+def _remove_events(folder: Path) -> None:
+    """What earlier writers have left is void."""
+    for old in folder.glob(PREFIX + "*"):
+        old.unlink()
 
 
 def _name(folder: Path) -> str:

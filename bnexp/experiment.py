@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from bnexp.training import train
 log = logging.getLogger(__name__)
 
 Stop = Callable[[], bool]
+# What of the provenance decides the last bits of a result.
+_BITS = ("torch", "device", "device_name", "cpu_capability", "threads")
 Measure = Callable[[], Measures]
 
 
@@ -126,15 +129,30 @@ def run(jobs: Sequence[Job], *, stop: Stop, stacked: bool = False) -> list[Outco
         RunFailedError: the program failed, or (``StorageFailedError``) a file could not be written in the middle of the
             run; the last checkpoint is intact.
     """
-    setup = build([job.config for job in jobs], stacked=stacked)
     folder = jobs[0].folder
     with ExitStack() as holds:
+        said = holds.enter_context(_remembered())
+        setup = build([job.config for job in jobs], stacked=stacked)
         for job in jobs:
-            holds.enter_context(_open_folder(job.folder))
+            holds.enter_context(_open_folder(job.folder, said))
         try:
             return _run_in_folders(jobs, setup, stop)
         except OSError as error:
-            raise StorageFailedError(f"{folder}: {error.strerror or error}; the last good checkpoint is kept") from None
+            raise StorageFailedError(f"{folder}: {error.strerror or error}; what was saved is kept") from None
+
+
+@contextmanager
+def _remembered() -> Iterator[Sequence[logging.LogRecord]]:
+    """The messages of the with block, for logs that are opened later in it."""
+    logger, keeper = logging.getLogger("bnexp"), MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(keeper)
+    try:
+        yield keeper.buffer
+    finally:
+        logger.removeHandler(keeper)
+        logger.setLevel(level)
 
 
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outcome]:
@@ -146,6 +164,8 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outco
         try:
             return _keep_records(jobs, setup, books, stop)
         except OSError:
+            for book in books:
+                _say_stopped(book, setup)
             raise
         except Exception as error:
             for book in books:
@@ -171,8 +191,12 @@ def _load(setup: Setup, row: int, job: Job, *, repair: bool) -> checkpoint.State
 
 
 @contextmanager
-def _open_folder(folder: Path) -> Iterator[None]:
+def _open_folder(folder: Path, said: Sequence[logging.LogRecord]) -> Iterator[None]:
     """Make and hold a run's folder; train.log in it gets the program's messages but for those of other folders.
+
+    Args:
+        folder: of the run.
+        said: messages from before, for the log too.
 
     Raises:
         ValueError: it cannot be written, or another process holds it.
@@ -189,6 +213,8 @@ def _open_folder(folder: Path) -> Iterator[None]:
     handler.addFilter(lambda message: getattr(message, "folder", folder) == folder)
     logger = logging.getLogger("bnexp")
     with held(folder):
+        for message in said:
+            handler.handle(message)
         logger.addHandler(handler)
         try:
             yield
@@ -199,6 +225,7 @@ def _open_folder(folder: Path) -> Iterator[None]:
 
 def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logbook:
     config = to_dict(job.config)
+    made_with = provenance(setup.population.theta_MP.device, torch.get_num_threads())
     facts = {
         "name": job.name,
         "config": config,
@@ -207,7 +234,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "steps": setup.plan.steps,
         "classes": setup.data.classes,
         "parameters": sum(parameter[0].numel() for _, parameter in setup.population.parameters()),
-        "provenance": provenance(setup.population.theta_MP.device, torch.get_num_threads()),
+        "provenance": made_with,
         "diverged_at": None,
         "failure": None,
     }
@@ -217,7 +244,24 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         path.write_text(text, encoding="utf-8")
     if state is not None:
         log.info("%s goes on from step %d of %d", job.folder, state["step"], setup.plan.steps)
+        _warn_of_changes(job.folder, made_with)
     return Logbook(job.folder, facts, after=None if state is None else state["step"])
+
+
+def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
+    """Say what of this machine is not as it was: the result may then differ in its last bits."""
+    with contextlib.suppress(ValueError):  # no readable run.json to compare with
+        before = read_run(folder)["provenance"]
+        changes = [f"{key} {before.get(key)} -> {now[key]}" for key in _BITS if before.get(key) != now[key]]
+        if changes:
+            log.warning("%s: not as it was, so that last bits may differ: %s", folder, ", ".join(changes))
+
+
+def _say_stopped(book: Logbook, setup: Setup) -> None:
+    """Record that a run can go on, as well as the disk allows."""
+    with contextlib.suppress(OSError):
+        if book.facts["status"] == "running":
+            book.say("interrupted", step=setup.progress.step)
 
 
 def _say_failed(book: Logbook, error: Exception) -> None:
@@ -298,6 +342,7 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
     if setup.finite(row):
         book.flush()
         checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
+        book.say("running", step=setup.progress.step)
 
 
 def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverged_at: int | None = None) -> Outcome:

@@ -12,6 +12,9 @@ from bnexp.storage import held, write_atomically
 
 NAME = "run.json"
 RUN_FORMAT = 1
+# What every run.json says, and of which kind it is.
+_FACTS = {"name": str, "config": dict, "overrides": list, "status": str, "final": dict}
+_STATUSES = ("running", "finished", "diverged", "interrupted", "failed")
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -29,7 +32,25 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: cannot be read ({error})") from None
     if not isinstance(run, dict) or run.get("format") != RUN_FORMAT or not isinstance(run.get("config"), dict):
         raise ValueError(f"{path}: not a run of this version of bnexp")
+    fault = _fault(run)
+    if fault:
+        raise ValueError(f"{path}: damaged ({fault})")
     return run
+
+
+def _fault(run: Mapping[str, Any]) -> str | None:
+    """What is missing or of another kind, so that readers need not look again."""
+    for key, kind in _FACTS.items():
+        if not isinstance(run.get(key), kind):
+            return f"{key}: {'expected another kind of value' if key in run else 'missing'}"
+    if not all(isinstance(word, str) for word in run["overrides"]):
+        return "overrides: expected words"
+    if run["status"] not in _STATUSES:
+        return f"status: {run['status']} is none of {', '.join(_STATUSES)}"
+    failure = run.get("failure")
+    if failure is not None and not (isinstance(failure, dict) and {"reason", "lines"} <= failure.keys()):
+        return "failure: expected reason and lines"
+    return None
 
 
 def write_run(folder: Path, facts: Mapping[str, Any]) -> None:

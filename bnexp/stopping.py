@@ -10,13 +10,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Whether a signal has asked to stop; the handler only notes it, so that no step is torn."""
+    """Whether a signal has asked to stop; the handler only notes it, so that no step is torn.
+
+    Until it is asked for the first time, after the first step, there is nothing to save: a signal then ends the program
+    at once, however long reading data or building the model takes.
+    """
 
     def __init__(self) -> None:
         self._number: int | None = None
+        self._asked = False
 
     def __call__(self) -> bool:
         """True from the first signal on."""
+        self._asked = True
         return self._number is not None
 
     @property
@@ -27,7 +33,8 @@ class Stop:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Catch signals inside the with block."""
-        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        before = {number: signal.signal(number, self._note) for number in heard}
         try:
             yield
         finally:
@@ -36,5 +43,8 @@ class Stop:
 
     def _note(self, number: int, frame: object) -> None:
         self._number = number
+        if not self._asked:
+            raise SystemExit(self.exit_code)
         for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+            if signal.getsignal(each) == self._note:
+                signal.signal(each, signal.SIG_DFL)

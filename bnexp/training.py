@@ -6,6 +6,7 @@ a record is due.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -93,8 +94,15 @@ class Progress:
         self.hits_M.zero_()
         return {"train/loss": means[0], "train/accuracy": means[1]}
 
+    def judge(self, measured: Mapping[str, Sequence[float]]) -> None:
+        """Count members that have no finite value in an evaluation as diverged in the step before it."""
+        for row, values in enumerate(zip(*measured.values(), strict=True)):
+            if self.alive_M[row] and not any(math.isfinite(value) for value in values):
+                self.alive_M[row] = False
+                self.survived_M[row] = self.step - 1
+
     def diverged_at(self) -> list[int | None]:
-        """For each member the step whose loss was not finite, or None."""
+        """For each member the step whose loss was not finite, or after which it was not, or None."""
         alive, survived = self.alive_M.tolist(), self.survived_M.tolist()  # waits for the device
         return [None if ok else steps + 1 for ok, steps in zip(alive, survived, strict=True)]
 
@@ -163,21 +171,20 @@ def train(
         progress.add(precision.judged(loss_M.detach()), hits_M, y_MB.shape[1])
         progress.stopping = stop()
         if progress.stopping or plan.halts(progress.step):
-            diverged = progress.diverged_at()
-            yield _record(plan, progress, optimizer.lr_M1 * factor, evaluate, diverged)
-            if progress.stopping or None not in diverged:
+            yield _record(plan, progress, optimizer.lr_M1 * factor, evaluate)
+            if progress.stopping or None not in progress.diverged_at():
                 return
 
 
-def _record(
-    plan: Plan, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, diverged: Sequence[int | None]
-) -> Record:
+def _record(plan: Plan, progress: Progress, lr_M1: Tensor, evaluate: Evaluate) -> Record:
     """What is due after this step; a diverged population gets its last point of the training curves at once."""
     step = progress.step
-    over = None not in diverged
+    over = None not in progress.diverged_at()
     values: dict[str, Sequence[float]] = {}
     if over or plan.due(step, plan.log_every):
         values |= {**progress.take(), "lr": lr_M1[:, 0].tolist()}
     if not over and plan.due(step, plan.eval_every):
-        values |= evaluate()
+        measured = evaluate()
+        progress.judge(measured)
+        values |= measured
     return Record(step, step / plan.per_epoch, values)

@@ -191,6 +191,7 @@ def test_the_three_kinds_use_running_precise_and_batch_statistics(stacked):
     pop, train, test = population(stacked=stacked), split(), split(1)
     kinds = evaluate_kinds(pop, test, train, batch_size=10, train_batch_size=8)
     assert list(kinds) == ["running", "precise", "batch"]
+    mixed = test.mixed(N)
     for row in range(2):
         member = population().members[row]
         running = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in batch_norms(member)]
@@ -200,7 +201,7 @@ def test_the_three_kinds_use_running_precise_and_batch_statistics(stacked):
         assert kinds["precise"]["loss"][row] == pytest.approx(with_statistics(member, precise, test), rel=1e-6)
         batches = [
             F.cross_entropy(_in_training_without_dropout(member, x), y, reduction="sum")
-            for x, y in zip(test.x.split(8), test.y.split(8), strict=True)
+            for x, y in zip(mixed.x.split(8), mixed.y.split(8), strict=True)
         ]
         assert kinds["batch"]["loss"][row] == pytest.approx(sum(batches).item() / N, rel=1e-6)
         assert len({kinds[kind]["loss"][row] for kind in kinds}) == 3
@@ -221,6 +222,7 @@ def test_a_single_image_left_over_is_evaluated_with_the_batch_before_it():
     source = torch.Generator().manual_seed(0)
     data = Split(torch.randn(11, 3, generator=source), torch.randint(CLASSES, (11,), generator=source))
     kinds = evaluate_kinds(pop(), data, data, batch_size=5, train_batch_size=5)
+    data = data.mixed(11)
     first, second = (F.cross_entropy(pop()(data.x[None, part])[0], data.y[part]) for part in (slice(5), slice(5, 11)))
     assert kinds["batch"]["loss"][0] == pytest.approx((5 * first + 6 * second).item() / 11, rel=1e-5)
     running = evaluate(pop(), data, 11)

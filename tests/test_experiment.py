@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 from conftest import SMALL, composed
 
+from bnexp.building import build
 from bnexp.composing import plain
 from bnexp.experiment import Job, evaluate_run, run
 
@@ -14,7 +16,7 @@ MAPS = ("model=resnet", "model.depth=8", "model.width=4", *SMALL[3:])
 
 
 def final(folder, *words):
-    config = plain(composed(*words, "epochs=2"))
+    config = plain(composed("epochs=2", *words))
     (outcome,) = run([Job(config, folder, "test")], stop=lambda: False)
     assert outcome.status == "finished"
     return outcome.facts["final"]
@@ -66,3 +68,31 @@ def test_real_data_train_with_batch_norm_above_a_linear_model(real_data, tmp_pat
     words = ("data=fashion_mnist", f"data.root={real_data}", "data.train_limit=3000", "batch_size=100")
     words = (*words, "eval_every=1000")
     assert final(tmp_path / "run", *words)["test/accuracy_precise"] > 0.7
+
+
+def test_evaluations_read_all_classes_of_data_that_are_sorted_by_class(tmp_path):
+    digits = build([plain(composed(*SMALL))], stacked=False).data
+    arrays = {}
+    for part, split in (("train", digits.train), ("test", digits.test)):
+        order = split.y.argsort(stable=True)
+        arrays |= {f"x_{part}": split.x[order].numpy(), f"y_{part}": split.y[order].numpy()}
+    np.savez(tmp_path / "sorted.npz", **arrays)
+    words = ("data=npz", f"data.path={tmp_path}/sorted.npz", *SMALL[:3], "eval_train=100", "epochs=15")
+    metrics = final(tmp_path / "run", *words)
+    assert metrics["test/accuracy"] > 0.8
+    assert metrics["test/accuracy_precise"] == pytest.approx(metrics["test/accuracy"], abs=0.05)
+    _, rows = evaluate_run(Job(plain(composed(*words)), tmp_path / "run", "test"), "test")
+    assert {kind: accuracy for _, kind, accuracy, _ in rows}["batch"] > 0.75
+
+
+def test_what_a_norm_says_at_the_start_stands_in_the_log(tmp_path):
+    final(tmp_path / "run", "norm=in", *SMALL[3:4], "batch_size=50")
+    assert "nothing is normalized at hidden1.norm, hidden2.norm" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_weights_that_have_run_away_in_the_last_step_are_divergence(tmp_path):
+    config = plain(composed(*SMALL, "norm=none", "optim.lr=3e38", "steps=1"))
+    (outcome,) = run([Job(config, tmp_path, "test")], stop=lambda: False)
+    assert (outcome.status, outcome.facts["diverged_at"]) == ("diverged", 1)
+    assert "test/accuracy" not in outcome.facts["final"]
+    assert not (tmp_path / "checkpoint.pt").exists()

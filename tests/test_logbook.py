@@ -18,7 +18,7 @@ from bnexp.record import Record
 from bnexp.runfile import read_run
 
 CONFIG = to_dict(plain(composed(*SMALL)))
-FACTS = {"name": "test", "config": CONFIG}
+FACTS = {"name": "test", "config": CONFIG, "overrides": []}
 
 
 def record(step: int, **values: float) -> Record:

@@ -224,3 +224,62 @@ def test_no_point_stands_twice(undisturbed):
 def test_the_last_checkpoint_holds_numbers_only(undisturbed):
     content = torch.load(undisturbed / checkpoint.NEWEST, weights_only=True)
     assert content["state"]["step"] == STEPS
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again_without_double_points(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    run_words(folder, StopAt(3))
+    for path in folder.glob("checkpoint*"):
+        path.unlink()
+    run_words(folder, StopAt(0))
+    assert left_behind(folder) == left_behind(undisturbed)
+
+
+def test_a_machine_that_is_not_as_it_was_is_said(tmp_path, caplog):
+    folder = tmp_path / "run"
+    run_words(folder, StopAt(9))
+    run = json.loads((folder / "run.json").read_text())
+    run["provenance"] |= {"torch": "2.0.0", "cpu_capability": "NO AVX"}
+    (folder / "run.json").write_text(json.dumps(run))
+    with caplog.at_level("WARNING", logger="bnexp"):
+        run_words(folder, StopAt(0))
+    assert "last bits may differ: torch 2.0.0 -> " in caplog.text
+    assert "cpu_capability NO AVX -> " in caplog.text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_before_the_first_step_ends_the_program_at_once(tmp_path, number, code):
+    words = ("model=mlp", "model.depth=3000", "model.width=4", "data.size=null")  # takes seconds to build
+    process = start("train", *words, "hydra.run.dir=run", cwd=tmp_path)
+    while not (tmp_path / "run").exists() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(1.5)  # torch is being imported, or the model built
+    process.send_signal(number)
+    asked = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 5
+    assert process.returncode in (code, -number), out + err
+    assert "Traceback" not in err
+
+
+def test_a_hangup_is_ignored_where_nohup_asked_for_it(long_words, tmp_path):
+    words, expected = long_words
+    folder = tmp_path / "run"
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process = start("train", *words, f"hydra.run.dir={folder}", cwd=tmp_path, **ignore)
+    while not written(folder) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    assert left_behind(folder) == expected
+
+
+def test_nobody_reading_messages_does_not_end_the_run(long_words, tmp_path):
+    words, expected = long_words
+    folder = tmp_path / "run"
+    process = start("train", *words, f"hydra.run.dir={folder}", cwd=tmp_path)
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+    assert left_behind(folder) == expected

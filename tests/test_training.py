@@ -32,6 +32,8 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 class Trained:
     """A training of one or more members, and all that came out of it."""
 
+    accuracy = 0.5
+
     def __init__(self, members, plan, *, batches=batch, stop=lambda: False, progress=None):
         self.population = Population(members)
         rules = [OPTIMS.bind(SGD)] * len(members)
@@ -53,7 +55,7 @@ class Trained:
 
     def evaluate(self):
         self.evaluated_at.append(self.progress.step)
-        return {"test/accuracy": [0.5] * len(self.population)}
+        return {"test/accuracy": [self.accuracy] * len(self.population)}
 
 
 def test_the_loop_does_what_a_plain_loop_does():
@@ -138,3 +140,11 @@ def test_losses_and_hits_are_those_of_each_member():
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     expected = (logits.softmax(2) - F.one_hot(y, 4)) / 7
     torch.testing.assert_close(gradient, expected.detach(), rtol=0, atol=1e-12)
+
+
+def test_weights_that_evaluate_to_nothing_finite_have_diverged_though_no_training_loss_told(monkeypatch):
+    monkeypatch.setattr(Trained, "accuracy", math.nan)
+    plan = Plan(steps=20, per_epoch=20, log_every=4, eval_every=5, checkpoint_every=20)
+    trained = Trained([network(0)], plan)
+    assert trained.progress.diverged_at() == [5]
+    assert [record.step for record in trained.records] == [4, 5]

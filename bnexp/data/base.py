@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bnexp.checks import Fraction, Range
 from bnexp.registry import Registry
+from bnexp.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def mixed(self, most: int) -> Split:
+        """At most so many of the samples, in a random order that is always the same."""
+        order = torch.randperm(len(self), generator=generator(0, "mixed"))[:most].to(self.y.device)
+        return Split(self.x[order], self.y[order])
 
     def to(self, device: torch.device | str) -> Split:
         """The same samples on another device."""
