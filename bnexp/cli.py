@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -68,8 +69,10 @@ def main() -> int:
 def _dying_of_ctrl_c() -> Iterator[None]:
     """Let Ctrl-C end the process itself until a run listens: in an import, an exception might be printed or lost."""
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # else it is ignored, as behind nohup, and stays so
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if before is not signal.default_int_handler:  # it is ignored, as in the background of a script, and stays so
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
@@ -358,28 +361,29 @@ def _first_comment(path: Path) -> str:
 
 
 def complete(arguments: list[str]) -> int:
-    """Completion: commands and groups by ourselves, ``bnexp train`` by Hydra, folders by the shell, if we say nothing."""
+    """Completion: commands and groups by ourselves, ``bnexp train`` by Hydra; with no answer the shell offers files."""
+
+    def hydra() -> int:
+        from bnexp import composing
+
+        return composing.run_hydra(lambda config: None, arguments, configs_folder())
+
+    if not any(word.startswith("query=") for word in arguments):  # it is to be put up, or taken down
+        return hydra()
     line = os.environ.get("COMP_LINE", "")
     words = f"{line}|".split()  # the mark keeps an empty last word
-    if len(words) > 2 and words[1] == "train" or not _asks(arguments):
-        # Hydra must not see the sub-command in the line.
-        os.environ["COMP_LINE"] = line.replace(" train ", " ", 1)
-        return _hydra_completion(arguments)
-    known: Sequence[str] = ()
-    if len(words) == 2:
-        known = list(_commands())
-    elif len(words) == 3 and words[1] == "list":
-        known = _GROUPS
-    print(" ".join(word for word in known if word.startswith(words[-1][:-1])))
+    if len(words) > 2 and words[1] == "train":
+        os.environ["COMP_LINE"] = line.replace(" train ", " ", 1)  # Hydra must not see the sub-command
+        # A line that is wrong as yet has no completion; a complaint would stand in the middle of it.
+        with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
+            hydra()
+        return 0
+    print(" ".join(word for word in _choices(words) if word.startswith(words[-1][:-1])))
     return 0
 
 
-def _asks(arguments: list[str]) -> bool:
-    """Whether the shell asks what could stand in a line; else its completion is put up or taken down."""
-    return any(word.startswith("query=") for word in arguments)
-
-
-def _hydra_completion(arguments: list[str]) -> int:
-    from bnexp import composing
-
-    return composing.run_hydra(lambda config: None, arguments, configs_folder())
+def _choices(words: Sequence[str]) -> Sequence[str]:
+    """What can stand at the end of a line that is not one of ``bnexp train``."""
+    if len(words) == 2:
+        return list(_commands())
+    return _GROUPS if len(words) == 3 and words[1] == "list" else ()

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import hydra
-import yaml
+import yaml  # type: ignore[import-untyped]
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bnexp import names
@@ -34,8 +34,8 @@ _FLAGS = (
     *("--config-dir", "-cd", "--info", "-i"),
 )
 
-# What Hydra lets through of a yaml file that is none; the last is for a file that holds something else than a mapping.
-_YAML_FAULTS = (yaml.YAMLError, UnicodeDecodeError, AttributeError)
+# What Hydra lets through of a yaml file that is none.
+_YAML_FAULTS = (yaml.YAMLError, UnicodeDecodeError)
 
 # Hydra settings that would break what is promised of a run folder: setting -> (the values that keep it, what they say).
 _FIXED = {
@@ -67,10 +67,10 @@ class RunFolder(Callback):
         """Note where the run is to be, and have Hydra make and fill nothing."""
         HydraConfig.instance().set_config(config)  # for ${hydra:...} in the folder's name
         # An error here would be a warning only; Hydra meets the same one a moment later.
-        with contextlib.suppress(OmegaConfBaseException):
+        with contextlib.suppress(OmegaConfBaseException), read_write(config.hydra):
             RunFolder.path = str(config.hydra.run.dir)
             config.hydra.run.dir = "."
-        config.hydra.output_subdir, config.hydra.job.chdir = None, False
+            config.hydra.output_subdir, config.hydra.job.chdir = None, False
 
 
 ConfigStore.instance().store("bnexp_train", TrainConfig)
@@ -191,9 +191,8 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
         reason = str(error.__cause__ or "not allowed").partition("\n")[0]
         wanted = re.search(r"could not be converted to (\w+)", reason)
         return f"{match[1]}: {f'expected {_TYPES.get(wanted[1], wanted[1])}' if wanted else reason}"
-    cause = error.__cause__
-    if cause is not None and text.endswith("raised while composing config:"):
-        return f"{text.partition(':')[0]}: {str(cause).partition(chr(10))[0]}"
+    if match := re.match(r"In '([^']+)': \w+ raised while composing config:\n(.+)", text):
+        return f"{match[1]}.yaml: {match[2]}"
     return text.partition("\n")[0]
 
 
@@ -233,7 +232,7 @@ def plain(config: DictConfig) -> TrainConfig:
     for key in config:  # `+key=value` puts keys in that the object would not have
         if key not in known:
             hint = near_miss(str(key), known)
-            raise ValueError(f"{key}: there is no such setting{hint} (allowed: {', '.join(known)})")
+            raise ValueError(f"{key!s}: there is no such setting{hint} (allowed: {', '.join(known)})")
     try:
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -244,7 +243,7 @@ def plain(config: DictConfig) -> TrainConfig:
 
 def output_folder() -> Path:
     """The folder that this run is to have; nothing has been made of it."""
-    return Path(RunFolder.path or HydraConfig.get().runtime.output_dir).absolute()
+    return Path(os.path.abspath(RunFolder.path or HydraConfig.get().runtime.output_dir))
 
 
 def overrides() -> list[str]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 
 import pytest
 from conftest import ROOT, SMALL, SMALL_RUN, start
+
+from bnexp.norms.base import NORMS
 
 MLP1 = "model=mlp batch_size=1"
 
@@ -62,7 +68,25 @@ WRONG = {
     "imports=[no_such_module]": "imports=[no_such_module]",
     "experiment=nope": "experiment=nope: not known",
     "schedule=step schedule.milestones=[2]": "schedule.milestones=2.0: out of range",
-    "optim.lr=${oc.env:NO_SUCH_VARIABLE}": "NO_SUCH_VARIABLE",
+    "optim.lr=${oc.env:NO_SUCH_VARIABLE}": "only data.root and data.path take environment variables",
+    "+seed=${oc.${activation}:HOME}": "only data.root and data.path take environment variables",
+    "data=mnist data.root=${oc.env:NO_SUCH_VARIABLE}": "NO_SUCH_VARIABLE",
+    "+foo=1": "foo: there is no such setting (allowed: model, norm,",
+    "++sed=1": "did you mean seed?",
+    "-m +foo=1 seed=0,1": "foo: there is no such setting",
+    "threads=100000": "threads=100000: out of range; allowed is at least 1 and at most 1024",
+    "hydra.run.dir=": "hydra.run.dir=: expected a folder",
+    "-m hydra.sweep.dir= seed=0,1": "hydra.sweep.dir=: expected a folder",
+    "hydra.run.dir=${nowhere}": "nowhere",
+    "hydra.run.dir=/proc/x": "/proc/x: cannot be written",
+    "hydra.output_subdir=.h": "allowed: hydra.output_subdir=null",
+    "hydra.job.chdir=true": "allowed: hydra.job.chdir=false",
+    "--config-dir": "--config-dir/-cd: expected one argument",
+    "-cd": "--config-dir/-cd: expected one argument",
+    "--config-name": "--config-name/-cn: expected one argument",
+    "--cfg": "--cfg/-c: expected one argument",
+    "--cfg foo": "invalid choice: 'foo'",
+    "norm=bn --cfg job seed=1": "seed=1: settings stand together",
 }
 
 
@@ -78,12 +102,63 @@ def test_wrong_input_costs_one_line_and_leaves_nothing(bnexp, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_folder_that_cannot_be_made(bnexp, tmp_path):
+@pytest.mark.parametrize("place", ["file", "file/run", "dangling", "loop", "loop/run"])
+def test_a_run_folder_that_cannot_be_made(bnexp, tmp_path, place):
     (tmp_path / "file").write_text("not a folder")
-    answer = bnexp("train", *SMALL_RUN, f"hydra.run.dir={tmp_path}/file/run")
-    assert answer.code in (1, 2)
-    assert len(answer.err.splitlines()) == 1
-    assert "file" in answer.err
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    answer = bnexp("train", *SMALL_RUN, f"hydra.run.dir={tmp_path}/{place}")
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert f"{tmp_path}/{place}: cannot be written" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "dangling", "loop"}
+
+
+def test_a_working_folder_that_cannot_be_written(bnexp, monkeypatch):
+    monkeypatch.chdir("/proc")
+    answer = bnexp("train", *SMALL_RUN)
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert "cannot be written" in line
+
+
+def test_a_full_disk_is_no_wrong_input(bnexp, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", full)
+    answer = bnexp("train", *SMALL_RUN, f"hydra.run.dir={tmp_path}/run")
+    assert answer.code == 1
+    assert "No space left on device" in answer.err
+
+
+@pytest.mark.parametrize("words", ["seed=-1", "data=npz data.path=/nowhere.npz"])
+def test_a_folder_that_the_user_has_made_stays(bnexp, tmp_path, words):
+    (tmp_path / "mine").mkdir()
+    assert bnexp("train", *words.split(), f"hydra.run.dir={tmp_path}/mine").code == 2
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name: x\n  eps: [1\n", "odd.yaml:2: "),
+        (b"name: x\nname: y\n", "odd.yaml:2: found duplicate key name"),
+        (b"name: !!python/object:os.system {}\n", "odd.yaml:1: "),
+        (b"name: \xff\xfe", "odd.yaml: not a text of yaml"),
+        (b"- a\n", "norm/odd.yaml: "),
+        (b"", "norm={}: has no name"),
+    ],
+)
+def test_a_yaml_file_that_cannot_be_read_is_named(bnexp, tmp_path, monkeypatch, content, said):
+    (tmp_path / "my" / "norm").mkdir(parents=True)
+    (tmp_path / "my" / "norm" / "odd.yaml").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    answer = bnexp("train", "--config-dir", "my", "norm=odd")
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert said in line
+    assert [path.name for path in tmp_path.iterdir()] == ["my"]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +171,8 @@ def test_a_run_folder_that_cannot_be_made(bnexp, tmp_path):
         ("list norn", "did you mean norm?"),
         ("board nowhere", "nowhere: no such folder"),
         ("evaluate --splitt x", "bnexp evaluate --help"),
+        ("board . --port 999999", "--port=999999: out of range; allowed is 1 to 65535"),
+        ("board . --port 0", "--port=0: out of range"),
     ],
 )
 def test_other_commands_complain_in_one_line_too(bnexp, tmp_path, monkeypatch, words, said):
@@ -157,6 +234,41 @@ def test_another_config_in_the_folder_of_a_run_is_refused_with_the_difference(bn
     assert "seed: 0 -> 1" in answer.err
     assert "norm.eps: 1e-05 -> 0.1" in answer.err
     assert json.loads((run_folder[0] / "run.json").read_text())["status"] == "finished"
+
+
+DAMAGES = {
+    "no name": ({"name": None}, "name: expected"),
+    "no words": ({"overrides": "norm=bn"}, "overrides: expected"),
+    "odd words": ({"overrides": [1]}, "overrides: expected words"),
+    "no status": ({"status": 3}, "status: expected"),
+    "odd status": ({"status": "done"}, "status: done is none of running,"),
+    "no results": ({"final": []}, "final: expected"),
+    "odd failure": ({"failure": "it broke"}, "failure: expected reason and lines"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("command", ["resume", "evaluate"])
+def test_a_run_json_with_a_wrong_fact_is_refused(bnexp, run_folder, tmp_path, command, damage):
+    change, said = DAMAGES[damage]
+    facts = json.loads((run_folder[0] / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(facts | change))
+    answer = bnexp(command, str(tmp_path))
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert f"run.json: damaged ({said}" in line
+
+
+@pytest.mark.parametrize("fact", ["name", "overrides", "status", "final", "seconds"])
+def test_a_run_json_that_lacks_a_fact_is_refused(bnexp, run_folder, tmp_path, fact):
+    facts = json.loads((run_folder[0] / "run.json").read_text())
+    del facts[fact]
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    answer = bnexp("resume", str(tmp_path))
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert fact in line
+    assert "missing" in line
 
 
 def test_evaluate_shows_the_three_statistics_side_by_side(bnexp, run_folder):
@@ -241,6 +353,60 @@ def test_an_error_in_a_users_file_names_file_and_line(bnexp, tmp_path, monkeypat
     assert not (tmp_path / "outputs").exists()
 
 
+ABSENT = """
+from bnexp.norms.base import NORMS
+
+@NORMS.register("absent_minded")
+def absent_minded(channels: int):
+    return None.layer
+"""
+
+
+@pytest.mark.parametrize("place", [".", "/proc"])
+def test_any_other_error_costs_a_line_and_says_where_the_rest_is(bnexp, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path if place == "." else place)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(NORMS, "_builders", dict(NORMS._builders))
+    monkeypatch.delitem(sys.modules, "my_absent", raising=False)
+    (tmp_path / "my_absent.py").write_text(ABSENT)
+    (tmp_path / "my" / "norm").mkdir(parents=True)
+    (tmp_path / "my" / "norm" / "absent_minded.yaml").write_text("name: absent_minded\n")
+    answer = bnexp("train", "--config-dir", f"{tmp_path}/my", "imports=[my_absent]", "norm=absent_minded", *SMALL_RUN)
+    assert answer.code == 1
+    (line,) = answer.err.splitlines()
+    assert line.startswith("bnexp: AttributeError: 'NoneType' object has no attribute 'layer'; details in ")
+    (log,) = tmp_path.glob("bnexp-error*.log")
+    assert line.endswith(log.name)
+    assert "my_absent.py" in log.read_text()
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_output_that_cannot_be_written_says_where_the_finished_run_is(tmp_path):
+    program = "import sys; from bnexp.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "train", *SMALL_RUN, "hydra.run.dir=run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "bnexp: standard output cannot be written (No space left on device); run: run (finished)"
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 1.0, 1.5])
+def test_ctrl_c_while_the_program_starts_prints_nothing(tmp_path, seconds):
+    process = start("train", "epochs=50", cwd=tmp_path)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    if process.returncode == 130:  # the run had begun, and has saved
+        assert "go on with: bnexp resume" in out
+    else:
+        assert (process.returncode, out, err, list(tmp_path.iterdir())) == (-signal.SIGINT, "", "", [])
+
+
 def test_help_version_and_list(bnexp):
     assert "bnexp train norm=bn" in bnexp().out
     assert bnexp("--help").out == bnexp().out
@@ -276,8 +442,56 @@ def test_help_imports_nothing_heavy(tmp_path):
     assert done.stdout.endswith("[]\n")
 
 
-def test_bash_completion_offers_settings_behind_the_sub_command(tmp_path):
-    line = "bnexp train norm=b"
-    environment = {"COMP_LINE": line, "COMP_POINT": str(len(line))}
-    out, err = start("-sc", "query=bash", cwd=tmp_path, env=environment).communicate(timeout=60)
-    assert out.split() == ["norm=bn", "norm=bn_scratch"], err
+def completions(line: str, monkeypatch, bnexp) -> list[str]:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    answer = bnexp("-sc", "query=bash")
+    assert (answer.code, answer.err) == (0, "")
+    return answer.out.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("bnexp ", ["train", "resume", "evaluate", "compare", "board", "list"]),
+        ("bnexp ev", ["evaluate"]),
+        ("bnexp list n", ["norm"]),
+        ("bnexp train norm=b", ["norm=bn", "norm=bn_scratch"]),
+        ("bnexp train seed=1 no", ["norm.", "norm="]),
+        ("bnexp train --config-dir ", []),
+        ("bnexp train --nonsense no", []),
+        *((f"bnexp {command} ", []) for command in ("resume", "evaluate", "compare", "board", "nonsense")),
+    ],
+)
+def test_bash_completion_offers_commands_and_settings(bnexp, monkeypatch, line, offered):
+    assert completions(line, monkeypatch, bnexp) == offered
+
+
+def test_bash_completion_works_in_bash(tmp_path):
+    program = f"#!/bin/sh\nexec {sys.executable} -c 'import sys; from bnexp.cli import main; sys.exit(main())' \"$@\"\n"
+    (tmp_path / "bnexp").write_text(program)
+    (tmp_path / "bnexp").chmod(0o755)
+    script = """eval "$(bnexp -sc install=bash)"
+    COMP_LINE="$1" COMP_POINT=${#1} COMP_WORDS=($1) COMP_CWORD=$2
+    hydra_bash_completion
+    echo "${COMPREPLY[@]}" """
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for line, word, offered in (("bnexp ev", "1", "evaluate"), ("bnexp train norm=b", "2", "norm=bn norm=bn_scratch")):
+        command = ["bash", "-c", script, "bash", line, word]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert (done.stdout.strip(), done.stderr) == (offered, "")
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
+    with start("-sc", "install=bash", cwd=tmp_path) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("words", ["-sc", "-sc install=nonsense", "-sc nonsense=bash"])
+def test_completion_for_an_unknown_shell_costs_a_line(bnexp, words):
+    answer = bnexp(*words.split())
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert line.startswith("bnexp: ")

@@ -57,6 +57,7 @@ def test_every_run_is_linked_to_its_folder(page, runs):
     from urllib.parse import unquote
 
     links = {attributes["href"] for tag, attributes in Reader(page.read_text()).tags if tag == "a"}
+    links = {link for link in links if not link.startswith("#")}
     assert {(page.parent / unquote(link)).resolve() for link in links} == {
         folder.resolve() for folder in runs.iterdir()
     }
@@ -162,3 +163,13 @@ def test_mean_and_interval_go_to_tensorboard_as_a_run_an_arm(runs, tmp_path, cap
     layout = Layout.FromString(read.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     series = {chart.title: chart.margin.series[0] for chart in layout.category[0].chart}
     assert series["test/accuracy"].lower == "test/accuracy/lower"
+
+
+def test_every_number_of_an_arm_leads_to_its_runs(page):
+    tags = Reader(page.read_text()).tags
+    targets = {attributes["id"] for tag, attributes in tags if tag == "td" and "id" in attributes}
+    links = {
+        attributes["href"][1:] for tag, attributes in tags if tag == "a" and attributes["href"].startswith("#arm-")
+    }
+    assert links == targets
+    assert len(targets) == 3

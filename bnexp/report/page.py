@@ -6,11 +6,12 @@ import html
 import os
 import string
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 
 from bnexp.report import figures
-from bnexp.report.tables import Cell, Comparison, Table, duration, flush_right, number, swept, tables
-from bnexp.runs import Run, short, show
+from bnexp.report.tables import Cell, Comparison, Table, anchor, duration, flush_right, number, swept, tables
+from bnexp.runs import Arm, Run, short, show
 
 _HERE = Path(__file__)
 
@@ -48,7 +49,7 @@ def _lead(comparison: Comparison) -> str:
 def _runs(comparison: Comparison, here: Path) -> Table:
     rows = [
         [
-            Cell(show(run.name), show(run.name), _link(run, here)),
+            Cell(show(run.name), show(run.name), _link(run, here), anchor(arm) if first else ""),
             Cell(arm.label, arm.label),
             number(run.seed, 0),
             Cell(run.status, run.status),
@@ -57,9 +58,15 @@ def _runs(comparison: Comparison, here: Path) -> Table:
             duration(run.seconds),
         ]
         for arm in comparison.arms
-        for run in sorted(arm.runs, key=lambda run: (run.seed, run.folder))
+        for first, run in _in_order(arm)
     ]
     return Table("Runs", ["run", "arm", "seed", "status", comparison.metric, "best", "time"], rows)
+
+
+def _in_order(arm: Arm) -> Iterator[tuple[bool, Run]]:
+    """The runs by seed, each with whether it is the first."""
+    runs = sorted(arm.runs, key=lambda run: (run.seed, run.folder))
+    return ((number == 0, run) for number, run in enumerate(runs))
 
 
 def _link(run: Run, here: Path) -> str:
@@ -88,4 +95,5 @@ def _html_cell(cell: Cell, side: str) -> str:
     key = "" if cell.value is None else html.escape(str(cell.value))
     text = html.escape(cell.text)
     shown = f'<a href="{html.escape(cell.link)}">{text}</a>' if cell.link else text
-    return f'<td class="{side}" data-sort="{key}">{shown}</td>'
+    name = f' id="{cell.anchor}"' if cell.anchor else ""
+    return f'<td class="{side}" data-sort="{key}"{name}>{shown}</td>'

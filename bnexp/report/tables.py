@@ -8,6 +8,7 @@ import json
 import math
 import re
 import textwrap
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -40,11 +41,12 @@ class Comparison:
 
 
 class Cell(NamedTuple):
-    """A table's cell: what is read, what it sorts by (numbers stand right), and where it leads."""
+    """A table's cell: what is read, what it sorts by (numbers stand right), where it leads, and what leads to it."""
 
     text: str
     value: float | str | None = None
     link: str = ""
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _choices(comparison: Comparison) -> Table:
 
 
 def _table(title: str, arms: Sequence[Arm], header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
-    """A table whose first columns are the settings that set the arms apart."""
+    """A table whose first columns are the settings that set the arms apart; every number leads to the arm's runs."""
     keys = swept(arms)
     named = [
         [Cell(BLANK) if key not in arm.settings else _setting(arm.settings[key]) for key in keys]
@@ -132,7 +134,16 @@ def _table(title: str, arms: Sequence[Arm], header: Sequence[str], rows: Sequenc
         for arm in arms
     ]
     header = [*(list(map(short, keys)) or ["arm"]), *header]
-    return Table(title, header, [[*name, *row] for name, row in zip(named, rows, strict=True)])
+    linked = [
+        [cell._replace(link=f"#{anchor(arm)}") for cell in (*name, *row)]
+        for arm, name, row in zip(arms, named, rows, strict=True)
+    ]
+    return Table(title, header, linked)
+
+
+def anchor(arm: Arm) -> str:
+    """Where the runs of an arm begin in a page; a label may hold anything, its checksum may not."""
+    return f"arm-{zlib.crc32(arm.label.encode()):08x}"
 
 
 def swept(arms: Iterable[Arm]) -> list[str]:
