@@ -14,6 +14,7 @@ Prints the median rate of each, and the ratio to bnexp's as the median over roun
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -58,7 +59,7 @@ def network(model: str) -> nn.Module:
         widths = [784, 100, 100, 100]
         hidden = [
             layer
-            for n_in, n_out in zip(widths, widths[1:], strict=False)
+            for n_in, n_out in itertools.pairwise(widths)
             for layer in (nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.ReLU())
         ]
         return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(100, 10))
