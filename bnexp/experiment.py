@@ -202,25 +202,24 @@ def _open_folder(folder: Path, said: Sequence[logging.LogRecord]) -> Iterator[No
         ValueError: it cannot be written, or another process holds it.
         StorageFailedError: the disk is full.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFailedError(f"{folder}: {error.strerror}") from None
-        raise ValueError(f"{folder}: cannot be written ({error.strerror})") from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.addFilter(lambda message: getattr(message, "folder", folder) == folder)
-    logger = logging.getLogger("bnexp")
-    with held(folder):
+    with ExitStack() as opened:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            opened.enter_context(held(folder))
+            handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFailedError(f"{folder}: {error.strerror}") from None
+            raise ValueError(f"{folder}: cannot be written ({error.strerror})") from None
+        opened.callback(handler.close)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.addFilter(lambda message: getattr(message, "folder", folder) == folder)
         for message in said:
             handler.handle(message)
+        logger = logging.getLogger("bnexp")
         logger.addHandler(handler)
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            handler.close()
+        opened.callback(logger.removeHandler, handler)
+        yield
 
 
 def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logbook:
