@@ -13,7 +13,7 @@ from bnexp.checks import OneOf, Positive, Range, checked
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
 
 # Settings that say where things are, not what is computed: two runs that differ in these alone are the same run.
-WHERE = (("data", "root"), ("imports",))
+WHERE = ("data.root", "imports")
 
 
 @dataclass
@@ -68,7 +68,8 @@ class TrainConfig:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config that decides the result (all of it but ``WHERE``), with 1.0 and 1 as the same number."""
     kept = json.loads(json.dumps(config), parse_float=_shortest)
-    for *path, last in WHERE:
+    for setting in WHERE:
+        *path, last = setting.split(".")
         node = kept
         for key in path:
             node = node.get(key, {})

@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bnexp.config import WHERE
+
 # File systems allow 255 bytes; a time and a counter are put around the name.
 _LONGEST = 150
-# Overrides that say where things are, not what is computed (``config.WHERE``).
-_LEFT_OUT = ("data.root", "imports")
 
 
 def run_name(overrides: Iterable[str]) -> str:
@@ -36,7 +36,7 @@ def sweep_names(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _says_where(key: str) -> bool:
-    return key in _LEFT_OUT or key.startswith(("hydra.", "hydra/"))
+    return key in WHERE or key.startswith(("hydra.", "hydra/"))
 
 
 def free_folder(folder: str) -> str:

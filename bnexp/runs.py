@@ -18,10 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+from bnexp.config import WHERE
+from bnexp.runfile import RUN_FORMAT
+
 STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
 # What does not make two runs different: the seed, which is what arms are averaged over, and where things are.
-NOT_COMPARED = ("seed", "data.root", "imports")
+NOT_COMPARED = ("seed", *WHERE)
 # A run.json is a few kilobytes; a file beyond this is something else and is not read into memory.
 LARGEST = 16 * 2**20
 # Beyond this a value is as good as infinite: sums of squares over it would overflow.
@@ -213,7 +215,7 @@ def read(folder: Path, *, has_curve: bool = True) -> Run | Skip:
 def _fault(record: Any) -> str | None:
     if not isinstance(record, dict) or "format" not in record:
         return "run.json is not of bnexp"
-    if record["format"] != FORMAT:
+    if record["format"] != RUN_FORMAT:
         return "run.json has a format that this version does not know"
     if record.get("status") not in STATUSES:
         return "run.json has an unknown status"

@@ -18,8 +18,8 @@ FLOORS = [
     {"building", "report"},
     {"training", "evaluation", "models", "logbook", "display", "runs"},
     {"norms", "data", "runfile", "checkpoint", "events", "inits", "optim", "statistics", "precision", "provenance"},
-    {"population", "dropout", "schedule", "storage", "stopping", "names", "config", "record"},
-    {"registry", "seeds"},
+    {"population", "dropout", "schedule", "storage", "stopping", "names", "record"},
+    {"registry", "seeds", "config"},
     {"checks"},
 ]
 

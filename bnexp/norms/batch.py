@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from bnexp.checks import PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm, require_spread, values_per_statistic
 
 
-class BatchStatistics(Norm):
+class BatchStatistics(Norm, ABC):
     """Base of the norms that share statistics across the batch and need stored ones to evaluate single samples.
 
     Training normalizes by the batch at hand and moves the running statistics. Evaluation normalizes by the running
@@ -59,13 +60,13 @@ class BatchStatistics(Norm):
         require_spread(x, values, norm=self.word, per="channel", advice=advice)
         return self.by_batch(x, track=self.training)
 
+    @abstractmethod
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
         """Normalize by the statistics of ``x``; with ``track``, the running ones follow them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def by_running(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def advance(self, mean: Tensor, var: Tensor) -> None:
