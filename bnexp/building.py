@@ -13,12 +13,13 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from bnexp.affine import AFFINES
 from bnexp.checkpoint import State
 from bnexp.config import TrainConfig
 from bnexp.data import Batches, Data, Split, load
 from bnexp.dropout import seed_dropout
 from bnexp.evaluation import Measures, evaluate_all, evaluate_kinds
-from bnexp.inits import INITS, initialize
+from bnexp.inits import INITS, fit, initialize
 from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS, Norm
 from bnexp.optim import OPTIMS, Optimizer, optimizer
@@ -40,6 +41,7 @@ class Rules:
 
     model: Bound
     norm: Bound
+    affine: Bound
     init: Bound
     optim: Bound
     schedule: Bound
@@ -51,7 +53,10 @@ def rules(config: TrainConfig) -> Rules:
     Raises:
         ValueError: an unknown name or option, a wrong type, a value out of range.
     """
-    registries = {"model": MODELS, "norm": NORMS, "init": INITS, "optim": OPTIMS, "schedule": SCHEDULES}
+    registries = {
+        **{"model": MODELS, "norm": NORMS, "affine": AFFINES, "init": INITS},
+        **{"optim": OPTIMS, "schedule": SCHEDULES},
+    }
     return Rules(**{group: registry.bind(getattr(config, group)) for group, registry in registries.items()})
 
 
@@ -86,13 +91,25 @@ def prepare_machine(config: TrainConfig) -> torch.device:
     return device
 
 
-def build_model(config: TrainConfig, rule: Rules, data: Data) -> nn.Module:
+def build_model(config: TrainConfig, rule: Rules, data: Data, steps: int) -> nn.Module:
     """A member with the initial weights of its seed, on the CPU."""
-    units = Units(rule.norm, config.activation, config.placement)
+    units = Units(rule.norm, config.activation, config.placement, steps)
     model: nn.Module = rule.model(data.shape, data.classes, units)
     initialize(model, rule.init(), config.seed)
+    rule.affine().fill(model)
     seed_dropout(model, config.seed)
     return model
+
+
+def fit_members(members: Sequence[nn.Module], bound: Sequence[Rules], batches: Batches) -> None:
+    """Let the rules that look at data look at each member's first batch.
+
+    Raises:
+        ValueError: a norm cannot start as its affine rule says.
+    """
+    x_MB, _ = batches.at(0)
+    for member, rule, x_B in zip(members, bound, x_MB, strict=True):
+        fit(member, rule.init(), x_B, restore=rule.affine().restore)
 
 
 def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[int]) -> None:
@@ -233,20 +250,23 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool) -> Setup:
     data = load(config.data)
     batches = make_batches(configs, data)
     check_model(config, bound[0], data, batches.sizes())
-    members = [build_model(each, rule, data).to(device) for each, rule in zip(configs, bound, strict=True)]
+    plan = make_plan(config, batches.per_epoch)
+    pairs = zip(configs, bound, strict=True)
+    members = [build_model(each, rule, data, plan.steps).to(device) for each, rule in pairs]
+    data = data.to(device)
+    batches = make_batches(configs, data)
+    fit_members(members, bound, batches)
     for member in members:
         set_executor(config, member)
     population = Population(members, stacked=stacked)
-    plan = make_plan(config, batches.per_epoch)
     schedule = bound[0].schedule(plan.steps)
-    data = data.to(device)
     return Setup(
         config=config,
         data=data,
         population=population,
         optimizer=optimizer([rule.optim for rule in bound], population, norm_parameters(members[0])),
         factors=torch.tensor([schedule(step) for step in range(plan.steps)], device=device),
-        batches=make_batches(configs, data),
+        batches=batches,
         plan=plan,
         precision=Precision(config.precision, len(configs), device),
         progress=Progress(len(configs), device),

@@ -9,19 +9,21 @@ import argparse
 import contextlib
 import errno
 import io
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from bnexp import __version__
-from bnexp.checks import RunFailedError, unknown
+from bnexp.checks import Positive, Range, RunFailedError, checked, unknown
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from bnexp.config import TrainConfig
     from bnexp.experiment import Job, Outcome
 
 HELP = """\
@@ -32,6 +34,7 @@ bnexp: a command-line laboratory for normalization in neural networks
   bnexp resume FOLDER                       go on with a run or a sweep that was stopped or killed
   bnexp evaluate RUN                        accuracy with running, precise and batch statistics
   bnexp compare FOLDER...                   runs as a table with intervals
+  bnexp bench [setting=value ...]           the batch size from which on training is no faster
   bnexp board [FOLDER]                      curves in TensorBoard, on this machine only
   bnexp list [GROUP]                        what can be chosen: norms, models, data, experiments, ...
 
@@ -109,6 +112,7 @@ def _commands() -> dict[str, Callable[[list[str]], int]]:
         "resume": resume,
         "evaluate": evaluate,
         "compare": compare,
+        "bench": bench,
         "board": board,
         "list": list_choices,
     }
@@ -171,10 +175,15 @@ def _crashed(error: Exception) -> int:
     return _one_line(f"{type(error).__name__}: {reason}; details in {path}", 1)
 
 
+def shipped(name: str) -> Path:
+    """A folder that comes with the program: in the wheel beside this file, in a checkout at the top."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parent.parent / name
+
+
 def configs_folder() -> Path:
-    """Where the yaml files are: in the wheel beside this file, in a checkout at the top."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+    """Where the yaml files are."""
+    return shipped("configs")
 
 
 def train(arguments: list[str]) -> int:
@@ -314,6 +323,55 @@ def compare(arguments: list[str]) -> int:
     return compare_main(arguments)
 
 
+def bench(arguments: list[str]) -> int:
+    """``bnexp bench [setting=value ...]``: images per second at many batch sizes, and the knee."""
+    text = "Train at many batch sizes, and find the smallest one with 95 %% of the best rate of images per second."
+    parser = _parser("bench", text)
+    parser.add_argument("settings", nargs="*", metavar="setting=value", help="as for bnexp train: model=lenet norm=bn")
+    parser.add_argument("--sizes", help="default: 8,16,32,... to 4096, as far as there are images")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds; default: 5")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder of yaml files of your own")
+    given = parser.parse_intermixed_args(arguments)
+    sizes, repeats = _batch_sizes(given.sizes), checked("--repeats", given.repeats, Annotated[int, Range(least=3)])
+    if given.json and not given.json.parent.is_dir():
+        raise ValueError(f"--json={given.json}: {given.json.parent} is no folder")
+    config = _composed([*given.settings, *(["--config-dir", given.config_dir] if given.config_dir else [])])
+    from bnexp import bench
+    from bnexp.display import console
+    from bnexp.experiment import import_modules
+
+    with console():
+        import_modules(config.imports)
+        result = bench.bench(config, sizes=sizes, repeats=repeats)
+    if given.json:
+        given.json.write_text(json.dumps(bench.facts(result), indent=1) + "\n", encoding="utf-8")
+    _say(bench.table(result), end="\n")
+    return 0
+
+
+def _batch_sizes(words: str | None) -> list[int] | None:
+    """The whole numbers of ``--sizes``.
+
+    Raises:
+        ValueError: something there is none.
+    """
+    if words is None:
+        return None
+    if not all(word.isascii() and word.isdigit() for word in words.split(",")):
+        raise ValueError(f"--sizes={words}: expected whole numbers, such as 8,16,32")
+    return [checked("--sizes", int(word), Positive) for word in words.split(",")]
+
+
+def _composed(words: list[str]) -> TrainConfig:
+    """The config of one run from words, as ``bnexp train`` composes it."""
+    from bnexp import composing
+
+    configs: list[TrainConfig] = []
+    composing.run_hydra(lambda config: configs.append(composing.plain(config)), ["hydra.mode=RUN", *words], configs_folder())
+    return configs[0]
+
+
 _LAST_PORT = 65535
 
 
@@ -338,7 +396,7 @@ _GROUPS = ("norm", "model", "data", "init", "optim", "schedule", "experiment")
 
 
 def list_choices(arguments: list[str]) -> int:
-    """``bnexp list [GROUP]``: every yaml with the first line of its comment."""
+    """``bnexp list [GROUP]``: every yaml with the first line of its comment; ``bnexp list norms``: all about them."""
     parser = _parser("list", "What can be chosen, each with a line and its source.")
     parser.add_argument("group", nargs="?", help=", ".join(_GROUPS))
     group = parser.parse_args(arguments).group
@@ -346,18 +404,18 @@ def list_choices(arguments: list[str]) -> int:
     wanted = aliases.get(group, group)
     if wanted is not None and wanted not in _GROUPS:
         raise unknown("list", wanted, _GROUPS)
+    from bnexp import listing
+
+    if wanted == "norm":
+        formulas = listing.builder_lines(Path(__file__).parent / "norms", "NORMS")
+        costs = shipped("benchmarks") / "norms.json"
+        print("\n\n".join(listing.norm_blocks(listing.choices(configs_folder() / "norm"), formulas, costs)))
+        return 0
     for name in [wanted] if wanted else _GROUPS:
         print(name)
-        for path in sorted((configs_folder() / name).glob("*.yaml")):
-            print(f"  {path.stem:18}{_first_comment(path)}")
+        for choice in listing.choices(configs_folder() / name):
+            print(f"  {choice.name:18}{choice.title}")
     return 0
-
-
-def _first_comment(path: Path) -> str:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# ") and not line.startswith("# @"):
-            return line.removeprefix("# ")
-    return ""
 
 
 def complete(arguments: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import os
 import re
 import sys
@@ -15,18 +16,22 @@ from typing import Any, ClassVar, cast
 
 import hydra
 import yaml  # type: ignore[import-untyped]
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bnexp import names
 from bnexp.checks import near_miss, unknown
-from bnexp.config import TrainConfig, flat
+from bnexp.config import TrainConfig, flat, to_dict
 
 _FLAGS = (
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
@@ -220,6 +225,64 @@ def _sweeps(word: str) -> bool:
         return OverridesParser.create().parse_override(word).is_sweep_override()
     except HydraException:
         return True
+
+
+class Composer:
+    """Composes the jobs of a sweep, reading the yaml files once for each choice of groups.
+
+    Plain values are put on a copy by Hydra's own function for it: composing a job takes 2 ms instead of 70.
+    """
+
+    def __init__(self, context: HydraContext, master: DictConfig) -> None:
+        loader = context.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+        self._loader, self._master = loader, master
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, words: Sequence[str]) -> DictConfig:
+        """The config of a job, as Hydra composes it, without Hydra's own settings."""
+        parsed = self._parser.parse_overrides(list(words))
+        values = [override for override in parsed if self._is_value(override)]
+        key = tuple(str(override.input_line) for override in parsed if not self._is_value(override))
+        if key not in self._bases:
+            base = self._loader.load_sweep_config(self._master, list(key))
+            with open_dict(base):
+                del base["hydra"]
+            self._bases[key] = base
+        config = copy.deepcopy(self._bases[key])
+        self._loader._apply_overrides_to_config(values, config)
+        return config
+
+    def _is_value(self, override: Override) -> bool:
+        """Whether it sets a value in the config, and chooses no file."""
+        plain = not (
+            override.is_add() or override.is_force_add() or override.is_delete() or override.is_hydra_override()
+        )
+        return plain and not self._loader.repository.group_exists(override.key_or_group)
+
+
+def compose_all(jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:
+    """The checked configs of many jobs, each given by its words, outside of any command of Hydra's.
+
+    Raises:
+        ValueError: one of them is wrong, in one line.
+    """
+    with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("train", [], RunMode.MULTIRUN)
+        compose = Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
+        configs_of_jobs = []
+        for words in jobs:
+            try:
+                configs_of_jobs.append(to_dict(plain(compose(words))))
+            except (HydraException, OmegaConfBaseException) as error:
+                fault = error, list(words)
+                break
+        else:
+            return configs_of_jobs
+    # Its hint composes anew, for which this composition has to be over.
+    raise ValueError(_in_one_line(*fault, configs))
 
 
 def plain(config: DictConfig) -> TrainConfig:

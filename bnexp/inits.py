@@ -1,24 +1,40 @@
 """Initial weights. A layer's draw depends on the seed, its name and its shape only.
 
 So two arms with equal seeds start from identical weights in every layer that they share, whatever else they differ in.
+Some rules, of weights and of norms, also look at the first batch: ``fit`` hands it through the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from bnexp.checks import NonNegative, PositiveFloat
+from bnexp.checks import NonNegative, Positive, PositiveFloat
+from bnexp.norms import Norm
 from bnexp.registry import Registry
 from bnexp.seeds import generator
 
 INITS = Registry("init")
 Linear = nn.Linear | nn.Conv1d | nn.Conv2d
-Init = Callable[[Linear, torch.Generator], None]
 Distribution = Literal["uniform", "normal"]
+
+
+@dataclass(frozen=True)
+class Init:
+    """A rule for the weights of a layer.
+
+    Attributes:
+        draw: fills a layer from a source of random numbers.
+        fit: adjusts a layer that has been drawn to its first input, where the rule looks at data.
+    """
+
+    draw: Callable[[Linear, torch.Generator], None]
+    fit: Callable[[Linear, Tensor], None] | None = None
 
 
 def initialize(model: nn.Module, init: Init, seed: int) -> None:
@@ -26,7 +42,50 @@ def initialize(model: nn.Module, init: Init, seed: int) -> None:
     with torch.no_grad():
         for name, layer in model.named_modules():
             if isinstance(layer, Linear):
-                init(layer, generator(seed, "init", name))
+                init.draw(layer, generator(seed, "init", name))
+
+
+def stored_weight(layer: nn.Module) -> Tensor:
+    """The weight that is drawn and learnt: behind a norm of weights, not the one that the layer computes with."""
+    weight = layer.parametrizations.weight.original if parametrize.is_parametrized(layer, "weight") else layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+@torch.no_grad()
+def fit(model: nn.Module, init: Init, x_B: Tensor, *, restore: bool) -> None:
+    """Adjust weights, gains and biases to the first batch, layer by layer, each behind the adjusted ones before it.
+
+    Args:
+        model: in training mode; its buffers are left as they were.
+        init: the rule of the weights.
+        x_B: inputs, (B, ...).
+        restore: have each norm answer its input on this batch (``Norm.restore``), instead of its own rule.
+    """
+    hooks = []
+    for layer in model.modules():
+        rule = _rule(layer, init, restore)
+        if rule is not None:
+            hooks.append(layer.register_forward_pre_hook(lambda layer, inputs, rule=rule: rule(layer, *inputs)))
+    if not hooks:
+        return
+    before = [buffer.clone() for buffer in model.buffers()]
+    model(x_B)
+    for buffer, old in zip(model.buffers(), before, strict=True):
+        buffer.copy_(old)
+    for hook in hooks:
+        hook.remove()
+
+
+def _rule(layer: nn.Module, init: Init, restore: bool) -> Callable[[Any, Tensor], None] | None:
+    """What adjusts a layer to its first input, if anything does."""
+    if isinstance(layer, Linear):
+        return init.fit
+    if not isinstance(layer, Norm):
+        return None
+    if restore:
+        return type(layer).restore
+    return type(layer).fit if type(layer).fit is not Norm.fit else None
 
 
 def fan_in(weight: Tensor) -> int:
@@ -38,12 +97,13 @@ def _scaled(fill: Callable[[Tensor, torch.Generator], object], gain: float) -> I
     """Weights from ``fill`` times ``gain``, biases 0."""
 
     def init(layer: Linear, source: torch.Generator) -> None:
-        fill(layer.weight, source)
-        layer.weight.mul_(gain)
+        weight = stored_weight(layer)
+        fill(weight, source)
+        weight.mul_(gain)
         if layer.bias is not None:
             layer.bias.zero_()
 
-    return init
+    return Init(init)
 
 
 @INITS.register("torch")
@@ -51,12 +111,13 @@ def torch_default(*, gain: PositiveFloat) -> Init:
     """PyTorch's default: weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), std 1/sqrt(3 fan_in)."""
 
     def init(layer: Linear, source: torch.Generator) -> None:
-        bound = fan_in(layer.weight) ** -0.5
-        layer.weight.uniform_(-bound, bound, generator=source).mul_(gain)
+        weight = stored_weight(layer)
+        bound = fan_in(weight) ** -0.5
+        weight.uniform_(-bound, bound, generator=source).mul_(gain)
         if layer.bias is not None:
             layer.bias.uniform_(-bound, bound, generator=source)
 
-    return init
+    return Init(init)
 
 
 @INITS.register("xavier")
@@ -89,6 +150,40 @@ def normal(*, std: NonNegative, gain: PositiveFloat) -> Init:
 def orthogonal(*, gain: PositiveFloat) -> Init:
     """Rows (or columns) orthonormal (Saxe et al. 2014, sec. 3); a kernel is flattened to out x rest."""
     return _scaled(lambda weight, source: nn.init.orthogonal_(weight, generator=source), gain)
+
+
+@INITS.register("lsuv")
+def lsuv(*, tolerance: PositiveFloat, iterations: Positive) -> Init:
+    """Orthogonal, then each layer divided by the sd of its outputs on the first batch (Mishkin & Matas 2016, alg. 1).
+
+    Options:
+        tolerance: of the outputs' variance around 1, at which a layer is done.
+        iterations: most divisions of a layer; without a bias one is enough.
+    """
+
+    def adjust(layer: Linear, x: Tensor) -> None:
+        for _ in range(iterations):
+            variance = layer(x).var(correction=0)
+            if abs(variance - 1) < tolerance or variance == 0:  # waits for the device, before training
+                return
+            stored_weight(layer).div_(variance.sqrt())
+
+    return Init(_scaled(lambda weight, source: nn.init.orthogonal_(weight, generator=source), 1.0).draw, adjust)
+
+
+@INITS.register("kaiming_misquoted")
+def kaiming_misquoted(*, gain: PositiveFloat) -> Init:
+    """N(0, (2 / sqrt(fan_in))^2): He et al. 2015 as a widely read note misquotes it, sqrt(2) times the sd too much.
+
+    It stands here to show what the slip does: activations grow by sqrt(2) a layer. ``kaiming`` is the right one.
+    """
+    return _scaled(lambda weight, source: weight.normal_(0, 2 * fan_in(weight) ** -0.5, generator=source), gain)
+
+
+@INITS.register("constant")
+def constant(*, value: float) -> Init:
+    """Every weight the same number: all units of a layer are alike and stay so."""
+    return _scaled(lambda weight, source: weight.fill_(value), 1.0)
 
 
 @INITS.register("zero")

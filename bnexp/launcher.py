@@ -6,7 +6,6 @@ registered by hand: bnexp puts no second package beside itself.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import itertools
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -24,10 +22,11 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from bnexp import composing
 from bnexp.checks import RunFailedError
+from bnexp.composing import Composer
 from bnexp.config import to_dict
 from bnexp.stopping import Stop
 from bnexp.sweep.options import options
@@ -186,41 +185,6 @@ def _quoted(name: str) -> str:
     """A word that Hydra's grammar reads as this very text."""
     assert "\\" not in name
     return "'" + name.replace("'", "\\'").replace("${", "\\${") + "'"
-
-
-class Composer:
-    """Composes the jobs of a sweep, reading the yaml files once for each choice of groups.
-
-    Plain values are put on a copy by Hydra's own function for it: composing a job takes 2 ms instead of 70.
-    """
-
-    def __init__(self, context: HydraContext, master: DictConfig) -> None:
-        loader = context.config_loader
-        assert isinstance(loader, ConfigLoaderImpl)
-        self._loader, self._master = loader, master
-        self._parser = OverridesParser.create(config_loader=loader)
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
-
-    def __call__(self, words: Sequence[str]) -> DictConfig:
-        """The config of a job, as Hydra composes it, without Hydra's own settings."""
-        parsed = self._parser.parse_overrides(list(words))
-        values = [override for override in parsed if self._is_value(override)]
-        key = tuple(str(override.input_line) for override in parsed if not self._is_value(override))
-        if key not in self._bases:
-            base = self._loader.load_sweep_config(self._master, list(key))
-            with open_dict(base):
-                del base["hydra"]
-            self._bases[key] = base
-        config = copy.deepcopy(self._bases[key])
-        self._loader._apply_overrides_to_config(values, config)
-        return config
-
-    def _is_value(self, override: Override) -> bool:
-        """Whether it sets a value in the config, and chooses no file."""
-        plain = not (
-            override.is_add() or override.is_force_add() or override.is_delete() or override.is_hydra_override()
-        )
-        return plain and not self._loader.repository.group_exists(override.key_or_group)
 
 
 def run_composed(config: DictConfig) -> None:

@@ -19,7 +19,7 @@ TIMING_HEADER = ["step", "seconds", "images_per_s"]
 
 
 _HPARAMS = (
-    *("model", "norm", "init", "data", "optim", "schedule"),
+    *("model", "norm", "affine", "init", "data", "optim", "schedule"),
     *("activation", "placement", "seed", "epochs", "steps", "batch_size", "precision"),
 )
 

@@ -22,8 +22,10 @@ class Bound:
     options: Mapping[str, Any]
 
     def __call__(self, *args: Any, **context: Any) -> Any:
-        """Build."""
-        return self.builder(*args, **self.options, **context)
+        """Build; of the context a builder gets what it has a parameter for."""
+        known = inspect.signature(self.builder).parameters
+        wanted = {name: value for name, value in context.items() if name in known}
+        return self.builder(*args, **self.options, **wanted)
 
 
 class Registry:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 # All 2^n sign patterns are counted up to this n; beyond it, RESAMPLES random ones.
 EXACT_UP_TO = 16
 RESAMPLES = 99_999
+# Where the search for a number of pairs ends: nobody runs more seeds than that.
+MOST_PAIRS = 10_000
 # Quantities that are better when smaller; all others are better when larger.
 SMALLER_IS_BETTER = ("loss", "error", "perplexity", "seconds")
 
@@ -146,6 +148,56 @@ def bca(values: Sequence[float], level: float = 0.95, resamples: int = 9999) -> 
     shares = [ndtr(bias + (bias + z) / (1 - acceleration * (bias + z))) for z in (tail, -tail)]
     low, high = np.percentile(means, 100 * np.asarray(shares))
     return float(low), float(high)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p of "both fail equally often", from the pairs of which one alone failed (McNemar 1947).
+
+    ``min(1, 2 P(X <= min))`` with X binomial over ``only_first + only_second`` tosses of a fair coin.
+    """
+    from scipy.special import bdtr
+
+    tosses = only_first + only_second
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), tosses, 0.5))) if tosses else 1.0
+
+
+def tost(interval: Interval, margin: float) -> float:
+    """p of "the mean lies outside (-margin, margin)": the larger of two one-sided t-tests (Schuirmann 1987).
+
+    Raises:
+        ValueError: fewer than two values.
+    """
+    if interval.sd is None:
+        raise ValueError("two one-sided tests need at least two values")
+    if interval.sd == 0:
+        return float(abs(interval.mean) >= margin)
+    from scipy.special import stdtr
+
+    return float(stdtr(interval.n - 1, (abs(interval.mean) - margin) / (interval.sd / math.sqrt(interval.n))))
+
+
+def pairs_needed(effect: float, power: float = 0.8, level: float = 0.95, *, equivalence: bool = False) -> int | None:
+    """The smallest n at which a two-sided paired t-test finds a true effect with that power, by the noncentral t.
+
+    Args:
+        effect: in standard deviations of the differences.
+        power: probability of finding it.
+        level: 1 minus the error of the first kind.
+        equivalence: n at which the interval lies within ``±effect`` when the true difference is 0.
+
+    Returns:
+        n, or None where ``MOST_PAIRS`` do not suffice.
+    """
+    import numpy as np
+    from scipy.special import nctdtr, stdtr, stdtrit
+
+    n_N = np.arange(2, MOST_PAIRS + 1)
+    t_N, shift_N = stdtrit(n_N - 1, (1 + level) / 2), abs(effect) * np.sqrt(n_N)
+    if equivalence:
+        reached_N = 2 * stdtr(n_N - 1, shift_N - t_N) - 1 >= power
+    else:
+        reached_N = 1 - nctdtr(n_N - 1, shift_N, t_N) + nctdtr(n_N - 1, shift_N, -t_N) >= power
+    return int(n_N[reached_N.argmax()]) if reached_N.any() else None
 
 
 def larger_is_better(metric: str) -> bool:

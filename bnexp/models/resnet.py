@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bnexp.checks import Positive
 from bnexp.models.unit import MODELS, Units, image_shape, named
+from bnexp.norms import Branch, Norm
 
 
 class BasicBlock(nn.Module):
@@ -15,11 +16,11 @@ class BasicBlock(nn.Module):
     Where the shape changes, the shortcut takes every second pixel and pads the new channels with zeros (option A).
     """
 
-    def __init__(self, c_in: int, c_out: int, stride: int, units: Units) -> None:
+    def __init__(self, c_in: int, c_out: int, stride: int, units: Units, blocks: int) -> None:
         super().__init__()
-        self.first = units.conv(c_in, c_out, 3, stride=stride, padding=1)
+        self.first = units.conv(c_in, c_out, 3, stride=stride, padding=1, branch=Branch(blocks, 2, last=False))
         self.linear = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
-        self.norm = units.norm(c_out)
+        self.norm = units.behind(self.linear, c_out, Branch(blocks, 2, last=True))
         self.activation = units.act()
         self.stride = stride
         self.extra = c_out - c_in
@@ -50,7 +51,7 @@ def resnet(shape: tuple[int, ...], classes: int, units: Units, *, depth: Positiv
     for stage, c_out in enumerate((width, 2 * width, 4 * width), 1):
         for block in range(1, (depth - 2) // 6 + 1):
             stride = 2 if block == 1 and stage > 1 else 1
-            layers[f"stage{stage}_block{block}"] = BasicBlock(c_in, c_out, stride, units)
+            layers[f"stage{stage}_block{block}"] = BasicBlock(c_in, c_out, stride, units, blocks=(depth - 2) // 2)
             c_in = c_out
     return named(**layers, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=nn.Linear(c_in, classes))
 
@@ -60,7 +61,7 @@ def _torchvision(name: str, shape: tuple[int, ...], classes: int, units: Units, 
 
     units.refuse_after(name)
     channels, *_ = image_shape(name, shape)
-    model: nn.Module = getattr(torchvision.models, name)(num_classes=classes, norm_layer=units.norm)
+    model: nn.Module = getattr(torchvision.models, name)(num_classes=classes, norm_layer=units.layer)
     if small_stem:
         model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
@@ -69,7 +70,17 @@ def _torchvision(name: str, shape: tuple[int, ...], classes: int, units: Units, 
     for module in model.modules():
         if isinstance(getattr(module, "relu", None), nn.ReLU):
             module.relu = units.act()
+    _attach(model)
     return model
+
+
+def _attach(model: nn.Module) -> None:
+    """Tie each norm to its convolution, which torchvision's models define right before it."""
+    conv: nn.Module | None = None
+    for module in model.modules():
+        conv = module if isinstance(module, nn.Conv2d) else conv
+        if isinstance(module, Norm) and conv is not None:
+            module.attach(conv)
 
 
 @MODELS.register("resnet18")

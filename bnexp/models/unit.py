@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from bnexp.norms import Branch, Norm
 from bnexp.registry import Registry
 
 MODELS = Registry("model")
@@ -44,14 +45,16 @@ class Units:
     """How the units of a model are made; what a config says of norm, activation and placement.
 
     Attributes:
-        norm: channels -> layer.
+        norm: channels, and what ``layer`` knows as keywords, -> layer.
         activation: a key of ``ACTIVATIONS``.
         placement: the norm stands ``before`` (Ioffe & Szegedy 2015, sec. 3.2) or ``after`` the activation.
+        steps: optimizer steps of the whole training, for norms with a schedule.
     """
 
-    norm: Callable[[int], nn.Module]
+    norm: Callable[..., Norm]
     activation: str
     placement: str
+    steps: int = 1
 
     @property
     def bias(self) -> bool:
@@ -62,17 +65,31 @@ class Units:
         """A fresh activation layer."""
         return ACTIVATIONS[self.activation]()
 
-    def _unit(self, linear: nn.Module, channels: int) -> Unit:
-        return Unit(linear, self.norm(channels), self.act(), after=self.placement == "after")
+    def layer(self, channels: int, branch: Branch | None = None) -> Norm:
+        """A fresh norm."""
+        norm = self.norm(channels, branch=branch, steps=self.steps)
+        norm.closes_branch = branch is not None and branch.last
+        return norm
 
-    def linear(self, n_in: int, n_out: int) -> Unit:
+    def behind(self, linear: nn.Module, channels: int, branch: Branch | None = None) -> Norm:
+        """A fresh norm, tied to the linear map that it stands behind."""
+        norm = self.layer(channels, branch)
+        norm.attach(linear)
+        return norm
+
+    def _unit(self, linear: nn.Module, channels: int, branch: Branch | None) -> Unit:
+        return Unit(linear, self.behind(linear, channels, branch), self.act(), after=self.placement == "after")
+
+    def linear(self, n_in: int, n_out: int, *, branch: Branch | None = None) -> Unit:
         """A fully connected unit, (B, n_in) -> (B, n_out)."""
-        return self._unit(nn.Linear(n_in, n_out, bias=self.bias), n_out)
+        return self._unit(nn.Linear(n_in, n_out, bias=self.bias), n_out, branch)
 
-    def conv(self, c_in: int, c_out: int, kernel: int, *, stride: int = 1, padding: int = 0) -> Unit:
+    def conv(
+        self, c_in: int, c_out: int, kernel: int, *, stride: int = 1, padding: int = 0, branch: Branch | None = None
+    ) -> Unit:
         """A convolutional unit, (B, c_in, H, W) -> (B, c_out, H', W')."""
         conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=self.bias)
-        return self._unit(conv, c_out)
+        return self._unit(conv, c_out, branch)
 
     def refuse_after(self, model: str) -> None:
         """For residual nets, whose sums fix where a norm can stand.

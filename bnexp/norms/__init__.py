@@ -2,7 +2,7 @@
 
 # The families are imported so that their builders register.
 from bnexp.norms import batch, group, instance, layer, none, scratch
-from bnexp.norms.base import NORMS, Norm
+from bnexp.norms.base import NORMS, Branch, Norm
 from bnexp.norms.batch import BatchStatistics
 
-__all__ = ["NORMS", "BatchStatistics", "Norm", "batch", "group", "instance", "layer", "none", "scratch"]
+__all__ = ["NORMS", "BatchStatistics", "Branch", "Norm", "batch", "group", "instance", "layer", "none", "scratch"]

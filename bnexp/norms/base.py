@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,21 @@ from torch import Tensor, nn
 from bnexp.registry import Registry
 
 NORMS = Registry("norm")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Where in a residual net a norm stands; norms that depend on it have a keyword-only parameter ``branch``.
+
+    Attributes:
+        count: residual branches of the net.
+        depth: linear maps of each branch.
+        last: the norm is behind the last linear map of its branch.
+    """
+
+    count: int
+    depth: int
+    last: bool
 
 
 class Norm(nn.Module):
@@ -23,9 +39,11 @@ class Norm(nn.Module):
         channels: C.
         gain: [C] or None.
         bias: [C] or None.
+        closes_branch: the norm is the last layer of a residual branch.
         stood_aside: the last input was of a kind on which the norm is undefined, and passed unnormalized.
     """
 
+    closes_branch = False
     stood_aside = False
 
     def __init__(self, channels: int, *, affine: bool, gain: bool = True) -> None:
@@ -33,6 +51,20 @@ class Norm(nn.Module):
         self.channels = channels
         self.gain = nn.Parameter(torch.ones(channels)) if affine and gain else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+
+    def attach(self, linear: nn.Module) -> None:
+        """Tie the norm to the linear map before it, where it acts on weights or on that map's input; most do not."""
+
+    def fit(self, x: Tensor) -> None:
+        """Set gain and bias by the norm's own rule for its first input, (B, C, ...); most have none."""
+
+    def restore(self, x: Tensor) -> None:
+        """Set gain and bias so that the layer answers its first input, (B, C, ...), with that input.
+
+        Raises:
+            ValueError: no numbers per channel do that for this norm.
+        """
+        raise ValueError("affine=identity: gain and bias per channel restore the input of batch norms only")
 
     def extra_repr(self) -> str:
         """The channel count, for print(model)."""

@@ -69,6 +69,15 @@ class BatchStatistics(Norm, ABC):
         """Normalize by the running statistics."""
 
     @torch.no_grad()
+    def restore(self, x: Tensor) -> None:
+        """gain = sqrt(var + eps) and bias = mean of the batch (Ioffe & Szegedy 2015, sec. 3): y = x on this batch."""
+        var, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
+        if self.gain is None or self.bias is None:
+            raise ValueError("affine=identity: needs a gain and a bias; use norm.affine=true")
+        self.gain.copy_((var + self.eps).sqrt())
+        self.bias.copy_(mean)
+
+    @torch.no_grad()
     def advance(self, mean: Tensor, var: Tensor) -> None:
         """Move the running statistics, in place, towards those of one more batch: r <- r + rate * (batch - r).
 
