@@ -37,6 +37,7 @@ class Affine:
                 norm.gain.fill_(gain)
             if norm.bias is not None and self.bias is not None:
                 norm.bias.fill_(self.bias)
+            norm.given = gain is not None or self.bias is not None
 
 
 @AFFINES.register("usual")
@@ -58,7 +59,7 @@ def constant(*, gain: float, bias: float, last_gain: float | None) -> Affine:
 
 @AFFINES.register("identity")
 def identity() -> Affine:
-    """gain = sqrt(var + eps) and bias = mean of the first batch (Ioffe & Szegedy 2015, sec. 3): y = x on that batch.
+    """The gain sqrt(var + eps) and bias mean of the first batch (Ioffe & Szegedy 2015, sec. 3): y = x on that batch.
 
     The statistics are those of each layer's input on the run's first training batch.
 

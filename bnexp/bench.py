@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -27,12 +29,10 @@ log = logging.getLogger(__name__)
 Way = TypeVar("Way")
 
 WARM_UP = 3
-# A rate as good as the best one, and the largest noise (IQR over median) on which a knee is named.
-_GOOD, _NOISE = 0.95, 0.2
+# A rate as good as the best one, the largest noise (IQR over median) on which a knee is named, and how sure it is.
+_GOOD, _NOISE, _CONFIDENCE = 0.95, 0.2, 0.9
 # The default sizes, and the seconds of a round: hundreds of small steps, one large one.
-_SMALLEST, _LARGEST, _ROUND = 8, 4096, 0.2
-# torch compiles a forward pass at most so many times before it silently goes on without.
-_COMPILED = 8
+_SMALLEST, _LARGEST, _ROUND = 8, 4096, 0.3
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Speed:
     Attributes:
         size: images a step.
         rates: training images per second, one a round.
-        memory: bytes at the peak; of the GPU for this size, or of the whole process up to this size.
+        memory: bytes at the peak; of the GPU, or of the whole process (not on Linux: up to this size).
     """
 
     size: int
@@ -97,6 +97,18 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """A 90 % interval for the median, whatever the distribution: the k-th smallest and the k-th largest value.
+
+    It holds the median unless fewer than k of n values fall on one side: with probability
+    1 - 2 P(Binomial(n, 1/2) < k) (Conover 1999, section 3.2). Of four values and fewer it is the range, and holds less.
+    """
+    ordered, n = sorted(values), len(values)
+    missed = itertools.accumulate(2 * math.comb(n, below) / 2**n for below in range(n))
+    k = max(1, sum(chance <= 1 - _CONFIDENCE for chance in missed))
+    return ordered[k - 1], ordered[n - k]
+
+
 def bench(config: TrainConfig, *, sizes: Sequence[int] | None, repeats: int) -> Bench:
     """Train at each batch size, in turn, ``repeats`` rounds of some steps.
 
@@ -108,10 +120,10 @@ def bench(config: TrainConfig, *, sizes: Sequence[int] | None, repeats: int) -> 
     Raises:
         ValueError: the config cannot be trained, or no size can.
     """
+    if config.compile:
+        raise ValueError("compile=true: torch.compile stops compiling anew after a few batch sizes; use compile=false")
     setup = build([config], stacked=False)
     wanted = sorted(set(sizes or default_sizes(len(setup.data.train))))
-    if config.compile and len(wanted) > _COMPILED:
-        raise ValueError(f"compile=true: each batch size is compiled by itself; give at most {_COMPILED} in --sizes")
     with _memory_is_limited(setup.factors.device):
         tried = {size: _tried(setup, size) for size in wanted}
         possible = {size: trial for size, trial in tried.items() if not isinstance(trial, str)}
@@ -155,8 +167,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _warmed_up(setup: Setup, size: int) -> _Trial:
     device = setup.factors.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    _reset_peak_memory(device)
     loop, seconds = records(setup, size, every=1, count=WARM_UP), math.inf
     for _ in range(WARM_UP):
         start = time.perf_counter()
@@ -168,7 +179,7 @@ def _warmed_up(setup: Setup, size: int) -> _Trial:
 
 
 def records(setup: Setup, size: int, *, every: int, count: int) -> Iterator[Record]:
-    """The ordinary loop at a batch size: ``count`` records, one every ``every`` steps, for which it waits for the device.
+    """The ordinary loop at a batch size: ``count`` records, one every ``every`` steps, each waiting for the device.
 
     The learning rate is 0, which takes as long as any other: no size diverges, and all sizes share one model. The
     smaller last batch of an epoch is left out.
@@ -202,19 +213,29 @@ def _measured(setup: Setup, trials: Mapping[int, _Trial], repeats: int) -> tuple
     )
 
 
-def interleaved(ways: Mapping[Way, Callable[[], object]], *, rounds: int) -> dict[Way, list[float]]:
+def interleaved(
+    ways: Mapping[Way, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[Way, list[float]]:
     """Seconds of each way in each round; the ways take turns, so that a slow spell of the machine hits all of them."""
     seconds: dict[Way, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = clock()
             way()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # Linux alone can; elsewhere it is the peak of all sizes so far
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU since its counter was reset, or of this process since it began."""
+    """Bytes since the last reset: allocated on the GPU, or resident of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -238,14 +259,15 @@ def _memory_is_limited(device: torch.device) -> Iterator[None]:
 def knee(speeds: Sequence[Speed]) -> Knee:
     """The smallest batch size with 95 % of the best median rate, where the measurements determine it.
 
-    Rates of the same round are compared, as ratios to the best size's: a size is surely good when their first quartile
-    is at least 0.95, surely not when the third is below.
+    Rates of the same round are compared, as ratios to the best size's: a size is surely good when the interval for
+    their median lies above 0.95, surely not when it lies below.
 
     Args:
         speeds: by rising size.
     """
     best = max(speeds, key=lambda speed: speed.median)
-    ratios = [quartiles([own / top for own, top in zip(each.rates, best.rates, strict=True)]) for each in speeds]
+    pairs = [zip(each.rates, best.rates, strict=True) for each in speeds]
+    ratios = [median_interval([own / top for own, top in rounds]) for rounds in pairs]
     first = next(index for index, (_, high) in enumerate(ratios) if high >= _GOOD)
     last = next(index for index, (low, _) in enumerate(ratios) if low >= _GOOD)
     below = speeds[max(first - 1, 0)]
@@ -255,12 +277,14 @@ def knee(speeds: Sequence[Speed]) -> Knee:
     if first < last:
         between = f"anything from {speeds[first].size} to {speeds[last].size}"
         return Knee(None, f"the differences are smaller than the noise: {between} may be it")
-    return Knee(speeds[first].size, f"the smallest with 95 % of the best rate ({best.median:,.0f} images/s at {best.size})")
+    return Knee(
+        speeds[first].size, f"the smallest with 95 % of the best rate ({best.median:,.0f} images/s at {best.size})"
+    )
 
 
 _ADVICE = (
-    "After a change of the batch size, tune the learning rate again, and what regularizes: the best values of one batch\n"
-    "size are not those of another (Godbole et al. 2023, Deep Learning Tuning Playbook)."
+    "After a change of the batch size, tune the learning rate again, and what regularizes: the best values of one\n"
+    "batch size are not those of another (Godbole et al. 2023, Deep Learning Tuning Playbook)."
 )
 
 
@@ -268,7 +292,7 @@ def table(result: Bench) -> str:
     """All of it, for a person."""
     config, device = result.setup.config, result.setup.factors.device
     words = " ".join(f"{group}={getattr(config, group)['name']}" for group in ("model", "norm", "data"))
-    memory = "of the GPU" if device.type == "cuda" else "of the process so far"
+    memory = "of the GPU" if device.type == "cuda" else "of the process"
     threads = f", threads={config.threads}" if device.type == "cpu" else ""
     lines = {speed.size: _line(speed) for speed in result.speeds}
     lines |= {size: f"{size:10d}  not possible: {reason}" for size, reason in result.failures.items()}
@@ -293,8 +317,13 @@ def _verdict(result: Bench) -> str:
     knee, largest = result.knee, result.speeds[-1].size
     if knee.size is None:
         return f"no knee is named: {knee.reason}; more --repeats or a quieter machine help"
-    grows = "; it is the largest here, and larger ones may be faster still" if knee.size == largest else ""
-    return f"knee: batch_size={knee.size}, {knee.reason}{grows}"
+    if knee.size < largest:
+        end = ""
+    elif max(result.failures, default=0) > largest:
+        end = "; it is the largest that is possible here"
+    else:
+        end = "; it is the largest here, and larger ones may be faster still"
+    return f"knee: batch_size={knee.size}, {knee.reason}{end}"
 
 
 def facts(result: Bench) -> dict[str, Any]:

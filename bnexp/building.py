@@ -13,20 +13,22 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from bnexp import averages
 from bnexp.affine import AFFINES
 from bnexp.checkpoint import State
 from bnexp.config import TrainConfig
 from bnexp.data import Batches, Data, Split, load
-from bnexp.dropout import seed_dropout
-from bnexp.evaluation import Measures, evaluate_all, evaluate_kinds
+from bnexp.evaluation import Measures, batch_norms, evaluate_all, evaluate_kinds
 from bnexp.inits import INITS, fit, initialize
 from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS, Norm
+from bnexp.observing import Finish, Observed, Observer, Watch, watches
 from bnexp.optim import OPTIMS, Optimizer, optimizer
 from bnexp.population import Population
 from bnexp.precision import Precision, allow_tf32
 from bnexp.registry import Bound
 from bnexp.schedule import SCHEDULES
+from bnexp.stream import seed_streams
 from bnexp.training import Plan, Progress
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ _MOST_STEPS = 10**7
 
 @dataclass(frozen=True)
 class Rules:
-    """The checked choices of a config: builders with their options."""
+    """The checked choices of a config: builders with their options, and the probes."""
 
     model: Bound
     norm: Bound
@@ -45,6 +47,7 @@ class Rules:
     init: Bound
     optim: Bound
     schedule: Bound
+    probes: Sequence[Watch]
 
 
 def rules(config: TrainConfig) -> Rules:
@@ -57,7 +60,8 @@ def rules(config: TrainConfig) -> Rules:
         **{"model": MODELS, "norm": NORMS, "affine": AFFINES, "init": INITS},
         **{"optim": OPTIMS, "schedule": SCHEDULES},
     }
-    return Rules(**{group: registry.bind(getattr(config, group)) for group, registry in registries.items()})
+    bound = {group: registry.bind(getattr(config, group)) for group, registry in registries.items()}
+    return Rules(**bound, probes=watches(config.probes))
 
 
 def pick_device(name: str) -> torch.device:
@@ -97,7 +101,7 @@ def build_model(config: TrainConfig, rule: Rules, data: Data, steps: int) -> nn.
     model: nn.Module = rule.model(data.shape, data.classes, units)
     initialize(model, rule.init(), config.seed)
     rule.affine().fill(model)
-    seed_dropout(model, config.seed)
+    seed_streams(model, config.seed)
     return model
 
 
@@ -113,7 +117,7 @@ def fit_members(members: Sequence[nn.Module], bound: Sequence[Rules], batches: B
 
 
 def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[int]) -> None:
-    """Try the model on blank images, in batches of one and of two where such will occur: larger ones are like two.
+    """Try the model on blank images, in batches as small as will occur; those larger than all norms need are alike.
 
     Raises:
         ValueError: the norm is undefined somewhere, the images are too small, the model does not fit into memory.
@@ -126,7 +130,8 @@ def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[i
     entered: list[str] = []
     for name, module in model.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
-    modes = [(True, size) for size in sorted({min(size, 2) for size in batch_sizes}, reverse=True)]
+    enough = max((layer.least_values for layer in batch_norms(model)), default=2)
+    modes = [(True, size) for size in sorted({min(size, enough) for size in batch_sizes}, reverse=True)]
     for mode, size in [*modes, (False, 2)]:
         try:
             with torch.no_grad():
@@ -160,8 +165,8 @@ def _check_size(model: str, parameters: int) -> None:
 
 def norm_parameters(model: nn.Module) -> list[str]:
     """Names of the gains and biases of norms."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Norm)]
-    return [f"{name}.{leaf}" for name, module in layers for leaf, _ in module.named_parameters(recurse=False)]
+    own = {id(parameter) for module in model.modules() if isinstance(module, Norm) for parameter in module.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in own]
 
 
 @dataclass(frozen=True)
@@ -177,12 +182,28 @@ class Setup:
     plan: Plan
     precision: Precision
     progress: Progress
+    observer: Observer
 
     def evaluate(self) -> Measures:
         """What an evaluation in training records."""
         splits = {"train_eval": self._some} | self._splits("validation", "test")
         with self._uncompiled():
-            return evaluate_all(self.population, splits, self._some, **self._batch_sizes())
+            measured = evaluate_all(self.population, splits, self._some, **self._batch_sizes())
+            return measured | averages.evaluate_averages(
+                self.population, self._splits("test"), self.config.ema, batch_size=self.config.eval_batch_size
+            )
+
+    def observe(self, step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> Finish | None:
+        """Have the probes that are due look at a step; see ``Observer``."""
+        finish = self.observer.observe(step, x_MB, y_MB)
+        if finish is None:
+            return None
+
+        def finish_uncompiled(lr_M: torch.Tensor, loss_M: torch.Tensor) -> Observed:
+            with self._uncompiled():
+                return finish(lr_M, loss_M)
+
+        return finish_uncompiled
 
     def compare_statistics(self, split: str | None) -> Iterator[tuple[str, str, float, float]]:
         """Rows (split, statistics, accuracy, loss) of the first member.
@@ -223,6 +244,7 @@ class Setup:
             "optimizer": self.optimizer.state(row),
             "progress": self.progress.state(row),
             "precision": self.precision.state(row),
+            "probes": self.observer.state(row),
         }
 
     def load(self, row: int, state: State) -> None:
@@ -231,6 +253,7 @@ class Setup:
         self.optimizer.load(row, state["optimizer"])
         self.progress.load(row, state["step"], state["progress"])
         self.precision.load(row, state["precision"])
+        self.observer.load(row, state["probes"])
 
     def finite(self, row: int) -> bool:
         """Whether a member's weights are all numbers."""
@@ -257,6 +280,7 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool) -> Setup:
     batches = make_batches(configs, data)
     fit_members(members, bound, batches)
     for member in members:
+        averages.attach(member, config.ema)
         set_executor(config, member)
     population = Population(members, stacked=stacked)
     schedule = bound[0].schedule(plan.steps)
@@ -270,6 +294,7 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool) -> Setup:
         plan=plan,
         precision=Precision(config.precision, len(configs), device),
         progress=Progress(len(configs), device),
+        observer=Observer(population, bound[0].probes, data.train, plan.steps),
     )
 
 

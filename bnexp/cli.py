@@ -35,6 +35,7 @@ bnexp: a command-line laboratory for normalization in neural networks
   bnexp evaluate RUN                        accuracy with running, precise and batch statistics
   bnexp compare FOLDER...                   runs as a table with intervals
   bnexp bench [setting=value ...]           the batch size from which on training is no faster
+  bnexp claim list|run|report               claims about normalization: tested, judged, written up
   bnexp board [FOLDER]                      curves in TensorBoard, on this machine only
   bnexp list [GROUP]                        what can be chosen: norms, models, data, experiments, ...
 
@@ -112,6 +113,7 @@ def _commands() -> dict[str, Callable[[list[str]], int]]:
         "resume": resume,
         "evaluate": evaluate,
         "compare": compare,
+        "claim": claim,
         "bench": bench,
         "board": board,
         "list": list_choices,
@@ -323,9 +325,16 @@ def compare(arguments: list[str]) -> int:
     return compare_main(arguments)
 
 
+def claim(arguments: list[str]) -> int:
+    """``bnexp claim list``, ``bnexp claim run CLAIM...``, ``bnexp claim report``."""
+    from bnexp.claims.command import main as claim_main
+
+    return claim_main(arguments, configs_folder())
+
+
 def bench(arguments: list[str]) -> int:
     """``bnexp bench [setting=value ...]``: images per second at many batch sizes, and the knee."""
-    text = "Train at many batch sizes, and find the smallest one with 95 %% of the best rate of images per second."
+    text = "Train at many batch sizes, and find the smallest one with 95 % of the best rate of images per second."
     parser = _parser("bench", text)
     parser.add_argument("settings", nargs="*", metavar="setting=value", help="as for bnexp train: model=lenet norm=bn")
     parser.add_argument("--sizes", help="default: 8,16,32,... to 4096, as far as there are images")
@@ -368,7 +377,8 @@ def _composed(words: list[str]) -> TrainConfig:
     from bnexp import composing
 
     configs: list[TrainConfig] = []
-    composing.run_hydra(lambda config: configs.append(composing.plain(config)), ["hydra.mode=RUN", *words], configs_folder())
+    words = ["hydra.mode=RUN", *words]  # presets may be sweeps
+    composing.run_hydra(lambda config: configs.append(composing.plain(config)), words, configs_folder())
     return configs[0]
 
 
@@ -392,7 +402,7 @@ def board(arguments: list[str]) -> int:
     return 0
 
 
-_GROUPS = ("norm", "model", "data", "init", "optim", "schedule", "experiment")
+_GROUPS = ("norm", "affine", "model", "data", "init", "optim", "schedule", "experiment")
 
 
 def list_choices(arguments: list[str]) -> int:
@@ -413,13 +423,15 @@ def list_choices(arguments: list[str]) -> int:
         return 0
     for name in [wanted] if wanted else _GROUPS:
         print(name)
-        for choice in listing.choices(configs_folder() / name):
-            print(f"  {choice.name:18}{choice.title}")
+        found = listing.choices(configs_folder() / name)
+        width = max(18, *(len(choice.name) + 2 for choice in found))
+        for choice in found:
+            print(f"  {choice.name:{width}}{choice.title}")
     return 0
 
 
 def complete(arguments: list[str]) -> int:
-    """Completion: commands and groups by ourselves, ``bnexp train`` by Hydra; with no answer the shell offers files."""
+    """Completion: commands and groups by ourselves, settings by Hydra; with no answer the shell offers files."""
 
     def hydra() -> int:
         from bnexp import composing
@@ -430,8 +442,8 @@ def complete(arguments: list[str]) -> int:
         return hydra()
     line = os.environ.get("COMP_LINE", "")
     words = f"{line}|".split()  # the mark keeps an empty last word
-    if len(words) > 2 and words[1] == "train":
-        os.environ["COMP_LINE"] = line.replace(" train ", " ", 1)  # Hydra must not see the sub-command
+    if len(words) > 2 and words[1] in ("train", "bench"):
+        os.environ["COMP_LINE"] = line.replace(f" {words[1]} ", " ", 1)  # Hydra must not see the sub-command
         # A line that is wrong as yet has no completion; a complaint would stand in the middle of it.
         with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
             hydra()
@@ -441,7 +453,7 @@ def complete(arguments: list[str]) -> int:
 
 
 def _choices(words: Sequence[str]) -> Sequence[str]:
-    """What can stand at the end of a line that is not one of ``bnexp train``."""
+    """What can stand at the end of a line that has no settings."""
     if len(words) == 2:
         return list(_commands())
     return _GROUPS if len(words) == 3 and words[1] == "list" else ()

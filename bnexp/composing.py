@@ -23,6 +23,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
@@ -268,21 +269,18 @@ def compose_all(jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, 
     Raises:
         ValueError: one of them is wrong, in one line.
     """
-    with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        master = loader.load_configuration("train", [], RunMode.MULTIRUN)
-        compose = Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
-        configs_of_jobs = []
-        for words in jobs:
-            try:
-                configs_of_jobs.append(to_dict(plain(compose(words))))
-            except (HydraException, OmegaConfBaseException) as error:
-                fault = error, list(words)
-                break
-        else:
-            return configs_of_jobs
-    # Its hint composes anew, for which this composition has to be over.
-    raise ValueError(_in_one_line(*fault, configs))
+    composed: list[dict[str, Any]] = []
+    words: Sequence[str] = ()
+    try:
+        with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            master = loader.load_configuration("train", [], RunMode.MULTIRUN)
+            compose = Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
+            for words in jobs:
+                composed.append(to_dict(plain(compose(words))))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_in_one_line(error, list(words), configs)) from None
+    return composed
 
 
 def plain(config: DictConfig) -> TrainConfig:

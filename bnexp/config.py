@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, get_type_hints
 
-from bnexp.checks import OneOf, Positive, Range, checked
+from bnexp.checks import Fraction, OneOf, Positive, Range, checked
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
 
@@ -31,6 +31,8 @@ class TrainConfig:
     data: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
+    # What is watched inside the training: word -> {name, every (steps), images (of the probe batch), options}.
+    probes: dict[str, Any] = field(default_factory=dict)
     # The nonlinearity of every unit, and the side of it the norm is on.
     activation: Annotated[str, OneOf(ACTIVATIONS)] = "relu"
     placement: Annotated[str, OneOf(("before", "after"))] = "before"
@@ -58,6 +60,8 @@ class TrainConfig:
     # statistics (Wu & Johnson 2021 find 1e3 to 1e4 to suffice).
     eval_batch_size: Positive = 1000
     eval_train: Annotated[int, Range(least=2)] = 10_000
+    # Decay constants (weight of the old) of further running averages of batch norms to evaluate with.
+    ema: list[Fraction] = field(default_factory=list)
     # Python modules to import first, where a user registers norms, models or data sets of their own.
     imports: list[str] = field(default_factory=list)
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from bnexp.data import Split
 from bnexp.norms import BatchStatistics
+from bnexp.norms.base import per_channel
+from bnexp.norms.batch import pooled_axes
 from bnexp.population import Population
 
 Measures = dict[str, list[float]]
@@ -24,6 +26,11 @@ Measures = dict[str, list[float]]
 def batch_norms(model: nn.Module) -> list[BatchStatistics]:
     """The layers of a model that keep statistics of batches."""
     return [layer for layer in model.modules() if isinstance(layer, BatchStatistics)]
+
+
+def keeps_variances(layer: BatchStatistics) -> bool:
+    """Whether a layer's statistics are a mean and a variance a channel, and no covariances."""
+    return type(layer).products is BatchStatistics.products
 
 
 @torch.no_grad()
@@ -35,7 +42,8 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
     population.train(False)
     loss_M = torch.zeros(len(population), dtype=torch.float64, device=split.y.device)
     hits_M = torch.zeros_like(loss_M)
-    for x_B, y_B in _batches(split, batch_size):
+    least = max((layer.least_values for layer in batch_norms(population.members[0])), default=2)
+    for x_B, y_B in _batches(split, batch_size, least):
         logits_MBK = population(x_B.expand(len(population), *x_B.shape))
         for row, logits_BK in enumerate(logits_MBK.float()):
             loss_M[row] += F.cross_entropy(logits_BK, y_B, reduction="sum")
@@ -45,30 +53,34 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
     return {"loss": (loss_M / len(split)).tolist(), "accuracy": (hits_M / len(split)).tolist()}  # waits for the device
 
 
-def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """In order; a single image that is left over joins the last batch, as it has no statistics of its own."""
+def _batches(split: Split, batch_size: int, least: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """In order; fewer than ``least`` images left over join the last batch, as they have no statistics of their own."""
     full, rest = divmod(len(split), batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0)
-    if rest == 1 and full:
-        sizes[-2:] = [batch_size + 1]
+    if 0 < rest < least and full:
+        sizes[-2:] = [batch_size + rest]
     return zip(torch.split(split.x, sizes), torch.split(split.y, sizes), strict=True)
 
 
 class _Moments:
-    """Mean and biased variance per channel over all positions seen, merged exactly (Chan et al. 1979, eq. 2.1)."""
+    """Mean per channel and products of deviations over all positions seen, merged exactly (Chan et al. 1979, eq. 2.1).
+
+    Which products is the layer's to say: the squares for variances, those of whole groups for covariances.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self.mean: Tensor | float = 0.0
         self.m2: Tensor | float = 0.0
 
-    def add(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def add(self, layer: BatchStatistics, inputs: tuple[Tensor, ...]) -> None:
         """Take in one batch; a forward pre-hook."""
         x = inputs[0].float() if inputs[0].dtype in (torch.float16, torch.bfloat16) else inputs[0]
         count = x.numel() // x.shape[1]
-        variance, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)
+        mean = x.mean(pooled_axes(x))
+        within = layer.products(x - per_channel(mean, x)).double()
         total, delta = self.count + count, mean.double() - self.mean
-        self.m2 = self.m2 + variance.double() * count + delta**2 * (self.count * count / total)
+        self.m2 = self.m2 + within * count + layer.products(delta[None]) * (self.count * count / total)
         self.mean = self.mean + delta * (count / total)
         self.count = total
 
@@ -76,8 +88,7 @@ class _Moments:
         """Make them the layer's running statistics."""
         assert isinstance(self.mean, Tensor)
         assert isinstance(self.m2, Tensor)
-        layer.running_mean.copy_(self.mean)
-        layer.running_var.copy_(self.m2 / self.count)
+        layer.population(self.mean, self.m2 / self.count)
 
 
 @contextmanager
@@ -103,7 +114,7 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
     saved = {name: buffer.clone() for name, buffer in population.buffers.items()}
     population.train(False)
     for member in population.members:
-        _write_moments(member, train, batch_size)
+        write_precise(member, train, batch_size)
     population.train()
     try:
         yield
@@ -113,7 +124,8 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
 
 
 @torch.no_grad()
-def _write_moments(model: nn.Module, train: Split, batch_size: int) -> None:
+def write_precise(model: nn.Module, train: Split, batch_size: int) -> None:
+    """Make the precise statistics the running ones of a model in evaluation mode; see ``precise_statistics``."""
     moments = {layer: _Moments() for layer in batch_norms(model)}
     hooks = [layer.register_forward_pre_hook(moments[layer].add) for layer in moments]
     full = max(len(train) // batch_size, 1) * batch_size

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -28,6 +29,9 @@ LAYOUT = {
 }
 # What the HParams table shows of a run.
 HPARAM_METRICS = ("test/accuracy", "test/accuracy_precise", "test/loss", "validation/accuracy", "train/loss")
+
+# Of a histogram: as many as TensorBoard draws.
+_BINS = 30
 
 HParam = str | int | float | bool
 Band = tuple[float, float, float]
@@ -49,6 +53,13 @@ class _Writer:
         """Append one point to the curve of each tag."""
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self.write(step=step, summary=Summary(value=points))
+
+    def histograms(self, step: int, distributions: Mapping[str, Sequence[float]]) -> None:
+        """Append one histogram to each tag; of no finite numbers there is none."""
+        for tag, numbers in distributions.items():
+            finite = np.asarray(numbers)[np.isfinite(numbers)]
+            if len(finite):
+                self.write(step=step, summary=summary.histogram(tag, finite, bins=_BINS))  # type: ignore[no-untyped-call]
 
     def flush(self) -> None:
         """Hand all points to the system."""

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -23,8 +23,8 @@ from bnexp.building import Setup, build
 from bnexp.checks import RunFailedError
 from bnexp.config import TrainConfig, config_hash, differences, from_dict, to_dict
 from bnexp.display import Display
-from bnexp.evaluation import Measures
 from bnexp.logbook import Logbook
+from bnexp.observing import Finish
 from bnexp.provenance import provenance
 from bnexp.record import Record
 from bnexp.runfile import read_run
@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 Stop = Callable[[], bool]
 # What of the provenance decides the last bits of a result.
 _BITS = ("torch", "device", "device_name", "cpu_capability", "threads")
-Measure = Callable[[], Measures]
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -272,19 +273,19 @@ def _say_failed(book: Logbook, error: Exception) -> None:
 
 
 class _Clock:
-    """Seconds of a run over all its sessions, and the rate of training without the time of evaluations."""
+    """Seconds of a run over all its sessions, and the rate of training without the time of evaluations and probes."""
 
     def __init__(self, step: int, before: float, batch_size: int) -> None:
         self._start = self._last = time.perf_counter()
         self._step, self._before, self._batch_size = step, before, batch_size
         self._aside = 0.0
 
-    def aside(self, measure: Measure) -> Measure:
+    def aside(self, measure: Callable[Given, Found]) -> Callable[Given, Found]:
         """The same function, its time left out of the rate."""
 
-        def timed() -> Measures:
+        def timed(*args: Given.args, **kwargs: Given.kwargs) -> Found:
             start = time.perf_counter()
-            measured = measure()
+            measured = measure(*args, **kwargs)
             self._aside += time.perf_counter() - start
             return measured
 
@@ -305,7 +306,7 @@ def _keep_records(jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], s
     name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} stacked runs"
     display = Display(name, setup.progress.step, setup.plan.steps, [job.folder for job in jobs])
     with display.bar:
-        for record in _records(setup, clock.aside(setup.evaluate), stop):
+        for record in _records(setup, clock, stop):
             seconds, rate = clock.look(record.step)
             diverged = setup.progress.diverged_at()
             for row in set(range(len(jobs))) - set(ended):
@@ -322,13 +323,18 @@ def _keep_records(jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], s
     return [ended[row] for row in range(len(jobs))]
 
 
-def _records(setup: Setup, evaluate: Measure, stop: Stop) -> Iterator[Record]:
+def _records(setup: Setup, clock: _Clock, stop: Stop) -> Iterator[Record]:
+    def observe(step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> Finish | None:
+        finish = clock.aside(setup.observe)(step, x_MB, y_MB)
+        return clock.aside(finish) if finish else None
+
     return train(
         setup.population,
         setup.optimizer,
         setup.factors,
         setup.batches.at,
-        evaluate,
+        clock.aside(setup.evaluate),
+        observe,
         plan=setup.plan,
         precision=setup.precision,
         progress=setup.progress,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from bnexp.checks import NonNegative, Positive, PositiveFloat
 from bnexp.norms import Norm
@@ -38,18 +39,26 @@ class Init:
 
 
 def initialize(model: nn.Module, init: Init, seed: int) -> None:
-    """Draw the weights of every Linear and Conv layer anew; norms keep gain 1 and bias 0."""
+    """Draw the weights of every Linear and Conv layer anew; norms keep their gains and biases.
+
+    A norm may scale them: those of its own map (``initial_scale`` there), and those of the head, the last map of all.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Linear)}
+    scales = {name: vars(layer).get("initial_scale", 1.0) for name, layer in layers.items()}
+    if any(norm.zero_head for norm in model.modules() if isinstance(norm, Norm)):
+        scales[list(layers)[-1]] = 0.0
     with torch.no_grad():
-        for name, layer in model.named_modules():
-            if isinstance(layer, Linear):
-                init.draw(layer, generator(seed, "init", name))
+        for name, layer in layers.items():
+            init.draw(layer, generator(seed, "init", name))
+            for parameter in (stored_weight(layer), layer.bias):
+                if parameter is not None and scales[name] != 1:
+                    parameter.mul_(scales[name])
 
 
 def stored_weight(layer: nn.Module) -> Tensor:
     """The weight that is drawn and learnt: behind a norm of weights, not the one that the layer computes with."""
-    weight = layer.parametrizations.weight.original if parametrize.is_parametrized(layer, "weight") else layer.weight
-    assert isinstance(weight, Tensor)
-    return weight
+    normalized = parametrize.is_parametrized(layer, "weight")
+    return layer.get_parameter("parametrizations.weight.original" if normalized else "weight")
 
 
 @torch.no_grad()
@@ -62,11 +71,8 @@ def fit(model: nn.Module, init: Init, x_B: Tensor, *, restore: bool) -> None:
         x_B: inputs, (B, ...).
         restore: have each norm answer its input on this batch (``Norm.restore``), instead of its own rule.
     """
-    hooks = []
-    for layer in model.modules():
-        rule = _rule(layer, init, restore)
-        if rule is not None:
-            hooks.append(layer.register_forward_pre_hook(lambda layer, inputs, rule=rule: rule(layer, *inputs)))
+    rules = {layer: _rule(layer, init, restore) for layer in model.modules()}
+    hooks = [_at_first_input(layer, rule) for layer, rule in rules.items() if rule is not None]
     if not hooks:
         return
     before = [buffer.clone() for buffer in model.buffers()]
@@ -77,6 +83,17 @@ def fit(model: nn.Module, init: Init, x_B: Tensor, *, restore: bool) -> None:
         hook.remove()
 
 
+def _at_first_input(layer: nn.Module, rule: Callable[[Any, Tensor], None]) -> RemovableHandle:
+    """Have a rule look at a layer's first input only: a rule may call the layer, and a recurrent net does so again."""
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        hook.remove()
+        rule(layer, *inputs)
+
+    hook = layer.register_forward_pre_hook(look)
+    return hook
+
+
 def _rule(layer: nn.Module, init: Init, restore: bool) -> Callable[[Any, Tensor], None] | None:
     """What adjusts a layer to its first input, if anything does."""
     if isinstance(layer, Linear):
@@ -85,7 +102,7 @@ def _rule(layer: nn.Module, init: Init, restore: bool) -> Callable[[Any, Tensor]
         return None
     if restore:
         return type(layer).restore
-    return type(layer).fit if type(layer).fit is not Norm.fit else None
+    return type(layer).fit if type(layer).fit is not Norm.fit and not layer.given else None
 
 
 def fan_in(weight: Tensor) -> int:
@@ -159,9 +176,14 @@ def lsuv(*, tolerance: PositiveFloat, iterations: Positive) -> Init:
     Options:
         tolerance: of the outputs' variance around 1, at which a layer is done.
         iterations: most divisions of a layer; without a bias one is enough.
+
+    Raises:
+        ValueError: (when the first batch is there) the norm normalizes or scales the weights itself.
     """
 
     def adjust(layer: Linear, x: Tensor) -> None:
+        if parametrize.is_parametrized(layer, "weight") or "initial_scale" in vars(layer):
+            raise ValueError("init=lsuv: this norm sets the size of the weights itself; use another init")
         for _ in range(iterations):
             variance = layer(x).var(correction=0)
             if abs(variance - 1) < tolerance or variance == 0:  # waits for the device, before training

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 _WIDTH = 100
-_INDENT = 12
+_TEXT = 14  # the column in which texts begin
 # The lines in a norm's yaml under the first, each `# Label: text`.
 LABELS = ("Ranks", "Batch of 1", "Source")
 # The cases of benchmarks/norms.json, and how the costs are read out.
-CASES = {"vectors": "on vectors", "maps": "on maps", "lenet": "a LeNet step"}
+CASES = {"vectors": "on vectors", "maps": "on maps", "lenet": "in a LeNet step"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def builder_lines(folder: Path, registry: str) -> dict[str, str]:
         folder: of the modules whose functions are decorated by ``@REGISTRY.register("name")``.
         registry: the variable's name, as ``NORMS``.
     """
-    found = {}
+    found: dict[str, str] = {}
     for path in sorted(folder.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -89,23 +89,23 @@ def norm_blocks(choices: list[Choice], formulas: Mapping[str, str], costs: Path)
             **{label.lower(): choice.labels.get(label, "not said") for label in LABELS},
             "cost": cost(measured.get(choice.name)),
         }
-        yield "\n".join([choice.name, *(_row(label, text) for label, text in rows.items()), *_options(choice)])
+        head = _row(choice.name, choice.title, indent=0)
+        yield "\n".join([head, *(_row(label, text) for label, text in rows.items()), *_options(choice)])
 
 
 def cost(measured: Mapping[str, Any] | None) -> str:
     """Time of a forward and backward pass relative to ``none``, for a person."""
     if measured is None:
         return "not measured"
-    known = {case: measured[case].get("ratio") for case in CASES if case in measured}
-    return ", ".join(
-        f"{ratio['median']:.2f} x none {CASES[case]}" if ratio else f"undefined {CASES[case]}"
-        for case, ratio in known.items()
-    )
+    ratios = {CASES[case]: measured[case].get("ratio") for case in CASES}
+    said = (f"{ratio['median']:.2f} {case}" if ratio else f"undefined {case}" for case, ratio in ratios.items())
+    return f"times none: {', '.join(said)}"
 
 
-def _row(label: str, text: str) -> str:
-    first, rest = f"  {label:<{_INDENT}}", " " * (_INDENT + 2)
-    return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+def _row(label: str, text: str, *, indent: int = 2) -> str:
+    first = " " * indent + label
+    first = f"{first:<{_TEXT - 1}} "
+    return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * _TEXT, break_on_hyphens=False)
 
 
 def _options(choice: Choice) -> list[str]:

@@ -80,6 +80,7 @@ class Logbook:
 
     def enter(self, record: Record, row: int, seconds: float, images_per_s: float) -> None:
         """Write one member's part of a record, with how long the run has trained (s) and its rate."""
+        self._events.histograms(record.step, {tag: numbers[row] for tag, numbers in record.distributions.items()})
         if not record.values:
             return
         values = {tag: measured[row] for tag, measured in record.values.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,10 @@ class Record:
         step: optimizer steps done.
         epoch: the same in passes over the training set.
         values: metric tag (``split/quantity``) -> one float a member.
+        distributions: metric tag -> the numbers of one histogram a member.
     """
 
     step: int
     epoch: float
     values: Mapping[str, Sequence[float]]
+    distributions: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)

@@ -162,7 +162,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def tost(interval: Interval, margin: float) -> float:
-    """p of "the mean lies outside (-margin, margin)": the larger of two one-sided t-tests (Schuirmann 1987).
+    """The p of "the mean lies outside (-margin, margin)": the larger of two one-sided t-tests (Schuirmann 1987).
 
     Raises:
         ValueError: fewer than two values.

@@ -31,6 +31,10 @@ class Stepper(Protocol):
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 Evaluate = Callable[[], Mapping[str, Sequence[float]]]
+# Given a step's number (from 1) and batch before it is done: None, or what is called with its learning rates [M] and
+# losses [M] when it has been done; that gives a record's values and distributions.
+Observed = tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[Sequence[float]]]]
+Observe = Callable[[int, Tensor, Tensor], Callable[[Tensor, Tensor], Observed] | None]
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def train(
     factors: Tensor,
     batches: Batches,
     evaluate: Evaluate,
+    observe: Observe = lambda *_: None,
     *,
     plan: Plan,
     precision: Precision,
@@ -149,6 +154,7 @@ def train(
         factors: [steps], the schedule: what the base learning rates are multiplied by in each step.
         batches: step -> (x_MB..., y_MB).
         evaluate: measures the population on data of its own.
+        observe: looks at steps; leaves everything as it found it.
         plan: what is due when.
         precision: how a step computes.
         progress: where to start.
@@ -162,29 +168,32 @@ def train(
     while progress.step < plan.steps:
         factor = factors[progress.step]
         x_MB, y_MB = batches(progress.step)
+        finish = observe(progress.step + 1, x_MB, y_MB)
         with precision.forward():
             logits_MBK = population(x_MB)
         loss_M, hits_M = losses_and_hits(logits_MBK, y_MB)
         population.backward(loss_M * precision.scale_M if precision.scaled else loss_M)
         precision.unscale(population.gradient_MP)
         optimizer.step(factor)
-        progress.add(precision.judged(loss_M.detach()), hits_M, y_MB.shape[1])
+        loss_M = precision.judged(loss_M.detach())
+        progress.add(loss_M, hits_M, y_MB.shape[1])
+        observed = finish(optimizer.lr_M1[:, 0] * factor, loss_M) if finish else ({}, {})
         progress.stopping = stop()
-        if progress.stopping or plan.halts(progress.step):
-            yield _record(plan, progress, optimizer.lr_M1 * factor, evaluate)
+        if progress.stopping or finish or plan.halts(progress.step):
+            yield _record(plan, progress, optimizer.lr_M1 * factor, evaluate, observed)
             if progress.stopping or None not in progress.diverged_at():
                 return
 
 
-def _record(plan: Plan, progress: Progress, lr_M1: Tensor, evaluate: Evaluate) -> Record:
+def _record(plan: Plan, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, observed: Observed) -> Record:
     """What is due after this step; a diverged population gets its last point of the training curves at once."""
     step = progress.step
     over = None not in progress.diverged_at()
-    values: dict[str, Sequence[float]] = {}
+    values, distributions = dict(observed[0]), observed[1]
     if over or plan.due(step, plan.log_every):
         values |= {**progress.take(), "lr": lr_M1[:, 0].tolist()}
     if not over and plan.due(step, plan.eval_every):
         measured = evaluate()
         progress.judge(measured)
         values |= measured
-    return Record(step, step / plan.per_epoch, values)
+    return Record(step, step / plan.per_epoch, values, distributions)

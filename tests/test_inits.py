@@ -10,9 +10,10 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from bnexp.inits import INITS, initialize
+from bnexp.inits import INITS, fit, initialize, stored_weight
 from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS, Norm
+from bnexp.norms.batch import BatchNorm
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # 240,000 weights each, so that a measured std is right within 0.5 %; the third has two groups of 20 channels.
@@ -39,6 +40,7 @@ RULES: dict[str, tuple[dict[str, Any], Any]] = {
         {"name": "kaiming", "distribution": "normal", "mode": "fan_out"},
         lambda n_in, n_out: (2 / n_out) ** 0.5,
     ),
+    "kaiming_misquoted": ({"name": "kaiming_misquoted"}, lambda n_in, n_out: 2 / n_in**0.5),
     "lecun": ({"name": "lecun"}, lambda n_in, n_out: (1 / n_in) ** 0.5),
     "normal": ({"name": "normal", "std": 0.03}, lambda n_in, n_out: 0.03),
 }
@@ -133,7 +135,9 @@ def test_norms_start_with_gain_one_and_bias_zero(norm):
 def test_all_norms_start_from_the_same_weights(norm):
     own, other = linears(network(norm)), linears(network("none"))
     assert own.keys() == other.keys()
-    assert all(torch.equal(layer.weight, other[name].weight) for name, layer in own.items())
+    if norm == "fixup":
+        assert torch.count_nonzero(own.pop("head").weight) == 0
+    assert all(torch.equal(stored_weight(layer), other[name].weight) for name, layer in own.items())
 
 
 def test_a_layer_that_two_architectures_share_starts_alike_in_both():
@@ -183,3 +187,116 @@ def test_hidden_units_of_a_zero_start_stay_alike_through_training():
 
 def _rows_alike(matrix: Tensor) -> bool:
     return torch.allclose(matrix, matrix[:1].expand_as(matrix), rtol=1e-12, atol=0)
+
+
+# ---------------------------------------------------------------------------------------------- rules that look at data
+
+
+class Recorder(nn.Module):
+    """Passes its input on and keeps it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = x
+        return x
+
+
+class Recurrent(nn.Module):
+    """Applies one linear map twice."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(torch.tanh(self.linear(x)))
+        return y
+
+
+def lsuv(**changes: Any) -> Any:
+    return INITS.bind(from_yaml("init", "lsuv") | changes)()
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 1e-6])
+def test_lsuv_gives_every_layer_outputs_of_unit_variance(tolerance):
+    torch.manual_seed(0)
+    watched = [Recorder() for _ in range(3)]
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 6, 3), watched[0], nn.ReLU()),
+        *(nn.Conv2d(6, 5, 3, stride=2, bias=False), watched[1], nn.Tanh(), nn.Flatten()),
+        *(nn.Linear(20, 4), watched[2]),
+    ).double()
+    rule, x = lsuv(tolerance=tolerance), 5 * torch.randn(40, 2, 7, 7, dtype=torch.float64) + 3
+    initialize(model, rule, 0)
+    model(x)
+    before = [layer.seen.var(correction=0).item() for layer in watched]
+    assert max(abs(variance - 1) for variance in before) > 0.5
+    fit(model, rule, x, restore=False)
+    model(x)
+    assert all(abs(layer.seen.var(correction=0).item() - 1) < tolerance for layer in watched)
+
+
+def test_lsuv_only_rescales_orthogonal_weights():
+    linear = nn.Linear(12, 6).double()
+    model = nn.Sequential(linear)
+    initialize(model, lsuv(), 0)
+    drawn = linear.weight.clone()
+    x = 3 * torch.randn(50, 12, dtype=torch.float64)
+    fit(model, lsuv(), x, restore=False)
+    ratio = linear.weight / drawn
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-12, atol=0)
+    variance = torch.nn.functional.linear(x, drawn).var(correction=0)
+    torch.testing.assert_close(ratio[0, 0], 1 / variance.sqrt(), rtol=1e-12, atol=0)
+
+
+def test_a_layer_used_twice_is_fitted_to_its_first_input():
+    torch.manual_seed(0)
+    linear = nn.Linear(8, 8, bias=False).double()
+    model, x = Recurrent(linear), 4 * torch.randn(30, 8, dtype=torch.float64)
+    initialize(model, lsuv(), 0)
+    fit(model, lsuv(tolerance=1e-9), x, restore=False)
+    torch.testing.assert_close(linear(x).var(correction=0).item(), 1.0, rtol=0, atol=1e-9)
+    weight = linear.weight.clone()
+    model(100 * x)  # no hook is left
+    assert torch.equal(linear.weight, weight)
+
+
+def test_lsuv_leaves_a_layer_whose_outputs_do_not_vary():
+    linear = nn.Linear(4, 3)
+    initialize(nn.Sequential(linear), lsuv(), 0)
+    drawn = linear.weight.clone()
+    fit(nn.Sequential(linear), lsuv(), torch.ones(1, 4).mul(0), restore=False)
+    assert torch.equal(linear.weight, drawn)
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_fitting_leaves_buffers_alone(restore):
+    model = network("bn", init="lsuv")
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    weights = [layer.weight.clone() for layer in linears(model).values()]
+    fit(model, lsuv(), 3 * torch.randn(20, 12) + 1, restore=restore)
+    assert sum(isinstance(layer, BatchNorm) for layer in model.modules()) == 3
+    assert not any(torch.equal(layer.weight, old) for layer, old in zip(linears(model).values(), weights, strict=True))
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+
+
+def test_rules_without_a_look_at_data_change_nothing():
+    model = network("bn")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fit(model, INITS.bind(from_yaml("init", "kaiming"))(), torch.randn(20, 12), restore=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_constant_weights_are_the_number_of_the_rule():
+    layer = drawn(nn.Conv2d(2, 3, 3), {"name": "constant", "value": 0.25})
+    assert (layer.weight == 0.25).all()
+    assert (layer.bias == 0).all()
+
+
+def test_the_misquoted_rule_lets_activations_grow_by_sqrt_2_a_layer():
+    torch.manual_seed(0)
+    linear = drawn(nn.Linear(400, 4000, bias=False), from_yaml("init", "kaiming_misquoted"))
+    # He et al. 2015, eq. 10: the right rule keeps E[x^2] of the inputs of a ReLU net.
+    x = torch.relu(torch.randn(200, 400))
+    y = torch.relu(linear(x))
+    assert (y.square().mean() / x.square().mean()).sqrt().item() == pytest.approx(2**0.5, rel=0.02)

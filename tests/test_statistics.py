@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from bnexp import statistics
-from bnexp.statistics import bca, holm, mean_interval, paired, sign_flip
+from bnexp.statistics import bca, holm, mcnemar, mean_interval, paired, pairs_needed, sign_flip, tost
 
 VALUES = [[1.0, 2.0, 4.0], [0.91, 0.93, 0.92, 0.95, 0.90], list(np.random.default_rng(1).normal(3, 2, 12))]
 
@@ -127,3 +127,53 @@ def test_equal_arms_differ_by_nothing():
 def test_arms_of_different_length_are_not_paired():
     with pytest.raises(ValueError, match="zip"):
         paired([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 6), (6, 0), (3, 5), (4, 4), (1, 12)])
+def test_mcnemar_is_the_exact_binomial_test_of_scipy(first, second):
+    expected = scipy.stats.binomtest(first, first + second).pvalue
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-12)
+
+
+def test_without_discordant_pairs_there_is_nothing_to_compare():
+    assert mcnemar(0, 0) == 1.0
+
+
+@pytest.mark.parametrize("margin", [0.5, 2.0, 4.0])
+@pytest.mark.parametrize("values", VALUES)
+def test_two_one_sided_tests_are_those_of_scipy(values, margin):
+    above_low = scipy.stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+    below_high = scipy.stats.ttest_1samp(values, margin, alternative="less").pvalue
+    assert tost(mean_interval(values), margin) == pytest.approx(max(above_low, below_high), rel=1e-9)
+
+
+def test_two_one_sided_tests_of_equal_values_and_of_one():
+    assert (tost(mean_interval([0.0] * 3), 0.1), tost(mean_interval([0.2] * 3), 0.1)) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="at least two values"):
+        tost(mean_interval([1.0]), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("effect", "power", "n"),  # tables of the paired t-test, two-sided 5 %
+    [
+        (0.5, 0.8, 34),
+        (0.5, 0.9, 44),
+        (0.75, 0.8, 16),
+        (1, 0.8, 10),
+        (1, 0.9, 13),
+        (1.5, 0.9, 7),
+        (2, 0.8, 5),
+        (0, 0.8, None),
+    ],
+)
+def test_the_number_of_pairs_for_a_power_is_that_of_the_tables(effect, power, n):
+    assert pairs_needed(effect, power) == n
+
+
+def test_the_pairs_for_an_equivalence_reach_their_power_and_one_fewer_does_not():
+    def power(n: int) -> float:  # the interval lies within +-1 sd: two tails of the central t are cut off
+        t = scipy.stats.t(n - 1)
+        return 1 - 2 * t.sf(math.sqrt(n) - t.ppf(0.975))
+
+    n = pairs_needed(1.0, equivalence=True)
+    assert power(n) >= 0.8 > power(n - 1)

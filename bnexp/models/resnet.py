@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.checks import Positive
 from bnexp.models.unit import MODELS, Units, image_shape, named
-from bnexp.norms import Branch, Norm
+from bnexp.norms import Branch
 
 
 class BasicBlock(nn.Module):
@@ -61,7 +63,7 @@ def _torchvision(name: str, shape: tuple[int, ...], classes: int, units: Units, 
 
     units.refuse_after(name)
     channels, *_ = image_shape(name, shape)
-    model: nn.Module = getattr(torchvision.models, name)(num_classes=classes, norm_layer=units.layer)
+    model: nn.Module = getattr(torchvision.models, name)(num_classes=classes)
     if small_stem:
         model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
@@ -70,17 +72,21 @@ def _torchvision(name: str, shape: tuple[int, ...], classes: int, units: Units, 
     for module in model.modules():
         if isinstance(getattr(module, "relu", None), nn.ReLU):
             module.relu = units.act()
-    _attach(model)
+    _place_norms(model, units)
     return model
 
 
-def _attach(model: nn.Module) -> None:
-    """Tie each norm to its convolution, which torchvision's models define right before it."""
-    conv: nn.Module | None = None
-    for module in model.modules():
-        conv = module if isinstance(module, nn.Conv2d) else conv
-        if isinstance(module, Norm) and conv is not None:
-            module.attach(conv)
+def _place_norms(model: Any, units: Units) -> None:
+    """Put our norms where torchvision's models have batch norms, and tell them where they stand."""
+    model.bn1 = units.behind(model.conv1, model.conv1.out_channels)
+    blocks: list[Any] = [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
+    for block in blocks:
+        convs = [block.conv1, block.conv2, block.conv3] if hasattr(block, "conv3") else [block.conv1, block.conv2]
+        for number, conv in enumerate(convs, 1):
+            branch = Branch(len(blocks), len(convs), last=number == len(convs))
+            setattr(block, f"bn{number}", units.behind(conv, conv.out_channels, branch))
+        if block.downsample is not None:
+            block.downsample[1] = units.behind(block.downsample[0], block.downsample[0].out_channels)
 
 
 @MODELS.register("resnet18")

@@ -72,8 +72,16 @@ class Units:
         return norm
 
     def behind(self, linear: nn.Module, channels: int, branch: Branch | None = None) -> Norm:
-        """A fresh norm, tied to the linear map that it stands behind."""
+        """A fresh norm, tied to the linear map that it stands behind.
+
+        Raises:
+            ValueError: the norm acts on the linear map itself, and is asked for behind the activation.
+        """
         norm = self.layer(channels, branch)
+        if self.placement == "after" and type(norm).attach is not Norm.attach:
+            raise ValueError(
+                "placement=after: this norm acts on the weights or inputs of its linear map (allowed: before)"
+            )
         norm.attach(linear)
         return norm
 

@@ -1,8 +1,58 @@
 """Normalization layers, one family a file. ``NORMS`` finds them by name."""
 
 # The families are imported so that their builders register.
-from bnexp.norms import batch, group, instance, layer, none, scratch
+from bnexp.norms import (
+    batch,
+    cosine,
+    detached,
+    frozen,
+    ghost,
+    group,
+    instance,
+    iterative,
+    layer,
+    noisy,
+    none,
+    partial,
+    renorm,
+    response,
+    rms,
+    scratch,
+    skip,
+    switchable,
+    sync,
+    tanh,
+    weights,
+    whitening,
+)
 from bnexp.norms.base import NORMS, Branch, Norm
 from bnexp.norms.batch import BatchStatistics
 
-__all__ = ["NORMS", "BatchStatistics", "Branch", "Norm", "batch", "group", "instance", "layer", "none", "scratch"]
+__all__ = [
+    "NORMS",
+    "BatchStatistics",
+    "Branch",
+    "Norm",
+    "batch",
+    "cosine",
+    "detached",
+    "frozen",
+    "ghost",
+    "group",
+    "instance",
+    "iterative",
+    "layer",
+    "noisy",
+    "none",
+    "partial",
+    "renorm",
+    "response",
+    "rms",
+    "scratch",
+    "skip",
+    "switchable",
+    "sync",
+    "tanh",
+    "weights",
+    "whitening",
+]

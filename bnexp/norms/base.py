@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +41,18 @@ class Norm(nn.Module):
         gain: [C] or None.
         bias: [C] or None.
         closes_branch: the norm is the last layer of a residual branch.
+        needs_branches: the norm is defined by residual branches, and elsewhere no norm at all.
+        zero_head: the model's head starts at zero.
         stood_aside: the last input was of a kind on which the norm is undefined, and passed unnormalized.
+        given: a config gave gain or bias, so that ``fit`` is not asked.
     """
+
+    needs_branches: ClassVar[bool] = False
+    zero_head: ClassVar[bool] = False
 
     closes_branch = False
     stood_aside = False
+    given = False
 
     def __init__(self, channels: int, *, affine: bool, gain: bool = True) -> None:
         super().__init__()
@@ -57,6 +65,11 @@ class Norm(nn.Module):
 
     def fit(self, x: Tensor) -> None:
         """Set gain and bias by the norm's own rule for its first input, (B, C, ...); most have none."""
+
+    def scaled(self, x_hat: Tensor) -> Tensor:
+        """Compute gain * x_hat + bias, with what of the two there is; (B, C, ...)."""
+        scaled = x_hat if self.gain is None else per_channel(self.gain, x_hat) * x_hat
+        return scaled if self.bias is None else scaled + per_channel(self.bias, x_hat)
 
     def restore(self, x: Tensor) -> None:
         """Set gain and bias so that the layer answers its first input, (B, C, ...), with that input.

@@ -12,6 +12,13 @@ from torch import Tensor
 from bnexp.checks import PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm, require_spread, values_per_statistic
 
+Momentum = Annotated[float, Range(above=0, most=1)] | None
+
+
+def pooled_axes(x: Tensor) -> tuple[int, ...]:
+    """The axes over which a channel of (B, C, ...) is pooled: all but the channels."""
+    return (0, *range(2, x.ndim))
+
 
 class BatchStatistics(Norm, ABC):
     """Base of the norms that share statistics across the batch and need stored ones to evaluate single samples.
@@ -24,9 +31,11 @@ class BatchStatistics(Norm, ABC):
         eps: added to the variance, inside the root.
         momentum: weight of the newest batch in the running statistics (torch's convention); None weighs all batches
             seen so far equally.
+        affine: whether there is a bias and, with ``gain``, a gain.
 
     Attributes:
         word: the norm's name in configs, for messages.
+        least_values: how many values a channel the statistics of a batch take.
         source: which statistics evaluation uses; whoever evaluates may set it.
         running_mean: [C], 0 at first.
         running_var: [C], 1 at first.
@@ -34,13 +43,14 @@ class BatchStatistics(Norm, ABC):
     """
 
     word: ClassVar[str]
+    least_values: int = 2
     source: Literal["running", "batch"] = "running"
     running_mean: Tensor
     running_var: Tensor
     batches_seen: Tensor
 
-    def __init__(self, channels: int, *, eps: float, momentum: float | None, affine: bool) -> None:
-        super().__init__(channels, affine=affine)
+    def __init__(self, channels: int, *, eps: float, momentum: float | None, affine: bool, gain: bool = True) -> None:
+        super().__init__(channels, affine=affine, gain=gain)
         self.eps = eps
         self.momentum = momentum
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -55,7 +65,7 @@ class BatchStatistics(Norm, ABC):
         """
         if not self.training and self.source == "running":
             return self.by_running(x)
-        values = values_per_statistic(x, 0, *range(2, x.ndim))
+        values = values_per_statistic(x, *pooled_axes(x))
         advice = "use a larger batch_size or drop_last=true"
         require_spread(x, values, norm=self.word, per="channel", advice=advice)
         return self.by_batch(x, track=self.training)
@@ -70,26 +80,49 @@ class BatchStatistics(Norm, ABC):
 
     @torch.no_grad()
     def restore(self, x: Tensor) -> None:
-        """gain = sqrt(var + eps) and bias = mean of the batch (Ioffe & Szegedy 2015, sec. 3): y = x on this batch."""
-        var, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
+        """Set gain = sqrt(var + eps), bias = mean of the batch (Ioffe & Szegedy 2015, sec. 3): y = x on this batch."""
+        var, mean = torch.var_mean(x, pooled_axes(x), correction=0)
         if self.gain is None or self.bias is None:
             raise ValueError("affine=identity: needs a gain and a bias; use norm.affine=true")
         self.gain.copy_((var + self.eps).sqrt())
         self.bias.copy_(mean)
 
     @torch.no_grad()
-    def advance(self, mean: Tensor, var: Tensor) -> None:
+    def advance(self, mean: Tensor, var: Tensor, **more: Tensor) -> None:
         """Move the running statistics, in place, towards those of one more batch: r <- r + rate * (batch - r).
 
         Args:
             mean: [C], the batch's.
             var: [C], the batch's.
+            more: what the batch has for further buffers ``running_<name>``.
         """
         self.batches_seen.add_(1)
         # 1 / batches_seen stays a tensor: reading the number would wait for the device.
         rate = self.batches_seen.to(mean.dtype).reciprocal() if self.momentum is None else self.momentum
-        self.running_mean.add_(rate * (mean - self.running_mean))
-        self.running_var.add_(rate * (var - self.running_var))
+        for name, batch in {"mean": mean, "var": var, **more}.items():
+            running = self.get_buffer(f"running_{name}")
+            running.add_(rate * (batch - running))
+
+    def products(self, deviations: Tensor) -> Tensor:
+        """The means over batch and positions of those products of deviations (B, C, ...) that ``population`` needs.
+
+        Here the squares, [C].
+        """
+        return deviations.square().mean(pooled_axes(deviations))
+
+    def population(self, mean: Tensor, products: Tensor) -> None:
+        """Make moments of the layer's input the running statistics: its mean [C] and the products of its deviations."""
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(products)
+
+    def unbiased_var(self, var: Tensor, x: Tensor) -> Tensor:
+        """The unbiased variance of the channels of x, from the biased one."""
+        m = values_per_statistic(x, *pooled_axes(x))
+        return var * (m / (m - 1))
+
+    def wide(self, x: Tensor) -> Tensor:
+        """Give x the precision of the statistics, if its own is lower: sums of bfloat16 values lose most digits."""
+        return x.to(torch.promote_types(x.dtype, self.running_mean.dtype))
 
 
 class BatchNorm(BatchStatistics):
@@ -108,15 +141,22 @@ class BatchNorm(BatchStatistics):
         if self.momentum is not None:
             self.batches_seen.add_(1)
             return self._batch_norm(x, self.running_mean, self.running_var, momentum=self.momentum)
-        # With momentum 1 the fused kernel leaves the batch's own statistics in the buffers that it is given.
-        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        y = self._batch_norm(x, mean, var, momentum=1.0)
+        y, mean, var = self.standardize(x, self.gain, self.bias)
         self.advance(mean, var)
         return y
 
     def by_running(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""
         return self._batch_norm(x, self.running_mean, self.running_var, training=False)
+
+    def standardize(
+        self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize by the statistics of ``x``, and return with the output its mean and its unbiased variance, [C]."""
+        # With momentum 1 the fused kernel leaves the batch's own statistics in the buffers that it is given.
+        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        y = F.batch_norm(x, mean, var, gain, bias, training=True, momentum=1.0, eps=self.eps)
+        return y, mean, var
 
     def _batch_norm(
         self, x: Tensor, mean: Tensor | None, var: Tensor | None, *, training: bool = True, momentum: float = 0.0
@@ -125,9 +165,7 @@ class BatchNorm(BatchStatistics):
 
 
 @NORMS.register("bn")
-def bn(
-    channels: int, *, eps: PositiveFloat, momentum: Annotated[float, Range(above=0, most=1)] | None, affine: bool
-) -> Norm:
+def bn(channels: int, *, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Batch normalization, over B, H, W for each channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 
     Training uses the statistics of the batch; evaluation the running ones, r <- (1 - momentum) * r + momentum * batch,

@@ -13,20 +13,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bnexp.checks import NonNegative, Range
-from bnexp.norms.base import NORMS, Norm, per_channel, values_per_statistic
-from bnexp.norms.batch import BatchStatistics
-
-
-def _pooled_axes(x: Tensor) -> tuple[int, ...]:
-    return (0, *range(2, x.ndim))
+from bnexp.norms.base import NORMS, Norm, per_channel
+from bnexp.norms.batch import BatchStatistics, pooled_axes
 
 
 def _channel_mean(x: Tensor) -> Tensor:
-    return x.mean(_pooled_axes(x))
+    return x.mean(pooled_axes(x))
 
 
 def _channel_sum(x: Tensor) -> Tensor:
-    return x.sum(_pooled_axes(x))
+    return x.sum(pooled_axes(x))
 
 
 class NormalizeByBatch(torch.autograd.Function):
@@ -136,22 +132,17 @@ class ScratchBatchNorm(BatchStatistics):
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
         """Normalize by the statistics of ``x``; with ``track``, the running ones follow them."""
         y: Tensor
-        y, mean, var, *_ = NormalizeByBatch.apply(self._wide(x), *self._gain_and_bias(), self.eps)
+        y, mean, var, *_ = NormalizeByBatch.apply(self.wide(x), *self._gain_and_bias(), self.eps)
         if track:
-            m = values_per_statistic(x, *_pooled_axes(x))
-            self.advance(mean, var * (m / (m - 1)) if self.unbiased else var)
+            self.advance(mean, self.unbiased_var(var, x) if self.unbiased else var)
         return y.to(x.dtype)
 
     def by_running(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""
         statistics = self.running_mean, self.running_var
         y: Tensor
-        y, *_ = NormalizeByRunning.apply(self._wide(x), *self._gain_and_bias(), *statistics, self.eps)
+        y, *_ = NormalizeByRunning.apply(self.wide(x), *self._gain_and_bias(), *statistics, self.eps)
         return y.to(x.dtype)
-
-    def _wide(self, x: Tensor) -> Tensor:
-        # Sums over thousands of bfloat16 values would lose most digits.
-        return x.to(torch.promote_types(x.dtype, self.running_mean.dtype))
 
     def _gain_and_bias(self) -> tuple[Tensor, Tensor]:
         if self.gain is None or self.bias is None:

@@ -69,7 +69,7 @@ def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
 
 def inline(arms: Sequence[Arm], metric: str) -> list[tuple[str, str]]:
     """Every picture as a caption and an ``<svg>`` that takes the page's colours, light or dark."""
-    return [(picture.caption, _embedded(picture)) for picture in pictures(arms, metric)]
+    return [(picture.caption, embedded(picture)) for picture in pictures(arms, metric)]
 
 
 def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
@@ -298,7 +298,7 @@ def _svg(figure: Figure) -> str:
     return re.sub(r" *<metadata>.*?</metadata>\n", "", file.getvalue(), flags=re.DOTALL)
 
 
-def _embedded(picture: Picture) -> str:
+def embedded(picture: Picture) -> str:
     """An ``<svg>`` element that scales, is named for screen readers, and takes its colours from the page's CSS."""
     picture.figure.patch.set_alpha(0)
     for axes in picture.figure.axes:

@@ -1,0 +1,257 @@
+"""What holds without statistics: checks of exact statements, computed in float64 on the layers that all runs use."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnexp.inits import INITS, Init
+from bnexp.norms import NORMS, Norm
+from bnexp.registry import Registry
+from bnexp.seeds import generator
+
+EXACT = Registry("exact")
+# Smaller than any variance here, so that batch norm is scale invariant to rounding.
+_TINY = 1e-30
+
+
+class Row(NamedTuple):
+    """A number that was measured, and what it has to be within a tolerance."""
+
+    name: str
+    measured: float
+    expected: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is what it has to be."""
+        return abs(self.measured - self.expected) <= self.tolerance
+
+
+def check(name: str) -> list[Row]:
+    """The rows of one exact check.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    rows: list[Row] = EXACT[name]()
+    return rows
+
+
+def _normal(*shape: int, of: str) -> Tensor:
+    return torch.randn(*shape, generator=generator(0, "exact", of), dtype=torch.float64)
+
+
+def _bn(channels: int, eps: float = 1e-5) -> Norm:
+    norm: Norm = NORMS["bn"](channels, eps=eps, momentum=1.0, affine=True).double()
+    return norm
+
+
+@EXACT.register("effective_lr")
+def effective_lr() -> list[Row]:
+    """Weights before batch norm: (w, lr, wd) and (a w, a^2 lr, wd / a^2) train alike (van Laarhoven 2017, sec. 3).
+
+    And ``<w, grad> = 0``, ``grad(a w) = grad(w) / a``, both by scale invariance.
+    """
+    scale = 3.0
+    losses, first, along = _train_scaled(1.0)
+    losses_scaled, first_scaled, along_scaled = _train_scaled(scale)
+    apart = max(abs(a - b) for a, b in zip(losses, losses_scaled, strict=True))
+    return [
+        Row("largest difference of 200 losses, weights times 3", apart, 0.0, 1e-8),
+        Row("largest |cos(w, gradient)|", max(along, along_scaled), 0.0, 1e-8),
+        Row("norm of the gradient at 3 w, times 3, over that at w", scale * first_scaled / first, 1.0, 1e-8),
+    ]
+
+
+def _train_scaled(scale: float) -> tuple[list[float], float, float]:
+    """Losses of 200 steps, norm of the first gradient, largest |cos(w, gradient)|."""
+    x, y = _normal(64, 10, of="x"), torch.arange(64) % 4
+    weights = [(_normal(16, n, of=f"w{n}") * scale).requires_grad_() for n in (10, 16)]
+    norms, head = nn.ModuleList([_bn(16, _TINY), _bn(16, _TINY)]), _normal(4, 16, of="head") / 4
+    lr, decay = 0.1 * scale**2, 0.01 / scale**2
+    losses, first, along = [], 0.0, 0.0
+    for _ in range(200):
+        h = x
+        for weight, norm in zip(weights, norms, strict=True):
+            h = torch.relu(norm(h @ weight.T))
+        loss = F.cross_entropy(h @ head.T, y)
+        gradients = torch.autograd.grad(loss, weights)
+        losses.append(loss.item())
+        first = first or math.hypot(*(g.norm().item() for g in gradients))
+        with torch.no_grad():
+            for w, g in zip(weights, gradients, strict=True):
+                along = max(along, abs(F.cosine_similarity(w.flatten(), g.flatten(), dim=0).item()))
+                w -= lr * (g + decay * w)
+    return losses, first, along
+
+
+@EXACT.register("bias_growth")
+def bias_growth() -> list[Row]:
+    """A bias before a mean that the gradient ignores grows for ever (Ioffe & Szegedy 2015, sec. 2).
+
+    ``x = u + b``, ``x_hat = x - mean(x)``, ``loss = mean((x_hat - 1)^2) / 2``. With the mean taken as a constant
+    ``dloss/db = -1``: b grows by the learning rate at every step and the loss stays. In full ``dloss/db = 0``.
+    """
+    bias, losses, _ = _train_bias(detach=True)
+    kept, _, slope = _train_bias(detach=False)
+    return [
+        Row("b after 200 steps at rate 0.1, mean taken as constant", bias, 20.0, 1e-8),
+        Row("change of the loss over these steps", max(losses) - min(losses), 0.0, 1e-8),
+        Row("b after 200 steps, full gradient", kept, 0.0, 1e-8),
+        Row("largest |dloss/db|, full gradient", slope, 0.0, 1e-8),
+    ]
+
+
+def _train_bias(*, detach: bool) -> tuple[float, list[float], float]:
+    """The bias after 200 steps of rate 0.1, the losses, and the largest |gradient|."""
+    u, b = _normal(64, of="u"), torch.zeros((), dtype=torch.float64, requires_grad=True)
+    losses, steepest = [], 0.0
+    for _ in range(200):
+        x = u + b
+        mean = x.mean()
+        loss = ((x - (mean.detach() if detach else mean) - 1) ** 2).mean() / 2
+        (gradient,) = torch.autograd.grad(loss, b)
+        losses.append(loss.item())
+        steepest = max(steepest, abs(gradient.item()))
+        with torch.no_grad():
+            b -= 0.1 * gradient
+    return b.item(), losses, steepest
+
+
+@EXACT.register("identity_restoration")
+def identity_restoration() -> list[Row]:
+    """Batch norm with gain = sqrt(var + eps) and bias = mean gives back its input (Ioffe & Szegedy 2015, sec. 3).
+
+    gain = var does not, although it is sometimes written so: on the example below it is wrong by
+    ``(var - sqrt(var + eps)) max |x_hat|``.
+    """
+    x, mean, var, eps = _example(), torch.tensor([7.5, 11.5, 15.5]).double(), torch.full((3,), 37.25).double(), 1e-5
+    largest = 7.5 / math.sqrt(37.25 + eps)
+    return [
+        Row("largest |y - x|, gain = sqrt(var + eps)", _error(x, (var + eps).sqrt(), mean), 0.0, 1e-10),
+        Row("largest |y - x|, gain = var", _error(x, var, mean), (37.25 - math.sqrt(37.25 + eps)) * largest, 1e-10),
+    ]
+
+
+def _example() -> Tensor:
+    """0 to 23 as two samples of three channels of 2 x 2."""
+    return torch.arange(24, dtype=torch.float64).reshape(2, 3, 2, 2)
+
+
+@torch.no_grad()
+def _error(x: Tensor, gain: Tensor, bias: Tensor) -> float:
+    norm = _bn(3)
+    assert norm.gain is not None
+    assert norm.bias is not None
+    norm.gain.copy_(gain)
+    norm.bias.copy_(bias)
+    return float((norm(x) - x).abs().max())
+
+
+@EXACT.register("worked_example")
+def worked_example() -> list[Row]:
+    """Batch norm of 0 to 23 as two samples of three channels of 2 x 2, by hand: statistics over 8 values a channel."""
+    norm = _bn(3)
+    y = norm(_example())
+    running = norm.get_buffer("running_mean")
+    means = [Row(f"mean of channel {c}", running[c].item(), 7.5 + 4 * c, 1e-10) for c in range(3)]
+    unbiased = norm.get_buffer("running_var")[0].item()
+    by_hand = (-1.22884772, -1.06500135, -0.90115499, -0.73730863)
+    return [
+        *means,
+        Row("unbiased variance, which the running statistics keep", unbiased, 298 / 7, 1e-10),
+        Row("biased variance, by which is divided", unbiased * 7 / 8, 37.25, 1e-10),
+        *(Row(f"normalized {i}", y[0, 0].flatten()[i].item(), by_hand[i], 1e-8) for i in range(4)),
+    ]
+
+
+@EXACT.register("zero_init_symmetry")
+def zero_init_symmetry() -> list[Row]:
+    """Hidden units that start alike stay alike (Goodfellow et al. 2016, sec. 8.4); zero weights get no gradient."""
+    units, steepest = _hidden(INITS["zero"]())
+    random = INITS["kaiming"](distribution="normal", mode="fan_in", gain=1.0)
+    return [
+        Row("largest gradient of the first layer, zero weights", steepest, 0.0, 0.0),
+        Row("distinct hidden units after 300 steps, zero weights", units, 1, 0),
+        Row("distinct hidden units after 300 steps, equal weights", _hidden(INITS["constant"](value=0.1))[0], 1, 0),
+        Row("distinct hidden units after 300 steps, random weights", _hidden(random)[0], _UNITS, 0),
+    ]
+
+
+_UNITS = 32
+
+
+def _hidden(init: Init) -> tuple[int, float]:
+    """Distinct hidden units after 300 steps at rate 0.1, and the largest first gradient of their weights."""
+    layers = [nn.Linear(20, _UNITS).double(), nn.Linear(_UNITS, 4).double()]
+    for number, layer in enumerate(layers):
+        nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            init.draw(layer, generator(0, "exact", "layer", str(number)))
+    x, y = _normal(64, 20, of="x"), torch.arange(64) % 4
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    firsts = []
+    for _ in range(300):
+        loss = F.cross_entropy(layers[1](torch.relu(layers[0](x))), y)
+        gradients = torch.autograd.grad(loss, parameters)
+        firsts.append(float(gradients[0].abs().max()))
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.sub_(0.1 * gradient)
+    # Rows that are equal on paper may differ in the last bits, by the order of sums.
+    return len(torch.unique(parameters[0].detach().mul(1e9).round(), dim=0)), firsts[0]
+
+
+@EXACT.register("mean_field_growth")
+def mean_field_growth() -> list[Row]:
+    """Plain ReLU networks with batch norm: |dloss/dh|^2 grows by pi / (pi - 1) a layer towards the input.
+
+    For wide layers and large batches (Yang et al. 2019); here width 512 and batch 256, over 20 layers.
+    """
+    width, depth = 512, 20
+    h, layers = _normal(256, width, of="x").requires_grad_(), []
+    for number in range(depth + 2):
+        layers.append(h)
+        h = torch.relu(_bn(width, _TINY)(h @ (_normal(width, width, of=f"w{number}") / math.sqrt(width)).T))
+    loss = (h * _normal(256, width, of="loss")).sum()
+    squares = [float((g**2).sum()) for g in torch.autograd.grad(loss, layers)]
+    # The layers next to the input and to the loss are not typical.
+    growth = (squares[1] / squares[depth + 1]) ** (1 / depth)
+    expected = math.pi / (math.pi - 1)
+    return [Row("growth of the squared gradient a layer", growth, expected, 0.03 * expected)]
+
+
+@EXACT.register("init_rms")
+def init_rms() -> list[Row]:
+    """log10 of the signal's root mean square behind 30 layers of width 500, for each rule of initial weights.
+
+    On paper ``(n var(w) c)^15`` with c = 1 for linear layers and 1/2 for ReLU (He et al. 2015, eq. 9).
+    """
+    n, depth = 500, 30
+    rules: list[tuple[str, Init, float]] = [
+        ("lecun", INITS["lecun"](gain=1.0), 1 / n),
+        ("kaiming", INITS["kaiming"](distribution="normal", mode="fan_in", gain=1.0), 2 / n),
+        ("torch", INITS["torch"](gain=1.0), 1 / (3 * n)),
+        ("2/sqrt(n), a misquoted Kaiming", INITS["normal"](std=2 / math.sqrt(n), gain=1.0), 4 / n),
+    ]
+    return [
+        Row(f"{name}, {kind}", log_rms, depth / 2 * math.log10(n * variance * kept), 0.3)
+        for name, init, variance in rules
+        for kind, log_rms, kept in zip(("linear", "ReLU"), _log_rms(init, n, depth), (1.0, 0.5), strict=True)
+    ]
+
+
+@torch.no_grad()
+def _log_rms(init: Init, n: int, depth: int) -> tuple[float, float]:
+    """log10 of the root mean square behind linear layers, and behind the same ones with ReLU."""
+    linear, relu, layer = _normal(16, n, of="x"), _normal(16, n, of="x"), nn.Linear(n, n, bias=False).double()
+    for number in range(depth):
+        init.draw(layer, generator(0, "exact", "depth", str(number)))
+        linear, relu = layer(linear), torch.relu(layer(relu))
+    return math.log10(float(linear.square().mean().sqrt())), math.log10(float(relu.square().mean().sqrt()))

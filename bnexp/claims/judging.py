@@ -1,0 +1,215 @@
+"""From the runs of a claim to its verdicts: every test in every regime."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from bnexp.claims import measures
+from bnexp.claims.declaration import Measure, Test
+from bnexp.claims.design import Design, Point
+from bnexp.claims.running import Choice, Outcome
+from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NONE, SUPPORTED, Verdict, judge
+from bnexp.runs import Run, Setting, show
+from bnexp.statistics import larger_is_better, mcnemar
+
+_SCALES: Mapping[str, Callable[[float], float]] = {"linear": float, "log": math.log, "log10": math.log10}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One arm or point of a contrast.
+
+    Attributes:
+        weight: in the contrast.
+        points: the point, or all along the axis where a test reduces it.
+        values: seed -> measured number before any scale; None where there is none.
+        diverged: how many of its runs.
+        runs: how many it has.
+        folders: of its runs.
+    """
+
+    weight: float
+    points: Sequence[Point]
+    values: Mapping[int, float | None]
+    diverged: int
+    runs: int
+    folders: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A test in a regime.
+
+    Attributes:
+        sides: by the contrast's names.
+        differences: seed -> weighted sum, over the seeds that have all values.
+        mcnemar: exact p of "both diverge equally often", where two points are compared.
+        notes: what a reader has to know besides.
+    """
+
+    test: str
+    regime: str
+    verdict: Verdict
+    sides: Mapping[str, Side]
+    differences: Mapping[int, float]
+    mcnemar: float | None
+    notes: list[str] = field(default_factory=list)
+
+
+def judged(design: Design, outcome: Outcome) -> list[Judged]:
+    """Every test in each of its regimes."""
+    return [
+        _Case(design, outcome, name, test, regime).judged()
+        for name, test in design.tests.items()
+        for regime in design.regimes_of(test)
+    ]
+
+
+def missing_metrics(design: Design, outcome: Outcome) -> list[str]:
+    """What finished runs do not have of what tests and figure show; for a smoke test."""
+    faults: dict[str, None] = {}
+    wanted = [(test.measure, design.regimes_of(test)) for test in design.tests.values()]
+    if design.claim.figure.kind != "dots":
+        wanted.append((Measure(metric=design.claim.figure.metric), design.regimes))
+    for measure, regimes in wanted:
+        for (regime, _, _), run in outcome.runs.items():
+            if regime in regimes:
+                try:
+                    measures.value(run, measure, target=0.0)
+                except measures.MissingMetricError as error:
+                    faults.setdefault(str(error).partition(":")[0], None)
+    return [f"{tag}: not among the metrics of the runs" for tag in faults]
+
+
+class _Case:
+    """One test in one regime."""
+
+    def __init__(self, design: Design, outcome: Outcome, name: str, test: Test, regime: str) -> None:
+        self.design, self.outcome, self.name, self.test, self.regime = design, outcome, name, test, regime
+        self.larger = larger_is_better(test.measure.tag)
+
+    def judged(self) -> Judged:
+        sides: dict[str, Side] = {}
+        try:
+            sides |= {name: self._side(name, weight) for name, weight in self.test.contrast.items()}
+            differences = dict(self._differences(sides))
+        except ValueError as error:
+            return Judged(self.name, self.regime, Verdict(NONE, str(error), None, None, None), sides, {}, None)
+        verdict = judge(list(differences.values()), self.test.claims, self.test.threshold)
+        edges = [*self._tuned_edges(sides), *self._axis_ends(sides, verdict)]
+        if edges and verdict.word in (SUPPORTED, CONTRADICTED):
+            verdict = replace(verdict, word=INCONCLUSIVE, detail="grid edge")
+        notes = [*edges, *self._dropped(sides, differences), *self._reached(sides)]
+        return Judged(self.name, self.regime, verdict, sides, differences, self._mcnemar(sides), notes)
+
+    def _side(self, name: str, weight: float) -> Side:
+        points = (
+            [self.design.point(name)]
+            if self.test.reduce is None
+            else [point for point in self.design.points if point.arm == name]
+        )
+        runs = [run for point in points for seed in self.design.seeds if (run := self._run(point, seed))]
+        return Side(
+            weight=weight,
+            points=points,
+            values=self._values(points),
+            diverged=sum(run.status == "diverged" for run in runs),
+            runs=len(runs),
+            folders=[str(run.folder) for run in runs],
+        )
+
+    def _run(self, point: Point, seed: int) -> Run | None:
+        return self.outcome.runs.get((self.regime, point.label, seed))
+
+    def _values(self, points: Sequence[Point]) -> dict[int, float | None]:
+        """Seed -> number, of a point or of all points of an arm; None too where one of its runs has failed."""
+        table = {point.value: {seed: self._measured(point, seed) for seed in self.design.seeds} for point in points}
+        if self.test.reduce is None:
+            return table[points[0].value]
+        return {seed: self._reduced(points, table, seed) for seed in self.design.seeds}
+
+    def _measured(self, point: Point, seed: int) -> float | None:
+        run = self._run(point, seed)
+        if run is None:
+            return None
+        arm = self.test.measure.target_arm
+        if arm is None:
+            return measures.value(run, self.test.measure)
+        model = self._run(Point(arm, point.value), seed)
+        target = measures.last(model, self.test.measure.tag) if model else None
+        return None if target is None else measures.value(run, self.test.measure, target)
+
+    def _reduced(self, points: Sequence[Point], table: measures.Table, seed: int) -> float | None:
+        runs = {point.value: self._run(point, seed) for point in points}
+        if None in runs.values():
+            return None
+        assert self.test.reduce is not None
+        diverged = [at for at, run in runs.items() if run is not None and run.status == "diverged"]
+        return measures.reduced(table, self.test.reduce, seed, larger=self.larger, diverged=diverged)
+
+    def _differences(self, sides: Mapping[str, Side]) -> Iterator[tuple[int, float]]:
+        """Seed -> weighted sum of scaled values.
+
+        Raises:
+            ValueError: a logarithm of a number that has none.
+        """
+        for seed in self.design.seeds:
+            numbers = {name: side.values[seed] for name, side in sides.items() if side.weight}
+            if None not in numbers.values():
+                yield seed, math.fsum(sides[name].weight * self._scaled(name, seed, x) for name, x in numbers.items())
+
+    def _scaled(self, name: str, seed: int, number: float | None) -> float:
+        assert number is not None
+        if self.test.scale != "linear" and number <= 0:
+            raise ValueError(f"{name}, seed {seed}: {number:g} has no logarithm; use scale: linear")
+        return _SCALES[self.test.scale](number)
+
+    def _tuned_edges(self, sides: Mapping[str, Side]) -> Iterator[str]:
+        """Points whose best value lies on the edge of its grid, so that a better one may lie outside."""
+        regime = self.design.regimes[self.regime]
+        for point in (point for side in sides.values() for point in side.points):
+            choice = self.outcome.choices.get((self.regime, point.label))
+            if choice is not None and choice.at_edge and not regime.edge_ok:
+                yield f"{point.label}: best {regime.key}={show(choice.chosen)} is on the edge of {_grid(choice)}"
+
+    def _axis_ends(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
+        """Arms whose largest working value is the end of the axis, where a longer axis could turn the verdict."""
+        reduce = self.test.reduce
+        if reduce is None or reduce.kind != "largest":
+            return
+        sign = {"greater": 1, "less": -1, "equal": 0}[self.test.claims] * (1 if verdict.word == SUPPORTED else -1)
+        for name, side in sides.items():
+            top = side.points[-1].value
+            at_top = sum(value == top for value in side.values.values())
+            # A bound from below of an arm that the verdict needs to be large is safe.
+            if at_top and sign * side.weight <= 0:
+                yield f"{name}: works up to the end of the axis ({show(top)}) for {at_top} seeds; more may work"
+
+    def _dropped(self, sides: Mapping[str, Side], differences: Mapping[int, float]) -> Iterator[str]:
+        lost = [seed for seed in self.design.seeds if seed not in differences]
+        if lost:
+            why = "the target was not reached" if self.test.measure.steps_to else "a value is missing"
+            yield f"{len(lost)} of {len(self.design.seeds)} seeds left out, where {why}"
+
+    def _reached(self, sides: Mapping[str, Side]) -> Iterator[str]:
+        """Share of runs that reached the target."""
+        if self.test.measure.steps_to is not None and self.test.reduce is None:
+            for name, side in sides.items():
+                reached = sum(value is not None for value in side.values.values())
+                yield f"{name}: {reached}/{len(side.values)} reached the target"
+
+    def _mcnemar(self, sides: Mapping[str, Side]) -> float | None:
+        if len(sides) != 2 or self.test.reduce is not None:
+            return None
+        first, second = (self._diverged(side.points[0]) for side in sides.values())
+        return mcnemar(len(first - second), len(second - first))
+
+    def _diverged(self, point: Point) -> set[int]:
+        return {seed for seed in self.design.seeds if (run := self._run(point, seed)) and run.status == "diverged"}
+
+
+def _grid(choice: Choice) -> str:
+    values: list[Setting] = list(choice.means)
+    return " ".join(show(value) for value in values)

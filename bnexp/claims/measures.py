@@ -1,0 +1,222 @@
+"""One number of a run, and one number of an arm and seed over the axis."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+import re
+import statistics as standard
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnexp.claims.declaration import Measure, Reduce
+from bnexp.runs import FINITE, Run, Setting
+from bnexp.statistics import larger_is_better
+
+Curve = dict[int, float]
+
+
+class MissingMetricError(ValueError):
+    """A run that has finished does not have the metric that its claim measures."""
+
+
+def value(run: Run, measure: Measure, target: float | None = None) -> float | None:
+    """The measured number of a run.
+
+    A diverged run counts as chance where the metric is an accuracy, since a dead network's logits say nothing; else it
+    has no value. Steps to a target are None where the target was not reached (right-censored at the budget).
+
+    Args:
+        run: finished or diverged.
+        measure: what to measure.
+        target: what another arm sets as the target.
+
+    Raises:
+        MissingMetricError: the run has no such metric.
+    """
+    if run.status == "diverged":
+        plain = measure.steps_to is None and measure.minus is None and measure.at != "sd"
+        return run.chance(measure.tag) if plain else None
+    curve = _curve(run, measure)
+    if measure.minus is not None:
+        less = _curve(run, Measure(metric=measure.minus))
+        curve = {step: number - less[step] for step, number in curve.items() if step in less}
+    if measure.steps_to is not None:
+        goal = measure.reaches if target is None else target
+        return _first_at(curve, goal, larger_is_better(measure.tag))
+    return summary(curve, measure, curves(run.folder))
+
+
+def last(run: Run, tag: str) -> float | None:
+    """A metric's last value, chance for an accuracy of a diverged run."""
+    return value(run, Measure(metric=tag))
+
+
+def summary(curve: Curve, measure: Measure, others: Mapping[str, Curve]) -> float | None:
+    """A curve as one number; see ``Measure.at``.
+
+    None for the sd of a single evaluation, and for a step before the first evaluation.
+    """
+    at = measure.at
+    if at == "last":
+        return curve[max(curve)]
+    if isinstance(at, dict):
+        return _at_first_below(curve, others.get(at["first"], {}), at["below"])
+    if isinstance(at, int):
+        steps = [step for step in curve if step <= at]
+        return curve[max(steps)] if steps else None
+    values = [number for step, number in curve.items() if step >= (measure.since or 0)]
+    if not values or (at == "sd" and len(values) < 2):
+        return None
+    return float(_SUMMARIES[at](values))
+
+
+_SUMMARIES: dict[str, Any] = {
+    "mean": standard.fmean,
+    "max": max,
+    "min": min,
+    "sd": standard.stdev,
+    "median": standard.median,
+}
+
+
+def _at_first_below(curve: Curve, other: Curve, below: float) -> float:
+    """The value at the first step at which the other metric is below a number, else the last one."""
+    steps = [step for step, number in sorted(other.items()) if number < below and step in curve]
+    return curve[steps[0] if steps else max(curve)]
+
+
+def _first_at(curve: Curve, goal: float, larger: bool) -> float | None:
+    reached = [step for step, number in curve.items() if (number >= goal if larger else number <= goal)]
+    return float(min(reached)) if reached else None
+
+
+def _curve(run: Run, measure: Measure) -> Curve:
+    """The measured curve: of one tag, or the mean or slope over the tags that match a pattern."""
+    known = curves(run.folder)
+    pattern = re.compile(".*".join(map(re.escape, measure.tag.split("*"))))
+    layers = [curve for tag, curve in known.items() if pattern.fullmatch(tag)]
+    layers = layers["first" in measure.drop : len(layers) - ("last" in measure.drop)]
+    if not any(layers):
+        raise MissingMetricError(f"{measure.tag}: {run.folder} has no such metric (there are: {', '.join(known)})")
+    if len(layers) == 1 and measure.layers is None:
+        return layers[0]
+    steps = sorted(set.intersection(*(set(curve) for curve in layers)))
+    return {step: _over_layers([curve[step] for curve in layers], measure) for step in steps}
+
+
+def _over_layers(values: Sequence[float], measure: Measure) -> float:
+    if measure.layers is None:
+        return standard.fmean(values)
+    numbers = [math.log10(number) for number in values] if measure.layers == "log10_slope" else values
+    return slope(range(len(values)), numbers)
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Least-squares slope, ``sum (x - mean x) y / sum (x - mean x)^2``."""
+    middle = standard.fmean(x)
+    return math.fsum((a - middle) * b for a, b in zip(x, y, strict=True)) / math.fsum((a - middle) ** 2 for a in x)
+
+
+def curves(folder: Path) -> Mapping[str, Curve]:
+    """Tag -> step -> finite value, tags in the order in which ``metrics.csv`` has them.
+
+    Raises:
+        ValueError: the file is not there or damaged.
+    """
+    path = (folder / "metrics.csv").absolute()
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); delete its folder and run again") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(path: Path, changed: int) -> Mapping[str, Curve]:
+    """The file as it was at the time ``changed``: several tests measure the same runs."""
+    found: dict[str, Curve] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            number = float(row["value"])
+            if abs(number) < FINITE:
+                found.setdefault(row["metric"], {})[int(row["step"])] = number
+    return found
+
+
+# --- over the axis ----------------------------------------------------------------------------------------------------
+
+# Value of the axis -> seed -> measured number; None where there is none.
+Table = Mapping[Setting, Mapping[int, float | None]]
+
+
+def reduced(
+    table: Table, reduce: Reduce, seed: int, *, larger: bool, diverged: Collection[Setting] = ()
+) -> float | None:
+    """One number of an arm's values along the axis, for one seed.
+
+    ``largest``: the largest axis value whose metric is at most ``within`` worse than the arm's best mean, with all
+    values between it and the smallest such one working too (values that are too small do not count as failures).
+    ``share``: the share of axis values that are within. ``count``: how many reach ``factor`` times the best mean.
+    ``slope``: least squares against log2 of the axis value, or the value itself. ``best``: the best over the axis.
+    ``range``: the best less the worst.
+
+    Args:
+        table: the arm's numbers.
+        reduce: which number.
+        seed: of which seed.
+        larger: larger numbers are better.
+        diverged: axis values at which this seed's run diverged; they never work.
+
+    Returns:
+        The number; None where no value works (``largest``), or some are missing (``slope``, ``range``).
+    """
+    numbers = {at: by_seed.get(seed) for at, by_seed in table.items()}
+    if reduce.kind == "slope":
+        return _slope(numbers, reduce)
+    there = [number for number in numbers.values() if number is not None]
+    if reduce.kind == "best":
+        return (max(there) if larger else min(there)) if there else None
+    if reduce.kind == "range":
+        return max(there) - min(there) if len(there) == len(numbers) else None
+    alive = {at: number for at, number in numbers.items() if number is not None and at not in diverged}
+    works = [at for at, number in alive.items() if _works(number, table, reduce, larger)]
+    if reduce.kind == "largest":
+        return _largest(list(numbers), works)
+    return len(works) / len(numbers) if reduce.kind == "share" else float(len(works))
+
+
+def _works(number: float, table: Table, reduce: Reduce, larger: bool) -> bool:
+    best = _best_mean(table, larger)
+    if reduce.kind == "count":
+        assert reduce.factor is not None
+        return number >= reduce.factor * best if larger else number <= reduce.factor * best
+    assert reduce.within is not None
+    return number >= best - reduce.within if larger else number <= best + reduce.within
+
+
+def _best_mean(table: Table, larger: bool) -> float:
+    """The best mean over seeds, of the axis values at which every seed has a number."""
+    means = [
+        standard.fmean(number for number in by_seed.values() if number is not None)
+        for by_seed in table.values()
+        if by_seed and None not in by_seed.values()
+    ]
+    return (max if larger else min)(means, default=-math.inf if not larger else math.inf)
+
+
+def _largest(axis: Sequence[Any], works: Sequence[Any]) -> float | None:
+    if not works:
+        return None
+    end = axis.index(works[0])
+    while end + 1 < len(axis) and axis[end + 1] in works:
+        end += 1
+    return float(axis[end])
+
+
+def _slope(numbers: Mapping[Any, float | None], reduce: Reduce) -> float | None:
+    if None in numbers.values() or len(numbers) < 2:
+        return None
+    x = [math.log2(at) if reduce.on == "log2" else float(at) for at in numbers]
+    return slope(x, [number for number in numbers.values() if number is not None])

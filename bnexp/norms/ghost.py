@@ -1,0 +1,73 @@
+"""Ghost batch normalization: batch norm of parts of the batch, each by its own statistics."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from bnexp.checks import PositiveFloat, Range
+from bnexp.norms.base import NORMS, Norm
+from bnexp.norms.batch import BatchNorm, Momentum
+
+
+def chunks(x: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Cut x in order, ``size`` samples each; a last chunk is smaller, and a single sample joins the chunk before it."""
+    count = max((len(x) + size - 2) // size, 1)
+    return x.tensor_split([size * number for number in range(1, count)])
+
+
+class GhostBatchNorm(BatchNorm):
+    """y = gain * (x - mean_kc) / sqrt(var_kc + eps) + bias for each chunk k of the batch and channel c.
+
+    Args:
+        size: samples a chunk.
+    """
+
+    word = "ghost_bn"
+
+    def __init__(self, channels: int, *, size: int, eps: float, momentum: float | None, affine: bool) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
+        self.size = size
+
+    def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
+        """Normalize each chunk by its own statistics; with ``track``, the running ones follow their average."""
+        parts = chunks(x, self.size)
+        y, mean, var = zip(*(self.standardize(part, self.gain, self.bias) for part in parts), strict=True)
+        if track:
+            shares = [len(part) / len(x) for part in parts]
+            self.advance(_average(mean, shares), _average(var, shares))
+        return torch.cat(y)
+
+    def restore(self, x: Tensor) -> None:
+        """Impossible: each chunk has its own statistics, and all have the same gain and bias."""
+        raise ValueError("affine=identity: norm=ghost_bn has a mean and a variance for each chunk; use norm=bn")
+
+
+def _average(values: tuple[Tensor, ...], shares: list[float]) -> Tensor:
+    return torch.stack([value * share for value, share in zip(values, shares, strict=True)]).sum(0)
+
+
+@NORMS.register("ghost_bn")
+def ghost_bn(
+    channels: int, *, size: Annotated[int, Range(least=2)], eps: PositiveFloat, momentum: Momentum, affine: bool
+) -> Norm:
+    """Ghost batch norm, over g samples, H, W for each channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
+
+    Training cuts the batch, whose order is random, into chunks of g samples in a row; the last one is smaller, and a
+    single sample left over joins the chunk before it. A batch of up to g + 1 samples is one chunk, as in ``bn``.
+    Evaluation uses running statistics, which move once a batch, towards the average of the chunks' means and unbiased
+    variances, each weighed by its samples (the paper moves them once a chunk, so that the last ones weigh most). A 2-D
+    input (B, C) has g values a channel.
+
+    Hoffer, Hubara & Soudry 2017, algorithm 1.
+
+    Options:
+        size: g.
+        momentum: weight of the newest batch, as in ``bn``; null for the plain average over all batches.
+
+    Raises:
+        ValueError: (in use) one value per channel in training, as a batch of 1 on (B, C) or on 1x1 maps gives.
+    """
+    return GhostBatchNorm(channels, size=size, eps=eps, momentum=momentum, affine=affine)

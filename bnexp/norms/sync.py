@@ -1,0 +1,98 @@
+"""Synchronized batch normalization: batch norm of a batch that lies in parts, on one device or on many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bnexp.checks import Positive, PositiveFloat
+from bnexp.norms.base import NORMS, Norm, per_channel, values_per_statistic
+from bnexp.norms.batch import BatchNorm, Momentum, pooled_axes
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes. Every process's loss depends on it, so that the gradient is their gradients' sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        total = dy.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def over_processes(x: Tensor) -> Tensor:
+    """The sum of x over the processes of ``torch.distributed``, if it runs."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
+    total: Tensor = _Sum.apply(x)
+    return total
+
+
+def moments(parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean [C] and biased variance [C] of the channels of all parts, of all processes.
+
+    Merged from the parts' own count n_k, mean_k and variance (Chan et al. 1979, eq. 2.1, for many parts)::
+
+        n = sum n_k,  mean = sum n_k * mean_k / n,  var = sum n_k * (var_k + (mean_k - mean)^2) / n
+    """
+    counts = [values_per_statistic(part, *pooled_axes(part)) for part in parts]
+    own = [torch.var_mean(part, pooled_axes(part), correction=0) for part in parts]
+    n = over_processes(own[0][0].new_full((), sum(counts)))
+    mean = over_processes(torch.stack([n_k * mean_k for n_k, (_, mean_k) in zip(counts, own, strict=True)]).sum(0)) / n
+    spread = [n_k * (var_k + (mean_k - mean).square()) for n_k, (var_k, mean_k) in zip(counts, own, strict=True)]
+    return n, mean, over_processes(torch.stack(spread).sum(0)) / n
+
+
+class SyncBatchNorm(BatchNorm):
+    """y = gain * (x - mean_c) / sqrt(var_c + eps) + bias by the statistics of all shards together.
+
+    Args:
+        shards: into how many parts of nearly equal size the batch is cut.
+    """
+
+    word = "sync_bn"
+
+    def __init__(self, channels: int, *, shards: int, eps: float, momentum: float | None, affine: bool) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
+        self.shards = shards
+
+    def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
+        """Normalize by the statistics of all shards; with ``track``, the running ones follow them."""
+        wide = self.wide(x)
+        n, mean, var = moments(wide.tensor_split(min(self.shards, len(x))))
+        if track:
+            self.advance(mean, var * (n / (n - 1)))
+        x_hat = (wide - per_channel(mean, x)) * per_channel((var + self.eps).rsqrt(), x)
+        return self.scaled(x_hat).to(x.dtype)
+
+
+@NORMS.register("sync_bn")
+def sync_bn(channels: int, *, shards: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
+    """Synchronized batch norm, over all shards' B, H, W by channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
+
+    The same function as ``bn`` of the whole batch, whose mean and variance are merged from those of its shards. Where
+    ``torch.distributed`` runs, every process holds shards: counts, means and variances are all-reduced in the forward
+    pass, and the gradients by them in the backward pass. Then dx is that of the sum of all processes' losses, while the
+    gradients of gain and bias are each process's own part. Training uses the statistics of all shards, evaluation
+    the running ones. A 2-D input (B, C) has B values a channel.
+
+    Peng et al. 2018 (MegDet, "cross-GPU batch normalization"); Chan, Golub & LeVeque 1979, eq. 2.1.
+
+    Options:
+        shards: into how many parts of nearly equal size this process's batch is cut, as if they lay on so many
+            devices; small batches have a shard a sample.
+        momentum: weight of the newest batch; null for the plain average over all batches.
+
+    Raises:
+        ValueError: (in use) one value per channel in a process's batch in training.
+    """
+    return SyncBatchNorm(channels, shards=shards, eps=eps, momentum=momentum, affine=affine)

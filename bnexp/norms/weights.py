@@ -1,0 +1,324 @@
+"""Norms of weights: the linear map computes with normalized filters, and no sample's answer depends on another.
+
+A filter is the weights of one output unit, over all inputs and kernel positions. What is drawn and learnt is the raw
+filter; the norm behind the map holds gain and bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from bnexp.checks import Positive, PositiveFloat
+from bnexp.norms.base import NORMS, Norm
+from bnexp.norms.batch import Momentum, pooled_axes
+from bnexp.norms.group import GroupNorm, fitting_groups
+from bnexp.norms.partial import MeanOnlyBatchNorm
+
+Start = Literal["data", "unit"]
+
+
+class UnitFilters(nn.Module):
+    """w -> scale * w / ||w|| for each filter; with ``centered``, w - mean(w) stands for w.
+
+    ||w||^2 counts as ``eps`` at least, so that a zero filter stays zero and its gradient finite.
+    """
+
+    def __init__(self, *, eps: float, scale: float = 1.0, centered: bool = False) -> None:
+        super().__init__()
+        self.eps = eps
+        self.scale = scale
+        self.centered = centered
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(C_out, ...) -> the same shape."""
+        axes = tuple(range(1, weight.ndim))
+        if self.centered:
+            weight = weight - weight.mean(axes, keepdim=True)
+        length = weight.square().sum(axes, keepdim=True).clamp_min(self.eps).sqrt()
+        return weight * (self.scale / length)
+
+
+class StandardFilters(nn.Module):
+    """w -> (w - mean(w)) / (std(w) + eps) for each filter; the unbiased std, eps outside the root."""
+
+    def __init__(self, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(C_out, ...) -> the same shape."""
+        std, mean = torch.std_mean(weight, tuple(range(1, weight.ndim)), keepdim=True)
+        return (weight - mean) / (std + self.eps)
+
+
+def normalize_filters(linear: nn.Module, rule: nn.Module) -> None:
+    """Have a linear map compute with ``rule`` of its weights; the weights themselves are what is drawn and learnt."""
+    parametrize.register_parametrization(linear, "weight", rule)
+
+
+def require_several_weights(linear: nn.Module, *, norm: str) -> None:
+    """Refuse filters of one weight, which are 0 after subtracting their mean.
+
+    Raises:
+        ValueError: the map has a single input.
+    """
+    assert isinstance(linear.weight, Tensor)
+    if linear.weight[0].numel() < 2:
+        raise ValueError(f"norm={norm}: a filter of a single weight has no spread; use more inputs or weight_norm")
+
+
+class NormalizedWeights(Norm):
+    """y = gain * x + bias behind a linear map whose filters go through ``rule``.
+
+    Args:
+        word: the norm's name in configs, for messages.
+        rule: makes the layer that turns raw filters into those that the map computes with.
+    """
+
+    def __init__(self, channels: int, *, word: str, rule: Callable[[], nn.Module], affine: bool) -> None:
+        super().__init__(channels, affine=affine)
+        self.word = word
+        self.rule = rule
+
+    def attach(self, linear: nn.Module) -> None:
+        """Normalize the map's filters, which need two weights at least to have a spread."""
+        require_several_weights(linear, norm=self.word)
+        normalize_filters(linear, self.rule())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift x, (B, C, ...)."""
+        return self.scaled(x)
+
+
+class WeightNorm(Norm):
+    """y = gain * x + bias behind a linear map that computes with v / ||v||.
+
+    Args:
+        eps: the least ||v||^2.
+        init: where gain and bias start, see ``weight_norm``.
+    """
+
+    def __init__(self, channels: int, *, eps: float, init: Start, affine: bool) -> None:
+        super().__init__(channels, affine=affine)
+        self.eps = eps
+        self.init = init
+
+    def attach(self, linear: nn.Module) -> None:
+        """Have the map compute with v / ||v||."""
+        normalize_filters(linear, UnitFilters(eps=self.eps))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Set gain = 1 / std(x) and bias = -mean(x) / std(x) for each channel: y has mean 0 and variance 1."""
+        if self.init == "data":
+            assert self.gain is not None
+            assert self.bias is not None
+            std, mean = channel_moments(x)
+            self.gain.copy_(1 / std)
+            self.bias.copy_(-mean / std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift x, (B, C, ...)."""
+        return self.scaled(x)
+
+
+class WeightNormMeanOnly(MeanOnlyBatchNorm):
+    """y = gain * (x - mean_c) + bias behind a linear map that computes with v / ||v||.
+
+    Args:
+        least: the least ||v||^2.
+        init: where gain starts, see ``weight_norm_mbn``.
+    """
+
+    word = "weight_norm_mbn"
+
+    def __init__(self, channels: int, *, least: float, momentum: float | None, init: Start, affine: bool) -> None:
+        super().__init__(channels, momentum=momentum, affine=affine)
+        if affine:
+            self.gain = nn.Parameter(torch.ones(channels))
+        self.least = least
+        self.init = init
+
+    def attach(self, linear: nn.Module) -> None:
+        """Have the map compute with v / ||v||."""
+        normalize_filters(linear, UnitFilters(eps=self.least))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Set gain = 1 / std(x) for each channel: y has mean 0 and variance 1."""
+        if self.init == "data":
+            assert self.gain is not None
+            std, _ = channel_moments(x)
+            self.gain.copy_(1 / std)
+
+    @torch.no_grad()
+    def restore(self, x: Tensor) -> None:
+        """Set gain = 1 and bias = mean of the batch: y = x on this batch."""
+        super().restore(x)
+        assert self.gain is not None
+        self.gain.fill_(1)
+
+
+def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation (biased) and mean of each channel of the first batch, [C] each.
+
+    Raises:
+        ValueError: a channel does not vary, so that 1 / std is not defined.
+    """
+    std, mean = torch.std_mean(x, pooled_axes(x), correction=0)
+    if not bool((std > 0).all()):  # waits for the device, before training
+        raise ValueError(
+            "norm.init=data: a channel has one value throughout the first batch, and its gain 1 / std is not defined; "
+            "use norm.init=unit, a larger batch_size, or an init that draws at random"
+        )
+    return std, mean
+
+
+def _require_affine(init: str, affine: bool) -> None:
+    if init == "data" and not affine:
+        raise ValueError("norm.affine=false: init=data sets the gain and the bias; use norm.init=unit")
+
+
+@NORMS.register("weight_norm")
+def weight_norm(channels: int, *, eps: PositiveFloat, init: Start, affine: bool) -> Norm:
+    """Weight normalization, over the weights of each output unit: y = gain * <v, x> / ||v|| + bias.
+
+    v is what is drawn and learnt; gain is the paper's g. Training and evaluation are the same, for vectors and maps
+    alike; a filter v spans all inputs of a unit and the kernel.
+
+    Salimans & Kingma 2016, eq. 2; the start of gain and bias section 3.
+
+    Options:
+        eps: the least ||v||^2, which keeps a zero v finite; the paper has none.
+        init: ``data``, gain = 1 / std and bias = -mean / std of <v, x> / ||v|| on the run's first batch (biased std),
+            unless affine=constant gives them; ``unit``, gain 1 and bias 0.
+
+    Raises:
+        ValueError: init=data without affine; (when the first batch is there) a channel does not vary over it.
+    """
+    _require_affine(init, affine)
+    return WeightNorm(channels, eps=eps, init=init, affine=affine)
+
+
+@NORMS.register("weight_norm_mbn")
+def weight_norm_mbn(
+    channels: int,
+    *,
+    eps: PositiveFloat,
+    momentum: Momentum,
+    init: Start,
+    affine: bool,
+) -> Norm:
+    """Weight norm with mean-only batch norm over B, H, W: y = gain * (t - mean(t)) + bias with t = <v, x> / ||v||.
+
+    Training subtracts the batch's mean for each channel, evaluation the running one. A 2-D input (B, C) has B values a
+    channel.
+
+    Salimans & Kingma 2016, sec. 4.
+
+    Options:
+        eps: the least ||v||^2, which keeps a zero v finite; the paper has none.
+        momentum: weight of the newest batch; null for the plain average over all batches.
+        init: ``data``, gain = 1 / std of t on the run's first batch (biased), unless affine=constant gives it;
+            ``unit``, 1.
+
+    Raises:
+        ValueError: init=data without affine; (when the first batch is there) a channel does not vary over it; (in use)
+            one value per channel in training, which would leave the bias alone.
+    """
+    _require_affine(init, affine)
+    return WeightNormMeanOnly(channels, least=eps, momentum=momentum, init=init, affine=affine)
+
+
+@NORMS.register("weight_standardization")
+def weight_standardization(channels: int, *, eps: PositiveFloat, affine: bool) -> Norm:
+    """Weight standardization, over the weights of each output unit: y = gain * <(w - mean) / (std + eps), x> + bias.
+
+    The std is the unbiased one and eps stands outside the root, as in the authors' code. Training and evaluation are
+    the same, for vectors and maps alike. Outputs are sqrt(fan_in) times as large as inputs: the paper always has a norm
+    behind (``ws_gn``); ``scaled_ws`` divides by sqrt(fan_in).
+
+    Qiao et al. 2019, sec. 3.
+
+    Options:
+        eps: added to the std.
+
+    Raises:
+        ValueError: a filter has a single weight.
+    """
+    rule = partial(StandardFilters, eps=eps)
+    return NormalizedWeights(channels, word="weight_standardization", rule=rule, affine=affine)
+
+
+@NORMS.register("scaled_ws")
+def scaled_ws(channels: int, *, scale: PositiveFloat, eps: PositiveFloat, affine: bool) -> Norm:
+    """Scaled weight standardization, by output unit: y = gain * scale * <(w - mean) / (sqrt(fan_in) sd), x> + bias.
+
+    The sd is the biased one. Training and evaluation are the same, for vectors and maps alike.
+
+    Brock, De & Smith 2021, eq. 2, and their code (eps).
+
+    Options:
+        scale: the paper's gamma, which makes up for what the activation takes of the variance: sqrt(2 / (1 - 1 / pi))
+            for relu, 1 for identity.
+        eps: the least fan_in * sd^2.
+
+    Raises:
+        ValueError: a filter has a single weight.
+    """
+    # sqrt(fan_in) * sd is the length of w - mean.
+    rule = partial(UnitFilters, eps=eps, scale=scale, centered=True)
+    return NormalizedWeights(channels, word="scaled_ws", rule=rule, affine=affine)
+
+
+class StandardizedGroupNorm(GroupNorm):
+    """Group norm behind a linear map with standardized filters.
+
+    Args:
+        weight_eps: added to the filters' std.
+    """
+
+    word = "ws_gn"
+
+    def __init__(self, channels: int, *, groups: int, eps: float, weight_eps: float, affine: bool) -> None:
+        super().__init__(channels, groups=groups, eps=eps, affine=affine)
+        self.weight_eps = weight_eps
+
+    def attach(self, linear: nn.Module) -> None:
+        """Standardize the map's filters."""
+        require_several_weights(linear, norm=self.word)
+        normalize_filters(linear, StandardFilters(eps=self.weight_eps))
+
+
+@NORMS.register("ws_gn")
+def ws_gn(
+    channels: int,
+    *,
+    groups: Positive,
+    uneven: Literal["largest_divisor", "refuse"],
+    eps: PositiveFloat,
+    weight_eps: PositiveFloat,
+    affine: bool,
+) -> Norm:
+    """Weight standardization and group norm over C/G, H, W: y = gain * x_hat + bias, x = <(w - mean) / (std + eps), .>.
+
+    x_hat = (x - mean) / sqrt(var + eps) for each sample and group, as ``gn``; filters as ``weight_standardization``.
+    Training and evaluation are the same. A 2-D input (B, C) has C/G values a group.
+
+    Qiao et al. 2019, sec. 3; Wu & He 2018, eq. 7.
+
+    Options:
+        groups, uneven, eps: as of ``gn``.
+        weight_eps: added to the filters' std.
+
+    Raises:
+        ValueError: G does not divide C under ``refuse``; a filter has a single weight; (in use) one value per group.
+    """
+    fitting = fitting_groups(channels, asked=groups, uneven=uneven)
+    return StandardizedGroupNorm(channels, groups=fitting, eps=eps, weight_eps=weight_eps, affine=affine)

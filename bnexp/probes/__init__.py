@@ -1,0 +1,35 @@
+"""What can be watched inside a training, one family a file; importing the package registers them all."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from bnexp.probes.base import (
+    PROBES,
+    Layer,
+    Moment,
+    Probe,
+    Signals,
+    Values,
+    answers,
+    by_unit,
+    layers,
+    recording,
+    signals,
+)
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "PROBES",
+    "Layer",
+    "Moment",
+    "Probe",
+    "Signals",
+    "Values",
+    "answers",
+    "by_unit",
+    "layers",
+    "recording",
+    "signals",
+]

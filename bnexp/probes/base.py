@@ -1,0 +1,201 @@
+"""What all probes share: the registry, the base class, the step they look at, and the layers of a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bnexp.inits import Linear
+from bnexp.models import ACTIVATIONS
+from bnexp.norms import Norm
+from bnexp.registry import Registry
+
+PROBES = Registry("probes")
+
+# Quantity, or quantity/layer -> a number (a curve), or a 1-D tensor (a histogram).
+Values = dict[str, float | Tensor]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One optimizer step of one member, in the parameters' own precision.
+
+    Whatever a probe does to ``model`` is undone by who calls it; weights are changed with ``at`` all the same.
+
+    Attributes:
+        model: in training mode, with the parameters and buffers of before the step.
+        step: the number of the step, from 1.
+        x_B: the step's inputs, (B, ...).
+        y_B: the step's labels, [B].
+        images: the fixed probe batch, (P, ...), of training images.
+        labels: [P].
+        before: parameter name -> its value before the step; copies, as the next two.
+        after: the same after the optimizer's step.
+        gradient: the same, the gradient of the step.
+        lr: the step's learning rate.
+    """
+
+    model: nn.Module
+    step: int
+    x_B: Tensor
+    y_B: Tensor
+    images: Tensor
+    labels: Tensor
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+    gradient: Mapping[str, Tensor]
+    lr: float
+
+    @contextmanager
+    def at(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Give the model these weights, in place, inside the with block; those that are not named stay."""
+        parameters = dict(self.model.named_parameters())
+        kept = {name: parameters[name].detach().clone() for name in weights}
+        _write(parameters, weights)
+        try:
+            yield
+        finally:
+            _write(parameters, kept)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The model's answers [B, K] at its present weights, differentiable; every call starts from the same buffers.
+
+        The running statistics and the dropout masks are those of the step, whatever was asked before.
+        """
+        return answers(self.model, x)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """The mean cross-entropy (nats, a scalar) at the model's present weights, differentiable."""
+        return F.cross_entropy(self.logits(x), y)
+
+
+def answers(model: nn.Module, x: Tensor) -> Tensor:
+    """What the model makes of x at its present weights, differentiable; its buffers stay as they are."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    y: Tensor = functional_call(model, buffers, (x,))
+    return y
+
+
+@torch.no_grad()
+def _write(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        parameters[name].copy_(weight)
+
+
+class Probe(ABC):
+    """Something that is measured at some steps of one member's training.
+
+    Attributes:
+        slots: what it must remember between its steps, saved with checkpoints; the shapes never change, and what is
+            not known yet is nan. Most probes have none.
+    """
+
+    def __init__(self) -> None:
+        self.slots: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def measure(self, moment: Moment) -> Values:
+        """What this step shows: the same keys at every step, ``quantity`` or ``quantity/layer``."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear map with the norm that is defined behind it.
+
+    Attributes:
+        name: of the unit, such as ``hidden1``, or of the linear map itself, such as ``head``.
+        linear: the Linear or Conv layer.
+        norm: None where there is none.
+        parameters: all trained parameters of both: their names in the model -> parameters.
+    """
+
+    name: str
+    linear: nn.Module
+    norm: Norm | None
+    parameters: Mapping[str, nn.Parameter]
+
+
+def layers(model: nn.Module) -> dict[str, Layer]:
+    """The layers with weights, by name, in the order in which the model defines (and runs) them."""
+    found: dict[str, Layer] = {}
+    first_names = dict(model.named_parameters())  # a parameter that layers share belongs to the first
+    for path, module in model.named_modules():
+        own = {name: p for name, p in module.named_parameters(prefix=path) if name in first_names}
+        if isinstance(module, Linear):
+            name = path.removesuffix(".linear")
+            found[name] = Layer(name, module, None, own)
+        elif isinstance(module, Norm) and found:
+            name, last = found.popitem()
+            found[name] = Layer(name, last.linear, last.norm or module, {**last.parameters, **own})
+    return found
+
+
+@dataclass
+class Signals:
+    """What has passed through each layer, by its name; still in the graph, unless gradients are off.
+
+    Of a layer that is used several times the last use counts. A layer that no activation follows, as the head, has an
+    input only.
+
+    Attributes:
+        inputs: of the linear map, (B, ...).
+        before: the pre-activation: the input of the activation that follows.
+        after: the output of that activation.
+        activations: that activation.
+    """
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    before: dict[str, Tensor] = field(default_factory=dict)
+    after: dict[str, Tensor] = field(default_factory=dict)
+    activations: dict[str, nn.Module] = field(default_factory=dict)
+
+
+@contextmanager
+def recording(model: nn.Module) -> Iterator[Signals]:
+    """Note the signals of every layer in the passes inside the with block.
+
+    An activation counts for the linear map that ran last before it; in torchvision's residual nets the one behind a sum
+    thus belongs to the last map of the branch, or to that of the shortcut where there is one.
+    """
+    signals, names = Signals(), {layer.linear: name for name, layer in layers(model).items()}
+    waiting: list[str] = []  # the layer whose activation is still to come
+
+    def enter(linear: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        waiting[:] = [names[linear]]
+        signals.inputs[names[linear]] = inputs[0]
+
+    def leave(activation: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if waiting:
+            name = waiting.pop()
+            signals.before[name], signals.after[name] = inputs[0], output
+            signals.activations[name] = activation
+
+    hooks = [linear.register_forward_pre_hook(enter) for linear in names]
+    kinds = tuple(ACTIVATIONS.values())
+    hooks += [module.register_forward_hook(leave) for module in model.modules() if isinstance(module, kinds)]
+    try:
+        yield signals
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def signals(model: nn.Module, x: Tensor) -> Signals:
+    """What passes through the layers when the model, left as it is, answers x."""
+    with recording(model) as recorded:
+        answers(model, x)
+    return recorded
+
+
+def by_unit(x: Tensor, most: int | None = None) -> Tensor:
+    """(B, C, ...) as [U, N]: the values of each channel, at most so many of each, evenly spread over all."""
+    values_UN = x.detach().transpose(0, 1).flatten(1)
+    return values_UN if most is None else values_UN[:, :: -(-values_UN.shape[1] // most)]

@@ -1,0 +1,105 @@
+"""Gradients and updates of each layer, and how far the parts of a batch agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from bnexp.probes.base import PROBES, Moment, Probe, Values, layers, recording
+from bnexp.probes.invariance import weight_name
+
+# Micro-batches behind the coherence.
+_PARTS = 4
+
+
+def loss_and_gradient(moment: Moment, names: Iterable[str], x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The mean loss on a batch and its gradient in the named parameters, at the model's present weights."""
+    parameters = dict(moment.model.named_parameters())
+    loss = moment.loss(x, y)
+    found = torch.autograd.grad(loss, [parameters[name] for name in names], materialize_grads=True)
+    return loss.detach(), list(found)
+
+
+def slope(values: Sequence[float]) -> float:
+    """Least-squares slope of log10 of the values over their index; nan for fewer than two."""
+    if len(values) < 2:
+        return float("nan")
+    index = torch.arange(len(values), dtype=torch.float64)
+    index -= index.mean()
+    logs = torch.tensor(values, dtype=torch.float64).log10()
+    return ((index * logs).sum() / index.square().sum()).item()
+
+
+def coherence(gradients: Sequence[Sequence[Tensor]]) -> float:
+    """||mean g_i||^2 / mean ||g_i||^2 of k gradients g_i: 1 where all are alike, about 1 / k where all is noise."""
+    mean = [torch.stack(same).mean(0) for same in zip(*gradients, strict=True)]
+    squares = [get_total_norm(gradient) ** 2 for gradient in gradients]
+    return (get_total_norm(mean) ** 2 / torch.stack(squares).mean()).item()
+
+
+class Gradients(Probe):
+    """See ``gradients``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.weights = {name: weight_name(layer) for name, layer in layers(model).items()}
+        self.hidden = list(self.weights)[1:-1]
+
+    def measure(self, moment: Moment) -> Values:
+        """Norms of gradients and updates of every layer, and their slopes."""
+        weight, activation = self._of_weights(moment), self._of_activations(moment)
+        norms = {f"activation/{name}": norm for name, norm in activation.items()}
+        return {
+            **weight,
+            **norms,
+            "slope": slope([weight[f"norm/{name}"] for name in self.hidden]),
+            "slope_activation": slope([activation[name] for name in self.hidden if name in activation]),
+            "coherence": self._coherence(moment),
+        }
+
+    def _of_weights(self, moment: Moment) -> dict[str, float]:
+        values = {}
+        for name, weight in self.weights.items():
+            length = moment.before[weight].norm()
+            gradient = moment.gradient[weight].norm()
+            update = (moment.after[weight] - moment.before[weight]).norm()
+            values[f"norm/{name}"] = gradient.item()
+            values[f"relative/{name}"] = (gradient / length).item()
+            values[f"update/{name}"] = (update / length).item()
+        return values
+
+    def _of_activations(self, moment: Moment) -> dict[str, float]:
+        """||dL/dh|| of the activations h of each layer that has one."""
+        with recording(moment.model) as signals:
+            loss = moment.loss(moment.x_B, moment.y_B)
+        found = torch.autograd.grad(loss, list(signals.after.values()), materialize_grads=True)
+        return {name: gradient.norm().item() for name, gradient in zip(signals.after, found, strict=True)}
+
+    def _coherence(self, moment: Moment) -> float:
+        if len(moment.y_B) < _PARTS:
+            return float("nan")
+        parts = zip(moment.x_B.tensor_split(_PARTS), moment.y_B.tensor_split(_PARTS), strict=True)
+        try:
+            return coherence([loss_and_gradient(moment, moment.before, x, y)[1] for x, y in parts])
+        except ValueError:  # a norm is undefined on so few images
+            return float("nan")
+
+
+@PROBES.register("gradients")
+def gradients(model: nn.Module, images: Tensor) -> Probe:
+    """Gradients of the step for each layer l, over all its weights W_l (the stored ones) and over its activations h_l.
+
+    ``norm`` = ||dL/dW_l||; ``relative`` = ||dL/dW_l|| / ||W_l||; ``update`` = ||W_l' - W_l|| / ||W_l||, W_l' after the
+    optimizer's step; ``activation`` = ||dL/dh_l||, of the loss averaged over the step's batch; ``slope`` and
+    ``slope_activation``: least-squares slopes of log10 of ``norm`` and ``activation`` over the index of the layers
+    without the first and the last, whose fan-in differs: decades a layer, above 0 where gradients vanish towards the
+    input and below 0 where they explode.
+
+    ``coherence`` = ||mean_i g_i||^2 / mean_i ||g_i||^2 of the whole gradients g_i of four micro-batches of the step
+    (Chatterjee & Zielinski 2020): 1 without noise, about 1/4 where all is noise; nan where the batch is too
+    small for four, or for the norm.
+    """
+    return Gradients(model)

@@ -1,0 +1,61 @@
+"""Which weights are a direction only: whatever their length, the network computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bnexp.inits import stored_weight
+from bnexp.probes.base import Layer, layers
+from bnexp.seeds import generator
+
+# How many random sums of the outputs are looked at, and the share of a direction's usual effect that counts as none:
+# eps in a norm's root leaves about 1e-10, and a weight that matters stays above it but for one case in a million.
+_SUMS, _NONE = 4, 1e-3
+
+
+def weight_name(layer: Layer) -> str:
+    """The model's name of the weight that the layer learns (``stored_weight``)."""
+    stored = stored_weight(layer.linear)
+    return next(name for name, parameter in layer.parameters.items() if parameter is stored)
+
+
+def scale_invariant(model: nn.Module, images: Tensor) -> list[str]:
+    """Names of the learnt weights w with f(a w) = f(w) for every a > 0, as in front of a batch, layer or group norm.
+
+    By Euler's theorem on homogeneous functions that is J w = 0, J the Jacobian of the outputs in w. For random sums
+    c^T f of the outputs, <w, J^T c>^2 is compared with ||w||^2 ||J^T c||^2 / n, what a direction among n has on
+    average. All parameters are random here, so that initial values such as 0 hide nothing. Where a norm holds its
+    statistics back from the gradient, as ``detached_bn`` does, J is not f's, and w does not count.
+
+    Args:
+        model: in training mode; it is left as it is.
+        images: inputs, (P, ...).
+    """
+    source = generator(0, "scale_invariant")
+    weights = {name: _drawn(own, source).requires_grad_() for name, own in model.named_parameters()}
+    names = [weight_name(layer) for layer in layers(model).values()]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    logits = functional_call(model, {**weights, **buffers}, (images,))
+    shares = torch.stack([_shares(weights, names, logits, source) for _ in range(_SUMS)]).mean(0)
+    return [name for name, none in zip(names, (shares < _NONE).tolist(), strict=True) if none]
+
+
+def _drawn(parameter: Tensor, source: torch.Generator) -> Tensor:
+    """Weights of variance 1 / fan_in, everything else about 1."""
+    noise = torch.randn(parameter.shape, generator=source)
+    drawn = noise / noise[0].numel() ** 0.5 if noise.ndim > 1 else 1 + 0.1 * noise
+    return drawn.to(parameter)
+
+
+def _shares(weights: Mapping[str, Tensor], names: list[str], logits: Tensor, source: torch.Generator) -> Tensor:
+    """For one random sum and each name: n <w, J^T c>^2 / (||w||^2 ||J^T c||^2)."""
+    c = torch.randn(logits.shape, generator=source).to(logits)
+    # Not with c as the outputs' gradient: torch then imports its symbolic shapes, which takes seconds.
+    along = (logits * c).sum()
+    found = torch.autograd.grad(along, [weights[name] for name in names], retain_graph=True, materialize_grads=True)
+    pairs = [(weights[name].detach(), gradient) for name, gradient in zip(names, found, strict=True)]
+    return torch.stack([w.numel() * (w * g).sum() ** 2 / (w.square().sum() * g.square().sum()) for w, g in pairs])

@@ -1,0 +1,221 @@
+"""The protocol of claims on made-up numbers: answers worked out by hand or by scipy."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from bnexp.claims import measures
+from bnexp.claims.declaration import Measure, Reduce
+from bnexp.claims.running import choose
+from bnexp.claims.verdicts import judge
+from bnexp.runs import Run
+
+D = [1.2, 0.8, 1.1, 0.9, 1.3, 0.7, 1.0, 1.0]  # mean 1, sd 0.2
+HALF = 2.364624251 * 0.2 / math.sqrt(8)  # t quantile with 7 degrees of freedom: interval [0.8328, 1.1672]
+
+
+def shifted(mean: float) -> list[float]:
+    return [d - 1 + mean for d in D]
+
+
+def test_the_made_up_differences_are_as_said():
+    statistics = judge(D, "greater", 0.5).statistics
+    assert statistics is not None
+    assert (statistics.interval.mean, statistics.interval.sd) == pytest.approx((1.0, 0.2), abs=1e-12)
+    assert statistics.interval.high == pytest.approx(1 + HALF, abs=1e-8)
+    assert statistics.d_z == pytest.approx(5.0)
+    assert statistics.p == 2 / 2**8
+    assert statistics.bca is not None
+
+
+@pytest.mark.parametrize(
+    ("mean", "claims", "delta", "word", "detail"),
+    [
+        (1.0, "greater", 0.5, "supported", ""),
+        (1.0, "greater", 1.0, "supported", ""),  # the mean reaches delta, the interval need not
+        (1.0, "greater", 1.1, "inconclusive", "n = 6 for 80 % power"),
+        (1.0, "greater", 1.3, "contradicted", "negligible"),
+        (0.1, "greater", 0.3, "contradicted", "negligible"),
+        (-1.0, "greater", 0.3, "contradicted", "reversed"),
+        (-1.0, "less", 0.5, "supported", ""),
+        (1.0, "less", 0.5, "contradicted", "reversed"),
+        (-0.1, "less", 0.3, "contradicted", "negligible"),
+        (0.0, "equal", 0.2, "supported", ""),
+        (0.0, "equal", 0.1, "inconclusive", ""),
+        (1.0, "equal", 0.5, "contradicted", "different"),
+        (-1.0, "equal", 0.5, "contradicted", "different"),
+        (0.5, "equal", 0.5, "inconclusive", ""),
+    ],
+)
+def test_each_verdict(mean, claims, delta, word, detail):
+    verdict = judge(shifted(mean), claims, delta)
+    assert verdict.word == word
+    if word != "inconclusive":
+        assert verdict.detail == detail
+
+
+def test_inconclusive_says_how_many_seeds_would_do():
+    # d_z = 0.5 needs 34 pairs for 80 % power (Cohen 1988, table 2.4.1).
+    verdict = judge([2.0, -2.0, 2.0, -2.0, 2.0, -2.0], "greater", math.sqrt(4.8) / 2)
+    assert (verdict.word, verdict.needed, verdict.detail) == ("inconclusive", 34, "n = 34 for 80 % power")
+
+
+def test_equality_has_the_p_of_two_one_sided_tests():
+    d = shifted(0.05)
+    below = scipy.stats.ttest_1samp(d, -0.3, alternative="greater").pvalue
+    above = scipy.stats.ttest_1samp(d, 0.3, alternative="less").pvalue
+    assert judge(d, "equal", 0.3).p == pytest.approx(max(below, above), rel=1e-9)
+
+
+@pytest.mark.parametrize("n", range(6))
+def test_fewer_than_six_seeds_are_no_verdict(n):
+    assert judge([1.0 + i / 10 for i in range(n)], "greater", 0.1).word == "no verdict"
+
+
+def test_ties_are_an_interval_without_width():
+    greater, equal = (judge([0.0] * 8, claims, 0.1) for claims in ("greater", "equal"))
+    assert (greater.word, greater.detail) == ("contradicted", "negligible")
+    assert (equal.word, equal.p) == ("supported", 0.0)
+    assert judge([0.2] * 8, "greater", 0.1).word == "supported"
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def run_of(folder, curves: dict[str, dict[int, float]], status="finished", seed=0) -> Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [f"{step},1.0,{tag},{value!r}" for tag, curve in curves.items() for step, value in curve.items()]
+    (folder / "metrics.csv").write_text("\n".join(["step,epoch,metric,value", *rows]) + "\n")
+    final = {tag: list(curve.values())[-1] for tag, curve in curves.items()}
+    return Run(folder, "run", status, {"seed": seed}, "hash", final, {}, 1.0, "", 10, True)
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    accuracy = {100: 0.5, 200: 0.8, 300: 0.7, 400: 0.9}
+    layers = {f"probe/grad_norm/{name}": {400: value} for name, value in zip("cab", (1.0, 10.0, 1000.0), strict=True)}
+    loss = {100: 1.0, 200: 0.05, 300: 0.009, 400: 0.001}
+    return run_of(tmp_path / "run", {"test/accuracy": accuracy, "train_eval/loss": loss, **layers})
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        ({"metric": "test/accuracy"}, 0.9),
+        ({"metric": "test/accuracy", "minus": "train_eval/loss", "at": "mean"}, 0.725 - 1.06 / 4),
+        ({"metric": "test/accuracy", "minus": "train_eval/loss", "at": 250}, 0.75),
+        ({"metric": "test/accuracy", "at": 250}, 0.8),
+        ({"metric": "test/accuracy", "at": 50}, None),
+        ({"metric": "test/accuracy", "at": "mean"}, 0.725),
+        ({"metric": "test/accuracy", "at": "max"}, 0.9),
+        ({"metric": "test/accuracy", "at": "min", "since": 200}, 0.7),
+        ({"metric": "test/accuracy", "at": "median"}, 0.75),
+        ({"metric": "test/accuracy", "at": "sd", "since": 300}, 0.2 / math.sqrt(2)),
+        ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.01}}, 0.7),
+        ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.0001}}, 0.9),
+        ({"steps_to": "test/accuracy", "reaches": 0.75}, 200),
+        ({"steps_to": "test/accuracy", "reaches": 0.95}, None),
+        ({"steps_to": "train_eval/loss", "reaches": 0.05}, 200),
+        ({"metric": "probe/grad_norm/*"}, 337.0),
+        ({"metric": "probe/grad_norm/*", "layers": "slope"}, 499.5),
+        ({"metric": "probe/grad_norm/*", "layers": "log10_slope"}, 1.5),
+        ({"metric": "probe/grad_norm/*", "layers": "log10_slope", "drop": ["first"]}, 2.0),
+        ({"metric": "probe/grad_norm/*", "drop": ["first", "last"]}, 10.0),
+    ],
+)
+def test_each_measure(run, measure, expected):
+    assert measures.value(run, Measure(**measure)) == (None if expected is None else pytest.approx(expected, abs=1e-12))
+
+
+def test_a_metric_that_is_not_there_is_named(run):
+    with pytest.raises(measures.MissingMetricError, match=r"test/nothing: .* \(there are: test/accuracy, "):
+        measures.value(run, Measure(metric="test/nothing"))
+
+
+def test_divergence_is_chance_for_accuracies_censored_for_targets_and_missing_else(tmp_path):
+    dead = run_of(tmp_path / "dead", {"test/accuracy": {100: 0.4}, "test/loss": {100: 2.0}}, status="diverged")
+    assert measures.value(dead, Measure(metric="test/accuracy", at="mean")) == 0.1
+    assert measures.value(dead, Measure(metric="test/accuracy", at="sd")) is None
+    assert measures.value(dead, Measure(metric="test/accuracy", minus="test/loss")) is None
+    assert measures.value(dead, Measure(steps_to="test/accuracy", reaches=0.3)) is None
+    assert measures.value(dead, Measure(metric="test/loss")) is None
+
+
+# An arm over an axis of four values, two seeds: best mean 0.93 at 0.3, dead at 3.
+TABLE = {0.03: {0: 0.80, 1: 0.90}, 0.1: {0: 0.90, 1: 0.91}, 0.3: {0: 0.92, 1: 0.94}, 3.0: {0: 0.10, 1: 0.10}}
+
+
+@pytest.mark.parametrize(
+    ("reduce", "seed", "expected"),
+    [
+        ({"kind": "largest", "within": 0.05}, 0, 0.3),
+        ({"kind": "largest", "within": 0.001}, 1, 0.3),
+        ({"kind": "largest", "within": 0.0}, 0, None),  # 0.92 is below the mean of its own value
+        ({"kind": "share", "within": 0.05}, 0, 0.5),
+        ({"kind": "share", "within": 0.05}, 1, 0.75),
+        ({"kind": "count", "factor": 0.5}, 0, 3.0),
+        ({"kind": "best"}, 1, 0.94),
+        ({"kind": "slope", "on": "linear"}, 0, np.polyfit([0.03, 0.1, 0.3, 3.0], [0.80, 0.90, 0.92, 0.10], 1)[0]),
+        ({"kind": "slope"}, 0, np.polyfit(np.log2([0.03, 0.1, 0.3, 3.0]), [0.80, 0.90, 0.92, 0.10], 1)[0]),
+    ],
+)
+def test_each_reduction(reduce, seed, expected):
+    found = measures.reduced(TABLE, Reduce(**reduce), seed, larger=True)
+    assert found == (None if expected is None else pytest.approx(expected, abs=1e-12))
+
+
+def test_the_largest_value_ends_before_the_first_failure():
+    reduce = Reduce(kind="largest", within=0.05)
+    assert measures.reduced(TABLE | {10.0: {0: 0.92, 1: 0.92}}, reduce, 0, larger=True) == 0.3
+    assert measures.reduced(TABLE, reduce, 0, larger=True, diverged=[0.3]) == 0.1
+
+
+def test_the_range_over_the_axis_needs_all_its_values():
+    table = {"a": {0: 0.9, 1: 0.8}, "b": {0: 0.7, 1: None}}
+    assert measures.reduced(table, Reduce(kind="range"), 0, larger=True) == pytest.approx(0.2)
+    assert measures.reduced(table, Reduce(kind="range"), 1, larger=True) is None
+
+
+def test_losses_are_reduced_the_other_way_round():
+    losses = {at: {seed: 1 - value for seed, value in row.items()} for at, row in TABLE.items()}
+    assert measures.reduced(losses, Reduce(kind="largest", within=0.05), 0, larger=False) == 0.3
+    assert measures.reduced(losses, Reduce(kind="best"), 1, larger=False) == pytest.approx(0.06)
+
+
+# --- tuning -----------------------------------------------------------------------------------------------------------
+
+
+def validated(folder, *values: float | None) -> list[Run]:
+    curves = [{"validation/accuracy": {1: value}} if value is not None else {} for value in values]
+    statuses = ["diverged" if value is None else "finished" for value in values]
+    return [
+        run_of(folder / str(i), curve, status, seed=1000 + i)
+        for i, curve, status in zip(itertools.count(), curves, statuses, strict=False)
+    ]
+
+
+def test_tuning_takes_the_best_mean_and_sees_the_edge(tmp_path):
+    tried = {
+        0.1: validated(tmp_path / "a", 0.7, 0.9),
+        0.3: validated(tmp_path / "b", 0.95, 0.6),
+        1.0: validated(tmp_path / "c", 0.99, None),  # a diverged one counts as chance
+    }
+    choice = choose(tried, "validation/accuracy")
+    assert (choice.chosen, choice.at_edge) == (0.1, True)
+    assert choice.means == pytest.approx({0.1: 0.8, 0.3: 0.775, 1.0: 0.545})
+
+
+def test_of_equal_values_an_inner_one_is_taken(tmp_path):
+    tried = {lr: validated(tmp_path / str(lr), 0.9) for lr in (0.1, 0.3, 1.0)}
+    assert (choose(tried, "validation/accuracy").chosen, choose(tried, "validation/accuracy").at_edge) == (0.3, False)
+
+
+def test_when_all_diverge_a_loss_has_no_best_and_accuracies_tie_at_chance(tmp_path):
+    tried = {lr: validated(tmp_path / str(lr), None, None) for lr in (0.1, 0.3, 1.0)}
+    assert set(choose(tried, "validation/loss").means.values()) == {None}
+    assert set(choose(tried, "validation/accuracy").means.values()) == {0.1}

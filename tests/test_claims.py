@@ -1,0 +1,388 @@
+"""Claims: what their yamls may say, what is run for them, and what is made of the runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bnexp.claims import declaration, judging, result, running
+from bnexp.claims.declaration import PROFILES, load
+from bnexp.claims.design import design
+from bnexp.claims.exact import EXACT, check
+from bnexp.claims.running import Choice, Outcome
+from bnexp.cli import configs_folder
+from bnexp.config import flat
+from bnexp.report import claims as report
+from bnexp.runs import Run
+
+IDS = declaration.ids(configs_folder())
+SMALL = """
+# A small claim
+sentence: Batch norm is not worse.
+sources: [Nobody 2000]
+literature: None.
+confounds: None.
+would_change: Nothing.
+settings: [data=digits, data.size=null, data.train_limit=200, model=mlp, model.depth=1, model.width=8, eval_every=4]
+arms:
+  none: [norm=none]
+  bn: [norm=bn]
+axis: {key: optim.lr, values: [0.1, 1]}
+regimes:
+  equal: [batch_size=64]
+  tuned: {key: optim.momentum, values: [0, 0.5, 0.9], limits: {none: [0, 0.5]}}
+tests:
+  level:
+    says: the accuracy is higher
+    measure: {metric: test/accuracy}
+    contrast: {bn@0.1: 1, none@0.10: -1}
+    claims: greater
+    threshold: 0.01
+  rate:
+    says: the largest rate is larger
+    measure: {metric: test/accuracy}
+    reduce: {kind: largest, within: 0.05}
+    contrast: {bn: 1, none: -1}
+    scale: log10
+    claims: greater
+    threshold: 0.3
+    regimes: [equal]
+profiles:
+  quick: {seeds: 6, tuning_seeds: 2, settings: [steps=8], minutes: 1}
+  full: {seeds: 6, settings: [steps=16], axis: [0.1, 0.3, 1], minutes: 1}
+figure: {kind: axis}
+"""
+
+
+def write(folder: Path, text: str = SMALL, name: str = "small") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+# --- the yamls that ship ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_claim_can_be_run(profile):
+    claims = [load(configs_folder() / "claim" / f"{name}.yaml") for name in IDS]
+    designs = [design(claim, profile) for claim in claims if profile in claim.profiles or not claim.tests]
+    running.check(designs, configs_folder())
+    assert all(len(made.seeds) >= declaration.FEWEST_SEEDS for made in designs if made.tests)
+    assert not any(set(made.seeds) & set(made.tuning_seeds) for made in designs)
+    assert all(set(claim.exact) <= set(EXACT) and claim.text.startswith("# ") for claim in claims)
+
+
+@pytest.mark.parametrize("name", sorted(EXACT))
+def test_every_exact_statement_holds(name):
+    rows = check(name)
+    assert rows
+    assert [row.name for row in rows if not row.holds] == []
+
+
+# --- what a yaml may say ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("arms:", "armies:", "small=armies: not known; did you mean arms? (allowed: "),
+        ("sentence: Batch", "# Batch", "small.sentence: missing"),
+        ("bn@0.1: 1", "gn@0.1: 1", "small.tests.level.contrast=gn: not known"),
+        ("bn@0.1: 1", "bn@7: 1", "small: contrast=bn@7: not known"),
+        ("bn@0.1: 1", "bn: 1", "small.tests.level.contrast=bn: is many points; give a reduce, or name one as bn@value"),
+        ("contrast: {bn: 1", "contrast: {bn@1: 1", "contrast=bn@1: there is no such point"),
+        ("claims: greater", "claims: larger", "claims=larger: not known"),
+        ("threshold: 0.01", "threshold: 0", "small.tests.level.threshold=0.0: out of range; allowed is above 0"),
+        ("threshold: 0.01", "threshold: high", "small.tests.level.threshold=high: expected a number"),
+        ("kind: largest", "kind: most", "small.tests.rate.reduce.kind=most: not known"),
+        (", within: 0.05", "", "small.tests.rate.reduce.within: missing; kind=largest needs it"),
+        ("{metric: test/accuracy}", "{at: last}", "small.tests.level.measure.metric: give either metric or steps_to"),
+        ("{metric: test/accuracy}", "{metric: test/loss, at: end}", "small.tests.level.measure.at=end: not known"),
+        ("regimes: [equal]", "regimes: [other]", "small.tests.rate.regimes=other: not known"),
+        ("limits: {none:", "limits: {ln:", "small.regimes.tuned.limits=ln: not known"),
+        ("values: [0.1, 1]", "values: [1, 0.1]", "small.axis.values=[1, 0.1]: expected rising numbers"),
+        ("seeds: 6, t", "seeds: six, t", "small.profiles.quick.seeds=six: expected a whole number"),
+        ("  full:", "  huge:", "small.profiles=huge: not known"),
+        ("none: [norm=none]", "none: [norm=none]\n  none: [norm=bn]", "none: stands twice"),
+        ("arms:", "arms: [", "yaml:"),
+        ("[norm=bn]", "{settings: [norm=bn], init_from: first}", "small.arms.bn.init_from=first: not known"),
+        ("norm=bn", "norm=bm", "claim small: norm=bm: not known; did you mean bn?"),
+        ("data.size=null", "data.siz=null", "data.siz: there is no such setting"),
+        ("data=digits", "data=digits, data.validation=0", "tuning needs validation images"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_runs(old, new, message, bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = bnexp("claim", "run", str(write(tmp_path, SMALL.replace(old, new))), "--profile", "quick")
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "bn-max-lrr"], "claim=bn-max-lrr: not known; did you mean bn-max-lr?"),
+        (["run"], "name claims, or give --all"),
+        (["run", "bn-max-lr", "--profile", "huge"], "invalid choice: 'huge'"),
+        (["run", "none.yaml"], "none.yaml: no such file"),
+        (["report", "nowhere"], "nowhere: no such folder"),
+        ([], "required"),
+    ],
+)
+def test_a_wrong_command_is_one_line(arguments, message, bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = bnexp("claim", *arguments)
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_the_list_names_every_claim_with_its_sources(bnexp):
+    out = bnexp("claim", "list").out
+    assert all(name in out for name in IDS)
+    assert "Ioffe & Szegedy 2015" in out
+
+
+def test_numbers_and_words_are_those_of_yaml_1_2(tmp_path):
+    text = SMALL.replace("[0.1, 1]", "[1e-1, 1]").replace("kind: largest, within: 0.05", "kind: slope, on: linear")
+    claim = load(write(tmp_path, text))
+    assert claim.axis is not None
+    assert claim.axis.values == [0.1, 1]
+    assert claim.tests["rate"].reduce.on == "linear"
+
+
+# --- what is run ------------------------------------------------------------------------------------------------------
+
+
+def test_words_of_later_parts_stand_instead_of_earlier_ones(tmp_path):
+    made = design(load(write(tmp_path)), "quick")
+    words = made.words(made.point("bn@1"), made.regimes["tuned"], 0.9, 3)
+    assert words[-4:] == ["norm=bn", "optim.lr=1", "optim.momentum=0.9", "seed=3"]
+    assert len({word.partition("=")[0] for word in words}) == len(words)
+
+
+def test_an_arm_starts_from_the_run_of_its_seed(tmp_path):
+    text = SMALL.replace("arms:", "before:\n  first: ['data.train_limit=100', steps=5]\narms:")
+    made = design(
+        load(write(tmp_path, text.replace("bn: [norm=bn]", "bn: {settings: [norm=bn], init_from: first}"))), "quick"
+    )
+    assert made.words_before("first", 1001)[-2:] == ["steps=5", "seed=1001"]
+    sweeps = running.Sweeps(made, tmp_path, configs_folder(), retry_failed=False)
+    starts = {("first", 3): Path("there/first,seed=3")}
+    regime = made.regimes["equal"]
+    label, words = sweeps._job(made.point("bn@1"), regime, None, 3, starts)
+    assert (label, words[-1]) == ("bn@1,seed=3", "init_from='there/first,seed=3'")
+    assert sweeps._job(made.point("bn@1"), regime, None, 4, starts) == ("bn@1,seed=4", None)
+    assert "init_from" not in str(sweeps._job(made.point("none@1"), regime, None, 3, starts))
+
+
+def test_a_profile_changes_axis_and_budget(tmp_path):
+    made = design(load(write(tmp_path)), "full")
+    assert [point.label for point in made.points] == [f"{arm}@{lr}" for arm in ("none", "bn") for lr in (0.1, 0.3, 1)]
+    assert made.settings[-1] == "steps=16"
+
+
+def test_the_options_are_those_of_the_ordinary_launchers():
+    assert running.launcher("local", configs_folder())["jobs"] == "auto"
+    assert running.launcher("stacked", configs_folder())["max_stack"] > 1
+
+
+# --- verdicts from runs -----------------------------------------------------------------------------------------------
+
+
+def outcome(tmp_path: Path, values: dict[str, list[float | None]], choices=None) -> Outcome:
+    """Runs of both regimes: point -> a value a seed; None is a run that diverged."""
+    runs = {}
+    for label, row in values.items():
+        for seed, value in enumerate(row):
+            folder = tmp_path / label / str(seed)
+            folder.mkdir(parents=True)
+            (folder / "metrics.csv").write_text(f"step,epoch,metric,value\n8,1.0,test/accuracy,{value or 0.1}\n")
+            status = "diverged" if value is None else "finished"
+            run = Run(folder, "r", status, {"seed": seed}, "h", {"test/accuracy": value or 0.1}, {}, 1.0, "", 10, True)
+            runs |= {(regime, label, seed): run for regime in ("equal", "tuned")}
+    return Outcome(runs, choices or {}, 0, [])
+
+
+NOISE = [0.0, 0.01, -0.01, 0.005, -0.005, 0.0]
+
+
+def values(bn: float = 0.9, none: float = 0.8, bn_1: float = 0.88) -> dict[str, list[float | None]]:
+    return {
+        "none@0.1": [none + x for x in NOISE],
+        "none@1": [None] * 6,
+        "bn@0.1": [bn - x for x in NOISE],
+        "bn@1": [bn_1] * 6,
+    }
+
+
+def judged(tmp_path: Path, made_of: Outcome, text: str = SMALL) -> dict[tuple[str, str], judging.Judged]:
+    made = design(load(write(tmp_path, text)), "quick")
+    return {(one.test, one.regime): one for one in judging.judged(made, made_of)}
+
+
+def test_a_contrast_is_judged_seed_by_seed(tmp_path):
+    one = judged(tmp_path, outcome(tmp_path, values()))["level", "equal"]
+    assert one.verdict.word == "supported"
+    assert list(one.differences.values()) == pytest.approx([0.1 - 2 * x for x in NOISE], abs=1e-12)
+    assert one.mcnemar == 1.0
+
+
+def test_the_end_of_the_axis_is_safe_where_it_only_makes_the_claim_stronger(tmp_path):
+    one = judged(tmp_path, outcome(tmp_path, values()))["rate", "equal"]
+    assert one.verdict.word == "supported"
+    assert list(one.differences.values()) == pytest.approx([1.0] * 6)
+    assert one.sides["none"].diverged == 6
+
+
+def test_the_end_of_the_axis_is_no_verdict_where_more_could_turn_it(tmp_path):
+    both = values() | {"none@1": [0.79] * 6}
+    one = judged(tmp_path, outcome(tmp_path, both))["rate", "equal"]
+    assert (one.verdict.word, one.verdict.detail) == ("inconclusive", "grid edge")
+    assert "works up to the end of the axis" in one.notes[0]
+
+
+@pytest.mark.parametrize(("edge_ok", "word"), [(False, "inconclusive"), (True, "supported")])
+def test_a_best_value_on_the_edge_of_its_grid_is_no_verdict(tmp_path, edge_ok, word):
+    inner, edge = Choice({0: 0.1, 0.5: 0.9, 0.9: 0.2}, 0.5, False), Choice({0: 0.9, 0.5: 0.1}, 0, True)
+    choices = {("tuned", "bn@0.1"): inner, ("tuned", "none@0.1"): edge}
+    text = SMALL.replace("tuned: {", f"tuned: {{edge_ok: {str(edge_ok).lower()}, ")
+    cases = judged(tmp_path, outcome(tmp_path, values(), choices), text)
+    assert cases["level", "tuned"].verdict.word == word
+    assert cases["level", "equal"].verdict.word == "supported"
+
+
+def test_divergence_is_compared_by_mcnemar_and_counts_as_chance(tmp_path):
+    dead = values() | {"none@0.1": [None] * 6}
+    one = judged(tmp_path, outcome(tmp_path, dead))["level", "equal"]
+    assert one.mcnemar == 2 / 2**6
+    assert list(one.sides["none@0.10"].values.values()) == [0.1] * 6
+
+
+def test_a_seed_without_all_values_is_left_out_and_said(tmp_path):
+    made_of = outcome(tmp_path, values())
+    runs = {key: run for key, run in made_of.runs.items() if key[1:] != ("bn@0.1", 2)}
+    one = judged(tmp_path, Outcome(runs, {}, 1, []))["level", "equal"]
+    assert (one.verdict.word, one.verdict.statistics.interval.n) == ("no verdict", 5)
+    assert one.notes == ["1 of 6 seeds left out, where a value is missing"]
+
+
+def test_all_diverged_without_a_chance_level_is_no_verdict(tmp_path):
+    text = SMALL.replace("{metric: test/accuracy}\n    contrast", "{metric: test/loss}\n    contrast")
+    dead = {label: [None] * 6 for label in values()}
+    one = judged(tmp_path, outcome(tmp_path, dead), text)["level", "equal"]
+    assert (one.verdict.word, one.verdict.detail) == ("no verdict", "no seed has all values")
+
+
+def test_steps_to_a_target_are_ratios_over_the_seeds_that_reached_it(tmp_path):
+    text = SMALL.replace(
+        "measure: {metric: test/accuracy}\n    contrast",
+        "scale: log\n    measure: {steps_to: test/accuracy, reaches: {arm: none}}\n    contrast",
+    )
+    one = judged(tmp_path, outcome(tmp_path, values() | {"bn@0.1": [0.9] * 5 + [0.1]}), text)["level", "equal"]
+    assert list(one.differences) == [0, 1, 2, 3, 4]
+    assert set(one.differences.values()) == {0.0}  # there is one evaluation, at step 8
+    assert "bn@0.1: 5/6 reached the target" in one.notes
+
+
+def test_a_metric_that_no_run_has_is_no_verdict_and_found_by_a_smoke_test(tmp_path):
+    text = SMALL.replace("{metric: test/accuracy}\n    contrast", "{metric: probe/nothing}\n    contrast")
+    made_of = outcome(tmp_path, values() | {"none@1": [0.1] * 6})
+    cases = judged(tmp_path, made_of, text)
+    assert cases["level", "equal"].verdict.word == "no verdict"
+    assert "probe/nothing" in cases["level", "equal"].verdict.detail
+    assert cases["rate", "equal"].verdict.word == "supported"
+    made = design(load(write(tmp_path, text)), "quick")
+    assert judging.missing_metrics(made, made_of) == ["probe/nothing: not among the metrics of the runs"]
+
+
+def test_the_logarithm_of_zero_is_refused_with_a_sentence(tmp_path):
+    text = SMALL.replace("threshold: 0.01", "threshold: 0.01\n    scale: log")
+    zero = values() | {"bn@0.1": [0.0] * 6}
+    made_of = outcome(tmp_path, zero)
+    for run in made_of.runs.values():
+        if run.folder.parent.name == "bn@0.1":
+            (run.folder / "metrics.csv").write_text("step,epoch,metric,value\n8,1.0,test/accuracy,0.0\n")
+    one = judged(tmp_path, made_of, text)["level", "equal"]
+    assert (one.verdict.word, one.verdict.detail) == (
+        "no verdict",
+        "bn@0.1, seed 0: 0 has no logarithm; use scale: linear",
+    )
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------------
+
+
+def verdicts(folder: Path) -> list[dict]:
+    tests = json.loads((folder / "outputs/claims/quick/small/result.json").read_text())["tests"]
+    return [{key: value for key, value in test.items() if key != "sides"} for test in tests]
+
+
+def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = SMALL.replace("values: [0.1, 1]", "values: [0.1]")
+    smoke = bnexp("claim", "run", str(write(tmp_path, text)), "--profile", "quick", "--smoke")
+    assert smoke.code == 0
+    assert smoke.out == "small: smoke test, 12 runs; no verdict\n"
+    path = str(write(tmp_path, "".join(line for line in text.splitlines(True) if "tuned:" not in line)))
+    first = bnexp("claim", "run", path, "--profile", "quick")
+    assert first.code == 0, first
+    assert "equal/level: " in first.out
+    before = verdicts(tmp_path)
+    runs = tmp_path / "outputs/claims/quick/small/runs"
+    some = sorted(runs.glob("bn@*/run.json"))
+    times = {run: run.stat().st_mtime_ns for run in some[1:]}
+    some[0].unlink()  # as if it had been killed before it had begun
+    again = bnexp("claim", "run", path, "--profile", "quick")
+    assert again.code == 0
+    assert verdicts(tmp_path) == before
+    assert {run: run.stat().st_mtime_ns for run in some[1:]} == times
+    reported = bnexp("claim", "report", "outputs/claims/quick", "--to", "page")
+    assert reported.out.split() == ["page/claims.html", "page/claims.md"]
+    page = (tmp_path / "page/claims.html").read_text()
+    assert "Batch norm is not worse." in page
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    text = (tmp_path / "page/claims.md").read_text()
+    assert "![" in text
+    assert (tmp_path / "page/small.png").stat().st_size > 1000
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_holm_is_over_all_tests_of_the_suite(tmp_path):
+    for claim, ps in (("a", [0.01, 0.04]), ("b", [0.03, None])):
+        tests = [{"p": p, "verdict": "supported" if p else "no verdict"} for p in ps]
+        result.write(tmp_path / claim, {"format": 1, "claim": claim, "tests": tests})
+    found = [test["p_holm"] for content in result.read_all(tmp_path) for test in content["tests"]]
+    assert found == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
+
+
+@pytest.mark.parametrize(
+    ("scale", "metric", "numbers", "shown"),
+    [
+        ("linear", "test/accuracy_precise", (0.0123, 0.0023, 0.0223), "+1.2 [+0.2, +2.2] pp"),
+        ("linear", "test/loss", (-0.5, -0.7, -0.3), "-0.50 [-0.70, -0.30]"),
+        ("log10", "test/accuracy", (1.0, 0.9, 1.1), "ratio 10.0 [7.9, 12.6]"),
+        ("linear", "test/loss", (0.0, 0.0, 0.0), "+0.0 [+0.0, +0.0]"),
+        ("linear", "test/loss", (None, None, None), ""),
+    ],
+)
+def test_an_effect_is_shown_in_the_unit_that_suits_it(scale, metric, numbers, shown):
+    ends = dict(zip(("mean", "low", "high"), numbers, strict=True))
+    assert report.effect({"scale": scale, "metric": metric, "is_level": True, **ends}, lead="") == shown
+
+
+def test_settings_that_nothing_overrides_make_a_smoke_test_small(tmp_path):
+    made = design(load(write(tmp_path)), "quick", smoke=True)
+    words = made.words(made.points[0], made.regimes["equal"], None, 0)
+    from bnexp.composing import compose_all
+
+    config = flat(compose_all([words], configs_folder())[0])
+    assert (config["steps"], made.profile) == (6, "smoke")
+    assert len(made.points) * len(made.seeds) == 8
