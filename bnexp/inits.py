@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bnexp.checks import NonNegative, Positive, PositiveFloat
+from bnexp.data import Split
 from bnexp.norms import Norm
 from bnexp.registry import Registry
 from bnexp.seeds import generator
@@ -31,10 +32,12 @@ class Init:
     Attributes:
         draw: fills a layer from a source of random numbers.
         fit: adjusts a layer that has been drawn to its first input, where the rule looks at data.
+        pretrain: trains a model that has been drawn on images without their labels, by a seed, where the rule does so.
     """
 
     draw: Callable[[Linear, torch.Generator], None]
     fit: Callable[[Linear, Tensor], None] | None = None
+    pretrain: Callable[[nn.Module, Split, int], None] | None = None
 
 
 def initialize(model: nn.Module, init: Init, seed: int) -> None:

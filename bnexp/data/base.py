@@ -14,7 +14,6 @@ from bnexp.checks import Fraction, PositiveFloat, Range
 from bnexp.registry import Registry
 from bnexp.seeds import generator
 
-
 Whiten = Literal["none", "centre", "scale", "rotate", "pca", "zca"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ class BatchStatistics(Norm, ABC):
     Attributes:
         word: the norm's name in configs, for messages.
         source: which statistics evaluation uses; whoever evaluates may set it.
+        frozen: the layer is in evaluation mode for good.
         running_mean: [C], 0 at first.
         running_var: [C], 1 at first.
         batches_seen: how many batches the running statistics have taken in, an int64 scalar.
@@ -35,6 +36,7 @@ class BatchStatistics(Norm, ABC):
 
     word: ClassVar[str]
     source: Literal["running", "batch"] = "running"
+    frozen = False
     running_mean: Tensor
     running_var: Tensor
     batches_seen: Tensor
@@ -59,6 +61,10 @@ class BatchStatistics(Norm, ABC):
         advice = "use a larger batch_size or drop_last=true"
         require_spread(x, values, norm=self.word, per="channel", advice=advice)
         return self.by_batch(x, track=self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or, where ``mode`` is False or the layer is frozen, evaluation mode."""
+        return super().train(mode and not self.frozen)
 
     @abstractmethod
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
