@@ -103,7 +103,7 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
     saved = {name: buffer.clone() for name, buffer in population.buffers.items()}
     population.train(False)
     for member in population.members:
-        write_precise_statistics(member, train, batch_size)
+        write_precise(member, train, batch_size)
     population.train()
     try:
         yield
@@ -113,8 +113,8 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
 
 
 @torch.no_grad()
-def write_precise_statistics(model: nn.Module, train: Split, batch_size: int) -> None:
-    """Make the population statistics of ``train`` the running ones of a model that is in evaluation mode."""
+def write_precise(model: nn.Module, train: Split, batch_size: int) -> None:
+    """Make the precise statistics the running ones of a model in evaluation mode; see ``precise_statistics``."""
     moments = {layer: _Moments() for layer in batch_norms(model)}
     hooks = [layer.register_forward_pre_hook(moments[layer].add) for layer in moments]
     full = max(len(train) // batch_size, 1) * batch_size

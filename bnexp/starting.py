@@ -16,7 +16,7 @@ from bnexp import checkpoint
 from bnexp.config import TrainConfig, config_hash, to_dict
 from bnexp.data import Split
 from bnexp.dropout import Dropout
-from bnexp.evaluation import batch_norms, write_precise_statistics
+from bnexp.evaluation import batch_norms, write_precise
 from bnexp.norms import Norm
 from bnexp.runfile import read_run
 from bnexp.trainable import head_parameters
@@ -99,7 +99,7 @@ def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
     _copy(source, _own_buffers(model, statistics=config.norm_state != "reset"), source.buffers)
     if config.norm_state == "precise":
         model.eval()
-        write_precise_statistics(model, train, min(config.batch_size, len(train)))
+        write_precise(model, train, min(config.batch_size, len(train)))
         model.train()
     outcome = f"{', '.join(head)} drawn anew" if anew else "the head included"
     log.info("%s: weights of step %d of run %s, %s", source.said, source.step, config_hash(source.config), outcome)
