@@ -150,7 +150,11 @@ class _Stack:
     """The vectorized executor: one functional call of a model without storage, mapped over members."""
 
     def __init__(self, population: Population) -> None:
-        self.skeleton = copy.deepcopy(population.members[0]).to("meta")
+        model = population.members[0]
+        self.skeleton = copy.deepcopy(model).to("meta")
+        # A parameter that layers share has several names, each of which the skeleton looks up.
+        first = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.names = {name: first[id(shared)] for name, shared in model.named_parameters(remove_duplicate=False)}
         self.buffers = population.buffers
         self.parameters: dict[str, Tensor] = {name: nn.Parameter(stack) for name, stack in population.parameters()}
         self.gradients = [stack for _, stack in population.gradients()]
@@ -165,5 +169,6 @@ class _Stack:
         torch._foreach_copy_(self.gradients, found)
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x_B: Tensor) -> Tensor:
-        logits_BK: Tensor = functional_call(self.skeleton, (parameters, buffers), (x_B,))
+        named = {name: parameters[first] for name, first in self.names.items()}
+        logits_BK: Tensor = functional_call(self.skeleton, (named, buffers), (x_B,))
         return logits_BK

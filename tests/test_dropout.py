@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnexp.dropout import Dropout, seed_dropout, uniform
+from bnexp.dropout import Dropout
+from bnexp.stream import seed_streams, uniform
 
 N = 1_000_000
 
@@ -110,7 +111,7 @@ def test_the_type_of_the_input_is_kept(dtype):
 def test_every_layer_gets_a_stream_of_its_own_from_the_seed():
     def keys(seed: int) -> list[int]:
         model = nn.Sequential(Dropout(0.5), nn.Sequential(Dropout(0.5), nn.ReLU()), Dropout(0.5))
-        seed_dropout(model, seed)
+        seed_streams(model, seed)
         return [module.key.item() for module in model.modules() if isinstance(module, Dropout)]
 
     assert keys(3) == keys(3)

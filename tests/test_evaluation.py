@@ -9,10 +9,11 @@ import yaml
 from torch import Tensor, nn
 
 from bnexp.data import Split
-from bnexp.dropout import Dropout, seed_dropout
+from bnexp.dropout import Dropout
 from bnexp.evaluation import batch_norms, evaluate, evaluate_all, evaluate_kinds, precise_statistics
 from bnexp.norms import NORMS, BatchStatistics
 from bnexp.population import Population
+from bnexp.stream import seed_streams
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "norm"
 N, CLASSES = 37, 4
@@ -32,7 +33,7 @@ def network(name: str = "bn", seed: int = 0) -> nn.Module:
     )
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -1, 1)
-    seed_dropout(model, seed)
+    seed_streams(model, seed)
     return model.double()
 
 

@@ -20,7 +20,8 @@ FLOORS = [
     {"training", "evaluation", "models", "inits", "affine", "logbook", "display", "runs", "trainable"},
     {"norms", "data", "runfile", "checkpoint", "events", "optim", "statistics", "precision", "provenance"},
     {"population", "dropout", "schedule", "storage", "stopping", "names", "record"},
-    {"registry", "seeds", "config"},
+    {"registry", "stream", "config"},
+    {"seeds"},
     {"checks"},
 ]
 

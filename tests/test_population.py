@@ -12,12 +12,13 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from bnexp.dropout import Dropout, seed_dropout
+from bnexp.dropout import Dropout
 from bnexp.inits import INITS, initialize
 from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS, BatchStatistics
 from bnexp.optim import OPTIMS, Optimizer, optimizer
 from bnexp.population import Population
+from bnexp.stream import seed_streams
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MLP = {"name": "mlp", "depth": 2, "width": 9, "dropout": 0.25}
@@ -35,7 +36,7 @@ def model(kind: str, norm: str, seed: int, dtype: torch.dtype = torch.float64) -
     bound = NORMS.bind(yaml.safe_load((CONFIGS / "norm" / f"{norm}.yaml").read_text()))
     built = MODELS.bind(MODEL_CONFIGS[kind])(SHAPE, CLASSES, Units(bound, "tanh", "before"))
     initialize(built, INITS.bind(yaml.safe_load((CONFIGS / "init" / "torch.yaml").read_text()))(), seed)
-    seed_dropout(built, seed)
+    seed_streams(built, seed)
     return built.to(dtype)
 
 
@@ -142,7 +143,7 @@ def test_dropout_masks_are_bitwise_those_of_a_member_alone(stacked):
         linear = nn.Linear(50, 50, bias=False)
         nn.init.eye_(linear.weight)
         built = nn.Sequential(linear, Dropout(0.5))
-        seed_dropout(built, seed)
+        seed_streams(built, seed)
         return built
 
     population, alone = Population([member(seed) for seed in range(3)], stacked=stacked), [member(s) for s in range(3)]

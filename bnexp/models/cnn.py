@@ -1,0 +1,43 @@
+"""A small all-convolutional network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from bnexp.checks import Positive
+from bnexp.models.unit import MODELS, Units, image_shape, named
+
+# Global average pooling leaves one number a channel; flattening keeps all positions.
+Head = Literal["pool", "flatten"]
+
+
+@MODELS.register("cnn")
+def cnn(
+    shape: tuple[int, ...], classes: int, units: Units, *, widths: list[int], kernel: Positive, head: Head
+) -> nn.Module:
+    """Convolutional units of stride 2 and a linear head, without pooling in between (Springenberg et al. 2015).
+
+    Options:
+        widths: channels of the units, one number a unit; each halves height and width.
+        kernel: side of the kernels, odd; padded so that a side s becomes ceil(s / 2).
+        head: ``pool``, global average pooling; ``flatten``, all positions. Instance norm fixes each channel's mean,
+            which is what pooling keeps: it needs ``flatten``.
+
+    Raises:
+        ValueError: an even kernel, no widths, or a width below 1.
+    """
+    channels, height, side = image_shape("cnn", shape)
+    if not widths or min(widths) < 1:
+        raise ValueError(f"model.widths={widths}: expected channels of one unit at least, such as [16,32,32]")
+    if kernel % 2 == 0:
+        raise ValueError(f"model.kernel={kernel}: even kernels have no middle; allowed are 1, 3, 5 and so on")
+    layers: dict[str, nn.Module] = {}
+    for number, width in enumerate(widths, 1):
+        layers[f"conv{number}"] = units.conv(channels, width, kernel, stride=2, padding=kernel // 2)
+        channels, height, side = width, -(-height // 2), -(-side // 2)
+    if head == "pool":
+        layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    inputs = channels if head == "pool" else channels * height * side
+    return named(**layers, flatten=nn.Flatten(), head=nn.Linear(inputs, classes))

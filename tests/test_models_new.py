@@ -1,0 +1,169 @@
+"""cnn, plain, resmlp and rnn: parameters by closed formula, functions by independent ones, depth, members."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+
+from bnexp.inits import INITS, initialize
+from bnexp.models import MODELS, Units
+from bnexp.norms import NORMS
+from bnexp.population import Population
+from bnexp.stream import seed_streams
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHAPE, CLASSES = (2, 9, 7), 4
+
+
+def options(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+
+
+def build(name: str, *, norm: str = "bn", activation: str = "tanh", seed: int = 0, **changes: Any) -> nn.Module:
+    units = Units(NORMS.bind(options("norm", norm)), activation, "before")
+    model = MODELS.bind(options("model", name) | changes)(SHAPE, CLASSES, units)
+    initialize(model, INITS.bind(options("init", "kaiming"))(), seed)
+    seed_streams(model, seed)
+    return model.double()
+
+
+def images(*lead: int) -> torch.Tensor:
+    return torch.randn(*lead, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("head", "inputs"), [("pool", 5), ("flatten", 5 * 3 * 2)])
+def test_cnn_halves_the_sides_and_counts_its_parameters(head, inputs):
+    model = build("cnn", widths=[3, 5], head=head)
+    convolutions = 9 * (2 * 3 + 3 * 5) + 2 * (3 + 5)
+    assert count(model) == convolutions + (inputs + 1) * CLASSES
+    assert model[1](model[0](images(6))).shape == (6, 5, 3, 2)
+    assert model(images(6)).shape == (6, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"widths": []}, r"model.widths=\[\]: expected channels"),
+        ({"widths": [8, 0]}, r"model.widths=\[8, 0\]: expected channels"),
+        ({"kernel": 4}, "model.kernel=4: even kernels"),
+    ],
+)
+def test_cnn_refuses_what_makes_no_net(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build("cnn", **changes)
+
+
+def test_the_plain_net_is_the_resnet_without_shortcuts():
+    plain, resnet = build("plain", depth=14, width=3), build("resnet", depth=14, width=3)
+    weights = [p for p in plain.parameters() if p.ndim == 4]
+    assert [p.shape for p in weights] == [p.shape for p in resnet.parameters() if p.ndim == 4]
+    assert count(plain) == count(resnet)
+    x = images(4)
+    h = x
+    for unit in list(plain)[:-3]:
+        h = torch.tanh(F.batch_norm(unit.linear(h), None, None, training=True))
+    torch.testing.assert_close(plain(x), plain.head(h.mean((2, 3))), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="not 6n"):
+        build("plain", depth=16)
+
+
+def test_a_block_of_the_residual_perceptron_is_its_formula():
+    block = build("resmlp", norm="none", width=5, blocks=1).block1
+    x = torch.randn(3, 5, dtype=torch.float64)
+    with torch.no_grad():
+        block.first.norm.bias.normal_()
+    inner = torch.tanh(torch.tanh(x) @ block.first.linear.weight.T + block.first.norm.bias)
+    torch.testing.assert_close(block(x), x + inner @ block.linear.weight.T, rtol=0, atol=1e-12)
+
+
+def test_fifty_blocks_pass_signal_and_gradient():
+    model = build("resmlp", activation="relu", blocks=50, width=16)
+    x = images(64)
+    logits = model(x)
+    assert 0.1 < logits.std() < 10
+    F.cross_entropy(logits, torch.arange(64) % CLASSES).backward()
+    norms = [p.grad.norm().item() for name, p in model.named_parameters() if name.endswith("first.linear.weight")]
+    assert len(norms) == 50
+    assert max(norms) < 100 * min(norms)
+
+
+def recurrent_by_hand(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    cell = model.recurrent
+    h = torch.zeros(len(x), cell.state.in_features, dtype=x.dtype)
+    for row in range(SHAPE[1]):
+        terms = []
+        for norm, z in (
+            (cell.input_norm, x[:, :, row].flatten(1) @ cell.input.weight.T),
+            (cell.state_norm, h @ cell.state.weight.T),
+        ):
+            gain, bias = norm.steps[0].gain, norm.steps[0].bias
+            terms.append((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() * gain + bias)
+        h = torch.tanh(terms[0] + terms[1])
+    return model.head(h)
+
+
+@pytest.mark.parametrize("statistics", ["per_step", "shared"])
+def test_the_recurrent_net_in_training_is_its_formula(statistics):
+    model, x = build("rnn", statistics=statistics, noise=0.0, width=5), images(6)
+    with torch.no_grad():
+        for norm in (model.recurrent.input_norm, model.recurrent.state_norm):
+            norm.steps[0].gain.uniform_(0.5, 1.5)
+            norm.steps[0].bias.normal_()
+    torch.testing.assert_close(model(x), recurrent_by_hand(model, x), rtol=0, atol=1e-10)
+
+
+def test_statistics_of_each_time_step_are_its_own_and_gain_and_bias_are_not():
+    model, x = build("rnn", statistics="per_step", noise=0.0, width=5), images(6)
+    norms = model.recurrent.input_norm.steps
+    model(x)
+    assert len(norms) == SHAPE[1]
+    assert len({norm.gain.data_ptr() for norm in norms}) == 1
+    for row, norm in enumerate(norms):
+        z = x[:, :, row].flatten(1) @ model.recurrent.input.weight.T
+        torch.testing.assert_close(norm.running_mean, 0.1 * z.mean(0), rtol=0, atol=1e-12)
+    assert len(build("rnn", statistics="shared").recurrent.input_norm.steps) == 1
+    assert len(build("rnn", norm="ln").recurrent.input_norm.steps) == 1
+
+
+def test_the_first_state_is_noise_in_training_and_zero_in_evaluation():
+    model, again, x = build("rnn", norm="none", noise=0.5), build("rnn", norm="none", noise=0.5), images(6)
+    first, second = model(x), model(x)
+    assert (first - second).abs().max() > 1e-3
+    assert torch.equal(first, again(x))
+    states = [model.recurrent._first(images(500)) for _ in range(4)]
+    assert abs(torch.stack(states).std().item() - 0.5) < 0.01
+    assert torch.equal(model.eval()(x), model(x))
+    assert torch.equal(model.recurrent._first(x), torch.zeros(6, 64, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["cnn", "plain", "resmlp", "rnn"])
+def test_stacked_members_are_members_one_by_one(name):
+    def members() -> list[nn.Module]:
+        return [build(name, seed=seed, **({"depth": 8} if name == "plain" else {})) for seed in range(2)]
+
+    x_MB = images(2, 5)
+    answers = []
+    for stacked in (False, True):
+        population = Population(members(), stacked=stacked)
+        logits_MBK = population(x_MB)
+        population.backward(logits_MBK.square().mean((1, 2)))
+        answers.append((logits_MBK.detach(), population.gradient_MP.clone(), dict(population.buffers)))
+    torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=1e-10)
+
+
+def test_the_norms_of_all_time_steps_name_their_parameters_once():
+    from bnexp.building import norm_parameters
+
+    assert norm_parameters(build("rnn", statistics="per_step")) == [
+        f"recurrent.{norm}.steps.0.{leaf}" for norm in ("input_norm", "state_norm") for leaf in ("gain", "bias")
+    ]
