@@ -17,7 +17,6 @@ from bnexp.affine import AFFINES
 from bnexp.checkpoint import State
 from bnexp.config import TrainConfig
 from bnexp.data import Batches, Data, Split, load
-from bnexp.dropout import seed_dropout
 from bnexp.evaluation import Measures, evaluate_all, evaluate_kinds
 from bnexp.inits import INITS, Init, fit, initialize
 from bnexp.models import MODELS, Units
@@ -29,6 +28,7 @@ from bnexp.pretraining import autoencoder as autoencoder  # registers itself
 from bnexp.registry import Bound
 from bnexp.schedule import SCHEDULES
 from bnexp.starting import apply_norm_state, start_from
+from bnexp.stream import seed_streams
 from bnexp.trainable import frozen_MP
 from bnexp.training import Plan, Progress
 
@@ -100,7 +100,7 @@ def build_model(config: TrainConfig, rule: Rules, data: Data, steps: int) -> nn.
     model: nn.Module = rule.model(data.shape, data.classes, units)
     initialize(model, rule.init(), config.seed)
     rule.affine().fill(model)
-    seed_dropout(model, config.seed)
+    seed_streams(model, config.seed)
     return model
 
 
@@ -175,8 +175,8 @@ def _check_size(model: str, parameters: int) -> None:
 
 def norm_parameters(model: nn.Module) -> list[str]:
     """Names of the gains and biases of norms."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Norm)]
-    return [f"{name}.{leaf}" for name, module in layers for leaf, _ in module.named_parameters(recurse=False)]
+    own = {id(parameter) for module in model.modules() if isinstance(module, Norm) for parameter in module.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in own]
 
 
 @dataclass(frozen=True)

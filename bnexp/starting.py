@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from bnexp import checkpoint
 from bnexp.config import TrainConfig, config_hash, to_dict
 from bnexp.data import Split
-from bnexp.dropout import Dropout
 from bnexp.evaluation import batch_norms, write_precise
 from bnexp.norms import Norm
 from bnexp.runfile import read_run
+from bnexp.stream import Stream
 from bnexp.trainable import head_parameters
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def _head_is_new(source: Source, config: Mapping[str, Any], model: nn.Module, he
 
 def _own_buffers(model: nn.Module, *, statistics: bool) -> dict[str, Tensor]:
     """The buffers to be filled: not those of random streams, and those of norms only if asked for."""
-    skipped = Dropout if statistics else (Dropout, Norm)
+    skipped = Stream if statistics else (Stream, Norm)
     layers = [(name, layer) for name, layer in model.named_modules() if not isinstance(layer, skipped)]
     return {f"{name}.{leaf}": own for name, layer in layers for leaf, own in layer.named_buffers(recurse=False)}
 
