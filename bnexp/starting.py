@@ -88,11 +88,9 @@ def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
         ValueError: the run to start from is none, or is one of another model or norm.
     """
     source = read_source(config)
-    _check_meaning(source, to_dict(config), model)
     head = head_parameters(model)
-    surplus = source.parameters.keys() - {name for name, _ in model.named_parameters()} - set(head)
-    if surplus:
-        raise ValueError(f"{source.said}: that run has {min(surplus)}, this one has not; {_AGREE}")
+    _check_meaning(source, to_dict(config), model)
+    _check_surplus(source, model, head)
     anew = set(head) if _head_is_new(source, to_dict(config), model, head) else set()
     parameters = {name: own.data for name, own in model.named_parameters() if name not in anew}
     _copy(source, parameters, source.parameters)
@@ -137,6 +135,13 @@ def _check_meaning(source: Source, config: Mapping[str, Any], model: nn.Module) 
         if theirs != own:
             word = path[0]
             raise ValueError(f"{source.said}: that run has {word}={theirs}, this one {word}={own}; they must agree")
+
+
+def _check_surplus(source: Source, model: nn.Module, head: list[str]) -> None:
+    """Refuse parameters that would be left out."""
+    surplus = source.parameters.keys() - {name for name, _ in model.named_parameters()} - set(head)
+    if surplus:
+        raise ValueError(f"{source.said}: that run has {min(surplus)}, this one has not; {_AGREE}")
 
 
 def _head_is_new(source: Source, config: Mapping[str, Any], model: nn.Module, head: list[str]) -> bool:
