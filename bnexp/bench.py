@@ -122,7 +122,7 @@ def bench(config: TrainConfig, *, sizes: Sequence[int] | None, repeats: int) -> 
     """
     if config.compile:
         raise ValueError("compile=true: torch.compile stops compiling anew after a few batch sizes; use compile=false")
-    setup = build([config], stacked=False)
+    setup = build([config], stacked=False, resumed=[True])
     wanted = sorted(set(sizes or default_sizes(len(setup.data.train))))
     with _memory_is_limited(setup.factors.device):
         tried = {size: _tried(setup, size) for size in wanted}

@@ -19,16 +19,19 @@ from bnexp.checkpoint import State
 from bnexp.config import TrainConfig
 from bnexp.data import Batches, Data, Split, load
 from bnexp.evaluation import Measures, batch_norms, evaluate_all, evaluate_kinds
-from bnexp.inits import INITS, fit, initialize
+from bnexp.inits import INITS, Init, fit, initialize
 from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS, Norm
 from bnexp.observing import Finish, Observed, Observer, Watch, watches
 from bnexp.optim import OPTIMS, Optimizer, optimizer
 from bnexp.population import Population
 from bnexp.precision import Precision, allow_tf32
+from bnexp.pretraining import autoencoder as autoencoder  # registers itself
 from bnexp.registry import Bound
 from bnexp.schedule import SCHEDULES
+from bnexp.starting import apply_norm_state, start_from
 from bnexp.stream import seed_streams
+from bnexp.trainable import frozen_MP
 from bnexp.training import Plan, Progress
 
 log = logging.getLogger(__name__)
@@ -105,15 +108,26 @@ def build_model(config: TrainConfig, rule: Rules, data: Data, steps: int) -> nn.
     return model
 
 
-def fit_members(members: Sequence[nn.Module], bound: Sequence[Rules], batches: Batches) -> None:
-    """Let the rules that look at data look at each member's first batch.
+def start_member(config: TrainConfig, rule: Rules, member: nn.Module, data: Data, x_B: torch.Tensor) -> None:
+    """Bring a new member to where its training begins: another run's weights, or what its rules make of the data.
+
+    Args:
+        config: the member's settings.
+        rule: the same, bound.
+        member: as ``build_model`` makes it, on the device of the data.
+        data: what it is trained on.
+        x_B: its first batch.
 
     Raises:
-        ValueError: a norm cannot start as its affine rule says.
+        ValueError: the run to start from does not fit, or a norm cannot start as its affine rule says.
     """
-    x_MB, _ = batches.at(0)
-    for member, rule, x_B in zip(members, bound, x_MB, strict=True):
-        fit(member, rule.init(), x_B, restore=rule.affine().restore)
+    if config.init_from is not None:
+        start_from(member, config, data.train.mixed(config.eval_train))
+        return
+    init: Init = rule.init()
+    if init.pretrain is not None:
+        init.pretrain(member, data.train, config.seed)
+    fit(member, init, x_B, restore=rule.affine().restore)
 
 
 def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[int]) -> None:
@@ -127,6 +141,7 @@ def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[i
         blank: nn.Module = rule.model(data.shape, data.classes, units)
     _check_size(rule.model.name, sum(parameter.numel() for parameter in blank.parameters()))
     model: nn.Module = rule.model(data.shape, data.classes, units)
+    apply_norm_state(model, config)
     entered: list[str] = []
     for name, module in model.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
@@ -260,10 +275,16 @@ class Setup:
         return bool(torch.isfinite(self.population.theta_MP[row]).all())  # waits for the device
 
 
-def build(configs: Sequence[TrainConfig], *, stacked: bool) -> Setup:
+def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bool] = ()) -> Setup:
     """Read the data and build a population of one member a config.
 
     The configs differ at most in the seed, the init and the numbers of the optimizer.
+
+    Args:
+        configs: one a member.
+        stacked: see ``Population``.
+        resumed: for each member whether a checkpoint will be loaded into it, so that where it starts is of no matter;
+            none will be where nothing is given.
 
     Raises:
         ValueError: anything the user can mend; nothing has been written then.
@@ -278,8 +299,12 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool) -> Setup:
     members = [build_model(each, rule, data, plan.steps).to(device) for each, rule in pairs]
     data = data.to(device)
     batches = make_batches(configs, data)
-    fit_members(members, bound, batches)
+    x_MB, _ = batches.at(0)
+    for row, (each, rule) in enumerate(zip(configs, bound, strict=True)):
+        if not (resumed and resumed[row]):
+            start_member(each, rule, members[row], data, x_MB[row])
     for member in members:
+        apply_norm_state(member, config)
         averages.attach(member, config.ema)
         set_executor(config, member)
     population = Population(members, stacked=stacked)
@@ -288,7 +313,7 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool) -> Setup:
         config=config,
         data=data,
         population=population,
-        optimizer=optimizer([rule.optim for rule in bound], population, norm_parameters(members[0])),
+        optimizer=build_optimizer(configs, bound, population),
         factors=torch.tensor([schedule(step) for step in range(plan.steps)], device=device),
         batches=batches,
         plan=plan,
@@ -296,6 +321,20 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool) -> Setup:
         progress=Progress(len(configs), device),
         observer=Observer(population, bound[0].probes, data.train, plan.steps),
     )
+
+
+def build_optimizer(configs: Sequence[TrainConfig], bound: Sequence[Rules], population: Population) -> Optimizer:
+    """What updates the parameters that are to be trained.
+
+    Raises:
+        ValueError: the model has no such parameters.
+    """
+    norms = norm_parameters(population.members[0])
+    built = optimizer([rule.optim for rule in bound], population, norms)
+    frozen = frozen_MP(configs[0].trainable, population, norms, [config.seed for config in configs])
+    if frozen is not None:
+        built.freeze(frozen)
+    return built
 
 
 def make_batches(configs: Sequence[TrainConfig], data: Data) -> Batches:

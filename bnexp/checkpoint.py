@@ -55,6 +55,11 @@ def save(folder: Path, state: State) -> None:
     write_atomically(folder / NEWEST, buffer.getbuffer(), keep=folder / PREVIOUS)
 
 
+def exists(folder: Path) -> bool:
+    """Whether a checkpoint was ever written, usable or not."""
+    return any((folder / name).exists() for name in (NEWEST, PREVIOUS))
+
+
 def load(folder: Path, *, repair: bool = False) -> State | None:
     """The newest checkpoint that is whole, or None where none was ever written.
 
@@ -68,10 +73,9 @@ def load(folder: Path, *, repair: bool = False) -> State | None:
     Raises:
         ValueError: there are checkpoints, and none is usable.
     """
-    paths = [folder / NEWEST, folder / PREVIOUS]
-    if not any(path.exists() for path in paths):
+    if not exists(folder):
         return None
-    faults = []
+    paths, faults = [folder / NEWEST, folder / PREVIOUS], []
     for path in paths:
         try:
             state = _read(path)

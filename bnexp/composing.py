@@ -50,6 +50,8 @@ _FIXED = {
 }
 # Where a value from the environment is a place; elsewhere it may be a secret, and would be shown and stored.
 _FROM_ENVIRONMENT = ("data.root", "data.path")
+# Where a value is a folder or a file, taken as it stands.
+_PLACES = ("init_from", "data.path", "data.root")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\s*\.\s*(env|\$)")
 
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -111,7 +113,7 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     """
     _refuse(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
-    before, sys.argv = sys.argv, ["bnexp", *arguments]
+    before, sys.argv = sys.argv, ["bnexp", *map(_with_equals_in_paths, arguments)]
     # Our launcher of this name stands before the plugin's on purpose.
     warnings.filterwarnings("ignore", r"\n'hydra/launcher/ray' is validated against")
     try:
@@ -126,6 +128,14 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     finally:
         sys.argv = before
     return 0
+
+
+def _with_equals_in_paths(argument: str) -> str:
+    """The word as Hydra's grammar wants it: run folders have equals signs in their names, and ours a ``{seed}``."""
+    key, equals, value = argument.partition("=")
+    if key not in _PLACES or any(mark in value for mark in "\\'\"$"):
+        return argument
+    return f"{key}{equals}" + value.replace("=", r"\=").replace("{seed}", r"\{seed\}")
 
 
 def _refuse(arguments: list[str]) -> None:

@@ -36,6 +36,12 @@ class TrainConfig:
     # The nonlinearity of every unit, and the side of it the norm is on.
     activation: Annotated[str, OneOf(ACTIVATIONS)] = "relu"
     placement: Annotated[str, OneOf(("before", "after"))] = "before"
+    # The folder of a run whose last weights and statistics to start from; {seed} in it is this run's seed. Then what
+    # becomes of the statistics of batch norms: taken over, fixed, forgotten, or measured anew on the training images.
+    init_from: str | None = None
+    norm_state: Annotated[str, OneOf(("keep", "frozen", "reset", "precise"))] = "keep"
+    # Which parameters are trained; random_as_norms is as many others as norms have, chosen by the seed.
+    trainable: Annotated[str, OneOf(("all", "norms", "head", "norms_and_head", "random_as_norms"))] = "all"
     # Sets initial weights, batch order, augmentation and dropout.
     seed: Annotated[int, Range(least=0, below=2**63)] = 0
     # Passes over the training set; `steps` (optimizer steps), when given, is used instead.
@@ -68,6 +74,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, annotation in get_type_hints(type(self), include_extras=True).items():
             checked(name, getattr(self, name), annotation)
+        if self.norm_state != "keep" and self.init_from is None:
+            raise ValueError(f"norm_state={self.norm_state}: is about the run that init_from names; it must be keep")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

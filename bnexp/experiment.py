@@ -133,7 +133,8 @@ def run(jobs: Sequence[Job], *, stop: Stop, stacked: bool = False) -> list[Outco
     folder = jobs[0].folder
     with ExitStack() as holds:
         said = holds.enter_context(_remembered())
-        setup = build([job.config for job in jobs], stacked=stacked)
+        resumed = [checkpoint.exists(job.folder) for job in jobs]
+        setup = build([job.config for job in jobs], stacked=stacked, resumed=resumed)
         for job in jobs:
             holds.enter_context(_open_folder(job.folder, said))
         try:
@@ -369,7 +370,7 @@ def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str,
     Raises:
         ValueError: there is no checkpoint, or no such split.
     """
-    setup = build([job.config], stacked=False)
+    setup = build([job.config], stacked=False, resumed=[True])
     state = _load(setup, 0, job, repair=False)
     if state is None:
         raise ValueError(f"{job.folder}: has no checkpoint yet")

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from bnexp.checks import NonNegative, Positive, PositiveFloat
+from bnexp.data import Split
 from bnexp.norms import Norm
 from bnexp.registry import Registry
 from bnexp.seeds import generator
@@ -32,10 +33,12 @@ class Init:
     Attributes:
         draw: fills a layer from a source of random numbers.
         fit: adjusts a layer that has been drawn to its first input, where the rule looks at data.
+        pretrain: trains a model that has been drawn on images without their labels, by a seed, where the rule does so.
     """
 
     draw: Callable[[Linear, torch.Generator], None]
     fit: Callable[[Linear, Tensor], None] | None = None
+    pretrain: Callable[[nn.Module, Split, int], None] | None = None
 
 
 def initialize(model: nn.Module, init: Init, seed: int) -> None:

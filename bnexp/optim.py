@@ -31,7 +31,10 @@ class Optimizer(ABC):
     Attributes:
         lr_M1: base learning rates; the schedule's factor multiplies them.
         slots: state by name, each with one row a member.
+        frozen_MP: see ``freeze``.
     """
+
+    frozen_MP: Tensor | None = None
 
     def __init__(self, population: Population, *, lr: Tensor, weight_decay: Tensor, spared: Sequence[str]) -> None:
         self.theta_MP, self.gradient_MP = population.theta_MP, population.gradient_MP
@@ -40,9 +43,17 @@ class Optimizer(ABC):
         self.decay_MP = weight_decay * decays_P if bool(weight_decay.any()) else None
         self.slots: dict[str, Tensor] = {}
 
+    def freeze(self, frozen_MP: Tensor) -> None:
+        """Never change the parameters where this is True: their gradients count as 0, and they do not decay."""
+        self.frozen_MP = frozen_MP
+        if self.decay_MP is not None:
+            self.decay_MP = self.decay_MP.masked_fill(frozen_MP, 0)
+
     def step(self, factor: Tensor) -> None:
         """Update all parameters by their gradients at ``factor`` (a scalar tensor) times the base learning rates."""
         with torch.no_grad():
+            if self.frozen_MP is not None:
+                self.gradient_MP.masked_fill_(self.frozen_MP, 0)
             self._update(self.lr_M1 * factor)
 
     @abstractmethod

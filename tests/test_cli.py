@@ -457,7 +457,7 @@ def completions(line: str, monkeypatch, bnexp) -> list[str]:
         ("bnexp ev", ["evaluate"]),
         ("bnexp list n", ["norm"]),
         ("bnexp train norm=b", ["norm=bn", "norm=bn_scratch"]),
-        ("bnexp train seed=1 no", ["norm.", "norm="]),
+        ("bnexp train seed=1 no", ["norm.", "norm=", "norm_state="]),
         ("bnexp train --config-dir ", []),
         ("bnexp train --nonsense no", []),
         *((f"bnexp {command} ", []) for command in ("resume", "evaluate", "compare", "board", "nonsense")),

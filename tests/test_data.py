@@ -25,9 +25,13 @@ from bnexp.data.preparation import moments
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "data"
 PLAIN = {
+    "classes": None,
     "validation": 0,
     "train_limit": None,
+    "labels_per_class": None,
     "standardize": False,
+    "whiten": "none",
+    "whiten_eps": 0.01,
     "binarize": None,
     "size": None,
     "flip": False,
@@ -100,7 +104,7 @@ def offline(monkeypatch):
         ({"root": 3}, "data.root=3: expected a word"),
         (
             {"crp": 4},
-            "data.crp: mnist has no such option; did you mean crop? (allowed: root, validation, train_limit, ",
+            "data.crp: mnist has no such option; did you mean crop? (allowed: root, classes, validation, ",
         ),
         ({"name": "minst"}, "data=minst: not known; did you mean mnist? (allowed: cifar10, cifar100, digits, "),
         ({"name": None}, "data={'name': None"),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor
 
-from bnexp.checks import Fraction, Range
+from bnexp.checks import Fraction, PositiveFloat, Range
 from bnexp.registry import Registry
 from bnexp.seeds import generator
+
+Whiten = Literal["none", "centre", "scale", "rotate", "pca", "zca"]
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,27 @@ class Preparation:
     """The options that every source has.
 
     Attributes:
+        classes: the only classes to keep, in all splits; the first listed becomes label 0; None keeps all as they are.
         validation: the fraction of the training images that is set apart; 0 for none.
         train_limit: how many of the remaining training images to use; None for all.
+        labels_per_class: how many of the remaining training images to use of each class; None for all.
         standardize: subtract the training mean and divide by the training standard deviation, channel by channel
             (feature by feature for vectors).
+        whiten: what is done, behind ``standardize``, to the numbers of an image taken as one vector (``Whitening``).
+        whiten_eps: added to the variances that ``whiten`` divides by.
         binarize: pixels in [0, 1] above this threshold become 1, the others 0; None leaves them.
         size: height and width to resize to (bilinear, no antialiasing), pixels; None keeps the size.
         flip: mirror a training image left to right with probability 1/2.
         crop: pad training images by this many zero pixels and cut the original size out at random; 0 for none.
     """
 
+    classes: list[Annotated[int, Range(least=0)]] | None
     validation: Fraction
     train_limit: Annotated[int | None, Range(least=1)]
+    labels_per_class: Annotated[int | None, Range(least=1)]
     standardize: bool
+    whiten: Whiten
+    whiten_eps: PositiveFloat
     binarize: Annotated[float | None, Range(above=0, below=1)]
     size: Annotated[int | None, Range(least=1)]
     flip: bool
@@ -124,8 +134,8 @@ class Data:
         classes: K; labels are 0 to K - 1.
         train: what is trained on.
         validation: what was set apart from the training images; None where nothing was.
-        test: the source's own test images, all of them.
-        mean: what was subtracted, a number a channel (or feature); zeros where nothing was.
+        test: the source's own test images, all of them (of the kept classes).
+        mean: what was subtracted, a number a channel (or feature); zeros where nothing was. ``whiten`` comes on top.
         std: what was divided by; ones where nothing was.
         flip: whether training batches are mirrored at random.
         crop: by how many pixels training batches are shifted at random, at most.
@@ -151,9 +161,13 @@ class Data:
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in named.items() if split is not None}
 
+    def mapped(self, change: Callable[[Split], Split]) -> Data:
+        """The data with every split changed in the same way."""
+        return replace(self, **{name: change(split) for name, split in self.splits().items()})  # type: ignore[arg-type]
+
     def to(self, device: torch.device | str) -> Data:
         """The same data on another device."""
-        return replace(self, **{name: split.to(device) for name, split in self.splits().items()})  # type: ignore[arg-type]
+        return self.mapped(lambda split: split.to(device))
 
 
 def fault(origin: str, what: str) -> ValueError:

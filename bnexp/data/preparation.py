@@ -1,8 +1,8 @@
-"""From a source's arrays to standardized tensors: the split, the pixels, the checks."""
+"""From a source's arrays to standardized tensors: the choice of images, the pixels, the checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnexp.data.base import DATA, Data, Part, Preparation, Raw, Split, fault
+from bnexp.data.whitening import whitening
 from bnexp.seeds import generator
 
 # The split belongs to the data set, not to a run: every seed and every arm of a comparison has the same images.
@@ -36,28 +37,65 @@ def load(options: Mapping[str, Any]) -> Data:
 
 
 def prepare(name: str, raw: Raw, how: Preparation) -> Data:
-    """Split, resize, binarize and standardize. The statistics are those of the training images alone.
+    """Choose the images, then resize, binarize, standardize and whiten them.
+
+    First the classes, then the validation images, from what is left the limits: ``train_limit``, in it
+    ``labels_per_class``. The choice is the same for every seed. All statistics are those of the chosen training images.
 
     Raises:
         ValueError: the data are inconsistent, or too few for what is asked.
     """
     _check_labels(raw)
-    train_rows, validation_rows = _split(raw, how)
+    classes = _classes(raw, how)
+    train_rows, validation_rows = _split(raw, how, classes)
     train = _samples(raw, raw.train, train_rows, how)
     validation = _samples(raw, raw.train, validation_rows, how) if len(validation_rows) else None
-    test = _samples(raw, raw.test, torch.arange(len(raw.test.y)), how)
+    test = _samples(raw, raw.test, _rows_of(raw, raw.test, classes), how)
     _check_test(raw, train, test)
-    _check_augmentation(train, how)
     mean, std = moments(train.x) if how.standardize else _identity(train.x)
     for split in (train, validation, test):
         if split is not None:
             _standardize(split.x, mean, std)
-    return Data(name, raw.classes, train, validation, test, mean.tolist(), std.tolist(), how.flip, how.crop)
+    data = Data(name, len(classes), train, validation, test, mean.tolist(), std.tolist(), how.flip, how.crop)
+    whiten = whitening(how.whiten, train.x, how.whiten_eps)
+    if whiten is not None:
+        data = data.mapped(lambda split: Split(whiten(split.x), split.y))
+    _check_augmentation(data.train, how)
+    return data
 
 
-def _split(raw: Raw, how: Preparation) -> tuple[Tensor, Tensor]:
+def _classes(raw: Raw, how: Preparation) -> Sequence[int]:
+    """The source's labels of the classes to keep; the place in the list is the new label.
+
+    Raises:
+        ValueError: there is no such class, one is named twice, or there are fewer than two.
+    """
+    if how.classes is None:
+        return range(raw.classes)
+    unknown = [label for label in how.classes if label >= raw.classes]
+    if unknown:
+        raise ValueError(f"data.classes={how.classes}: no class {unknown[0]}; allowed are 0 to {raw.classes - 1}")
+    if len(set(how.classes)) < max(len(how.classes), 2):
+        raise ValueError(f"data.classes={how.classes}: expected two classes or more, each once")
+    return how.classes
+
+
+def _rows_of(raw: Raw, part: Part, classes: Sequence[int]) -> Tensor:
+    """Indices of the samples of these classes, ascending.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows = torch.isin(part.y, torch.tensor(classes)).nonzero().flatten()
+    if not len(rows):
+        raise fault(raw.origin, f"{part.labels} has none of data.classes={list(classes)}")
+    return rows
+
+
+def _split(raw: Raw, how: Preparation, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Indices of the training and the validation images, ascending; a smaller limit takes a part of a larger one's."""
-    total = len(raw.train.y)
+    kept = _rows_of(raw, raw.train, classes)
+    total = len(kept)
     held = round(how.validation * total)
     if how.validation and not 0 < held < total:
         kind = "training" if held else "validation"
@@ -66,16 +104,37 @@ def _split(raw: Raw, how: Preparation) -> tuple[Tensor, Tensor]:
     limit = how.train_limit or left
     if limit > left:
         raise ValueError(f"data.train_limit={limit}: there are {left} training images")
-    shuffled = torch.randperm(total, generator=generator(_SPLIT_SEED, "validation"))
-    return shuffled[held : held + limit].sort().values, shuffled[:held].sort().values
+    shuffled = kept[torch.randperm(total, generator=generator(_SPLIT_SEED, "validation"))]
+    train = _balanced(shuffled[held : held + limit], raw.train.y, how.labels_per_class, classes)
+    return train.sort().values, shuffled[:held].sort().values
+
+
+def _balanced(rows: Tensor, y: Tensor, each: int | None, classes: Sequence[int]) -> Tensor:
+    """The first so many of each class among these rows; all of them where no number is given.
+
+    Raises:
+        ValueError: a class has fewer.
+    """
+    if each is None:
+        return rows
+    found = [rows[y[rows] == label][:each] for label in classes]
+    for label, some in zip(classes, found, strict=True):
+        if len(some) < each:
+            raise ValueError(f"data.labels_per_class={each}: there are {len(some)} training images of class {label}")
+    return torch.cat(found)
 
 
 def _samples(raw: Raw, part: Part, rows: Tensor, how: Preparation) -> Split:
-    """The chosen samples in memory of their own, pixels in [0, 1], resized and binarized."""
+    """The chosen samples in memory of their own, pixels in [0, 1], resized and binarized; labels 0 to K - 1."""
     x = _pixels(part.x[rows], how.size) if isinstance(part.x, Tensor) else _uneven(raw, part, rows, how.size)
     if how.binarize is not None:
         x = (x > how.binarize).float()
-    return Split(x, part.y[rows])
+    return Split(x, _labels(part.y[rows], how.classes))
+
+
+def _labels(y: Tensor, classes: Sequence[int] | None) -> Tensor:
+    """Each label's place among the kept classes."""
+    return y if classes is None else (y.unsqueeze(1) == torch.tensor(classes)).nonzero()[:, 1]
 
 
 def _pixels(x: Tensor, size: int | None) -> Tensor:

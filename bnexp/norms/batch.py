@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ class BatchStatistics(Norm, ABC):
         word: the norm's name in configs, for messages.
         least_values: how many values a channel the statistics of a batch take.
         source: which statistics evaluation uses; whoever evaluates may set it.
+        frozen: the layer is in evaluation mode for good.
         running_mean: [C], 0 at first.
         running_var: [C], 1 at first.
         batches_seen: how many batches the running statistics have taken in, an int64 scalar.
@@ -45,6 +46,7 @@ class BatchStatistics(Norm, ABC):
     word: ClassVar[str]
     least_values: int = 2
     source: Literal["running", "batch"] = "running"
+    frozen = False
     running_mean: Tensor
     running_var: Tensor
     batches_seen: Tensor
@@ -69,6 +71,10 @@ class BatchStatistics(Norm, ABC):
         advice = "use a larger batch_size or drop_last=true"
         require_spread(x, values, norm=self.word, per="channel", advice=advice)
         return self.by_batch(x, track=self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or, where ``mode`` is False or the layer is frozen, evaluation mode."""
+        return super().train(mode and not self.frozen)
 
     @abstractmethod
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:

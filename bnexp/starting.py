@@ -1,0 +1,177 @@
+"""Starting from the last weights of another run, and what becomes of the statistics of its batch norms."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnexp import checkpoint
+from bnexp.config import TrainConfig, config_hash, to_dict
+from bnexp.data import Split
+from bnexp.evaluation import batch_norms, write_precise
+from bnexp.norms import Norm
+from bnexp.runfile import read_run
+from bnexp.stream import Stream
+from bnexp.trainable import head_parameters
+
+log = logging.getLogger(__name__)
+
+# What decides what a weight means, so that two runs must agree in it. Other options may differ where the shapes do not.
+_MEANING = (("model", "name"), ("activation",), ("placement",))
+_NORM = ("norm", "name")
+# What decides what the outputs of the head mean.
+_TASK = (("data", "name"), ("data", "path"), ("data", "classes"))
+_AGREE = "model and norm must agree but for the head"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run to start from.
+
+    Attributes:
+        said: ``init_from=FOLDER``, with which messages begin.
+        config: its settings.
+        step: of its last checkpoint.
+        parameters, buffers: by name.
+    """
+
+    said: str
+    config: Mapping[str, Any]
+    step: int
+    parameters: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+
+def read_source(config: TrainConfig) -> Source:
+    """The last checkpoint of the run that a config's ``init_from`` names; ``{seed}`` there is the config's seed.
+
+    Raises:
+        ValueError: it is no run, or has no usable checkpoint.
+    """
+    assert config.init_from is not None
+    folder = config.init_from.replace("{seed}", str(config.seed))
+    said, path = f"init_from={folder}", Path(os.path.expanduser(folder))
+    try:
+        run, state = read_run(path), checkpoint.load(path)
+    except ValueError as error:
+        raise ValueError(f"{said}: {error}") from None
+    if state is None:
+        raise ValueError(f"{said}: this run has no checkpoint yet")
+    return Source(said, run["config"], state["step"], state["parameters"], state["buffers"])
+
+
+def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
+    """Give a new member the parameters and buffers of the run that its config names.
+
+    The head keeps its own draw where the classes are others: another number, ``data.classes``, source or file. Streams
+    of random numbers (dropout) are those of the new seed. ``norm_state`` says what becomes of the statistics of norms:
+
+    - keep: they are taken over, and in training go on from there;
+    - frozen: they are taken over and fixed, see ``apply_norm_state``;
+    - reset: they begin anew, at mean 0 and variance 1;
+    - precise: they become the population statistics of ``train`` under the weights taken over (Wu & Johnson 2021,
+      sec. 3), and in training go on from there.
+
+    Args:
+        model: on the device of ``train``.
+        config: its settings.
+        train: training images.
+
+    Raises:
+        ValueError: the run to start from is none, or is one of another model or norm.
+    """
+    source = read_source(config)
+    head = head_parameters(model)
+    _check_meaning(source, to_dict(config), model)
+    _check_surplus(source, model, head)
+    anew = set(head) if _head_is_new(source, to_dict(config), model, head) else set()
+    parameters = {name: own.data for name, own in model.named_parameters() if name not in anew}
+    _copy(source, parameters, source.parameters)
+    _copy(source, _own_buffers(model, statistics=config.norm_state != "reset"), source.buffers)
+    if config.norm_state == "precise":
+        model.eval()
+        write_precise(model, train, min(config.batch_size, len(train)))
+        model.train()
+    outcome = f"{', '.join(head)} drawn anew" if anew else "the head included"
+    log.info("%s: weights of step %d of run %s, %s", source.said, source.step, config_hash(source.config), outcome)
+
+
+def apply_norm_state(model: nn.Module, config: TrainConfig) -> None:
+    """With ``norm_state=frozen``, fix the running statistics: batch norms train with them, and never move them.
+
+    Gains and biases learn, which He et al. 2016, appendix A, fix as well.
+
+    Raises:
+        ValueError: ``norm_state`` asks something of statistics, and no layer keeps any.
+    """
+    norms = batch_norms(model)
+    if config.norm_state != "keep" and not norms:
+        name = config.norm["name"]
+        raise ValueError(f"norm_state={config.norm_state}: norm={name} keeps no statistics of batches; it must be keep")
+    for layer in norms:
+        layer.frozen = config.norm_state == "frozen"
+
+
+def _setting(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    node: Any = config
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def _check_meaning(source: Source, config: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuse weights that another network has learnt; norms with the same running statistics may take each other's."""
+    statistics = _own_buffers(model, statistics=True).keys() & source.buffers.keys()
+    meaning = _MEANING if statistics else (*_MEANING, _NORM)
+    for path in meaning:
+        theirs, own = _setting(source.config, path), _setting(config, path)
+        if theirs != own:
+            word = path[0]
+            raise ValueError(f"{source.said}: that run has {word}={theirs}, this one {word}={own}; they must agree")
+
+
+def _check_surplus(source: Source, model: nn.Module, head: list[str]) -> None:
+    """Refuse parameters that would be left out."""
+    surplus = source.parameters.keys() - {name for name, _ in model.named_parameters()} - set(head)
+    if surplus:
+        raise ValueError(f"{source.said}: that run has {min(surplus)}, this one has not; {_AGREE}")
+
+
+def _head_is_new(source: Source, config: Mapping[str, Any], model: nn.Module, head: list[str]) -> bool:
+    """Whether the classes are others than those of the run to start from."""
+    if any(_setting(source.config, path) != _setting(config, path) for path in _TASK):
+        return True
+    parameters = dict(model.named_parameters())
+    return any(
+        name not in source.parameters or source.parameters[name].shape != parameters[name].shape for name in head
+    )
+
+
+def _own_buffers(model: nn.Module, *, statistics: bool) -> dict[str, Tensor]:
+    """The buffers to be filled: not those of random streams, and those of norms only if asked for."""
+    skipped = Stream if statistics else (Stream, Norm)
+    layers = [(name, layer) for name, layer in model.named_modules() if not isinstance(layer, skipped)]
+    return {f"{name}.{leaf}": own for name, layer in layers for leaf, own in layer.named_buffers(recurse=False)}
+
+
+@torch.no_grad()
+def _copy(source: Source, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Fill tensors from those of the same name.
+
+    Raises:
+        ValueError: there is none of that name, or it has another shape.
+    """
+    for name, tensor in own.items():
+        if name not in theirs:
+            raise ValueError(f"{source.said}: that run has no {name}, this one has; {_AGREE}")
+        if theirs[name].shape != tensor.shape:
+            shapes = f"is {list(theirs[name].shape)} there and {list(tensor.shape)} here"
+            raise ValueError(f"{source.said}: {name} {shapes}; only the head may differ")
+        tensor.copy_(theirs[name])

@@ -1,0 +1,270 @@
+"""Starting from another run: what is taken over, what becomes of the statistics, and that a resume needs no source."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SMALL, composed
+from torch import Tensor, nn
+
+from bnexp import checkpoint
+from bnexp.building import build
+from bnexp.composing import plain
+from bnexp.dropout import Dropout
+from bnexp.evaluation import batch_norms
+from bnexp.experiment import Job, run, saved_job
+from bnexp.norms import NORMS, BatchStatistics, Norm
+
+FIRST, LAST = "data.classes=[0,1,2,3,4]", "data.classes=[5,6,7,8,9]"
+NET = (*SMALL, "model.depth=2", "model.dropout=0.1", "checkpoint_every=2")
+
+
+def never() -> bool:
+    return False
+
+
+def job(folder: Path, *words: str) -> Job:
+    return Job(plain(composed(*NET, *words)), folder, folder.name)
+
+
+def trained(folder: Path, *words: str) -> checkpoint.State:
+    run([job(folder, *words)], stop=never)
+    state = checkpoint.load(folder)
+    assert state is not None
+    return state
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """Runs on the digits 0 to 4, by seed, and one of another norm."""
+    place = tmp_path_factory.mktemp("sources")
+    for seed in (0, 1):
+        trained(place / f"norm=bn,seed={seed}", FIRST, "steps=8", f"seed={seed}")
+    trained(place / "ln", FIRST, "norm=ln", "steps=8")
+    return place
+
+
+def start(source: Path | None, *words: str, seeds=(0,)):
+    given = [f"init_from='{source}'"] if source else []
+    configs = [plain(composed(*NET, LAST, *given, *words, f"seed={seed}")) for seed in seeds]
+    return build(configs, stacked=False)
+
+
+def parts(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def loaded(folder: Path) -> dict[str, Tensor]:
+    state = checkpoint.load(folder)
+    assert state is not None
+    return {**state["parameters"], **state["buffers"]}
+
+
+def is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in ("running_mean", "running_var", "batches_seen")
+
+
+def is_stream(name: str) -> bool:
+    return name.rpartition(".")[2] in ("key", "passes")
+
+
+def test_all_but_the_head_and_the_random_streams_is_taken_over(sources):
+    setup = start(sources / "norm=bn,seed=0")
+    saved, fresh = loaded(sources / "norm=bn,seed=0"), parts(start(None).population.members[0])
+    found = parts(setup.population.members[0])
+    own = {name for name in found if name.startswith("head.") or is_stream(name)}
+    assert len(own) == 2 + 2 * 2
+    for name, value in found.items():
+        assert torch.equal(value, (fresh if name in own else saved)[name]), name
+    assert setup.progress.step == 0
+
+
+@pytest.mark.parametrize(("words", "same"), [((FIRST,), True), ((LAST,), False), (("data.classes=[0,1,2]",), False)])
+def test_the_head_is_taken_over_where_the_classes_are_the_same(sources, caplog, words, same):
+    caplog.set_level("INFO", logger="bnexp")
+    setup = start(sources / "norm=bn,seed=0", *words)
+    saved, found = loaded(sources / "norm=bn,seed=0"), parts(setup.population.members[0])
+    assert (found["head.weight"].shape == saved["head.weight"].shape) == (len(words[0]) == len(FIRST))
+    assert torch.equal(found["head.weight"], saved["head.weight"]) == same
+    (line,) = [line for line in caplog.messages if line.startswith("init_from=")]
+    assert line.endswith("the head included" if same else "head.weight, head.bias drawn anew")
+    assert "weights of step 8 of run " in line
+
+
+def test_reset_begins_the_statistics_anew(sources):
+    found = parts(start(sources / "norm=bn,seed=0", "norm_state=reset").population.members[0])
+    saved = loaded(sources / "norm=bn,seed=0")
+    for name, value in found.items():
+        if is_statistic(name):
+            assert (value == (1 if name.endswith("running_var") else 0)).all(), name
+        elif name.startswith("hidden") and not is_stream(name):
+            assert torch.equal(value, saved[name])
+
+
+def test_precise_statistics_are_the_moments_of_the_new_images_under_the_old_weights(sources):
+    setup = start(sources / "norm=bn,seed=0", "norm_state=precise", "batch_size=100", "data.labels_per_class=20")
+    model, x = setup.population.members[0], setup.data.train.x.double().flatten(1)
+    assert x.shape == (100, 64)
+    for unit in (model.hidden1, model.hidden2):
+        z = x @ unit.linear.weight.double().T
+        mean, var = z.mean(0), z.var(0, correction=0)
+        torch.testing.assert_close(unit.norm.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(unit.norm.running_var.double(), var, rtol=1e-4, atol=1e-5)
+        normalized = (z - mean) / (var + unit.norm.eps).sqrt()
+        x = F.relu(unit.norm.gain.double() * normalized + unit.norm.bias.double())
+    assert all(layer.training for layer in batch_norms(model))
+
+
+@pytest.mark.parametrize("name", ["bn", "bn_scratch"])
+def test_a_frozen_layer_is_a_straight_line_with_fixed_statistics(name):
+    torch.manual_seed(0)
+    norm = NORMS.bind(plain(composed(f"norm={name}")).norm)(3).double()
+    assert isinstance(norm, BatchStatistics)
+    norm(torch.randn(9, 3, 2, dtype=torch.float64) * 2 + 1)
+    norm.frozen = True
+    before = {key: value.clone() for key, value in norm.named_buffers()}
+    nn.Sequential(norm).train()
+    assert not norm.training
+    x = torch.randn(5, 3, 2, dtype=torch.float64, requires_grad=True)
+    seed = torch.randn(5, 3, 2, dtype=torch.float64)
+    norm(x).backward(seed)
+    slope = (norm.gain / (before["running_var"] + norm.eps).sqrt()).view(1, 3, 1)
+    expected = slope * (x - before["running_mean"].view(1, 3, 1))
+    torch.testing.assert_close(norm(x), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(x.grad, (slope * seed).detach(), rtol=0, atol=1e-10)
+    assert all(torch.equal(value, before[key]) for key, value in norm.named_buffers())
+    torch.testing.assert_close(norm.bias.grad, seed.sum((0, 2)), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_frozen_statistics_stay_through_a_training_with_evaluations_and_gains_learn(sources, tmp_path, stacked):
+    words = (LAST, f"init_from='{sources}/norm=bn,seed={{seed}}'", "norm_state=frozen", "steps=4", "eval_every=2")
+    jobs = [job(tmp_path / str(seed), *words, f"seed={seed}") for seed in (0, 1)]
+    run(jobs, stop=never, stacked=stacked)
+    for seed in (0, 1):
+        saved, found = loaded(sources / f"norm=bn,seed={seed}"), loaded(tmp_path / str(seed))
+        for name in (name for name in found if is_statistic(name)):
+            assert torch.equal(found[name], saved[name]), name
+        assert not torch.equal(found["hidden1.norm.gain"], saved["hidden1.norm.gain"])
+        assert not torch.equal(found["hidden1.linear.weight"], saved["hidden1.linear.weight"])
+
+
+def test_frozen_statistics_allow_batches_of_one(sources):
+    words = ("data.labels_per_class=2", "batch_size=1")
+    assert start(sources / "norm=bn,seed=0", "norm_state=frozen", *words).batches.per_epoch == 10
+    with pytest.raises(ValueError, match="gives one value per channel"):
+        start(sources / "norm=bn,seed=0", *words)
+
+
+def test_the_seed_in_the_path_is_the_members(sources):
+    setup = start(sources / "norm=bn,seed={seed}", seeds=(0, 1))
+    for seed, member in enumerate(setup.population.members):
+        weight = loaded(sources / f"norm=bn,seed={seed}")["hidden1.linear.weight"]
+        assert torch.equal(parts(member)["hidden1.linear.weight"], weight)
+
+
+class After:
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.mark.parametrize("norm_state", ["keep", "frozen"])
+def test_a_resumed_run_needs_no_source_and_ends_where_the_undisturbed_one_does(sources, tmp_path, norm_state):
+    shutil.copytree(sources / "norm=bn,seed=0", tmp_path / "source")
+    words = (LAST, f"init_from={tmp_path}/source", f"norm_state={norm_state}", "steps=7")
+    whole = trained(tmp_path / "whole", *words)
+    run([job(tmp_path / "halved", *words)], stop=After(3))
+    shutil.rmtree(tmp_path / "source")
+    (outcome,) = run([saved_job(tmp_path / "halved")], stop=never)
+    assert outcome.status == "finished"
+    assert checkpoint.digest(checkpoint.load(tmp_path / "halved")) == checkpoint.digest(whole)
+
+
+def test_rules_that_look_at_data_leave_what_is_taken_over_alone(sources):
+    found = parts(start(sources / "norm=bn,seed=0", "init=lsuv", "affine=identity").population.members[0])
+    saved = loaded(sources / "norm=bn,seed=0")
+    assert all(torch.equal(found[name], saved[name]) for name in ("hidden1.linear.weight", "hidden1.norm.gain"))
+
+
+def test_norms_with_the_same_statistics_take_each_others(sources):
+    found = start(sources / "norm=bn,seed=0", "norm=bn_scratch").population.members[0]
+    assert isinstance(found.hidden1.norm, Norm)
+    saved = loaded(sources / "norm=bn,seed=0")["hidden1.norm.running_var"]
+    assert torch.equal(parts(found)["hidden1.norm.running_var"], saved)
+
+
+def test_dropout_goes_on_with_the_streams_of_the_new_seed(sources):
+    one, other = (start(sources / "norm=bn,seed=0", seeds=(seed,)).population.members[0] for seed in (0, 5))
+    keys = [[int(layer.key) for layer in model.modules() if isinstance(layer, Dropout)] for model in (one, other)]
+    assert len(keys[0]) == 2
+    assert not set(keys[0]) & set(keys[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("norm=ln",), "that run has norm=bn, this one norm=ln; they must agree"),
+        (("activation=tanh",), "that run has activation=relu, this one activation=tanh; they must agree"),
+        (("model=lenet", "data.size=28"), "that run has model=mlp, this one model=lenet; they must agree"),
+        (("model.width=17",), "hidden1.linear.weight is [16, 64] there and [17, 64] here; only the head may differ"),
+        (
+            ("model.depth=3",),
+            "that run has no hidden3.linear.weight, this one has; model and norm must agree but for the head",
+        ),
+        (
+            ("model.depth=1",),
+            "that run has hidden2.linear.weight, this one has not; model and norm must agree but for the head",
+        ),
+        (
+            ("norm.affine=false",),
+            "that run has hidden1.norm.bias, this one has not; model and norm must agree but for the head",
+        ),
+    ],
+)
+def test_a_run_that_does_not_fit_is_refused(sources, words, message):
+    words = [word for word in (*NET, LAST, *words) if not (word.startswith("model.") and "model=lenet" in words)]
+    config = plain(composed(*words, f"init_from='{sources}/norm=bn,seed=0'"))
+    with pytest.raises(ValueError, match=f"^init_from={re.escape(str(sources))}/norm=bn,seed=0: {re.escape(message)}$"):
+        build([config], stacked=False)
+
+
+def test_what_is_no_run_is_refused_and_nothing_is_made(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = bnexp("train", *SMALL, "init_from=a/norm=bn", "hydra.run.dir=new")
+    assert (answer.code, answer.err) == (2, "bnexp: init_from=a/norm=bn: a/norm=bn: not a run (it has no run.json)\n")
+    assert not (tmp_path / "new").exists()
+
+
+def test_norm_state_needs_a_source_and_statistics(sources):
+    with pytest.raises(
+        ValueError, match=r"^norm_state=frozen: is about the run that init_from names; it must be keep$"
+    ):
+        plain(composed("norm_state=frozen"))
+    with pytest.raises(
+        ValueError, match=r"^norm_state=reset: norm=ln keeps no statistics of batches; it must be keep$"
+    ):
+        start(sources / "ln", "norm=ln", "norm_state=reset")
+
+
+def test_the_command_line_takes_a_run_folder_as_it_is_called(bnexp, sources, monkeypatch):
+    monkeypatch.chdir(sources)
+    words = (*NET, LAST, "data.labels_per_class=5", "norm_state=frozen", "steps=2", "batch_size=5")
+    shutil.copytree("norm=bn,seed=0", "09-00-00-norm=bn")
+    answer = bnexp("train", *words, "init_from=09-00-00-norm=bn", "hydra.run.dir=one")
+    assert answer.code == 0, answer
+    assert "finished: test accuracy" in answer.out
+    assert saved_job(sources / "one").config.init_from == "09-00-00-norm=bn"
+    for seed in (0, 1):
+        shutil.copytree(f"norm=bn,seed={seed}", f"pre/seed={seed}")
+    answer = bnexp("train", *words, "init_from=pre/seed={seed}", "seed=1", "hydra.run.dir=two")
+    assert answer.code == 0, answer
+    assert saved_job(sources / "two").config.init_from == "pre/seed={seed}"
