@@ -162,6 +162,10 @@ def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[i
 def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
     """Say where a norm stood aside because it is undefined there; refuse one that did so everywhere."""
     norms = {name: layer for name, layer in layers.items() if isinstance(layer, Norm)}
+    if any(layer.needs_branches for layer in norms.values()) and not any(n.closes_branch for n in norms.values()):
+        raise ValueError(
+            f"norm={norm}: acts on residual branches, and model={model} has none; use model=resnet, resmlp"
+        )
     aside = [name for name, layer in norms.items() if layer.stood_aside]
     if aside and len(aside) == len(norms):
         raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has nothing else; use ln, gn or bn")

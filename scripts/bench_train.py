@@ -37,7 +37,14 @@ LR = 0.1
 
 def config(model: str, root: str, batch_size: int, threads: int) -> TrainConfig:
     """Plain SGD on Fashion-MNIST, as the other two do it."""
-    data = {"name": "fashion_mnist", "root": root, "validation": 0.0, "train_limit": None, "standardize": True}
+    data = {
+        "name": "fashion_mnist",
+        "root": root,
+        "validation": 0.0,
+        "train_limit": None,
+        "test_limit": None,
+        "standardize": True,
+    }
     data |= {"binarize": None, "size": None, "flip": False, "crop": 0}
     data |= {"classes": None, "labels_per_class": None, "whiten": "none", "whiten_eps": 0.01}
     optim = {"name": "sgd", "lr": LR, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "decay_norm": False}

@@ -145,8 +145,6 @@ def cases(names: Any) -> list[Any]:
     ]
 
 
-
-
 def every_norm(law: str) -> Any:
     """All norms but those whose definition contradicts this law."""
     names = [name for name in NORMS if not any(name in family.EXEMPT.get(law, ()) for family in FAMILIES)]

@@ -25,6 +25,7 @@ class Preparation:
         classes: the only classes to keep, in all splits; the first listed becomes label 0; None keeps all as they are.
         validation: the fraction of the training images that is set apart; 0 for none.
         train_limit: how many of the remaining training images to use; None for all.
+        test_limit: how many of the test images to use, a fixed mix of all classes; None for all.
         labels_per_class: how many of the remaining training images to use of each class; None for all.
         standardize: subtract the training mean and divide by the training standard deviation, channel by channel
             (feature by feature for vectors).
@@ -39,6 +40,7 @@ class Preparation:
     classes: list[Annotated[int, Range(least=0)]] | None
     validation: Fraction
     train_limit: Annotated[int | None, Range(least=1)]
+    test_limit: Annotated[int | None, Range(least=1)]
     labels_per_class: Annotated[int | None, Range(least=1)]
     standardize: bool
     whiten: Whiten
