@@ -91,8 +91,11 @@ def _samples(design: Design) -> Iterator[tuple[Regime | None, list[str]]]:
     for name in design.claim.before:
         yield None, design.words_before(name, 0)
     for point in {point.arm: point for point in design.points}.values():
+        start = design.arms[point.arm].init_from
+        from_run = [] if start is None else [f"init_from={start}"]  # its folder is known only when it has run
         for regime in design.regimes.values():
-            yield regime, design.words(point, regime, next(iter(design.grid(regime, point.arm)), None), 0)
+            words = design.words(point, regime, next(iter(design.grid(regime, point.arm)), None), 0)
+            yield regime, [*words, *from_run]
 
 
 def run(design: Design, folder: Path, configs: Path, *, retry_failed: bool = False) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,15 +15,19 @@ from bnexp.data import load
 from bnexp.experiment import import_modules
 from bnexp.sweep.stacks import shape
 
+# What jobs import late, if they need it at all; none of these starts a thread.
+_LIBRARIES = ("torch", "torchvision", "PIL", "sympy", "mpmath")
+
 
 def check(configs: Sequence[Mapping[str, Any]]) -> int:
-    """Check configs as their runs will; prints, as its last line, ``{"gpus": how many the jobs may use}``.
+    """Check configs as their runs will; prints, as its last line, what it has found.
 
-    Data are read once for each source, models are tried once for each shape.
+    ``{"gpus": how many the jobs may use, "modules": those of libraries that checking had to import}``. Data are read once for each source, models are tried once for each shape.
 
     Raises:
         ValueError: the first thing that the user can mend.
     """
+    before = set(sys.modules)
     todo = [from_dict(config) for config in configs]
     import_modules(list(dict.fromkeys(name for config in todo for name in config.imports)))
     for config in todo:
@@ -34,7 +39,8 @@ def check(configs: Sequence[Mapping[str, Any]]) -> int:
     for alike in by_data.values():
         _check_models(list(alike.values()))
     on_gpu = any(pick_device(config.device).type == "cuda" for config in todo)
-    print(json.dumps({"gpus": torch.cuda.device_count() if on_gpu else 0}))
+    modules = [name for name in sys.modules if name not in before and name.partition(".")[0] in _LIBRARIES]
+    print(json.dumps({"gpus": torch.cuda.device_count() if on_gpu else 0, "modules": modules}))
     return 0
 
 

@@ -70,6 +70,10 @@ class Nursery:
         """
         self._send({"fork": task, "call": call, "given": given, "log": log, "env": env})
 
+    def warm(self, modules: Sequence[str]) -> None:
+        """Have it import modules that its children would otherwise import one by one, which can take them seconds."""
+        self._send({"import": list(modules)})
+
     def signal(self, task: int, number: int) -> None:
         """Send a signal to a child, if it still runs: SIGKILL to all its processes, others to the first alone."""
         self._send({"signal": number, "task": task})

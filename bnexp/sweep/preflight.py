@@ -43,8 +43,10 @@ def slots_after_check(nursery: Nursery, todo: Sequence[Entry], options: Options,
     *remarks, answer = lines
     for remark in dict.fromkeys(remarks):
         print(remark, file=sys.stderr)
-    gpus = json.loads(answer)["gpus"]
-    return slots(options, gpus, max(entry.config["threads"] for entry in todo))
+    found = json.loads(answer)
+    if found["gpus"] == 0:  # a library may ask the driver of a GPU, which does not survive a fork
+        nursery.warm(found["modules"])
+    return slots(options, found["gpus"], max(entry.config["threads"] for entry in todo))
 
 
 def slots(options: Options, gpus: int, threads: int) -> list[Mapping[str, str]]:

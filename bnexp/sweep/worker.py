@@ -76,6 +76,12 @@ class _Server:
                     self._obey(json.loads(line))
 
     def _obey(self, message: Mapping[str, Any]) -> None:
+        if "import" in message:
+            for module in message["import"]:
+                with contextlib.suppress(ImportError):  # a part of a module that is named like one
+                    importlib.import_module(module)
+            gc.freeze()
+            return
         if "fork" in message:
             self._children[self._fork(message)] = message["fork"]
             return
