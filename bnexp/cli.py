@@ -402,7 +402,7 @@ def board(arguments: list[str]) -> int:
     return 0
 
 
-_GROUPS = ("norm", "affine", "model", "data", "init", "optim", "schedule", "experiment")
+_GROUPS = ("norm", "affine", "model", "data", "init", "optim", "schedule", "probes", "experiment", "claim")
 
 
 def list_choices(arguments: list[str]) -> int:
@@ -410,7 +410,7 @@ def list_choices(arguments: list[str]) -> int:
     parser = _parser("list", "What can be chosen, each with a line and its source.")
     parser.add_argument("group", nargs="?", help=", ".join(_GROUPS))
     group = parser.parse_args(arguments).group
-    aliases = {f"{name}s": name for name in _GROUPS}
+    aliases = {f"{name}s": name for name in _GROUPS} | {"probe": "probes"}
     wanted = aliases.get(group, group)
     if wanted is not None and wanted not in _GROUPS:
         raise unknown("list", wanted, _GROUPS)

@@ -56,7 +56,7 @@ def _watch(word: str, group: Any) -> Watch:
     own = {"name": word, **group}
     every = checked(f"probes.{word}.every", own.pop("every", None), Positive)
     images = checked(f"probes.{word}.images", own.pop("images", None), Annotated[int, Range(least=2)])
-    return Watch(word, every, images, PROBES.bind(own))
+    return Watch(word, every, images, PROBES.bind(own, setting=f"probes.{word}"))
 
 
 class Observer:

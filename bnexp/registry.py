@@ -72,24 +72,29 @@ class Registry:
         wanted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
         return {option: hints[option] for option in wanted}
 
-    def bind(self, config: Mapping[str, Any]) -> Bound:
+    def bind(self, config: Mapping[str, Any], *, setting: str | None = None) -> Bound:
         """Check a group of the config, ``{name: gn, groups: 8, ...}``, and tie it to its builder.
+
+        Args:
+            config: the group.
+            setting: where the group stands in the config, for messages; by default the registry's own place.
 
         Raises:
             ValueError: unknown name or option, missing option, wrong type, value out of range.
         """
+        setting = setting or self.setting
         given = dict(config)
         name = given.pop("name", None)
         if not isinstance(name, str):
-            raise ValueError(f"{self.setting}={config}: has no name (allowed: {', '.join(self)})")
+            raise ValueError(f"{setting}={config}: has no name (allowed: {', '.join(self)})")
         wanted = self.options(name)
         for option in given:
             if option not in wanted:
                 allowed = ", ".join(wanted) or "none"
                 hint = near_miss(str(option), wanted)
-                raise ValueError(f"{self.setting}.{option}: {name} has no such option{hint} (allowed: {allowed})")
+                raise ValueError(f"{setting}.{option}: {name} has no such option{hint} (allowed: {allowed})")
         for option in wanted:
             if option not in given:
-                raise ValueError(f"{self.setting}.{option}: {name} needs this option, and its config does not give it")
-        values = {option: checked(f"{self.setting}.{option}", given[option], wanted[option]) for option in wanted}
-        return Bound(self.setting, name, self[name], values)
+                raise ValueError(f"{setting}.{option}: {name} needs this option, and its config does not give it")
+        values = {option: checked(f"{setting}.{option}", given[option], wanted[option]) for option in wanted}
+        return Bound(setting, name, self[name], values)

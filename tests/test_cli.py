@@ -453,7 +453,7 @@ def completions(line: str, monkeypatch, bnexp) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("bnexp ", ["train", "resume", "evaluate", "compare", "board", "list"]),
+        ("bnexp ", ["train", "resume", "evaluate", "compare", "claim", "bench", "board", "list"]),
         ("bnexp ev", ["evaluate"]),
         ("bnexp list n", ["norm"]),
         ("bnexp train norm=b", ["norm=bn", "norm=bn_scratch"]),

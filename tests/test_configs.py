@@ -9,17 +9,22 @@ from conftest import composed
 from omegaconf import OmegaConf
 
 from bnexp import composing
+from bnexp.affine import AFFINES
 from bnexp.building import MODELS, NORMS, OPTIMS, SCHEDULES, rules
 from bnexp.cli import configs_folder
 from bnexp.config import ACTIVATIONS, from_dict, to_dict
 from bnexp.data import DATA
 from bnexp.inits import INITS
 from bnexp.models import ACTIVATIONS as ACTIVATION_LAYERS
+from bnexp.probes import PROBES
 
-REGISTRIES = {"model": MODELS, "norm": NORMS, "init": INITS, "data": DATA, "optim": OPTIMS, "schedule": SCHEDULES}
-CHOICES = sorted(
-    (path.parent.name, path.stem) for path in configs_folder().glob("*/*.yaml") if path.parent.name != "hydra"
-)
+REGISTRIES = {
+    **{"model": MODELS, "norm": NORMS, "affine": AFFINES, "init": INITS, "data": DATA},
+    **{"optim": OPTIMS, "schedule": SCHEDULES, "probes": PROBES},
+}
+# A claim is no choice of a run; tests/test_claims.py composes them all.
+YAMLS = [path for path in configs_folder().glob("*/*.yaml") if path.parent.name not in ("hydra", "claim")]
+CHOICES = sorted((path.parent.name, path.stem) for path in YAMLS)
 
 
 def compose(*overrides: str):
