@@ -22,7 +22,8 @@ _LIBRARIES = ("torch", "torchvision", "PIL", "sympy", "mpmath")
 def check(configs: Sequence[Mapping[str, Any]]) -> int:
     """Check configs as their runs will; prints, as its last line, what it has found.
 
-    ``{"gpus": how many the jobs may use, "modules": those of libraries that checking had to import}``. Data are read once for each source, models are tried once for each shape.
+    ``{"gpus": how many the jobs may use, "modules": those of libraries that checking had to import}``. Data are read
+    once for each source, models are tried once for each shape.
 
     Raises:
         ValueError: the first thing that the user can mend.
