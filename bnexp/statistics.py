@@ -176,6 +176,27 @@ def tost(interval: Interval, margin: float) -> float:
     return float(stdtr(interval.n - 1, (abs(interval.mean) - margin) / (interval.sd / math.sqrt(interval.n))))
 
 
+def not_below(interval: Interval, bound: float) -> float:
+    """One-sided p of "the mean is at most ``bound``", by the t-test; needs two values."""
+    assert interval.sd is not None
+    if interval.sd == 0:
+        return float(interval.mean <= bound)
+    from scipy.special import stdtr
+
+    return float(stdtr(interval.n - 1, (bound - interval.mean) / (interval.sd / math.sqrt(interval.n))))
+
+
+def t_test(interval: Interval) -> float | None:
+    """Two-sided p of "the mean is 0", by Student's t-test; None for a single value."""
+    if interval.sd is None:
+        return None
+    if interval.sd == 0:
+        return float(interval.mean == 0)
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(interval.n - 1, -abs(interval.mean) / (interval.sd / math.sqrt(interval.n))))
+
+
 def pairs_needed(effect: float, power: float = 0.8, level: float = 0.95, *, equivalence: bool = False) -> int | None:
     """The smallest n at which a two-sided paired t-test finds a true effect with that power, by the noncentral t.
 

@@ -38,7 +38,7 @@ def test_the_made_up_differences_are_as_said():
     [
         (1.0, "greater", 0.5, "supported", ""),
         (1.0, "greater", 1.0, "supported", ""),  # the mean reaches delta, the interval need not
-        (1.0, "greater", 1.1, "inconclusive", "n = 6 for 80 % power"),
+        (1.0, "greater", 1.1, "inconclusive", "n = 6 to tell delta from 0"),
         (1.0, "greater", 1.3, "contradicted", "negligible"),
         (0.1, "greater", 0.3, "contradicted", "negligible"),
         (-1.0, "greater", 0.3, "contradicted", "reversed"),
@@ -47,8 +47,8 @@ def test_the_made_up_differences_are_as_said():
         (-0.1, "less", 0.3, "contradicted", "negligible"),
         (0.0, "equal", 0.2, "supported", ""),
         (0.0, "equal", 0.1, "inconclusive", ""),
-        (1.0, "equal", 0.5, "contradicted", "different"),
-        (-1.0, "equal", 0.5, "contradicted", "different"),
+        (1.0, "equal", 0.5, "contradicted", "higher"),
+        (-1.0, "equal", 0.5, "contradicted", "lower"),
         (0.5, "equal", 0.5, "inconclusive", ""),
     ],
 )
@@ -62,7 +62,7 @@ def test_each_verdict(mean, claims, delta, word, detail):
 def test_inconclusive_says_how_many_seeds_would_do():
     # d_z = 0.5 needs 34 pairs for 80 % power (Cohen 1988, table 2.4.1).
     verdict = judge([2.0, -2.0, 2.0, -2.0, 2.0, -2.0], "greater", math.sqrt(4.8) / 2)
-    assert (verdict.word, verdict.needed, verdict.detail) == ("inconclusive", 34, "n = 34 for 80 % power")
+    assert (verdict.word, verdict.needed, verdict.detail) == ("inconclusive", 34, "n = 34 to tell delta from 0")
 
 
 def test_equality_has_the_p_of_two_one_sided_tests():
@@ -99,6 +99,7 @@ def run_of(folder, curves: dict[str, dict[int, float]], status="finished", seed=
 def run(tmp_path) -> Run:
     accuracy = {100: 0.5, 200: 0.8, 300: 0.7, 400: 0.9}
     layers = {f"probe/grad_norm/{name}": {400: value} for name, value in zip("cab", (1.0, 10.0, 1000.0), strict=True)}
+    layers |= {"probe/falling/a": {400: 10.0}, "probe/falling/b": {400: 1.0}}
     loss = {100: 1.0, 200: 0.05, 300: 0.009, 400: 0.001}
     return run_of(tmp_path / "run", {"test/accuracy": accuracy, "train_eval/loss": loss, **layers})
 
@@ -117,13 +118,16 @@ def run(tmp_path) -> Run:
         ({"metric": "test/accuracy", "at": "median"}, 0.75),
         ({"metric": "test/accuracy", "at": "sd", "since": 300}, 0.2 / math.sqrt(2)),
         ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.01}}, 0.7),
-        ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.0001}}, 0.9),
+        ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.0001}}, None),
+        ({"metric": "test/accuracy", "at": {"fraction": 0.6}}, 0.8),
         ({"steps_to": "test/accuracy", "reaches": 0.75}, 200),
         ({"steps_to": "test/accuracy", "reaches": 0.95}, None),
         ({"steps_to": "train_eval/loss", "reaches": 0.05}, 200),
         ({"metric": "probe/grad_norm/*"}, 337.0),
         ({"metric": "probe/grad_norm/*", "layers": "slope"}, 499.5),
         ({"metric": "probe/grad_norm/*", "layers": "log10_slope"}, 1.5),
+        ({"metric": "probe/falling/*", "layers": "log10_slope"}, -1.0),
+        ({"metric": "probe/falling/*", "layers": "log10_slope_size"}, 1.0),
         ({"metric": "probe/grad_norm/*", "layers": "log10_slope", "drop": ["first"]}, 2.0),
         ({"metric": "probe/grad_norm/*", "drop": ["first", "last"]}, 10.0),
     ],

@@ -14,6 +14,8 @@ import yaml  # type: ignore[import-untyped]
 from bnexp.checks import NonNegative, Positive, PositiveFloat, checked, unknown
 
 PROFILES = ("quick", "full", "gpu")
+# What is said of the contrast: above 0, below 0, 0 within the threshold, or not below 0 by more than it ("as good as").
+Kind = Literal["greater", "less", "equal", "at_least"]
 SUMMARIES = ("last", "mean", "max", "min", "sd", "median")
 # A verdict needs six seeds: with five pairs the smallest sign-flip p is 0.0625.
 FEWEST_SEEDS = 6
@@ -43,7 +45,8 @@ class Regime:
     """Which hyperparameters the arms get: the same (``settings`` alone), or each point its own best (with ``key``).
 
     Attributes:
-        metric: what the best value is chosen by, on the tuning seeds; never a test metric.
+        metric: what the best value is chosen by, on the tuning seeds: of validation images, or of training where a test
+            is about the training loss; never of test images.
         limits: arm -> the values that it tries, instead of ``values``.
         edge_ok: a best value on the edge of its grid does no harm; the claim's ``confounds`` say why.
     """
@@ -51,7 +54,7 @@ class Regime:
     settings: list[str] = field(default_factory=list)
     key: str | None = None
     values: list[Any] = field(default_factory=list)
-    metric: str = "validation/accuracy"
+    metric: str = "validation/accuracy_precise"
     limits: dict[str, list[Any]] = field(default_factory=dict)
     edge_ok: bool = False
 
@@ -60,8 +63,8 @@ class Regime:
             _check_values("values", self.values)
         elif self.values or self.limits:
             raise ValueError("key: missing; with values, it names the setting that is tuned")
-        if not self.metric.startswith("validation/"):
-            raise ValueError(f"metric={self.metric}: tuning is done on validation; allowed is validation/...")
+        if not self.metric.startswith(("validation/", "train_eval/")):
+            raise ValueError(f"metric={self.metric}: never tuned on test; allowed are validation/... and train_eval/...")
 
     @property
     def tuned(self) -> bool:
@@ -76,9 +79,11 @@ class Measure:
     Attributes:
         metric: a tag; with ``*`` the mean over all tags that match (layers).
         minus: a tag that is subtracted from the metric, evaluation by evaluation.
-        at: a summary over the evaluations, a step, or ``{first: tag, below: number}``.
+        at: a summary over the evaluations, a step, ``{fraction: f}`` of the run's last step, or
+            ``{first: tag, below: number}``, the first evaluation at which another metric is below a number.
         since: (``from`` in the yaml) the summary leaves out earlier steps.
-        layers: instead of the mean over the tags, the least-squares slope over their order, of the value or its log10.
+        layers: instead of the mean over the tags, the least-squares slope over their order, of the value or its log10,
+            or the size of the latter without its sign.
         drop: ends of the layers to leave out.
         steps_to: a tag; the measure is the first step at which it reaches ``reaches``.
         reaches: a number, or ``{arm: name}`` for that arm's own last value with the same seed.
@@ -88,7 +93,7 @@ class Measure:
     minus: str | None = None
     at: Any = "last"
     since: int | None = field(default=None, metadata={"key": "from"})
-    layers: Literal["slope", "log10_slope"] | None = None
+    layers: Literal["slope", "log10_slope", "log10_slope_size"] | None = None
     drop: list[Literal["first", "last"]] = field(default_factory=list)
     steps_to: str | None = None
     reaches: Any = None
@@ -99,7 +104,7 @@ class Measure:
         if self.minus is not None and self.steps_to is not None:
             raise ValueError(f"minus={self.minus}: goes with metric, not with steps_to")
         if isinstance(self.at, dict):
-            _require_keys("at", self.at, {"first": str, "below": float})
+            _require_keys("at", self.at, {"fraction": float} if "fraction" in self.at else {"first": str, "below": float})
         elif isinstance(self.at, str) or not isinstance(self.at, int):
             checked("at", self.at, Literal[SUMMARIES])
         if self.steps_to is not None and isinstance(self.reaches, dict):
@@ -152,7 +157,7 @@ class Test:
     says: str
     measure: Measure
     contrast: dict[str, float]
-    claims: Literal["greater", "less", "equal"]
+    claims: Kind
     threshold: PositiveFloat
     scale: Literal["linear", "log", "log10"] = "linear"
     reduce: Reduce | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NONE, SUPPORTED, V
 from bnexp.runs import Run, Setting, show
 from bnexp.statistics import larger_is_better, mcnemar
 
+# Which sign of the contrast a claim is about.
+_SIGNS = {"greater": 1, "less": -1, "equal": 0, "at_least": 1}
 _SCALES: Mapping[str, Callable[[float], float]] = {"linear": float, "log": math.log, "log10": math.log10}
 
 
@@ -98,10 +101,16 @@ class _Case:
         except ValueError as error:
             return Judged(self.name, self.regime, Verdict(NONE, str(error), None, None, None), sides, {}, None)
         verdict = judge(list(differences.values()), self.test.claims, self.test.threshold)
-        edges = [*self._tuned_edges(sides), *self._axis_ends(sides, verdict)]
-        if edges and verdict.word in (SUPPORTED, CONTRADICTED):
-            verdict = replace(verdict, word=INCONCLUSIVE, detail="grid edge")
-        notes = [*edges, *self._dropped(sides, differences), *self._reached(sides)]
+        doubts = {
+            "grid edge": [*self._tuned_edges(sides), *self._axis_ends(sides, verdict)],
+            "grid step": list(self._axis_step(verdict)),
+            "censored": list(self._one_sided_loss(sides, verdict)),
+        }
+        doubt = next((word for word, reasons in doubts.items() if reasons), None)
+        if doubt is not None and verdict.word in (SUPPORTED, CONTRADICTED):
+            verdict = replace(verdict, word=INCONCLUSIVE, detail=doubt)
+        reasons = [reason for some in doubts.values() for reason in some]
+        notes = [*reasons, *self._dropped(sides, differences), *self._reached(sides)]
         return Judged(self.name, self.regime, verdict, sides, differences, self._mcnemar(sides), notes)
 
     def _side(self, name: str, weight: float) -> Side:
@@ -179,7 +188,7 @@ class _Case:
         reduce = self.test.reduce
         if reduce is None or reduce.kind != "largest":
             return
-        sign = {"greater": 1, "less": -1, "equal": 0}[self.test.claims] * (1 if verdict.word == SUPPORTED else -1)
+        sign = _SIGNS[self.test.claims] * (1 if verdict.word == SUPPORTED else -1)
         for name, side in sides.items():
             top = side.points[-1].value
             at_top = sum(value == top for value in side.values.values())
@@ -187,10 +196,31 @@ class _Case:
             if at_top and sign * side.weight <= 0:
                 yield f"{name}: works up to the end of the axis ({show(top)}) for {at_top} seeds; more may work"
 
+    def _axis_step(self, verdict: Verdict) -> Iterator[str]:
+        """A largest working value is known to one step of its axis: an effect must be larger than that to be known."""
+        reduce, statistics = self.test.reduce, verdict.statistics
+        if reduce is None or reduce.kind != "largest" or statistics is None or verdict.word != SUPPORTED:
+            return
+        assert self.design.axis is not None
+        values = [_SCALES[self.test.scale](float(value)) for value in self.design.axis.values]
+        step = max(b - a for a, b in itertools.pairwise(values))
+        if abs(statistics.interval.mean) < self.test.threshold + step:
+            yield "the effect is within the threshold and one step of the axis, to which a largest value is known"
+
+    def _one_sided_loss(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
+        """Seeds that are left out because one arm failed there would have spoken against it."""
+        sign = _SIGNS[self.test.claims] * (1 if verdict.word == SUPPORTED else -1)
+        better = 1 if self.larger and self.test.measure.steps_to is None else -1
+        for name, side in sides.items():
+            lost = sum(side.values[seed] is None for seed in self.design.seeds)
+            # The verdict says that this side is the better one, and what is missing is its failures.
+            if lost and sign * side.weight * better > 0:
+                yield f"{name}: {lost} seeds have no value, and would have spoken against the verdict"
+
     def _dropped(self, sides: Mapping[str, Side], differences: Mapping[int, float]) -> Iterator[str]:
         lost = [seed for seed in self.design.seeds if seed not in differences]
         if lost:
-            why = "the target was not reached" if self.test.measure.steps_to else "a value is missing"
+            why = "the target was not reached" if self.test.measure.steps_to else "a run diverged or has no value"
             yield f"{len(lost)} of {len(self.design.seeds)} seeds left out, where {why}"
 
     def _reached(self, sides: Mapping[str, Side]) -> Iterator[str]:

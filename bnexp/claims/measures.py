@@ -57,15 +57,19 @@ def last(run: Run, tag: str) -> float | None:
 def summary(curve: Curve, measure: Measure, others: Mapping[str, Curve]) -> float | None:
     """A curve as one number; see ``Measure.at``.
 
-    None for the sd of a single evaluation, and for a step before the first evaluation.
+    None for the sd of a single evaluation, for a step before the first evaluation, and where another metric never gets
+    below its number.
     """
     at = measure.at
     if at == "last":
         return curve[max(curve)]
-    if isinstance(at, dict):
-        return _at_first_below(curve, others.get(at["first"], {}), at["below"])
-    if isinstance(at, int):
-        steps = [step for step in curve if step <= at]
+    if isinstance(at, dict) and "first" in at:
+        if at["first"] not in others:
+            raise MissingMetricError(f"{at['first']}: the run has no such metric")
+        return _at_first_below(curve, others[at["first"]], at["below"])
+    if isinstance(at, dict | int):
+        until = at["fraction"] * max(curve) if isinstance(at, dict) else at
+        steps = [step for step in curve if step <= until]
         return curve[max(steps)] if steps else None
     values = [number for step, number in curve.items() if step >= (measure.since or 0)]
     if not values or (at == "sd" and len(values) < 2):
@@ -82,10 +86,9 @@ _SUMMARIES: dict[str, Any] = {
 }
 
 
-def _at_first_below(curve: Curve, other: Curve, below: float) -> float:
-    """The value at the first step at which the other metric is below a number, else the last one."""
+def _at_first_below(curve: Curve, other: Curve, below: float) -> float | None:
     steps = [step for step, number in sorted(other.items()) if number < below and step in curve]
-    return curve[steps[0] if steps else max(curve)]
+    return curve[steps[0]] if steps else None
 
 
 def _first_at(curve: Curve, goal: float, larger: bool) -> float | None:
@@ -110,8 +113,10 @@ def _curve(run: Run, measure: Measure) -> Curve:
 def _over_layers(values: Sequence[float], measure: Measure) -> float:
     if measure.layers is None:
         return standard.fmean(values)
-    numbers = [math.log10(number) for number in values] if measure.layers == "log10_slope" else values
-    return slope(range(len(values)), numbers)
+    if measure.layers == "slope":
+        return slope(range(len(values)), values)
+    found = slope(range(len(values)), [math.log10(number) for number in values])
+    return abs(found) if measure.layers == "log10_slope_size" else found
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:

@@ -22,6 +22,8 @@ from bnexp.storage import write_atomically
 NAME = "result.json"
 FORMAT = 1
 _LEVEL = ("mean", "sd", "low", "high")
+# Reductions over an axis that leave a number in the units of the metric.
+_LEVELS = ("best", "range", "slope")
 
 
 def document(
@@ -77,7 +79,7 @@ def _test(design: Design, judged: Judged, images: int | None) -> dict[str, Any]:
         "threshold": test.threshold,
         "scale": test.scale,
         "metric": metric,
-        "is_level": test.measure.steps_to is None and test.reduce is None,
+        "is_level": test.measure.steps_to is None and (test.reduce is None or test.reduce.kind in _LEVELS),
         "verdict": verdict.word,
         "detail": verdict.detail,
         **_interval(statistics.interval if statistics else None),
@@ -86,6 +88,7 @@ def _test(design: Design, judged: Judged, images: int | None) -> dict[str, Any]:
         "bca": statistics.bca if statistics else None,
         "p": verdict.p,
         "sign_flip_p": statistics.p if statistics else None,
+        "t_p": verdict.t_p,
         "needed": verdict.needed,
         "mcnemar": judged.mcnemar,
         "differences": {str(seed): value for seed, value in judged.differences.items()},
@@ -205,7 +208,7 @@ def read_all(folder: Path) -> list[dict[str, Any]]:
     if not results:
         raise ValueError(f"{folder}: no results of claims in there; run bnexp claim run first")
     tests = [test for result in results for test in result["tests"]]
-    _put_holm(tests, key=lambda test: test["p"] if test["verdict"] != "no verdict" else None)
+    _put_holm(tests, key=lambda test: test["t_p"] if test["verdict"] != "no verdict" else None)
     return results
 
 

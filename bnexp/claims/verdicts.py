@@ -8,17 +8,17 @@ effect of interest ``delta`` and the 95 % t-interval ``[low, high]``:
 - inconclusive: everything else
 
 A claim of equality is supported if the interval lies within ``(-delta, delta)``, contradicted if it lies outside
-(two one-sided tests; Schuirmann 1987). "Less" is "greater" of the negated differences.
+(two one-sided tests; Schuirmann 1987). "At least" is supported if ``low > -delta``, contradicted if ``high < -delta``.
+"Less" is "greater" of the negated differences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from bnexp.claims.declaration import FEWEST_SEEDS
-from bnexp.statistics import Paired, paired, pairs_needed, tost
+from bnexp.claims.declaration import FEWEST_SEEDS, Kind
+from bnexp.statistics import Interval, Paired, not_below, paired, pairs_needed, t_test, tost
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NONE = "supported", "contradicted", "inconclusive", "no verdict"
 
@@ -31,7 +31,8 @@ class Verdict:
         word: supported, contradicted, inconclusive or no verdict.
         detail: reversed or negligible; why there is no verdict; the number of seeds that would be needed.
         statistics: of the differences; None without any.
-        p: two-sided sign-flip p, or of an equality that of the two one-sided tests.
+        p: two-sided sign-flip p, or that of the one-sided tests of an equality or an "at least".
+        t_p: the same by the t-test of the differences, which a small number of seeds does not bound from below.
         needed: seeds for 80 % power to find delta at the observed sd.
     """
 
@@ -40,24 +41,41 @@ class Verdict:
     statistics: Paired | None
     p: float | None
     needed: int | None
+    t_p: float | None = None
 
 
-def judge(differences: Sequence[float], claims: Literal["greater", "less", "equal"], delta: float) -> Verdict:
+def judge(differences: Sequence[float], claims: Kind, delta: float) -> Verdict:
     """Apply the protocol to one difference a seed."""
     if not differences:
         return Verdict(NONE, "no seed has all values", None, None, None)
     statistics = paired(differences, [0.0] * len(differences))
     interval = statistics.interval
-    p = tost(interval, delta) if claims == "equal" and interval.sd is not None else statistics.p
+    one_sided = _one_sided(interval, claims, delta)
+    p = statistics.p if one_sided is None else one_sided
+    t_p = t_test(interval) if one_sided is None else one_sided
     needed = pairs_needed(delta / interval.sd, equivalence=claims == "equal") if interval.sd else None
     if interval.n < FEWEST_SEEDS:
-        return Verdict(NONE, f"{interval.n} seeds; {FEWEST_SEEDS} are the fewest", statistics, p, needed)
+        return Verdict(NONE, f"{interval.n} seeds; {FEWEST_SEEDS} are the fewest", statistics, p, needed, t_p)
+    rule = _rule(interval, claims, delta)
+    return Verdict(*(rule or (INCONCLUSIVE, _power(interval.n, needed))), statistics, p, needed, t_p)
+
+
+def _one_sided(interval: Interval, claims: Kind, delta: float) -> float | None:
+    if claims == "equal":
+        return tost(interval, delta) if interval.sd is not None else None
+    return not_below(interval, -delta) if claims == "at_least" and interval.sd is not None else None
+
+
+def _rule(interval: Interval, claims: Kind, delta: float) -> tuple[str, str] | None:
     assert interval.low is not None
     assert interval.high is not None
-    low, high = (-interval.high, -interval.low) if claims == "less" else (interval.low, interval.high)
-    mean = -interval.mean if claims == "less" else interval.mean
-    rule = _equal(low, high, delta) if claims == "equal" else _greater(low, mean, high, delta)
-    return Verdict(*(rule or (INCONCLUSIVE, _power(interval.n, needed))), statistics, p, needed)
+    if claims == "equal":
+        return _equal(interval.low, interval.high, delta)
+    if claims == "at_least":
+        return _at_least(interval.low, interval.high, delta)
+    if claims == "less":
+        return _greater(-interval.high, -interval.mean, -interval.low, delta)
+    return _greater(interval.low, interval.mean, interval.high, delta)
 
 
 def _greater(low: float, mean: float, high: float, delta: float) -> tuple[str, str] | None:
@@ -71,10 +89,18 @@ def _greater(low: float, mean: float, high: float, delta: float) -> tuple[str, s
 def _equal(low: float, high: float, delta: float) -> tuple[str, str] | None:
     if -delta < low and high < delta:
         return SUPPORTED, ""
-    return (CONTRADICTED, "different") if low > delta or high < -delta else None
+    if low > delta or high < -delta:
+        return CONTRADICTED, "higher" if low > delta else "lower"
+    return None
+
+
+def _at_least(low: float, high: float, delta: float) -> tuple[str, str] | None:
+    if low > -delta:
+        return SUPPORTED, ""
+    return (CONTRADICTED, "lower") if high < -delta else None
 
 
 def _power(n: int, needed: int | None) -> str:
     if needed is None:
         return "no affordable number of seeds would do"
-    return f"n = {needed} for 80 % power" if needed > n else "near the threshold"
+    return f"n = {needed} to tell delta from 0" if needed > n else "near the threshold"
