@@ -50,6 +50,10 @@ def test_the_made_up_differences_are_as_said():
         (1.0, "equal", 0.5, "contradicted", "higher"),
         (-1.0, "equal", 0.5, "contradicted", "lower"),
         (0.5, "equal", 0.5, "inconclusive", ""),
+        (1.0, "at_least", 0.1, "supported", ""),
+        (-0.1, "at_least", 0.3, "supported", ""),
+        (-0.1, "at_least", 0.1, "inconclusive", ""),
+        (-1.0, "at_least", 0.5, "contradicted", "lower"),
     ],
 )
 def test_each_verdict(mean, claims, delta, word, detail):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ settings: [data=digits, data.size=null, data.train_limit=200, model=mlp, model.d
 arms:
   none: [norm=none]
   bn: [norm=bn]
-axis: {key: optim.lr, values: [0.1, 1]}
+axis: {key: optim.lr, values: [0.1, 0.3, 1]}
 regimes:
   equal: [batch_size=64]
   tuned: {key: optim.momentum, values: [0, 0.5, 0.9], limits: {none: [0, 0.5]}}
@@ -103,7 +104,7 @@ def test_every_exact_statement_holds(name):
         ("{metric: test/accuracy}", "{metric: test/loss, at: end}", "small.tests.level.measure.at=end: not known"),
         ("regimes: [equal]", "regimes: [other]", "small.tests.rate.regimes=other: not known"),
         ("limits: {none:", "limits: {ln:", "small.regimes.tuned.limits=ln: not known"),
-        ("values: [0.1, 1]", "values: [1, 0.1]", "small.axis.values=[1, 0.1]: expected rising numbers"),
+        ("values: [0.1, 0.3, 1]", "values: [1, 0.1]", "small.axis.values=[1, 0.1]: expected rising numbers"),
         ("seeds: 6, t", "seeds: six, t", "small.profiles.quick.seeds=six: expected a whole number"),
         ("  full:", "  huge:", "small.profiles=huge: not known"),
         ("none: [norm=none]", "none: [norm=none]\n  none: [norm=bn]", "none: stands twice"),
@@ -148,7 +149,7 @@ def test_the_list_names_every_claim_with_its_sources(bnexp):
 
 
 def test_numbers_and_words_are_those_of_yaml_1_2(tmp_path):
-    text = SMALL.replace("[0.1, 1]", "[1e-1, 1]").replace("kind: largest, within: 0.05", "kind: slope, on: linear")
+    text = SMALL.replace("[0.1, 0.3, 1]", "[1e-1, 1]").replace("kind: largest, within: 0.05", "kind: slope, on: linear")
     claim = load(write(tmp_path, text))
     assert claim.axis is not None
     assert claim.axis.values == [0.1, 1]
@@ -214,8 +215,10 @@ NOISE = [0.0, 0.01, -0.01, 0.005, -0.005, 0.0]
 def values(bn: float = 0.9, none: float = 0.8, bn_1: float = 0.88) -> dict[str, list[float | None]]:
     return {
         "none@0.1": [none + x for x in NOISE],
+        "none@0.3": [None] * 6,
         "none@1": [None] * 6,
         "bn@0.1": [bn - x for x in NOISE],
+        "bn@0.3": [bn_1] * 6,
         "bn@1": [bn_1] * 6,
     }
 
@@ -236,14 +239,34 @@ def test_the_end_of_the_axis_is_safe_where_it_only_makes_the_claim_stronger(tmp_
     one = judged(tmp_path, outcome(tmp_path, values()))["rate", "equal"]
     assert one.verdict.word == "supported"
     assert list(one.differences.values()) == pytest.approx([1.0] * 6)
-    assert one.sides["none"].diverged == 6
+    assert one.sides["none"].diverged == 12
 
 
 def test_the_end_of_the_axis_is_no_verdict_where_more_could_turn_it(tmp_path):
-    both = values() | {"none@1": [0.79] * 6}
+    both = values() | {"none@0.3": [0.79] * 6, "none@1": [0.79] * 6}
     one = judged(tmp_path, outcome(tmp_path, both))["rate", "equal"]
     assert (one.verdict.word, one.verdict.detail) == ("inconclusive", "grid edge")
     assert "works up to the end of the axis" in one.notes[0]
+
+
+def test_an_effect_of_one_step_of_the_axis_is_no_verdict(tmp_path):
+    near = values() | {"bn@1": [None] * 6}
+    one = judged(tmp_path, outcome(tmp_path, near))["rate", "equal"]
+    assert list(one.differences.values()) == pytest.approx([math.log10(3)] * 6)
+    assert (one.verdict.word, one.verdict.detail) == ("inconclusive", "grid step")
+
+
+@pytest.mark.parametrize(("lost", "word"), [("bn@0.1", "inconclusive"), ("none@0.1", "supported")])
+def test_failures_that_speak_against_the_verdict_are_not_left_out_in_silence(tmp_path, lost, word):
+    text = SMALL.replace("seeds: 6, tuning_seeds", "seeds: 7, tuning_seeds").replace(
+        "measure: {metric: test/accuracy}\n    contrast: {bn@0.1",
+        "measure: {metric: test/accuracy, at: {first: test/accuracy, below: 1.0}}\n    contrast: {bn@0.1",
+    )
+    runs = {label: [*row, row[0]] for label, row in values().items()}
+    runs[lost][6] = 2.0  # never below 1
+    one = judged(tmp_path, outcome(tmp_path, runs), text)["level", "equal"]
+    assert (one.verdict.word, len(one.differences)) == (word, 6)
+    assert (one.verdict.detail == "censored") == (word == "inconclusive")
 
 
 @pytest.mark.parametrize(("edge_ok", "word"), [(False, "inconclusive"), (True, "supported")])
@@ -268,7 +291,7 @@ def test_a_seed_without_all_values_is_left_out_and_said(tmp_path):
     runs = {key: run for key, run in made_of.runs.items() if key[1:] != ("bn@0.1", 2)}
     one = judged(tmp_path, Outcome(runs, {}, 1, []))["level", "equal"]
     assert (one.verdict.word, one.verdict.statistics.interval.n) == ("no verdict", 5)
-    assert one.notes == ["1 of 6 seeds left out, where a value is missing"]
+    assert one.notes == ["1 of 6 seeds left out, where a run diverged or has no value"]
 
 
 def test_all_diverged_without_a_chance_level_is_no_verdict(tmp_path):
@@ -324,7 +347,7 @@ def verdicts(folder: Path) -> list[dict]:
 
 def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = SMALL.replace("values: [0.1, 1]", "values: [0.1]")
+    text = SMALL.replace("values: [0.1, 0.3, 1]", "values: [0.1]")
     smoke = bnexp("claim", "run", str(write(tmp_path, text)), "--profile", "quick", "--smoke")
     assert smoke.code == 0
     assert smoke.out == "small: smoke test, 12 runs; no verdict\n"
@@ -357,7 +380,7 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
 
 def test_holm_is_over_all_tests_of_the_suite(tmp_path):
     for claim, ps in (("a", [0.01, 0.04]), ("b", [0.03, None])):
-        tests = [{"p": p, "verdict": "supported" if p else "no verdict"} for p in ps]
+        tests = [{"p": 0.5, "t_p": p, "verdict": "supported" if p else "no verdict"} for p in ps]
         result.write(tmp_path / claim, {"format": 1, "claim": claim, "tests": tests})
     found = [test["p_holm"] for content in result.read_all(tmp_path) for test in content["tests"]]
     assert found == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]

@@ -5,7 +5,18 @@ import pytest
 import scipy.stats
 
 from bnexp import statistics
-from bnexp.statistics import bca, holm, mcnemar, mean_interval, paired, pairs_needed, sign_flip, tost
+from bnexp.statistics import (
+    bca,
+    holm,
+    mcnemar,
+    mean_interval,
+    not_below,
+    paired,
+    pairs_needed,
+    sign_flip,
+    t_test,
+    tost,
+)
 
 VALUES = [[1.0, 2.0, 4.0], [0.91, 0.93, 0.92, 0.95, 0.90], list(np.random.default_rng(1).normal(3, 2, 12))]
 
@@ -177,3 +188,17 @@ def test_the_pairs_for_an_equivalence_reach_their_power_and_one_fewer_does_not()
 
     n = pairs_needed(1.0, equivalence=True)
     assert power(n) >= 0.8 > power(n - 1)
+
+
+@pytest.mark.parametrize("values", [[0.3, 0.1, -0.2, 0.4, 0.25], [-1.0, -1.5, -0.7], [1.0, 1.0, 1.0, 1.1]])
+def test_t_tests_are_those_of_scipy(values):
+    interval = mean_interval(values)
+    assert t_test(interval) == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue, rel=1e-9)
+    one_sided = scipy.stats.ttest_1samp(values, -0.1, alternative="greater").pvalue
+    assert not_below(interval, -0.1) == pytest.approx(one_sided, rel=1e-9)
+
+
+def test_t_tests_of_equal_values_and_of_one():
+    assert [t_test(mean_interval([x] * 3)) for x in (0.0, 0.2)] == [1.0, 0.0]
+    assert [not_below(mean_interval([x] * 3), -0.1) for x in (-0.2, 0.0)] == [1.0, 0.0]
+    assert t_test(mean_interval([1.0])) is None

@@ -64,7 +64,9 @@ class Regime:
         elif self.values or self.limits:
             raise ValueError("key: missing; with values, it names the setting that is tuned")
         if not self.metric.startswith(("validation/", "train_eval/")):
-            raise ValueError(f"metric={self.metric}: never tuned on test; allowed are validation/... and train_eval/...")
+            raise ValueError(
+                f"metric={self.metric}: never tuned on test; allowed are validation/... and train_eval/..."
+            )
 
     @property
     def tuned(self) -> bool:
@@ -104,7 +106,9 @@ class Measure:
         if self.minus is not None and self.steps_to is not None:
             raise ValueError(f"minus={self.minus}: goes with metric, not with steps_to")
         if isinstance(self.at, dict):
-            _require_keys("at", self.at, {"fraction": float} if "fraction" in self.at else {"first": str, "below": float})
+            _require_keys(
+                "at", self.at, {"fraction": float} if "fraction" in self.at else {"first": str, "below": float}
+            )
         elif isinstance(self.at, str) or not isinstance(self.at, int):
             checked("at", self.at, Literal[SUMMARIES])
         if self.steps_to is not None and isinstance(self.reaches, dict):
