@@ -1,0 +1,229 @@
+"""The page of the claims: what its sentences, tables and figures say of a result."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bnexp.report import claims as report
+from bnexp.report import claims_figures as figures
+from bnexp.report.blocks import Cell, Group, Table, as_html, as_markdown
+
+DECLARATION = """
+arms:
+  none: [norm=none]
+  bn: {settings: [norm=bn], init_from: plain}
+  on: []
+  ln: [norm=ln]
+axis: {key: model.depth, values: [3, 20]}
+profiles:
+  quick: {seeds: 8, minutes: 1, skip_arms: [ln]}
+"""
+
+
+def side(weight: float, folder: str = "outputs/claims/quick/a/runs/x") -> dict:
+    level = {"mean": 0.9, "sd": 0.01, "low": 0.89, "high": 0.91, "n": 8}
+    return {"weight": weight, "values": {}, **level, "diverged": 0, "runs": 8, "folders": [folder]}
+
+
+def case(**changes) -> dict:
+    """A test of a result that is supported: +2 points, at least 1 claimed."""
+    return {
+        "test": "higher",
+        "regime": "equal",
+        "says": "the accuracy is higher",
+        "claims": "greater",
+        "threshold": 0.01,
+        "scale": "linear",
+        "metric": "test/accuracy",
+        "is_level": True,
+        "verdict": "supported",
+        "detail": "",
+        **{"mean": 0.02, "sd": 0.005, "low": 0.015, "high": 0.025, "n": 8, "d_z": 4.0, "bca": [0.016, 0.024]},
+        **{"p": 0.0078, "sign_flip_p": 0.0078, "t_p": 0.001, "p_holm": 0.002, "needed": 5, "mcnemar": None},
+        "differences": {str(seed): 0.02 + 0.001 * seed for seed in range(8)},
+        "sides": {"bn": side(1), "none": side(-1)},
+        "noise_floor": 0.003,
+        "notes": [],
+        **changes,
+    }
+
+
+def content(*tests: dict, **changes) -> dict:
+    """A result as ``result.json`` has it."""
+    return {
+        **{"claim": "a", "title": "A title", "sentence": "Norms help.", "sources": ["Someone 2015"]},
+        **{"articles": ["000-7"], "literature": "Says so.", "confounds": "None.", "would_change": "More."},
+        **{"declaration": DECLARATION, "profile": "quick", "seeds": list(range(8)), "tuning_seeds": []},
+        **{"tests": list(tests), "tuning": [], "exact": {}, "runs": 16, "failed": 0},
+        "figure": {"kind": "dots", "metric": "test/accuracy", "axis": None, "panels": {}},
+        **{"run_seconds": 600.0, "seconds": 0.25, "date": "2026-11-21T00:00:00+00:00", "provenance": {"torch": "2"}},
+        **changes,
+    }
+
+
+def pages(folder, *results: dict) -> tuple[str, str]:
+    paths = report.write(folder / "page", results, runs_at=folder)
+    assert [path.name for path in paths] == ["claims.html", "claims.md"]
+    html, markdown = (path.read_text(encoding="utf-8") for path in paths)
+    return html, markdown
+
+
+UNDECIDED = case(
+    verdict="no verdict",
+    detail="no seed has all values",
+    differences={},
+    **dict.fromkeys(("mean", "sd", "low", "high", "d_z", "bca", "p", "t_p", "p_holm")),
+)
+
+
+def test_no_verdict_is_not_counted_as_inconclusive(tmp_path):
+    html, markdown = pages(tmp_path, content(case(), UNDECIDED))
+    for page in (html, markdown):
+        assert "1 claim, 2 tests: 1 supported, 1 no verdict. 16 runs, 10.0 min of core time." in page
+        assert "no verdict (no seed has all values)" in page
+
+
+def test_exact_checks_are_counted_by_their_numbers(tmp_path):
+    row = {"name": "x", "measured": 1.0, "expected": 1.0, "tolerance": 0.1}
+    exact = {"some_check": [{**row, "holds": True}, {**row, "expected": 2.0, "holds": False}]}
+    _, markdown = pages(tmp_path, content(exact=exact, runs=0, run_seconds=0.0))
+    assert "1 claim, 0 tests. Exact checks: 1 of 2 numbers as expected. 0 runs, " in markdown
+    assert "| some check | does not hold | exact | 2 numbers |" in markdown
+
+
+def test_the_summary_has_a_row_a_claim_and_verdicts_stand_before_regimes(tmp_path):
+    html, markdown = pages(tmp_path, content(case()))
+    assert "| test | verdict | regime | effect, 95 % interval | n | p (Holm) |" in markdown
+    assert "| **[Norms help.](#a)** (a · 10.0 min of core time) |  |  |  |  |  |" in markdown
+    assert (
+        "| the accuracy is higher | supported | equal | +2.00 [+1.50, +2.50] pp (bn - none) | 8 | 0.002 |" in markdown
+    )
+    assert '<th colspan="7"><a href="#a">Norms help.</a> <small>a · 10.0 min of core time</small></th>' in html
+    assert 'class="strip supported"' in html
+
+
+def test_time_is_that_of_the_runs_and_not_of_the_last_command(tmp_path):
+    for page in pages(tmp_path, content(case())):
+        assert page.count("10.0 min of core time") == 3  # in all, in the summary, at the claim
+        assert "0.25 s" not in page
+
+
+def test_links_lead_to_the_runs_without_a_path_of_the_machine(tmp_path):
+    for page in pages(tmp_path, content(case())):
+        assert "Runs (on the machine that made them)" in page
+        assert "../outputs/claims/quick/a/runs/x/" in page
+        assert str(tmp_path) not in page
+
+
+@pytest.mark.parametrize(
+    ("scale", "weights", "shown"),
+    [
+        ("linear", {"bn": 1, "none": -1}, "bn - none"),
+        ("linear", {"a": 1, "b": -1, "c": -1, "d": 1}, "a - b - c + d"),
+        ("linear", {"a": -1, "b": 0.5, "c": 0}, "- a + 0.5 b"),
+        ("linear", {"bn": 1}, "bn"),
+        ("log", {"none": -1, "bn": 1}, "bn / none"),
+        ("log10", {"a": 1, "b": -1, "c": -1, "d": 1}, "a · d / (b · c)"),
+        ("log", {"a": 2, "b": -1}, "a^2 / b"),
+        ("log", {"a": -1}, "1 / a"),
+        ("log", {"a": 1}, "a"),
+        ("linear", {}, ""),
+    ],
+)
+def test_an_effect_says_which_arm_is_compared_with_which(scale, weights, shown):
+    sides = {name: side(weight) for name, weight in weights.items()}
+    assert report._contrast(case(scale=scale, sides=sides)) == shown
+
+
+@pytest.mark.parametrize(
+    ("claims", "linear", "ratio", "mark"),
+    [
+        ("greater", "above 2 pp", "ratio above 2", ""),
+        ("less", "below -2 pp", "ratio below 0.5", ""),
+        ("equal", "-2 to 2 pp", "ratio 0.5 to 2", " (=)"),
+        ("at_least", "above -2 pp", "ratio above 0.5", " (≥)"),
+    ],
+)
+def test_a_table_says_what_is_claimed_and_which_p_it_shows(tmp_path, claims, linear, ratio, mark):
+    assert report._threshold(case(claims=claims, threshold=0.02)) == linear
+    assert report._threshold(case(claims=claims, threshold=0.30103, scale="log10")) == ratio
+    _, markdown = pages(tmp_path, content(case(claims=claims)))
+    assert f"| 0.0078{mark} | 0.002 |" in markdown
+
+
+def test_what_each_arm_sets_stands_under_arms(tmp_path):
+    _, markdown = pages(tmp_path, content(case()))
+    text = "none: norm=none; bn: norm=bn, starts from plain; on: nothing of its own; name@value: model.depth=value."
+    assert f"### Arms\n\nWhat each arm sets. {text}" in markdown.replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("floors", "shown"), [([0.009, 0.1], "0.90 to 10.00 pp"), ([0.01, 0.01], "of 1.00 pp"), ([None, None], None)]
+)
+def test_the_error_of_the_test_set_is_a_range_of_numbers(floors, shown):
+    notes = list(report._noise_floor({"tests": [case(noise_floor=floor) for floor in floors]}))
+    assert len(notes) == (shown is not None)
+    assert all(str(shown) in note for note in notes)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_differences_have_the_colours_of_their_verdicts():
+    tests = [case(), case(verdict="contradicted"), case(verdict="inconclusive")]
+    svg = figures.inline(figures.draw(content(*tests)))
+    colours = [re.search(r"var\(--\w+\)", mark)[0] for mark in re.findall(r"fill: [^;]*; fill-opacity", svg)]
+    assert list(dict.fromkeys(colours)) == ["var(--good)", "var(--bad)", "var(--soft)"]
+    assert "var(--arm" not in svg
+
+
+@pytest.mark.parametrize("largest", [0.1, 5, 40, 2000])
+def test_numbers_under_differences_do_not_overlap(largest):
+    differences = {"0": -0.005 * largest, "1": 0.01 * largest}
+    picture = figures.draw(content(case(differences=differences)))
+    (axes,) = picture.figure.axes
+    low, high = axes.get_xlim()
+    labels = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+    boxes = [label.get_window_extent() for label in labels]
+    assert "0" in [label.get_text() for label in labels]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
+def panel(kind: str, values: list) -> dict:
+    lines = {"bn": [[value, 0.5, 0.4, 0.6] for value in values]}
+    return {"kind": kind, "metric": "test/accuracy", "axis": "model.depth", "panels": {"equal": lines}}
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"), [([3, 5, 20], "linear"), ([0.01, 0.3, 10], "log"), (["torch", "xavier"], "linear")]
+)
+def test_an_axis_has_its_values_as_ticks(values, scale):
+    picture = figures.draw(content(case(), figure=panel("axis", values)))
+    (axes,) = picture.figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == [str(value) for value in values]
+    assert (axes.get_xscale(), list(axes.get_xticks(minor=True))) == (scale, [])
+    assert picture.caption == "test/accuracy: mean over seeds, with 95 % interval."
+
+
+def test_curves_say_that_diverged_runs_are_left_out():
+    picture = figures.draw(content(case(), figure=panel("curves", [1, 2])))
+    assert picture.caption == "test/accuracy: mean over the runs that did not diverge, with 95 % interval."
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_has_groups_notes_and_columns_for_html_only():
+    rows = [Group("A & b", "#a", "c"), [Cell("x", note="y"), Cell("", picture="<svg/>"), "1"]]
+    table = Table(["first", "", "n"], rows, numbers=(2,), pictures=(1,))
+    assert as_markdown([table]).splitlines() == [
+        "| first | n |",
+        "| --- | ---: |",
+        "| **[A & b](#a)** (c) |  |",
+        "| x (y) | 1 |",
+    ]
+    html = as_html([table])
+    assert '<tr class="group"><th colspan="3"><a href="#a">A &amp; b</a> <small>c</small></th></tr>' in html
+    assert '<tr><td>x <small>y</small></td><td><svg/></td><td class="number">1</td></tr>' in html
