@@ -381,7 +381,7 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
 def test_holm_is_over_all_tests_of_the_suite(tmp_path):
     for claim, ps in (("a", [0.01, 0.04]), ("b", [0.03, None])):
         tests = [{"p": 0.5, "t_p": p, "verdict": "supported" if p else "no verdict"} for p in ps]
-        result.write(tmp_path / claim, {"format": 1, "claim": claim, "tests": tests})
+        result.write(tmp_path / claim, {"format": 2, "claim": claim, "tests": tests})
     found = [test["p_holm"] for content in result.read_all(tmp_path) for test in content["tests"]]
     assert found == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
 

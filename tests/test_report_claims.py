@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -17,6 +18,10 @@ arms:
   on: []
   ln: [norm=ln]
 axis: {key: model.depth, values: [3, 20]}
+tests:
+  higher: {measure: {metric: test/accuracy}}
+  gap: {measure: {metric: test/accuracy, minus: test/accuracy_batch}}
+  faster: {measure: {steps_to: test/accuracy, reaches: 0.9}}
 profiles:
   quick: {seeds: 8, minutes: 1, skip_arms: [ln]}
 """
@@ -160,6 +165,19 @@ def test_what_each_arm_sets_stands_under_arms(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("test", "shown"),
+    [
+        ("higher", "test/accuracy"),
+        ("gap", "test/accuracy - test/accuracy_batch"),
+        ("faster", "steps to test/accuracy"),
+    ],
+)
+def test_the_table_of_arms_says_what_is_measured(tmp_path, test, shown):
+    _, markdown = pages(tmp_path, content(case(test=test)))
+    assert f"| {test} | equal | bn | +1 | {shown} | 0.900 ± 0.010 | 8 | 0/8 |" in markdown.replace("\\", "")
+
+
+@pytest.mark.parametrize(
     ("floors", "shown"), [([0.009, 0.1], "0.90 to 10.00 pp"), ([0.01, 0.01], "of 1.00 pp"), ([None, None], None)]
 )
 def test_the_error_of_the_test_set_is_a_range_of_numbers(floors, shown):
@@ -188,7 +206,7 @@ def test_numbers_under_differences_do_not_overlap(largest):
     labels = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
     boxes = [label.get_window_extent() for label in labels]
     assert "0" in [label.get_text() for label in labels]
-    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def panel(kind: str, values: list) -> dict:

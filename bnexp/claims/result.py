@@ -12,6 +12,7 @@ from typing import Any
 
 from bnexp import runfile
 from bnexp.claims import measures
+from bnexp.claims.declaration import Test
 from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side
 from bnexp.claims.running import Choice, Outcome
@@ -20,7 +21,7 @@ from bnexp.statistics import Interval, holm, mean_interval
 from bnexp.storage import write_atomically
 
 NAME = "result.json"
-FORMAT = 1
+FORMAT = 2
 _LEVEL = ("mean", "sd", "low", "high")
 # Reductions over an axis that leave a number in the units of the metric.
 _LEVELS = ("best", "range", "slope")
@@ -93,9 +94,14 @@ def _test(design: Design, judged: Judged, images: int | None) -> dict[str, Any]:
         "mcnemar": judged.mcnemar,
         "differences": {str(seed): value for seed, value in judged.differences.items()},
         "sides": {name: _side(side) for name, side in judged.sides.items()},
-        "noise_floor": _noise_floor(metric, judged.sides.values(), images) if test.reduce is None else None,
+        "noise_floor": _noise_floor(metric, judged.sides.values(), images) if _plain(test) else None,
         "notes": judged.notes,
     }
+
+
+def _plain(test: Test) -> bool:
+    """Whether its numbers are those of single runs on the test images."""
+    return test.reduce is None and test.measure.minus is None
 
 
 def _side(side: Side) -> dict[str, Any]:

@@ -29,21 +29,32 @@ class Text:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell; ``kind`` is its class, and ``picture`` an SVG that HTML shows instead of the text."""
+    """A table's cell; ``kind`` is its class, ``picture`` an SVG instead of the text, ``note`` stands under it."""
 
     text: str
     link: str = ""
     kind: str = ""
     picture: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row of one cell over all columns, that names what the rows below it are about."""
+
+    text: str
+    link: str
+    note: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of text or cells; ``numbers`` are the columns that stand flush right."""
+    """Columns of text or cells; ``numbers`` are the columns that stand flush right, ``pictures`` those in HTML only."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Sequence[str | Cell] | Group]
     numbers: Sequence[int] = ()
+    pictures: Sequence[int] = ()
     kind: str = ""
 
 
@@ -112,15 +123,22 @@ def _html_table(table: Table) -> str:
     head = "".join(
         f'<th scope="col"{_class(kind)}>{html.escape(name)}</th>' for name, kind in zip(table.header, side, strict=True)
     )
-    rows = (
-        "<tr>" + "".join(_html_cell(cell, kind) for cell, kind in zip(row, side, strict=True)) + "</tr>"
-        for row in table.rows
-    )
-    body = "\n".join(rows)
+    body = "\n".join(_html_row(row, side) for row in table.rows)
     return (
         f'<div class="scroll" tabindex="0"><table{_class(table.kind)}><thead><tr>{head}</tr></thead>'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+def _html_row(row: Sequence[str | Cell] | Group, side: Sequence[str]) -> str:
+    if isinstance(row, Group):
+        name = f'<a href="{html.escape(row.link)}">{html.escape(row.text)}</a>'
+        return f'<tr class="group"><th colspan="{len(side)}">{name}{_html_note(row.note)}</th></tr>'
+    return "<tr>" + "".join(_html_cell(cell, kind) for cell, kind in zip(row, side, strict=True)) + "</tr>"
+
+
+def _html_note(note: str) -> str:
+    return f" <small>{html.escape(note)}</small>" if note else ""
 
 
 def _html_cell(cell: str | Cell, side: str) -> str:
@@ -128,7 +146,7 @@ def _html_cell(cell: str | Cell, side: str) -> str:
     shown = cell.picture or html.escape(cell.text)
     linked = f'<a href="{html.escape(cell.link)}">{shown}</a>' if cell.link else shown
     marked = f"<span{_class(cell.kind)}>{linked}</span>" if cell.kind else linked
-    return f"<td{_class(side)}>{marked}</td>"
+    return f"<td{_class(side)}>{marked}{_html_note(cell.note)}</td>"
 
 
 def _html_fold(fold: Fold) -> str:
@@ -169,16 +187,29 @@ def _markdown(block: Block) -> str:
 
 
 def _markdown_table(table: Table) -> str:
-    rules = ["---:" if index in table.numbers else "---" for index in range(len(table.header))]
-    rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
-    lines = [[_plain(name) for name in table.header], rules, *rows]
+    shown = [index for index in range(len(table.header)) if index not in table.pictures]
+    head = [_plain(table.header[index]) for index in shown]
+    rules = ["---:" if index in table.numbers else "---" for index in shown]
+    lines = [head, rules, *(_markdown_row(row, shown) for row in table.rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _markdown_row(row: Sequence[str | Cell] | Group, shown: Sequence[int]) -> list[str]:
+    if isinstance(row, Group):
+        first = f"**{_markdown_cell(Cell(row.text, row.link))}**{_markdown_note(row.note)}"
+        return [first, *[""] * (len(shown) - 1)]
+    return [_markdown_cell(row[index]) for index in shown]
+
+
+def _markdown_note(note: str) -> str:
+    return f" ({_plain(note)})" if note else ""
 
 
 def _markdown_cell(cell: str | Cell) -> str:
     if isinstance(cell, str):
         return _plain(cell)
-    return f"[{_plain(cell.text)}]({cell.link})" if cell.link else _plain(cell.text)
+    text = f"[{_plain(cell.text)}]({cell.link})" if cell.link else _plain(cell.text)
+    return text + _markdown_note(cell.note)
 
 
 def _plain(text: str) -> str:

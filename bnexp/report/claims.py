@@ -10,16 +10,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from bnexp.report import claims_figures as figures
-from bnexp.report.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text, as_html, as_markdown
-from bnexp.report.claims_prose import ARTICLES, ERRATA, LEAD, PROTOCOL
+from bnexp.report.blocks import Block, Cell, Figure, Fold, Group, Heading, Items, Table, Text, as_html, as_markdown
+from bnexp.report.claims_prose import ARTICLES, ERRATA, GLOSSARY, LEAD, PROTOCOL
 from bnexp.report.figures import Picture
 from bnexp.report.tables import BLANK, duration
 
 Result = Mapping[str, Any]
 _HERE = Path(__file__)
+_VERDICTS = ("supported", "contradicted", "inconclusive", "no verdict")
+# What a claim says of its effect, and what marks a p that is not of "no difference" in two directions.
+_CLAIMED = {"greater": "above {high}", "less": "below {low}", "equal": "{low} to {high}", "at_least": "above {low}"}
+_P_MARKS = {"equal": " (=)", "at_least": " (≥)"}
 # At this size a figure's text is as large as the page's.
 _PIXELS_PER_INCH = 100
+_RUNS = "Runs (on the machine that made them)"
 _STRIP = (132, 16)  # width and height of the small interval pictures
 _STRIP_ENDS = 12  # smallest effects of interest between 0 and their ends, on an asinh scale
 
@@ -58,23 +65,30 @@ def _document(results: Sequence[Result], pictures: Mapping[str, Picture | None],
         yield from _claim(result, pictures[result["claim"]], runs_at)
     yield Heading(2, "How verdicts are reached", "methods")
     yield Items(PROTOCOL, ordered=True)
-    yield Heading(2, "Errata of the source articles", "errata")
+    yield Heading(2, "Words", "words")
+    yield Table(["word", "meaning"], GLOSSARY, kind="prose")
+    yield Heading(2, "The source articles and their errata", "errata")
     yield Text(ARTICLES)
     yield Table(["article", "it says", "correct is"], [[Cell(row[0]), *row[1:]] for row in ERRATA], kind="prose")
     yield Heading(2, "Made with", "made-with")
-    yield Table(["", ""], _made_with(results))
+    yield Table(["", ""], _made_with(results), kind="prose")
 
 
 def _facts(results: Sequence[Result]) -> str:
     tests = [test for result in results for test in result["tests"]]
-    counts = {word: sum(test["verdict"] == word for test in tests) for word in ("supported", "contradicted")}
-    rest = len(tests) - sum(counts.values())
-    runs, computing = (sum(result[key] for result in results) for key in ("runs", "run_seconds"))
+    counts = {word: sum(test["verdict"] == word for test in tests) for word in _VERDICTS}
+    verdicts = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    exact = [row["holds"] for result in results for rows in result["exact"].values() for row in rows]
+    numbers = f" Exact checks: {sum(exact)} of {_counted(len(exact), 'number')} as expected." if exact else ""
+    runs, seconds = (sum(result[key] for result in results) for key in ("runs", "run_seconds"))
     return (
-        f"{_counted(len(results), 'claim')}, {_counted(len(tests), 'test')}: {counts['supported']} supported, "
-        f"{counts['contradicted']} contradicted, {rest} inconclusive. {_counted(runs, 'run')}, "
-        f"{duration(computing).text} of computing."
+        f"{_counted(len(results), 'claim')}, {_counted(len(tests), 'test')}{': ' if verdicts else ''}{verdicts}."
+        f"{numbers} {_counted(runs, 'run')}, {_core_time(seconds)}."
     )
+
+
+def _core_time(seconds: float) -> str:
+    return f"{duration(seconds).text} of core time"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -85,42 +99,63 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _summary(results: Sequence[Result]) -> Iterator[Block]:
-    header = ["claim", "test", "regime", "verdict", "", "effect, 95 % interval", "n", "p (Holm)", "time"]
+    header = ["test", "verdict", "regime", "", "effect, 95 % interval", "n", "p (Holm)"]
     rows = [row for result in results for row in _summary_rows(result)]
-    yield Table(header, rows, numbers=(5, 6, 7, 8), kind="summary")
+    yield Table(header, rows, numbers=(4, 5, 6), pictures=(3,), kind="summary")
     yield Text(
         "The bars show the interval against 0 (line) and the smallest effect of interest (dots) on a scale that is "
-        "compressed outwards. Time is that of all runs of a claim, on one core or device.",
+        "compressed outwards. Core time is the sum over all runs of a claim, each on one core or device.",
         kind="note",
     )
 
 
-def _summary_rows(result: Result) -> Iterator[list[str | Cell]]:
-    name: str | Cell = Cell(result["claim"], f"#{result['claim']}")
-    time = duration(result["run_seconds"]).text if result["runs"] else duration(result["seconds"]).text
+def _summary_rows(result: Result) -> Iterator[list[str | Cell] | Group]:
+    time = f" · {_core_time(result['run_seconds'])}" if result["runs"] else ""
+    yield Group(result["sentence"], f"#{result['claim']}", f"{result['claim']}{time}")
     for test in result["tests"]:
         yield [
-            name,
             test["says"],
-            test["regime"],
             _verdict(test),
+            test["regime"],
             Cell("", picture=_strip(test)),
-            effect(test, lead=""),
+            _effect_cell(test),
             str(test["n"]),
             _p(test.get("p_holm")),
-            time,
         ]
-        name, time = "", ""
     for check, rows in result["exact"].items():
         holds = all(row["holds"] for row in rows)
         word = Cell("holds exactly" if holds else "does not hold", kind="supported" if holds else "contradicted")
-        yield [name, check.replace("_", " "), "exact", word, "", f"{len(rows)} numbers", "", "", time]
-        name, time = "", ""
+        yield [check.replace("_", " "), word, "exact", "", _counted(len(rows), "number"), "", ""]
 
 
 def _verdict(test: Result) -> Cell:
     word = f"{test['verdict']} ({test['detail']})" if test["detail"] else test["verdict"]
     return Cell(word, kind=test["verdict"].replace(" ", "-"))
+
+
+def _effect_cell(test: Result) -> Cell:
+    shown = effect(test, lead="")
+    return Cell(shown, note=_contrast(test) if shown else "")
+
+
+def _contrast(test: Result) -> str:
+    """Which arm minus which; over which, for ratios."""
+    weights = {name: side["weight"] for name, side in test["sides"].items() if side["weight"]}
+    if test["scale"] == "linear":
+        terms = (f"{'+' if weight > 0 else '-'} {_times(weight)}{name}" for name, weight in weights.items())
+        return " ".join(terms).removeprefix("+ ")
+    over = " · ".join(f"{name}{_power(weight)}" for name, weight in weights.items() if weight > 0)
+    under = [f"{name}{_power(weight)}" for name, weight in weights.items() if weight < 0]
+    below = f"({' · '.join(under)})" if len(under) > 1 else "".join(under)
+    return f"{over or '1'} / {below}" if below else over
+
+
+def _times(weight: float) -> str:
+    return "" if abs(weight) == 1 else f"{abs(weight):g} "
+
+
+def _power(weight: float) -> str:
+    return "" if abs(weight) == 1 else f"^{abs(weight):g}"
 
 
 def effect(test: Result, lead: str = ", ") -> str:
@@ -199,9 +234,10 @@ def _claim(result: Result, picture: Picture | None, runs_at: str) -> Iterator[Bl
     if result["tests"]:
         yield from _tests(result)
         yield Heading(3, "Arms")
+        yield Text(_settings(result), kind="note")
         yield _arms(result)
     if result["tuning"]:
-        yield Heading(3, "Tuned on validation, with other seeds")
+        yield Heading(3, "Tuned with other seeds")
         yield _tuning(result)
     if result["exact"]:
         yield Heading(3, "Exact checks")
@@ -210,11 +246,13 @@ def _claim(result: Result, picture: Picture | None, runs_at: str) -> Iterator[Bl
     yield Text(result["confounds"], title="Confounds and controls.")
     yield Text(result["would_change"], title="What would change the verdict.")
     yield Fold("Declared design", code=result["declaration"])
-    links = dict.fromkeys(
-        folder for test in result["tests"] for side in test["sides"].values() for folder in side["folders"]
-    )
-    if links:
-        yield Fold(f"Runs ({len(links)})", links=[(Path(to).name, f"{runs_at}/{to}/") for to in links])
+    if links := _runs(result):
+        yield Fold(_RUNS, links=[(Path(to).name, f"{runs_at}/{to}/") for to in links])
+
+
+def _runs(result: Result) -> list[str]:
+    folders = (folder for test in result["tests"] for side in test["sides"].values() for folder in side["folders"])
+    return list(dict.fromkeys(folders))
 
 
 def _origin(result: Result) -> str:
@@ -222,25 +260,26 @@ def _origin(result: Result) -> str:
     tuning = f", {len(result['tuning_seeds'])} for tuning" if result["tuning_seeds"] else ""
     articles = f" · articles {', '.join(map(str, result['articles']))}" if result["articles"] else ""
     failed = f", {result['failed']} failed" if result["failed"] else ""
+    runs = f", {_counted(result['runs'], 'run')}{failed}, {_core_time(result['run_seconds'])}" if result["runs"] else ""
     return (
-        f"{result['claim']} · {'; '.join(result['sources'])}{articles} · profile {result['profile']}: {seeds}{tuning}, "
-        f"{result['runs']} runs{failed}"
+        f"{result['claim']} · {'; '.join(result['sources'])}{articles} · profile {result['profile']}: "
+        f"{seeds}{tuning}{runs}"
     )
 
 
 def _tests(result: Result) -> Iterator[Block]:
-    header = ["test", "regime", "verdict", "effect, 95 % interval", "BCa", "matters from", "n", "d_z", "p", "p (Holm)"]
+    header = ["test", "verdict", "regime", "effect, 95 % interval", "BCa", "claimed", "n", "d_z", "p", "p (Holm)"]
     rows = [
         [
-            Cell(test["says"]),
-            test["regime"],
+            Cell(test["says"], note=test["test"]),
             _verdict(test),
-            effect(test, lead=""),
+            test["regime"],
+            _effect_cell(test),
             _bca(test),
             _threshold(test),
             str(test["n"]),
             BLANK if test["d_z"] is None else f"{test['d_z']:.2f}",
-            _p(test["p"]),
+            _p(test["p"]) + (_P_MARKS.get(test["claims"], "") if test["p"] is not None else ""),
             _p(test.get("p_holm")),
         ]
         for test in result["tests"]
@@ -263,11 +302,8 @@ def _bca(test: Result) -> str:
 
 def _threshold(test: Result) -> str:
     convert, unit, before = _unit(test)
-    relation = {"greater": "above ", "less": "below -", "equal": "within ±"}[test["claims"]]
-    if before:
-        ends = {"greater": test["threshold"], "less": -test["threshold"], "equal": test["threshold"]}
-        return f"{relation.rstrip('-±')}{before}{convert(ends[test['claims']]):.3g}"
-    return f"{relation}{convert(test['threshold']):.3g}{unit}"
+    low, high = (f"{convert(sign * test['threshold']):.3g}" for sign in (-1, 1))
+    return before + _CLAIMED[test["claims"]].format(low=low, high=high) + unit
 
 
 def _notes(test: Result) -> Iterator[str]:
@@ -278,20 +314,42 @@ def _notes(test: Result) -> Iterator[str]:
 
 def _noise_floor(result: Result) -> Iterator[str]:
     """What the number of test images alone does to accuracies."""
-    floors = [f"{100 * test['noise_floor']:.2f}" for test in result["tests"] if test["noise_floor"] is not None]
+    floors = [100 * test["noise_floor"] for test in result["tests"] if test["noise_floor"] is not None]
     if floors:
-        span = min(floors) if min(floors) == max(floors) else f"{min(floors)} to {max(floors)}"
-        yield f"The finite test set gives an accuracy a standard error of {span} pp, common to arms of equal seeds."
+        span = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (min(floors), max(floors))))
+        yield f"The finite test set gives an accuracy a standard error of {span} pp, partly shared by arms of a seed."
+
+
+def _settings(result: Result) -> str:
+    """What each arm sets, and what its name with a value means, as declared."""
+    declared = _declared(result)
+    skipped = declared["profiles"].get(result["profile"], {}).get("skip_arms", [])
+    arms = [f"{name}: {_sets(arm)}" for name, arm in declared["arms"].items() if name not in skipped]
+    axis = [f"name@value: {declared['axis']['key']}=value"] if "axis" in declared else []
+    return f"What each arm sets. {'; '.join([*arms, *axis])}."
+
+
+def _declared(result: Result) -> Any:
+    """The declaration as its yaml has it, all values as words."""
+    return yaml.load(result["declaration"], yaml.BaseLoader)
+
+
+def _sets(arm: Any) -> str:
+    """Of an arm as its yaml has it: a list, or a mapping where it starts from another run."""
+    given = arm if isinstance(arm, dict) else {"settings": arm}
+    start = [f"starts from {given['init_from']}"] if "init_from" in given else []
+    return ", ".join([*given["settings"], *start]) or "nothing of its own"
 
 
 def _arms(result: Result) -> Table:
+    measures = {name: test["measure"] for name, test in _declared(result)["tests"].items()}
     rows = [
         [
             test["test"],
             test["regime"],
             name,
             f"{side['weight']:+g}",
-            test["metric"],
+            _measured(measures[test["test"]]),
             BLANK if side["mean"] is None else _level(side),
             str(side["n"]),
             f"{side['diverged']}/{side['runs']}",
@@ -301,6 +359,11 @@ def _arms(result: Result) -> Table:
     ]
     header = ["test", "regime", "arm", "weight", "measured on", "mean ± 95 %", "n", "diverged"]
     return Table(header, rows, numbers=(3, 5, 6, 7))
+
+
+def _measured(measure: Mapping[str, str]) -> str:
+    metric = measure.get("metric") or f"steps to {measure['steps_to']}"
+    return f"{metric} - {measure['minus']}" if "minus" in measure else metric
 
 
 def _level(side: Result) -> str:
@@ -319,7 +382,7 @@ def _tuning(result: Result) -> Table:
         ]
         for choice in result["tuning"]
     ]
-    return Table(["regime", "arm", "chosen", "mean validation metric by value"], rows)
+    return Table(["regime", "arm", "chosen", "mean of the tuning metric by value"], rows)
 
 
 def _exact(result: Result) -> Table:

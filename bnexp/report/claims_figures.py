@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 # Values of an axis that span more than this are drawn on a logarithmic one.
 _DECADE = 10
 _MOST_PANELS = 3
+# Ticks of a scale of differences, every second one where they reach far.
+_TICKS = (1, 3, 10, 30, 100, 300, 1000)
+_FAR = 100
+# Verdicts have the page's colours for them; all others are inconclusive or none.
+_VERDICTS = {"supported": ("#00795a", "--good"), "contradicted": ("#b8480a", "--bad")}
+_OPEN = ("#66666b", "--soft")
 
 
 def draw(result: Mapping[str, Any]) -> Picture | None:
@@ -34,7 +40,10 @@ def save(picture: Picture, folder: Path) -> None:
 
 def inline(picture: Picture) -> str:
     """As an ``<svg>`` that takes the page's colours."""
-    return embedded(picture)
+    svg = embedded(picture)
+    for colour, name in (*_VERDICTS.values(), _OPEN):
+        svg = svg.replace(colour, f"var({name})")
+    return svg
 
 
 def _panels(result: Mapping[str, Any]) -> Picture | None:
@@ -52,10 +61,11 @@ def _panels(result: Mapping[str, Any]) -> Picture | None:
         _lines(axes, lines, marked=given["kind"] == "axis")
         axes.set(title=name if len(panels) > 1 else "", xlabel=given["axis"] if given["kind"] == "axis" else "step")
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-    all_axes[0].set_ylabel(given["metric"])
+    all_axes[0].set_ylabel(given["metric"], labelpad=8)
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
-    return Picture(result["claim"], f"{given['metric']}: mean over seeds with 95 % interval.", figure)
+    runs = "seeds" if given["kind"] == "axis" else "the runs that did not diverge"
+    return Picture(result["claim"], f"{given['metric']}: mean over {runs}, with 95 % interval.", figure)
 
 
 def _lines(axes: Axes, lines: Mapping[str, Sequence[Sequence[Any]]], *, marked: bool) -> None:
@@ -69,14 +79,19 @@ def _lines(axes: Axes, lines: Mapping[str, Sequence[Sequence[Any]]], *, marked: 
         axes.plot(x, [point[1] for point in points], dash, marker="o" if marked else "", ms=4, color=colour, label=name)
         axes.fill_between(x, [p[2] for p in points], [p[3] for p in points], color=colour, alpha=0.16, linewidth=0)
     if words:
-        axes.set_xticks(range(len(words)), words)
-    elif marked and min(xs) > 0 and max(xs) >= _DECADE * min(xs):
-        axes.set_xscale("log")
+        axes.set_xticks(range(len(words)), words, rotation=25, ha="right")
+    elif marked:
+        if min(xs) > 0 and max(xs) >= _DECADE * min(xs):
+            axes.set_xscale("log")
+        values = sorted(set(xs))
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
 
 
 def _differences(result: Mapping[str, Any]) -> Picture | None:
     """A row a test and regime: differences and interval, in units of the smallest effect of interest."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator
 
     tests = [test for test in result["tests"] if test["differences"]]
     if not tests:
@@ -89,17 +104,24 @@ def _differences(result: Mapping[str, Any]) -> Picture | None:
     for sign in (-1, 1):
         axes.axvline(sign, color=INK, linewidth=0.6, linestyle=":")
     axes.set_xscale("asinh", linear_width=2)
+    ticks = _TICKS[:: 2 if max(map(abs, axes.get_xlim())) > _FAR else 1]
+    axes.xaxis.set_major_locator(FixedLocator([*(-tick for tick in reversed(ticks)), 0, *ticks]))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.set_yticks(range(len(tests)), [f"{test['test']} ({test['regime']})" for test in tests])
     axes.set_ylim(len(tests) - 0.4, -0.6)
     axes.set_xlabel("difference, in units of the smallest effect of interest")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    caption = "Mean difference with 95 % interval, every seed as a faint dot; dotted: the smallest effect of interest."
+    caption = (
+        "Mean difference with 95 % interval, every seed as a faint dot; dotted: the smallest effect of interest. "
+        "Green is supported, orange contradicted, grey inconclusive."
+    )
     return Picture(result["claim"], caption, figure)
 
 
 def _row(axes: Axes, row: int, test: Mapping[str, Any]) -> None:
-    unit, colour = test["threshold"], COLOURS[row % len(COLOURS)]
+    unit, (colour, _) = test["threshold"], _VERDICTS.get(test["verdict"], _OPEN)
     values = [value / unit for value in test["differences"].values()]
     # A fixed pattern of heights keeps equal values apart.
     heights = [row + 0.08 * (place % 5 - 2) for place in range(len(values))]
