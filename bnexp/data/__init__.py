@@ -1,12 +1,13 @@
 """Data sets that fit in the device's memory, and their training batches. ``DATA`` finds the sources by name.
 
-A source (one family a file) reads a data set as it is; ``preparation`` makes tensors of it; ``batches`` serves them.
+A source (one family a file) reads a data set as it is; ``preparation`` makes tensors of it, ``keeping`` holds them for
+forked processes; ``batches`` serves them.
 """
 
 from bnexp.data import cifar, digits, image_folder, mnist, npz
 from bnexp.data.base import DATA, Data, Part, Raw, Split
 from bnexp.data.batches import Batches
-from bnexp.data.preparation import load
+from bnexp.data.keeping import keep, load
 
 __all__ = [
     "DATA",
@@ -18,6 +19,7 @@ __all__ = [
     "cifar",
     "digits",
     "image_folder",
+    "keep",
     "load",
     "mnist",
     "npz",

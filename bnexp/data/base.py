@@ -158,6 +158,10 @@ class Data:
         """The shape of one sample: (C, H, W) or (F,)."""
         return tuple(self.train.x.shape[1:])
 
+    def nbytes(self) -> int:
+        """Bytes of all images and labels."""
+        return sum(split.x.nbytes + split.y.nbytes for split in self.splits().values())
+
     def splits(self) -> dict[str, Split]:
         """Name -> split: ``train``, ``validation`` where there is one, ``test``."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}

@@ -28,7 +28,7 @@ class NurseryDiedError(Exception):
 
 
 class Nursery:
-    """A process that has imported torch once and forks a fresh child for every task; itself it computes nothing.
+    """A process that has imported torch once and forks a fresh child for every task; itself it trains nothing.
 
     It and its children end when this process ends, however that happens: they see the connection close. Nothing in it
     has touched a GPU or started a thread, so that a forked child is as good as a new process, without the seconds of
@@ -70,9 +70,9 @@ class Nursery:
         """
         self._send({"fork": task, "call": call, "given": given, "log": log, "env": env})
 
-    def warm(self, modules: Sequence[str]) -> None:
-        """Have it import modules that its children would otherwise import one by one, which can take them seconds."""
-        self._send({"import": list(modules)})
+    def warm(self, modules: Sequence[str], data: Sequence[Mapping[str, Any]]) -> None:
+        """Have it import modules and read data sets once, which its children would otherwise do one by one."""
+        self._send({"import": list(modules), "keep": list(data)})
 
     def signal(self, task: int, number: int) -> None:
         """Send a signal to a child, if it still runs: SIGKILL to all its processes, others to the first alone."""

@@ -45,7 +45,7 @@ def slots_after_check(nursery: Nursery, todo: Sequence[Entry], options: Options,
         print(remark, file=sys.stderr)
     found = json.loads(answer)
     if found["gpus"] == 0:  # a library may ask the driver of a GPU, which does not survive a fork
-        nursery.warm(found["modules"])
+        nursery.warm(found["modules"], found["data"])
     return slots(options, found["gpus"], max(entry.config["threads"] for entry in todo))
 
 

@@ -23,6 +23,7 @@ import torch
 from bnexp import checkpoint
 from bnexp.checks import RunFailedError
 from bnexp.config import from_dict
+from bnexp.data import keep
 from bnexp.display import console
 from bnexp.experiment import Job, StorageFailedError, already_done, import_modules, run
 from bnexp.stopping import Stop
@@ -80,6 +81,9 @@ class _Server:
             for module in message["import"]:
                 with contextlib.suppress(ImportError):  # a part of a module that is named like one
                     importlib.import_module(module)
+            for options in message["keep"]:
+                with contextlib.suppress(ValueError, OSError):  # whoever needs it will say so
+                    keep(options)
             gc.freeze()
             return
         if "fork" in message:
