@@ -117,6 +117,7 @@ def apply_norm_state(model: nn.Module, config: TrainConfig) -> None:
         raise ValueError(f"norm_state={config.norm_state}: norm={name} keeps no statistics of batches; it must be keep")
     for layer in norms:
         layer.frozen = config.norm_state == "frozen"
+        layer.train(layer.training)  # a layer that has just been frozen leaves the training mode here
 
 
 def _setting(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:

@@ -154,6 +154,14 @@ def test_frozen_statistics_stay_through_a_training_with_evaluations_and_gains_le
         assert not torch.equal(found["hidden1.linear.weight"], saved["hidden1.linear.weight"])
 
 
+def test_a_frozen_net_is_watched_as_what_it_is(sources):
+    words = ("norm_state=frozen", "probes=[landscape]")
+    setup = start(sources / "norm=bn,seed=0", *words)
+    assert not any(layer.training for layer in batch_norms(setup.population.members[0]))
+    assert setup.observer.probes["landscape"][0].invariant == []
+    assert start(sources / "norm=bn,seed=0", words[1]).observer.probes["landscape"][0].invariant != []
+
+
 def test_frozen_statistics_allow_batches_of_one(sources):
     words = ("data.labels_per_class=2", "batch_size=1")
     assert start(sources / "norm=bn,seed=0", "norm_state=frozen", *words).batches.per_epoch == 10
