@@ -167,3 +167,12 @@ def test_the_norms_of_all_time_steps_name_their_parameters_once():
     assert norm_parameters(build("rnn", statistics="per_step")) == [
         f"recurrent.{norm}.steps.0.{leaf}" for norm in ("input_norm", "state_norm") for leaf in ("gain", "bias")
     ]
+
+
+def test_each_recurrent_map_is_listed_with_its_own_norm():
+    from bnexp.probes import layers
+
+    found = {name: set(layer.parameters) for name, layer in layers(build("rnn", statistics="per_step")).items()}
+    for name in ("input", "state"):
+        norm = f"recurrent.{name}_norm.steps.0"
+        assert found[f"recurrent.{name}"] == {f"recurrent.{name}.weight", f"{norm}.gain", f"{norm}.bias"}

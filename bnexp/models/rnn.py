@@ -16,7 +16,7 @@ Statistics = Literal["per_step", "shared"]
 
 
 class StepNorms(nn.Module):
-    """One norm a time step, which share gain and bias and differ in their running statistics."""
+    """One norm a time step, which share all parameters and differ in their running statistics."""
 
     def __init__(self, first: Norm, norms: list[Norm]) -> None:
         super().__init__()
@@ -49,9 +49,10 @@ class Recurrent(nn.Module):
         self, inputs: int, width: int, units: Units, *, steps: int, statistics: Statistics, noise: float
     ) -> None:
         super().__init__()
+        # Each map before its norm: what looks at a model takes a norm for that of the last map.
         self.input = nn.Linear(inputs, width, bias=False)
-        self.state = nn.Linear(width, width, bias=False)
         self.input_norm = _norms(units, self.input, width, steps if statistics == "per_step" else 1)
+        self.state = nn.Linear(width, width, bias=False)
         self.state_norm = _norms(units, self.state, width, steps if statistics == "per_step" else 1)
         self.activation = units.act()
         self.stream = Stream()
