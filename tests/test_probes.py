@@ -278,6 +278,16 @@ def test_eval_mismatch():
     assert norm.running_mean.numpy() == pytest.approx(mu, **EXACT)  # left to the harness to undo
 
 
+@pytest.mark.parametrize(
+    ("norm", "there"),
+    [({"name": "mean_only_bn", "momentum": 0.1, "affine": True}, "mean"), (BN | {"name": "var_only_bn"}, "var")],
+)
+def test_eval_mismatch_leaves_statistics_out_that_the_norm_does_not_use(norm, there):
+    given = moment(network(MLP, norm=norm, shape=(5,)), shape=(5,))
+    measured = probe("eval_mismatch", given).measure(given)
+    assert {name.partition("/")[0] for name in measured} == {"accuracy", there}
+
+
 def test_eval_mismatch_of_norms_without_statistics_of_batches_is_nothing():
     given = moment(network(MLP, norm={"name": "none"}))
     assert probe("eval_mismatch", given).measure(given) == {}
