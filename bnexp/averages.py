@@ -4,8 +4,11 @@ Every layer with batch statistics gets buffers for them, so that they are stacke
 state. With the decay d (TensorFlow's momentum: the weight of the old) and the batch's statistics b::
 
     z <- d * z + (1 - d) * b                from z = 0
-    running    r = z + d^t * r_0            r_0 = 0 for means and 1 for variances: what the norm itself would hold
+    running    r = z + d^t * r_0            what ``bn`` would hold
     corrected  r = z / (1 - d^t)            without the start (Kingma & Ba 2015, sec. 3)
+
+r_0 are the running statistics with which the training begins: 0 for means and 1 for variances, or, with ``init_from``,
+those that were taken over.
 """
 
 from __future__ import annotations
@@ -29,20 +32,26 @@ class Averages(nn.Module):
         decay: [E, 1].
         mean: [E, C], z of the batches' means.
         var: [E, C], z of their unbiased variances.
+        first_mean: [C], r_0 of the means.
+        first_var: [C], r_0 of the variances.
         batches: t, an int64 scalar.
     """
 
     decay: Tensor
     mean: Tensor
     var: Tensor
+    first_mean: Tensor
+    first_var: Tensor
     batches: Tensor
 
-    def __init__(self, decays: Sequence[float], like: Tensor) -> None:
+    def __init__(self, decays: Sequence[float], mean: Tensor, var: Tensor) -> None:
         super().__init__()
-        self.register_buffer("decay", like.new_tensor(decays).unsqueeze(1))
-        self.register_buffer("mean", like.new_zeros(len(decays), len(like)))
-        self.register_buffer("var", like.new_zeros(len(decays), len(like)))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=like.device))
+        self.register_buffer("decay", mean.new_tensor(decays).unsqueeze(1))
+        self.register_buffer("mean", mean.new_zeros(len(decays), len(mean)))
+        self.register_buffer("var", mean.new_zeros(len(decays), len(mean)))
+        self.register_buffer("first_mean", mean.clone())
+        self.register_buffer("first_var", var.clone())
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=mean.device))
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> None:
@@ -56,7 +65,9 @@ class Averages(nn.Module):
         """The mean and the variance, [C], by one of the decays."""
         start = self.decay[index].double() ** self.batches  # the weight of r_0
         mean, var = self.mean[index], self.var[index]
-        return (mean / (1 - start), var / (1 - start)) if corrected else (mean, var + start)
+        if corrected:
+            return mean / (1 - start), var / (1 - start)
+        return mean + start * self.first_mean, var + start * self.first_var
 
 
 def attach(model: nn.Module, decays: Sequence[float]) -> None:
@@ -65,12 +76,14 @@ def attach(model: nn.Module, decays: Sequence[float]) -> None:
     The statistics are a channel's mean and unbiased variance over the whole batch, as torch's batch norm takes them in.
 
     Raises:
-        ValueError: a norm evaluates with more than means and variances.
+        ValueError: a norm evaluates with more than means and variances, or trains with fixed ones.
     """
     for layer in batch_norms(model) if decays else ():
+        if layer.frozen:
+            raise ValueError(f"ema={decays}: norm_state=frozen takes in no statistics of batches; use ema=[]")
         if not keeps_variances(layer):
             raise ValueError(f"ema={decays}: norm={layer.word} keeps covariances, which are not averaged; use ema=[]")
-        layer.add_module("averages", Averages(decays, layer.running_mean))
+        layer.add_module("averages", Averages(decays, layer.running_mean, layer.running_var))
         layer.register_forward_pre_hook(_take_in)
 
 

@@ -119,15 +119,18 @@ def start_member(config: TrainConfig, rule: Rules, member: nn.Module, data: Data
         x_B: its first batch.
 
     Raises:
-        ValueError: the run to start from does not fit, or a norm cannot start as its affine rule says.
+        ValueError: the run to start from does not fit, or a layer cannot start as the rules say.
     """
     if config.init_from is not None:
         start_from(member, config, data.train.mixed(config.eval_train))
         return
     init: Init = rule.init()
+    restore = rule.affine().restore
+    if restore and init.pretrain is not None:
+        raise ValueError(f"affine=identity: init={rule.init.name} trains gains and biases; use affine=usual")
+    fit(member, init, x_B, restore=restore)
     if init.pretrain is not None:
         init.pretrain(member, data.train, config.seed)
-    fit(member, init, x_B, restore=rule.affine().restore)
 
 
 def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[int]) -> None:
@@ -147,12 +150,15 @@ def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[i
         module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
     enough = max((layer.least_values for layer in batch_norms(model)), default=2)
     modes = [(True, size) for size in sorted({min(size, enough) for size in batch_sizes}, reverse=True)]
-    for mode, size in [*modes, (False, 2)]:
+    # Precise statistics are taken in batches as large as those of the training, but of eval_train images at most.
+    precise = (True, min(config.batch_size, config.eval_train, enough))
+    for mode, size in dict.fromkeys([*modes, precise, (False, 2)]):
         try:
             with torch.no_grad():
                 model.train(mode)(torch.zeros(size, *data.shape))
         except ValueError as error:
-            raise ValueError(f"{error} (layer {entered[-1]})") from None
+            advice = "" if (mode, size) in modes else f", or a larger eval_train than {config.eval_train}"
+            raise ValueError(f"{error}{advice} (layer {entered[-1]})") from None
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"model={rule.model.name}: cannot take data of shape {data.shape}: {reason}") from None
@@ -171,6 +177,17 @@ def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
         raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has nothing else; use ln, gn or bn")
     if aside:
         log.info("norm=%s: undefined on vectors, nothing is normalized at %s", norm, ", ".join(aside))
+
+
+def _say_ignored(config: TrainConfig, model: nn.Module) -> None:
+    """Say what was asked for of gains and has no effect."""
+    affine, gains = config.affine["name"], [norm.gain for norm in model.modules() if isinstance(norm, Norm)]
+    if config.init_from is not None and affine != "usual":
+        log.info("affine=%s: has no effect, as gains and biases are those of init_from", affine)
+    elif config.affine.get("gain", 1) != 1 and all(gain is None for gain in gains):
+        log.info(
+            "affine.gain=%s: has no effect, as norm=%s has no gain here", config.affine["gain"], config.norm["name"]
+        )
 
 
 def _check_size(model: str, parameters: int) -> None:
@@ -307,6 +324,7 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
     for row, (each, rule) in enumerate(zip(configs, bound, strict=True)):
         if not (resumed and resumed[row]):
             start_member(each, rule, members[row], data, x_MB[row])
+    _say_ignored(config, members[0])
     for member in members:
         apply_norm_state(member, config)
         averages.attach(member, config.ema)

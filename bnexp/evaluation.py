@@ -28,6 +28,11 @@ def batch_norms(model: nn.Module) -> list[BatchStatistics]:
     return [layer for layer in model.modules() if isinstance(layer, BatchStatistics)]
 
 
+def moving_norms(model: nn.Module) -> list[BatchStatistics]:
+    """Those of them that train by statistics of batches; frozen ones train, as they evaluate, by fixed ones."""
+    return [layer for layer in batch_norms(model) if not layer.frozen]
+
+
 def keeps_variances(layer: BatchStatistics) -> bool:
     """Whether a layer's statistics are a mean and a variance a channel, and no covariances."""
     return type(layer).products is BatchStatistics.products
@@ -93,13 +98,13 @@ class _Moments:
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Evaluate with the statistics of each evaluated batch, inside the with block."""
-    for layer in batch_norms(model):
+    """Evaluate with the statistics of each evaluated batch, inside the with block; frozen layers keep their own."""
+    for layer in moving_norms(model):
         layer.source = "batch"
     try:
         yield
     finally:
-        for layer in batch_norms(model):
+        for layer in moving_norms(model):
             layer.source = "running"
 
 
@@ -108,8 +113,10 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
     """Evaluate with the population statistics of ``train`` under the present weights, inside the with block.
 
     As in fvcore's precise_bn: one pass, all layers fed as in training (by batch statistics of ``batch_size``), dropout
-    off, variance E[x^2] - E[x]^2 over all positions and not the mean of the batches' variances. Running statistics are
-    put back afterwards. A last batch that is not full is left out, as its statistics would be noisier.
+    off, variance E[x^2] - E[x]^2 over all positions and not the mean of the batches' variances. Norms that train by
+    more than these feed the next layer by them alone: ``batch_renorm`` without its correction, ``noisy_bn`` without
+    its noise. Frozen layers stay as they are. Running statistics are put back afterwards. A last batch that is not
+    full is left out, as its statistics would be noisier.
     """
     saved = {name: buffer.clone() for name, buffer in population.buffers.items()}
     population.train(False)
@@ -126,7 +133,7 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
 @torch.no_grad()
 def write_precise(model: nn.Module, train: Split, batch_size: int) -> None:
     """Make the precise statistics the running ones of a model in evaluation mode; see ``precise_statistics``."""
-    moments = {layer: _Moments() for layer in batch_norms(model)}
+    moments = {layer: _Moments() for layer in moving_norms(model)}
     hooks = [layer.register_forward_pre_hook(moments[layer].add) for layer in moments]
     full = max(len(train) // batch_size, 1) * batch_size
     with batch_statistics(model):
@@ -153,7 +160,7 @@ def evaluate_all(
         train_batch_size: images a batch statistic, as in training.
     """
     measured = _tagged(population, splits, batch_size, "")
-    if not batch_norms(population.members[0]):
+    if not moving_norms(population.members[0]):
         return measured | {f"{tag}_precise": values for tag, values in measured.items()}
     with precise_statistics(population, train, train_batch_size):
         return measured | _tagged(population, splits, batch_size, "_precise")

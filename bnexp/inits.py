@@ -69,29 +69,50 @@ def fit(model: nn.Module, init: Init, x_B: Tensor, *, restore: bool) -> None:
     """Adjust weights, gains and biases to the first batch, layer by layer, each behind the adjusted ones before it.
 
     Args:
-        model: in training mode; its buffers are left as they were.
+        model: in training mode; its buffers are left as they were, but for those that a rule sets.
         init: the rule of the weights.
         x_B: inputs, (B, ...).
         restore: have each norm answer its input on this batch (``Norm.restore``), instead of its own rule.
+
+    Raises:
+        ValueError: a rule cannot be followed here.
     """
+    _refuse_recurrent(model, init, restore)
+    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     rules = {layer: _rule(layer, init, restore) for layer in model.modules()}
-    hooks = [_at_first_input(layer, rule) for layer, rule in rules.items() if rule is not None]
+    hooks = [_at_first_input(layer, rule, buffers) for layer, rule in rules.items() if rule is not None]
     if not hooks:
         return
-    before = [buffer.clone() for buffer in model.buffers()]
     model(x_B)
-    for buffer, old in zip(model.buffers(), before, strict=True):
-        buffer.copy_(old)
+    for buffer, kept in buffers.items():
+        buffer.copy_(kept)
     for hook in hooks:
         hook.remove()
 
 
-def _at_first_input(layer: nn.Module, rule: Callable[[Any, Tensor], None]) -> RemovableHandle:
-    """Have a rule look at a layer's first input only: a rule may call the layer, and a recurrent net does so again."""
+def _refuse_recurrent(model: nn.Module, init: Init, restore: bool) -> None:
+    """Refuse rules for the first input where every layer has an input a time step; norms refuse their own."""
+    if not any(norm.recurrent for norm in model.modules() if isinstance(norm, Norm)):
+        return
+    why = "sets layers by their first input, and a recurrent one has an input a time step"
+    if init.fit is not None:
+        raise ValueError(f"init: this rule {why}; use another one, such as kaiming")
+    if restore:
+        raise ValueError(f"affine=identity: {why}; use affine=usual")
+
+
+def _at_first_input(
+    layer: nn.Module, rule: Callable[[Any, Tensor], None], buffers: dict[Tensor, Tensor]
+) -> RemovableHandle:
+    """Have a rule look at a layer's first input only: a rule may call the layer, and a recurrent net does so again.
+
+    What it sets in the layer's buffers is noted in ``buffers``.
+    """
 
     def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         hook.remove()
         rule(layer, *inputs)
+        buffers.update({buffer: buffer.clone() for buffer in layer.buffers(recurse=False)})
 
     hook = layer.register_forward_pre_hook(look)
     return hook
@@ -105,7 +126,7 @@ def _rule(layer: nn.Module, init: Init, restore: bool) -> Callable[[Any, Tensor]
         return None
     if restore:
         return type(layer).restore
-    return type(layer).fit if type(layer).fit is not Norm.fit and not layer.given else None
+    return type(layer).fit if type(layer).fit is not Norm.fit else None
 
 
 def fan_in(weight: Tensor) -> int:

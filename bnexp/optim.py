@@ -52,12 +52,12 @@ class Optimizer(ABC):
     def step(self, factor: Tensor) -> None:
         """Update all parameters by their gradients at ``factor`` (a scalar tensor) times the base learning rates."""
         with torch.no_grad():
-            if self.frozen_MP is not None:
-                self.gradient_MP.masked_fill_(self.frozen_MP, 0)
-            self._update(self.lr_M1 * factor)
+            # A copy is masked: the gradient itself is there to be looked at.
+            g = self.gradient_MP if self.frozen_MP is None else self.gradient_MP.masked_fill(self.frozen_MP, 0)
+            self._update(g, self.lr_M1 * factor)
 
     @abstractmethod
-    def _update(self, lr_M1: Tensor) -> None: ...
+    def _update(self, g: Tensor, lr_M1: Tensor) -> None: ...
 
     def state(self, row: int) -> dict[str, Tensor]:
         """One member's slots, on the CPU."""
@@ -100,8 +100,7 @@ class SGD(Optimizer):
         # Also where momentum is 0, so that a member's state does not depend on the other members' momentum.
         self.slots["momentum"] = torch.zeros_like(self.theta_MP)
 
-    def _update(self, lr_M1: Tensor) -> None:
-        g = self.gradient_MP
+    def _update(self, g: Tensor, lr_M1: Tensor) -> None:
         if self.decay_MP is not None:
             g = torch.addcmul(g, self.decay_MP, self.theta_MP)
         b = self.slots["momentum"].mul_(self.momentum_M1).add_(g)
@@ -135,8 +134,8 @@ class Adam(Optimizer):
         self.slots["square"] = torch.zeros_like(self.theta_MP)
         self.slots["t"] = torch.zeros_like(self.lr_M1)
 
-    def _update(self, lr_M1: Tensor) -> None:
-        g, m, v, t = self.gradient_MP, self.slots["mean"], self.slots["square"], self.slots["t"].add_(1)
+    def _update(self, g: Tensor, lr_M1: Tensor) -> None:
+        m, v, t = self.slots["mean"], self.slots["square"], self.slots["t"].add_(1)
         if self.decay_MP is not None and self.decoupled:
             self.theta_MP.mul_(1 - lr_M1 * self.decay_MP)
         elif self.decay_MP is not None:

@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 # What decides what a weight means, so that two runs must agree in it. Other options may differ where the shapes do not.
 _MEANING = (("model", "name"), ("activation",), ("placement",))
 _NORM = ("norm", "name")
+# Norms whose running statistics are a mean and a variance of batches that evaluation normalizes by: they may take each
+# other's.
+_ALIKE = ("bn", "bn_scratch", "batch_renorm", "detached_bn", "frozen_bn", "ghost_bn", "noisy_bn", "sync_bn")
+# A buffer of norms that says how far the training is, which begins anew.
+_PROGRESS = "batches_trained"
 # What decides what the outputs of the head mean.
 _TASK = (("data", "name"), ("data", "path"), ("data", "classes"))
 _AGREE = "model and norm must agree but for the head"
@@ -89,8 +94,8 @@ def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
     """
     source = read_source(config)
     head = head_parameters(model)
-    _check_meaning(source, to_dict(config), model)
-    _check_surplus(source, model, head)
+    _check_meaning(source, to_dict(config))
+    _check_surplus(source, model, head, statistics=config.norm_state != "reset")
     anew = set(head) if _head_is_new(source, to_dict(config), model, head) else set()
     parameters = {name: own.data for name, own in model.named_parameters() if name not in anew}
     _copy(source, parameters, source.parameters)
@@ -117,6 +122,7 @@ def apply_norm_state(model: nn.Module, config: TrainConfig) -> None:
         raise ValueError(f"norm_state={config.norm_state}: norm={name} keeps no statistics of batches; it must be keep")
     for layer in norms:
         layer.frozen = config.norm_state == "frozen"
+        layer.train(layer.training)  # a layer that has just been frozen leaves the training mode here
 
 
 def _setting(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:
@@ -126,20 +132,22 @@ def _setting(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     return node
 
 
-def _check_meaning(source: Source, config: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuse weights that another network has learnt; norms with the same running statistics may take each other's."""
-    statistics = _own_buffers(model, statistics=True).keys() & source.buffers.keys()
-    meaning = _MEANING if statistics else (*_MEANING, _NORM)
-    for path in meaning:
+def _check_meaning(source: Source, config: Mapping[str, Any]) -> None:
+    """Refuse weights that another network has learnt; norms whose statistics mean the same may take each other's."""
+    alike = {_setting(source.config, _NORM), _setting(config, _NORM)} <= set(_ALIKE)
+    for path in _MEANING if alike else (*_MEANING, _NORM):
         theirs, own = _setting(source.config, path), _setting(config, path)
         if theirs != own:
             word = path[0]
             raise ValueError(f"{source.said}: that run has {word}={theirs}, this one {word}={own}; they must agree")
 
 
-def _check_surplus(source: Source, model: nn.Module, head: list[str]) -> None:
-    """Refuse parameters that would be left out."""
+def _check_surplus(source: Source, model: nn.Module, head: list[str], *, statistics: bool) -> None:
+    """Refuse parameters, and running statistics if they are asked for, that would be left out."""
     surplus = source.parameters.keys() - {name for name, _ in model.named_parameters()} - set(head)
+    if statistics:
+        running = {name for name in source.buffers if name.rpartition(".")[2].startswith("running_")}
+        surplus |= running - {name for name, _ in model.named_buffers()}
     if surplus:
         raise ValueError(f"{source.said}: that run has {min(surplus)}, this one has not; {_AGREE}")
 
@@ -155,10 +163,11 @@ def _head_is_new(source: Source, config: Mapping[str, Any], model: nn.Module, he
 
 
 def _own_buffers(model: nn.Module, *, statistics: bool) -> dict[str, Tensor]:
-    """The buffers to be filled: not those of random streams, and those of norms only if asked for."""
+    """The buffers to be filled: not those of random streams and schedules, and those of norms only if asked for."""
     skipped = Stream if statistics else (Stream, Norm)
     layers = [(name, layer) for name, layer in model.named_modules() if not isinstance(layer, skipped)]
-    return {f"{name}.{leaf}": own for name, layer in layers for leaf, own in layer.named_buffers(recurse=False)}
+    found = {f"{name}.{leaf}": own for name, layer in layers for leaf, own in layer.named_buffers(recurse=False)}
+    return {name: own for name, own in found.items() if name.rpartition(".")[2] != _PROGRESS}
 
 
 @torch.no_grad()

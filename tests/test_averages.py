@@ -131,6 +131,27 @@ def test_the_training_does_not_know_and_goes_on_after_a_stop(tmp_path):
     assert digests[0] == digests[1]
 
 
+def test_averages_start_where_the_norms_own_start():
+    net = named(norm=NORMS.bind({"name": "bn", "eps": 1e-5, "momentum": 0.1, "affine": True})(4)).double()
+    net.norm.running_mean.copy_(torch.tensor([1.0, 2.0, -3.0, 0.5]))
+    net.norm.running_var.copy_(torch.tensor([4.0, 0.1, 1.0, 9.0]))
+    attach(net, DECAYS)
+    population = Population([net])
+    for x in [None, *BATCHES]:
+        if x is not None:
+            population(x.unsqueeze(0))
+        own = net.norm.running_mean.clone(), net.norm.running_var.clone()
+        with _running(population, 0, corrected=False):
+            torch.testing.assert_close((net.norm.running_mean, net.norm.running_var), own, **EXACT)
+
+
+def test_norms_that_are_frozen_have_nothing_to_average():
+    net = named(norm=NORMS.bind({"name": "bn", "eps": 1e-5, "momentum": 0.1, "affine": True})(4))
+    net.norm.frozen = True
+    with pytest.raises(ValueError, match=r"^ema=\[0\.9, 0\.5\]: norm_state=frozen takes in no statistics"):
+        attach(net, DECAYS)
+
+
 def test_a_norm_that_whitens_is_refused():
     config = plain(composed(*SMALL_RUN, "norm=zca", "norm.group_size=4", "batch_size=30", "ema=[0.9]"))
     with pytest.raises(ValueError, match=r"ema=\[0\.9\]: norm=zca keeps covariances"):

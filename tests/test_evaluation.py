@@ -6,8 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from conftest import composed
 from torch import Tensor, nn
 
+from bnexp.building import build
+from bnexp.composing import plain
 from bnexp.data import Split
 from bnexp.dropout import Dropout
 from bnexp.evaluation import batch_norms, evaluate, evaluate_all, evaluate_kinds, precise_statistics
@@ -246,3 +249,13 @@ def test_norms_of_batches_are_found_wherever_they_stand():
     assert len(batch_norms(nn.Sequential(network("bn"), network("bn_scratch")))) == 4
     assert batch_norms(network("ln")) == []
     assert all(isinstance(layer, BatchStatistics) for layer in batch_norms(network("bn")))
+
+
+def test_too_few_images_for_precise_statistics_are_refused_before_the_training():
+    words = ("norm=zca", "norm.group_size=4", "batch_size=20", "data.train_limit=40", "data.size=null", "model=mlp")
+    build([plain(composed(*words, "eval_train=8"))], stacked=False)
+    with pytest.raises(
+        ValueError,
+        match=r"^norm=zca: .* 7 values per channel.*, or a larger eval_train than 7 \(layer hidden1\.norm\)$",
+    ):
+        build([plain(composed(*words, "eval_train=7"))], stacked=False)

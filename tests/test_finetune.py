@@ -22,14 +22,22 @@ from bnexp.norms import NORMS, BatchStatistics, Norm
 
 FIRST, LAST = "data.classes=[0,1,2,3,4]", "data.classes=[5,6,7,8,9]"
 NET = (*SMALL, "model.depth=2", "model.dropout=0.1", "checkpoint_every=2")
+WHITENED = ("batch_size=40", "model.dropout=0")
+RNN = ("model=rnn", "model.width=8", "activation=tanh")
 
 
 def never() -> bool:
     return False
 
 
+def words_of(*words: str) -> list[str]:
+    """Those of the net of these tests, unless others name a model."""
+    net = [word for word in NET if not word.startswith("model") or "model=rnn" not in words]
+    return [*net, *words]
+
+
 def job(folder: Path, *words: str) -> Job:
-    return Job(plain(composed(*NET, *words)), folder, folder.name)
+    return Job(plain(composed(*words_of(*words))), folder, folder.name)
 
 
 def trained(folder: Path, *words: str) -> checkpoint.State:
@@ -46,12 +54,15 @@ def sources(tmp_path_factory) -> Path:
     for seed in (0, 1):
         trained(place / f"norm=bn,seed={seed}", FIRST, "steps=8", f"seed={seed}")
     trained(place / "ln", FIRST, "norm=ln", "steps=8")
+    trained(place / "pca", FIRST, *WHITENED, "norm=pca_whiten", "norm.group_size=4", "steps=2")
+    trained(place / "mean_only", FIRST, "norm=mean_only_bn", "steps=2")
+    trained(place / "rnn", FIRST, *RNN, "model.statistics=per_step", "steps=2")
     return place
 
 
 def start(source: Path | None, *words: str, seeds=(0,)):
     given = [f"init_from='{source}'"] if source else []
-    configs = [plain(composed(*NET, LAST, *given, *words, f"seed={seed}")) for seed in seeds]
+    configs = [plain(composed(*words_of(LAST, *given, *words, f"seed={seed}"))) for seed in seeds]
     return build(configs, stacked=False)
 
 
@@ -154,6 +165,14 @@ def test_frozen_statistics_stay_through_a_training_with_evaluations_and_gains_le
         assert not torch.equal(found["hidden1.linear.weight"], saved["hidden1.linear.weight"])
 
 
+def test_a_frozen_net_is_watched_as_what_it_is(sources):
+    words = ("norm_state=frozen", "probes=[landscape]")
+    setup = start(sources / "norm=bn,seed=0", *words)
+    assert not any(layer.training for layer in batch_norms(setup.population.members[0]))
+    assert setup.observer.probes["landscape"][0].invariant == []
+    assert start(sources / "norm=bn,seed=0", words[1]).observer.probes["landscape"][0].invariant != []
+
+
 def test_frozen_statistics_allow_batches_of_one(sources):
     words = ("data.labels_per_class=2", "batch_size=1")
     assert start(sources / "norm=bn,seed=0", "norm_state=frozen", *words).batches.per_epoch == 10
@@ -200,6 +219,54 @@ def test_norms_with_the_same_statistics_take_each_others(sources):
     assert isinstance(found.hidden1.norm, Norm)
     saved = loaded(sources / "norm=bn,seed=0")["hidden1.norm.running_var"]
     assert torch.equal(parts(found)["hidden1.norm.running_var"], saved)
+
+
+@pytest.mark.parametrize(
+    ("folder", "words", "message"),
+    [
+        ("pca", (*WHITENED, "norm=zca", "norm.group_size=4"), "that run has norm=pca_whiten, this one norm=zca"),
+        ("pca", ("norm=bn",), "that run has norm=pca_whiten, this one norm=bn"),
+        ("mean_only", ("norm=bn",), "that run has norm=mean_only_bn, this one norm=bn"),
+        ("norm=bn,seed=0", ("norm=var_only_bn",), "that run has norm=bn, this one norm=var_only_bn"),
+        ("rnn", (*RNN, "model.statistics=shared"), "that run has recurrent.input_norm.steps.1.running_mean, this one"),
+    ],
+)
+def test_statistics_of_another_meaning_are_refused(sources, folder, words, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        start(sources / folder, *words)
+
+
+def test_statistics_that_begin_anew_may_be_fewer(sources):
+    found = start(sources / "rnn", *RNN, "model.statistics=shared", "norm_state=reset").population.members[0]
+    assert len(batch_norms(found)) == 2
+
+
+def test_the_schedule_of_a_norm_begins_anew(sources):
+    norm = start(sources / "norm=bn,seed=0", "norm=batch_renorm").population.members[0].hidden1.norm
+    assert norm.batches_seen == 8
+    assert norm.batches_trained == 0
+
+
+def test_an_affine_rule_without_effect_is_said(sources, caplog):
+    caplog.set_level("INFO", logger="bnexp")
+    start(sources / "norm=bn,seed=0", "affine=identity")
+    start(None, "norm=none", "affine=constant", "affine.gain=2")
+    start(None, "affine=constant", "affine.gain=2")
+    assert [line for line in caplog.messages if "has no effect" in line] == [
+        "affine=identity: has no effect, as gains and biases are those of init_from",
+        "affine.gain=2: has no effect, as norm=none has no gain here",
+    ]
+
+
+def test_frozen_statistics_are_those_of_every_evaluation(sources):
+    setup = start(sources / "norm=bn,seed=0", "norm_state=frozen")
+    before = {name: buffer.clone() for name, buffer in setup.population.buffers.items()}
+    measured = setup.evaluate()
+    assert measured["test/loss_precise"] == measured["test/loss"]
+    kinds = {kind: loss for _, kind, _, loss in setup.compare_statistics("test")}
+    assert kinds["precise"] == pytest.approx(kinds["running"], rel=1e-6)
+    assert kinds["batch"] == pytest.approx(kinds["running"], rel=1e-6)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in setup.population.buffers.items())
 
 
 def test_dropout_goes_on_with_the_streams_of_the_new_seed(sources):

@@ -14,6 +14,7 @@ from bnexp.inits import INITS, fit, initialize, stored_weight
 from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS, Norm
 from bnexp.norms.batch import BatchNorm
+from bnexp.norms.frozen import FrozenBatchNorm
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # 240,000 weights each, so that a measured std is right within 0.5 %; the third has two groups of 20 channels.
@@ -278,6 +279,19 @@ def test_fitting_leaves_buffers_alone(restore):
     assert not any(torch.equal(layer.weight, old) for layer, old in zip(linears(model).values(), weights, strict=True))
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, before[name]), name
+
+
+def test_the_statistics_of_a_frozen_norm_are_those_of_the_first_batch_before_the_training():
+    model, x = network("frozen_bn"), 3 * torch.randn(20, 12) + 1
+    fit(model, INITS.bind(from_yaml("init", "kaiming"))(), x, restore=False)
+    norm = next(layer for layer in model.modules() if isinstance(layer, FrozenBatchNorm))
+    z = next(iter(linears(model).values()))(x)
+    torch.testing.assert_close(norm.running_mean, z.mean(0).detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(norm.running_var, z.var(0, correction=0).detach(), rtol=1e-5, atol=1e-6)
+    before = [buffer.clone() for buffer in (norm.running_mean, norm.running_var)]
+    model(x + 5)
+    assert torch.equal(norm.running_mean, before[0])
+    assert torch.equal(norm.running_var, before[1])
 
 
 def test_rules_without_a_look_at_data_change_nothing():

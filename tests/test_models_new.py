@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from bnexp.inits import INITS, initialize
+from bnexp.inits import INITS, fit, initialize
 from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS
 from bnexp.population import Population
@@ -167,3 +167,50 @@ def test_the_norms_of_all_time_steps_name_their_parameters_once():
     assert norm_parameters(build("rnn", statistics="per_step")) == [
         f"recurrent.{norm}.steps.0.{leaf}" for norm in ("input_norm", "state_norm") for leaf in ("gain", "bias")
     ]
+
+
+def test_each_recurrent_map_is_listed_with_its_own_norm():
+    from bnexp.probes import layers
+
+    found = {name: set(layer.parameters) for name, layer in layers(build("rnn", statistics="per_step")).items()}
+    for name in ("input", "state"):
+        norm = f"recurrent.{name}_norm.steps.0"
+        assert found[f"recurrent.{name}"] == {f"recurrent.{name}.weight", f"{norm}.gain", f"{norm}.bias"}
+
+
+@pytest.mark.parametrize(
+    ("norm", "init", "restore", "message"),
+    [
+        ("bn", "lsuv", False, "init: this rule sets layers by their first input"),
+        ("bn", "kaiming", True, "affine=identity: sets layers by their first input"),
+        ("weight_norm", "kaiming", False, "norm.init=data: sets gain and bias by a layer's first input"),
+        ("weight_norm_mbn", "kaiming", False, "norm.init=data: sets gain and bias by a layer's first input"),
+    ],
+)
+def test_rules_for_a_first_input_are_refused_by_a_recurrent_net(norm, init, restore, message):
+    model = build("rnn", norm=norm, statistics="per_step")
+    with pytest.raises(ValueError, match=f"^{message}, and a recurrent one has an input a time step"):
+        fit(model, INITS.bind(options("init", init))(), images(6), restore=restore)
+
+
+def test_each_time_step_has_frozen_statistics_of_its_own():
+    frozen, bn = build("rnn", norm="frozen_bn", statistics="per_step"), build("rnn", statistics="per_step")
+    x, others = images(6), 2 * images(6) + 1
+    before = bn(x)
+    fit(frozen, INITS.bind(options("init", "kaiming"))(), x, restore=False)
+    for norm in frozen.recurrent.input_norm.steps:
+        assert norm.batches_seen == 1
+    frozen(others)
+    frozen.recurrent.stream.load_state_dict(build("rnn").recurrent.stream.state_dict())
+    torch.testing.assert_close(frozen(x), before, rtol=0, atol=1e-10)
+
+
+def test_the_schedule_of_renormalization_counts_batches_once_and_not_time_steps():
+    for statistics in ("per_step", "shared"):
+        units = Units(NORMS.bind(options("norm", "batch_renorm")), "tanh", "before", steps=10)
+        model = MODELS.bind(options("model", "rnn") | {"statistics": statistics})(SHAPE, CLASSES, units).double()
+        seed_streams(model, 0)
+        for _ in range(5):
+            model(images(6))
+        norm = model.recurrent.input_norm.steps[0]
+        assert norm.batches_trained / norm.steps == 0.5

@@ -59,7 +59,7 @@ def test_running_statistics_are_those_of_bn(name, momentum):
     wanted = buffers(bn)
     if name == "mean_only_bn":
         wanted["running_var"] = torch.ones(CHANNELS)
-    assert_close({key: buffer for key, buffer in buffers(norm).items() if "." not in key}, wanted)
+    assert_close({key: norm.get_buffer(key) for key in wanted}, wanted)
 
 
 @momenta
@@ -264,11 +264,11 @@ def test_renormalization_within_its_bounds_is_evaluation():
 
 def test_renormalization_by_nothing_is_batch_norm():
     norm, bn = renormalized(1, rmax=1.0, dmax=0.0), build("bn")
-    norm.load_state_dict(bn.state_dict())
+    norm.load_state_dict(bn.state_dict(), strict=False)
     for _ in range(3):
         x = normal(*SHAPE).requires_grad_()
         assert_close(sides(norm, x), sides(bn, x))
-    assert_close(buffers(norm), buffers(bn))
+    assert_close({key: norm.get_buffer(key) for key in buffers(bn)}, buffers(bn))
 
 
 def test_renormalization_through_its_schedule():

@@ -90,6 +90,15 @@ def weights(*words: str, seeds: tuple[int, ...] = (0,), stacked: bool = False, r
     return dict(population.parameters())["hidden2.linear.weight"]
 
 
+def test_rules_that_look_at_the_first_batch_do_not_undo_it():
+    setup = build([plain(composed(*NET, *PRETRAINED, "norm=weight_norm"))], stacked=False)
+    unit, (x_MB, _) = setup.population.members[0].hidden1, setup.batches.at(0)
+    y = unit.norm(unit.linear(x_MB[0].flatten(1)))  # behind the rule alone: of mean 0 and variance 1
+    assert (y.var(0, correction=0) - 1).abs().mean() > 1e-3
+    with pytest.raises(ValueError, match=r"^affine=identity: init=autoencoder trains gains and biases"):
+        build([plain(composed(*NET, *PRETRAINED, "norm=bn", "affine=identity"))], stacked=False)
+
+
 def test_a_member_of_a_stack_is_pretrained_as_alone():
     pair = weights(*PRETRAINED, seeds=(0, 1), stacked=True)
     assert not torch.equal(pair[0], pair[1])

@@ -14,6 +14,7 @@ from bnexp.models import ACTIVATIONS, MODELS, Units
 from bnexp.norms import NORMS
 from bnexp.probes import PROBES, Moment, layers, recording
 from bnexp.probes.activations import gain, mean_cosine, silence
+from bnexp.probes.base import by_unit
 from bnexp.probes.statistics import whiteness
 
 EXACT = {"rel": 1e-10, "abs": 1e-10}
@@ -127,6 +128,15 @@ def test_maps_are_thinned_out_evenly():
     assert thin["q50/conv1"] != full["q50/conv1"]
     assert thin["q50/conv1"] == pytest.approx(full["q50/conv1"], abs=0.1)
     assert thin["q50/hidden2"] == full["q50/hidden2"]
+
+
+def test_thinned_maps_hold_every_column():
+    column_W = torch.arange(32.0)
+    z = column_W.expand(128, 2, 32, 32)
+    thin_UN = by_unit(z, 4096)
+    assert thin_UN.shape[1] <= 4096
+    assert set(thin_UN[0].tolist()) == set(column_W.tolist())
+    assert abs(thin_UN.mean() - column_W.mean()) < 0.05
 
 
 def test_shares_of_saturated_dead_zero_and_constant_units():
@@ -266,6 +276,16 @@ def test_eval_mismatch():
     right = [(before(x).argmax(1) == y).sum().item() for x, y in zip(batches, given.labels.split(8), strict=True)]
     assert measured["accuracy/batch"] == sum(right) / IMAGES
     assert norm.running_mean.numpy() == pytest.approx(mu, **EXACT)  # left to the harness to undo
+
+
+@pytest.mark.parametrize(
+    ("norm", "there"),
+    [({"name": "mean_only_bn", "momentum": 0.1, "affine": True}, "mean"), (BN | {"name": "var_only_bn"}, "var")],
+)
+def test_eval_mismatch_leaves_statistics_out_that_the_norm_does_not_use(norm, there):
+    given = moment(network(MLP, norm=norm, shape=(5,)), shape=(5,))
+    measured = probe("eval_mismatch", given).measure(given)
+    assert {name.partition("/")[0] for name in measured} == {"accuracy", there}
 
 
 def test_eval_mismatch_of_norms_without_statistics_of_batches_is_nothing():

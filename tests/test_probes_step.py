@@ -487,11 +487,19 @@ def test_a_scale_invariant_weight_grows_by_the_orthogonal_step():
         ("in", "lenet", ["conv1", "conv2"]),  # it stands aside on vectors
         ("skipinit", "mlp", []),
         ("detached_bn", "mlp", []),  # the function is, its gradients are not
+        ("batch_renorm", "mlp", []),  # in the warm-up only
     ],
 )
 def test_scale_invariant_weights_are_those_in_front_of_a_norm(norm, model, expected):
     found = scale_invariant(network(norm, model), batch(24)[0])
     assert [name.partition(".")[0] for name in found] == expected
+
+
+def test_a_learnt_eps_stays_as_small_as_it_is():
+    net = MODELS.bind(from_yaml("model", "lenet"))
+    norm = NORMS.bind(from_yaml("norm", "frn") | {"learn_eps": True})
+    found = scale_invariant(net((1, 28, 28), 3, Units(norm, "relu", "before")), torch.randn(24, 1, 28, 28))
+    assert [name.partition(".")[0] for name in found] == ["conv1", "conv2"]
 
 
 @pytest.mark.parametrize("start", [0.0, 1e-6, 1e3])

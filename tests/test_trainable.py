@@ -97,6 +97,16 @@ def test_a_member_trains_what_it_would_train_alone(stacked):
     torch.testing.assert_close(after[name][1], alone[name][0], rtol=1e-5, atol=1e-6)
 
 
+def test_the_gradient_of_what_is_frozen_is_there_to_be_looked_at():
+    setup = setup_of("trainable=norms")
+    x_MB, y_MB = setup.batches.at(0)
+    setup.population.backward(nn.functional.cross_entropy(setup.population(x_MB)[0], y_MB[0]).unsqueeze(0))
+    before = setup.population.gradient_MP.clone()
+    setup.optimizer.step(torch.tensor(1.0))
+    assert torch.equal(setup.population.gradient_MP, before)
+    assert dict(setup.population.gradients())["hidden1.linear.weight"].any()
+
+
 def test_a_gradient_that_is_no_number_does_not_reach_what_is_frozen():
     config = plain(composed("optim.weight_decay=0.1"))
     population = Population([nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from bnexp.checks import Positive
+from bnexp.models.resnet import require_depth
 from bnexp.models.unit import MODELS, Units, image_shape, named
 
 
@@ -16,8 +17,7 @@ def plain(shape: tuple[int, ...], classes: int, units: Units, *, depth: Positive
         ValueError: a depth that is not 6n + 2.
     """
     channels, *_ = image_shape("plain", shape)
-    if depth < 8 or (depth - 2) % 6:
-        raise ValueError(f"model.depth={depth}: not 6n + 2; allowed are 8, 14, 20, 32, 44, 56, 110 and so on")
+    require_depth(depth)
     layers: dict[str, nn.Module] = {"stem": units.conv(channels, width, 3, padding=1)}
     c_in = width
     for stage, c_out in enumerate((width, 2 * width, 4 * width), 1):

@@ -12,6 +12,16 @@ from bnexp.models.unit import MODELS, Units, image_shape, named
 from bnexp.norms import Branch
 
 
+def require_depth(depth: int) -> None:
+    """Refuse depths that make no three stages of equal length.
+
+    Raises:
+        ValueError: a depth that is not 6n + 2.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"model.depth={depth}: not 6n + 2; allowed are 8, 14, 20, 32, 44, 56, 110 and so on")
+
+
 class BasicBlock(nn.Module):
     """activation(x + norm(conv(unit(x)))), two 3x3 convolutions (He et al. 2016, fig. 2 and sec. 4.2).
 
@@ -46,8 +56,7 @@ def resnet(shape: tuple[int, ...], classes: int, units: Units, *, depth: Positiv
     """
     units.refuse_after("resnet")
     channels, *_ = image_shape("resnet", shape)
-    if depth < 8 or (depth - 2) % 6:
-        raise ValueError(f"model.depth={depth}: not 6n + 2; allowed are 8, 14, 20, 32, 44, 56, 110 and so on")
+    require_depth(depth)
     layers: dict[str, nn.Module] = {"stem": units.conv(channels, width, 3, padding=1)}
     c_in = width
     for stage, c_out in enumerate((width, 2 * width, 4 * width), 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 from bnexp.checks import NonNegative, Positive
 from bnexp.models.unit import MODELS, Units, image_shape, named
 from bnexp.norms import BatchStatistics, Norm
+from bnexp.norms.frozen import FrozenBatchNorm
 from bnexp.stream import Stream
 
 Statistics = Literal["per_step", "shared"]
 
 
 class StepNorms(nn.Module):
-    """One norm a time step, which share gain and bias and differ in their running statistics."""
+    """One norm a time step, which share all parameters and differ in their running statistics."""
 
     def __init__(self, first: Norm, norms: list[Norm]) -> None:
         super().__init__()
@@ -49,10 +51,11 @@ class Recurrent(nn.Module):
         self, inputs: int, width: int, units: Units, *, steps: int, statistics: Statistics, noise: float
     ) -> None:
         super().__init__()
+        # Each map before its norm: what looks at a model takes a norm for that of the last map.
         self.input = nn.Linear(inputs, width, bias=False)
+        self.input_norm = _norms(units, self.input, width, steps, statistics)
         self.state = nn.Linear(width, width, bias=False)
-        self.input_norm = _norms(units, self.input, width, steps if statistics == "per_step" else 1)
-        self.state_norm = _norms(units, self.state, width, steps if statistics == "per_step" else 1)
+        self.state_norm = _norms(units, self.state, width, steps, statistics)
         self.activation = units.act()
         self.stream = Stream()
         self.noise = noise
@@ -72,10 +75,16 @@ class Recurrent(nn.Module):
         return x.new_zeros(shape)
 
 
-def _norms(units: Units, linear: nn.Linear, width: int, steps: int) -> StepNorms:
+def _norms(units: Units, linear: nn.Linear, width: int, steps: int, statistics: Statistics) -> StepNorms:
+    if statistics == "shared":  # such a norm sees a batch at each time step
+        units = replace(units, steps=units.steps * steps)
     first = units.behind(linear, width)
-    more = steps - 1 if isinstance(first, BatchStatistics) else 0
-    return StepNorms(first, [units.layer(width) for _ in range(more)])
+    keeps = statistics == "per_step" and isinstance(first, BatchStatistics | FrozenBatchNorm)
+    norms = StepNorms(first, [units.layer(width) for _ in range(steps - 1 if keeps else 0)])
+    for norm in norms.steps:
+        assert isinstance(norm, Norm)
+        norm.recurrent = True
+    return norms
 
 
 @MODELS.register("rnn")
@@ -92,7 +101,8 @@ def rnn(
 
     Options:
         statistics: of batch norms: ``per_step``, each time step has running statistics of its own ("averaging over
-            time severely degrades performance", Cooijmans et al. 2016, sec. 3); ``shared``, one for all steps.
+            time severely degrades performance", Cooijmans et al. 2016, sec. 3); ``shared``, one for all steps
+            (``frozen_bn`` then has those of the first one).
         noise: sd of the first hidden state in training (0 in evaluation), so that rows that are alike in all images
             do not make a variance of 0.
     """

@@ -44,7 +44,8 @@ class Norm(nn.Module):
         needs_branches: the norm is defined by residual branches, and elsewhere no norm at all.
         zero_head: the model's head starts at zero.
         stood_aside: the last input was of a kind on which the norm is undefined, and passed unnormalized.
-        given: a config gave gain or bias, so that ``fit`` is not asked.
+        given: a config gave gain or bias, which ``fit`` then leaves alone.
+        recurrent: the norm, or its gain and bias, has an input a time step, so that the first one fits none of them.
     """
 
     needs_branches: ClassVar[bool] = False
@@ -53,6 +54,7 @@ class Norm(nn.Module):
     closes_branch = False
     stood_aside = False
     given = False
+    recurrent = False
 
     def __init__(self, channels: int, *, affine: bool, gain: bool = True) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ class Norm(nn.Module):
         """Tie the norm to the linear map before it, where it acts on weights or on that map's input; most do not."""
 
     def fit(self, x: Tensor) -> None:
-        """Set gain and bias by the norm's own rule for its first input, (B, C, ...); most have none."""
+        """Set what the norm's own rule takes from its first input, (B, C, ...); most have none."""
 
     def scaled(self, x_hat: Tensor) -> Tensor:
         """Compute gain * x_hat + bias, with what of the two there is; (B, C, ...)."""

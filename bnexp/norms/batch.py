@@ -35,6 +35,7 @@ class BatchStatistics(Norm, ABC):
 
     Attributes:
         word: the norm's name in configs, for messages.
+        used: which of the running mean and variance evaluation uses.
         least_values: how many values a channel the statistics of a batch take.
         source: which statistics evaluation uses; whoever evaluates may set it.
         frozen: the layer is in evaluation mode for good.
@@ -44,6 +45,7 @@ class BatchStatistics(Norm, ABC):
     """
 
     word: ClassVar[str]
+    used: ClassVar[tuple[str, ...]] = ("mean", "var")
     least_values: int = 2
     source: Literal["running", "batch"] = "running"
     frozen = False

@@ -40,6 +40,11 @@ class FrozenBatchNorm(Norm):
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
 
+    def fit(self, x: Tensor) -> None:
+        """Take the first batch's statistics before the training: what looks at its first step is to find them."""
+        if self.from_first_batch:
+            self._take_first(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, (B, C, ...).
 

@@ -14,6 +14,7 @@ class MeanOnlyBatchNorm(BatchStatistics):
     """y = x - mean_c + bias. ``running_var`` is not used and stays 1."""
 
     word = "mean_only_bn"
+    used = ("mean",)
 
     def __init__(self, channels: int, *, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=0.0, momentum=momentum, affine=affine, gain=False)
@@ -44,6 +45,7 @@ class VarianceOnlyBatchNorm(BatchStatistics):
     """y = gain * x / sqrt(var_c + eps) + bias. ``running_mean`` is kept but not used."""
 
     word = "var_only_bn"
+    used = ("var",)
 
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
         """Divide by the standard deviation of ``x``; with ``track``, the running one follows it."""

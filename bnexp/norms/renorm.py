@@ -39,10 +39,14 @@ class BatchRenorm(BatchNorm):
 
     Args:
         rmax, dmax: the bounds of r and d.
-        steps: batches of the whole training.
+        steps: batches that the layer sees in the whole training.
+
+    Attributes:
+        batches_trained: how many of these there were, an int64 scalar.
     """
 
     word = "batch_renorm"
+    batches_trained: Tensor
 
     def __init__(
         self,
@@ -59,6 +63,8 @@ class BatchRenorm(BatchNorm):
         self.rmax = rmax
         self.dmax = dmax
         self.steps = steps
+        # Not ``batches_seen``, which goes on where the running statistics are another run's.
+        self.register_buffer("batches_trained", torch.zeros((), dtype=torch.int64))
 
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
         """Normalize by the statistics of ``x``; with ``track``, correct that, and the running ones follow them.
@@ -70,11 +76,12 @@ class BatchRenorm(BatchNorm):
         x_hat, mean, var = self.standardize(self.wide(x))
         r, d = self._corrections(x, mean, var)
         self.advance(mean, var)
+        self.batches_trained.add_(1)
         return self.scaled(x_hat * per_channel(r, x) + per_channel(d, x)).to(x.dtype)
 
     def _corrections(self, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Return r and d, each [C], from the batch's statistics and the running ones before this batch."""
-        progress = self.batches_seen.to(mean.dtype) / self.steps
+        progress = self.batches_trained.to(mean.dtype) / self.steps
         rmax, dmax = self.rmax.at(progress), self.dmax.at(progress)
         m = values_per_statistic(x, *pooled_axes(x))
         batch_std = (var * ((m - 1) / m) + self.eps).sqrt()

@@ -116,10 +116,10 @@ class WeightNorm(Norm):
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Set gain = 1 / std(x) and bias = -mean(x) / std(x) for each channel: y has mean 0 and variance 1."""
-        if self.init == "data":
+        if self.init == "data" and not self.given:
             assert self.gain is not None
             assert self.bias is not None
-            std, mean = channel_moments(x)
+            std, mean = channel_moments(self, x)
             self.gain.copy_(1 / std)
             self.bias.copy_(-mean / std)
 
@@ -152,9 +152,9 @@ class WeightNormMeanOnly(MeanOnlyBatchNorm):
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Set gain = 1 / std(x) for each channel: y has mean 0 and variance 1."""
-        if self.init == "data":
+        if self.init == "data" and not self.given:
             assert self.gain is not None
-            std, _ = channel_moments(x)
+            std, _ = channel_moments(self, x)
             self.gain.copy_(1 / std)
 
     @torch.no_grad()
@@ -165,12 +165,17 @@ class WeightNormMeanOnly(MeanOnlyBatchNorm):
         self.gain.fill_(1)
 
 
-def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation (biased) and mean of each channel of the first batch, [C] each.
+def channel_moments(norm: Norm, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation (biased) and mean of each channel of a norm's first batch, [C] each.
 
     Raises:
-        ValueError: a channel does not vary, so that 1 / std is not defined.
+        ValueError: a channel does not vary, so that 1 / std is not defined; the net is recurrent.
     """
+    if norm.recurrent:
+        raise ValueError(
+            "norm.init=data: sets gain and bias by a layer's first input, and a recurrent one has an input a time step;"
+            " use norm.init=unit"
+        )
     std, mean = torch.std_mean(x, pooled_axes(x), correction=0)
     if not bool((std > 0).all()):  # waits for the device, before training
         raise ValueError(

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import gcd
 
 import torch
 import torch.nn.functional as F
@@ -198,4 +199,9 @@ def signals(model: nn.Module, x: Tensor) -> Signals:
 def by_unit(x: Tensor, most: int | None = None) -> Tensor:
     """(B, C, ...) as [U, N]: the values of each channel, at most so many of each, evenly spread over all."""
     values_UN = x.detach().transpose(0, 1).flatten(1)
-    return values_UN if most is None else values_UN[:, :: -(-values_UN.shape[1] // most)]
+    if most is None:
+        return values_UN
+    step, positions = -(-values_UN.shape[1] // most), x[0, 0].numel()
+    while gcd(step, positions) > 1:  # a common factor would pick the same few positions of every image
+        step += 1
+    return values_UN[:, ::step]

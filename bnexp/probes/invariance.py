@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bnexp.inits import stored_weight
+from bnexp.norms.renorm import BatchRenorm
 from bnexp.probes.base import Layer, layers
 from bnexp.seeds import generator
 
@@ -28,13 +29,16 @@ def scale_invariant(model: nn.Module, images: Tensor) -> list[str]:
 
     By Euler's theorem on homogeneous functions that is J w = 0, J the Jacobian of the outputs in w. For random sums
     c^T f of the outputs, <w, J^T c>^2 is compared with ||w||^2 ||J^T c||^2 / n, what a direction among n has on
-    average. All parameters are random here, so that initial values such as 0 hide nothing. Where a norm holds its
-    statistics back from the gradient, as ``detached_bn`` does, J is not f's, and w does not count.
+    average. All parameters with axes are random here, so that initial values such as 0 hide nothing. Where a norm holds
+    its statistics back from the gradient, as ``detached_bn`` does, J is not f's, and w does not count. Nor does any in
+    front of ``batch_renorm``, whose correction ties the output to the running statistics once its warm-up is over.
 
     Args:
         model: in training mode; it is left as it is.
         images: inputs, (P, ...).
     """
+    if any(isinstance(module, BatchRenorm) for module in model.modules()):
+        return []
     source = generator(0, "scale_invariant")
     weights = {name: _drawn(own, source).requires_grad_() for name, own in model.named_parameters()}
     names = [weight_name(layer) for layer in layers(model).values()]
@@ -45,7 +49,9 @@ def scale_invariant(model: nn.Module, images: Tensor) -> list[str]:
 
 
 def _drawn(parameter: Tensor, source: torch.Generator) -> Tensor:
-    """Weights of variance 1 / fan_in, everything else about 1."""
+    """Weights of variance 1 / fan_in, a layer's single number, such as a learnt eps, as it is, all else about 1."""
+    if parameter.ndim == 0:
+        return parameter.detach().clone()
     noise = torch.randn(parameter.shape, generator=source)
     drawn = noise / noise[0].numel() ** 0.5 if noise.ndim > 1 else 1 + 0.1 * noise
     return drawn.to(parameter)

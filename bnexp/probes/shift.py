@@ -7,10 +7,9 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from bnexp.checks import Positive
-from bnexp.probes.base import PROBES, Layer, Moment, Probe, Values, layers, recording
+from bnexp.probes.base import PROBES, Layer, Moment, Probe, Values, layers, recording, signals
 from bnexp.probes.gradients import loss_and_gradient
 from bnexp.seeds import generator
 
@@ -65,42 +64,38 @@ class CovariateShift(Probe):
         chosen = [number + 1 for number in spread(len(own) - 1, most)]
         self.layers = {own[number].name: list(own[number].parameters) for number in chosen}
         self.below = {own[number].name: _parameters(own[:number]) for number in chosen}
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        with torch.no_grad(), recording(model) as signals:
-            functional_call(model, buffers, (images,))
-        seen = {name: signals.before[name] for name in self.layers if name in signals.before}
+        before = signals(model, images).before
+        seen = {name: before[name] for name in self.layers if name in before}
         self.samples = {name: _Sample(z, units, name) for name, z in seen.items()}
         self.slots = {name: self.samples[name].take(z) * torch.nan for name, z in seen.items()}
 
     def measure(self, moment: Moment) -> Values:
         """The shift of each chosen layer in this step, and of its distribution since the last measurement."""
-        with recording(moment.model) as signals:
+        with recording(moment.model) as recorded:
             _, gradient = loss_and_gradient(moment, chain(*self.layers.values()), moment.x_B, moment.y_B)
         old = dict(zip(chain(*self.layers.values()), gradient, strict=True))
         values: Values = {}
         for name, parameters in self.layers.items():
-            values |= self._of_step(moment, name, [old[parameter] for parameter in parameters], signals.inputs[name])
+            values |= self._of_step(moment, name, [old[parameter] for parameter in parameters], recorded.inputs[name])
         return values | self._of_distributions(moment)
 
     def _of_step(self, moment: Moment, name: str, gradient: list[Tensor], a: Tensor) -> dict[str, float]:
         """Gradient and input of a layer against those behind the updated layers below."""
-        with moment.at({below: moment.after[below] for below in self.below[name]}), recording(moment.model) as signals:
+        with moment.at({below: moment.after[below] for below in self.below[name]}), recording(moment.model) as recorded:
             _, there = loss_and_gradient(moment, self.layers[name], moment.x_B, moment.y_B)
         old, new = _flat(gradient), _flat(there)
         return {
             f"l2/{name}": (new - old).norm().item(),
             f"relative/{name}": ((new - old).norm() / old.norm()).item(),
             f"cosine/{name}": ((old @ new) / (old.norm() * new.norm())).item(),
-            f"coupling/{name}": ((signals.inputs[name] - a).norm() / a.norm()).item(),
+            f"coupling/{name}": ((recorded.inputs[name] - a).norm() / a.norm()).item(),
         }
 
-    @torch.no_grad()
     def _of_distributions(self, moment: Moment) -> dict[str, float]:
-        with recording(moment.model) as signals:
-            moment.logits(moment.images)
+        before = signals(moment.model, moment.images).before
         values = {}
         for name, sample in self.samples.items():
-            now = sample.take(signals.before[name])
+            now = sample.take(before[name])
             values[f"distribution/{name}"] = wasserstein(self.slots[name], now).nanmean().item()
             self.slots[name].copy_(now)
         return values

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnexp.checks import Positive
 from bnexp.data import Split
-from bnexp.evaluation import batch_norms, batch_statistics, keeps_variances, write_precise
+from bnexp.evaluation import batch_statistics, keeps_variances, moving_norms, write_precise
 from bnexp.inits import stored_weight
 from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, layers, signals
 
@@ -117,13 +117,15 @@ class EvalMismatch(Probe):
     """How far evaluation is from training for batch norms: three kinds of statistics under the same weights.
 
     ``accuracy/running``, ``accuracy/precise`` and ``accuracy/batch`` on the probe batch (see ``evaluation``; batches as
-    large as the step's). With the precise statistics mu, var of channel j, and sigma = sqrt(var), per layer::
+    large as the step's, which without ``drop_last`` is what was left over at the end of an epoch). With the
+    precise statistics mu, var of channel j, and sigma = sqrt(var), per layer::
 
         mean = mean_j |running_mean_j - mu_j| / sigma_j
         var  = mean_j |log(running_var_j / var_j)|
 
-    Channels that do not vary do not count. Norms that whiten have the accuracies only; norms that keep no statistics of
-    batches have no such curves. Wu & Johnson 2021, sec. 3, on the lag of running averages.
+    Channels that do not vary do not count. A norm that uses the mean or the variance alone has the error of that; norms
+    that whiten have the accuracies only; those that keep no statistics of batches, or are frozen, have no such curves.
+    Wu & Johnson 2021, sec. 3, on the lag of running averages.
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
@@ -132,7 +134,7 @@ class EvalMismatch(Probe):
     @torch.no_grad()
     def measure(self, moment: Moment) -> Values:
         """The accuracies, and the errors of each norm."""
-        model, norms = moment.model, batch_norms(moment.model)
+        model, norms = moment.model, moving_norms(moment.model)
         if not norms:
             return {}
         model.eval()
@@ -147,7 +149,7 @@ class EvalMismatch(Probe):
         for path, norm in model.named_modules():
             if norm in running:
                 errors = _errors(*running[norm], norm.running_mean, norm.running_var)
-                found |= {f"{quantity}/{path.removesuffix('.norm')}": error for quantity, error in errors.items()}
+                found |= {f"{quantity}/{path.removesuffix('.norm')}": errors[quantity] for quantity in norm.used}
         return found
 
 
