@@ -75,7 +75,7 @@ def _parsed(content: bytes, axes: int) -> Tensor:
     """
     start = 4 + 4 * axes
     if content[:4] != bytes([0, 0, 8, axes]) or len(content) < start:
-        raise ValueError(f"expected an IDX file of bytes with {axes} axes")
+        raise ValueError(f"no IDX file of bytes with {axes} axes")
     lengths = struct.unpack_from(f">{axes}I", content, 4)
     if len(content) - start != math.prod(lengths):
         raise ValueError(f"{len(content) - start} values where its header says {'x'.join(map(str, lengths))}")
