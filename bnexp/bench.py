@@ -182,13 +182,14 @@ def records(setup: Setup, size: int, *, every: int, count: int) -> Iterator[Reco
     """The ordinary loop at a batch size: ``count`` records, one every ``every`` steps, each waiting for the device.
 
     The learning rate is 0, which takes as long as any other: no size diverges, and all sizes share one model. The
-    smaller last batch of an epoch is left out.
+    smaller last batch of an epoch is left out, and all members of a population get the same batches.
 
     Raises:
         ValueError: there are not so many images, or the norm cannot take such a batch.
     """
     device, steps = setup.factors.device, every * count + 1
-    batches = make_batches([replace(setup.config, batch_size=size, drop_last=True)], setup.data)
+    members = len(setup.population)
+    batches = make_batches([replace(setup.config, batch_size=size, drop_last=True)] * members, setup.data)
     return train(
         setup.population,
         setup.optimizer,
@@ -197,7 +198,7 @@ def records(setup: Setup, size: int, *, every: int, count: int) -> Iterator[Reco
         dict,
         plan=Plan(steps, batches.per_epoch, log_every=every, eval_every=steps, checkpoint_every=steps),
         precision=setup.precision,
-        progress=Progress(1, device),
+        progress=Progress(members, device),
         stop=lambda: False,
     )
 

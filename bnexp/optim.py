@@ -80,6 +80,8 @@ class SGD(Optimizer):
     """Stochastic gradient descent with momentum (Polyak 1964; Nesterov's form of Sutskever et al. 2013), as torch's.
 
     b <- momentum * b + g + weight_decay * theta;  theta <- theta - lr * b  (nesterov: lr * (g + momentum * b)).
+    The slot ``velocity`` is momentum * b: always 0 where momentum is, so that such members need no pass over it, and a
+    member's state does not depend on the others' momentum.
     """
 
     def __init__(
@@ -97,15 +99,16 @@ class SGD(Optimizer):
         spared = () if decay_norm else norm_parameters
         super().__init__(population, lr=lr_M1, weight_decay=weight_decay_M1, spared=spared)
         self.nesterov = nesterov
-        # Also where momentum is 0, so that a member's state does not depend on the other members' momentum.
-        self.slots["momentum"] = torch.zeros_like(self.theta_MP)
+        self.moves_on = bool(self.momentum_M1.any())
+        self.slots["velocity"] = torch.zeros_like(self.theta_MP)
 
     def _update(self, g: Tensor, lr_M1: Tensor) -> None:
         if self.decay_MP is not None:
             g = torch.addcmul(g, self.decay_MP, self.theta_MP)
-        b = self.slots["momentum"].mul_(self.momentum_M1).add_(g)
-        g = torch.addcmul(g, self.momentum_M1, b) if self.nesterov else b
-        self.theta_MP.addcmul_(g, lr_M1, value=-1)
+        b = self.slots["velocity"].add_(g) if self.moves_on else g
+        self.theta_MP.addcmul_(torch.addcmul(g, self.momentum_M1, b) if self.nesterov else b, lr_M1, value=-1)
+        if self.moves_on:
+            b.mul_(self.momentum_M1)
 
 
 @OPTIMS.register("adam")

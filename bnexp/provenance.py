@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def provenance(device: torch.device, threads: int) -> dict[str, str | int | bool | None]:
-    """Flat facts for run.json; times are UTC."""
+@cache
+def code() -> dict[str, str | bool | None]:
+    """What of a process is decided when it imports its code; asked for again, in it or a fork of it, it is at hand."""
     changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "bnexp": __version__,
@@ -43,6 +45,13 @@ def provenance(device: torch.device, threads: int) -> dict[str, str | int | bool
         "python": platform.python_version(),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": None if changes is None else bool(changes),
+    }
+
+
+def provenance(device: torch.device, threads: int) -> dict[str, str | int | bool | None]:
+    """Flat facts for run.json; times are UTC."""
+    return {
+        **code(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -223,8 +223,8 @@ def test_damaged_gz(mnist, damage):
 @pytest.mark.parametrize(
     ("file", "array", "message"),
     [
-        (TRAIN_X, labels(40), f"{TRAIN_X} (48 bytes) cannot be read (x should have 3 dimension instead of 1)"),
-        (TRAIN_Y, pictures(40, 0), f"{TRAIN_Y} (1216 bytes) cannot be read (x should have 1 dimension instead of 3)"),
+        (TRAIN_X, labels(40), f"{TRAIN_X} (48 bytes) cannot be read (no IDX file of bytes with 3 axes)"),
+        (TRAIN_Y, pictures(40, 0), f"{TRAIN_Y} (1216 bytes) cannot be read (no IDX file of bytes with 1 axes)"),
         (TRAIN_Y, labels(39), f"{TRAIN_X} has 40 images, but MNIST/raw/{TRAIN_Y} 39 labels"),
         (TEST_X, pictures(21, 1), f"{TEST_X} has 21 images, but MNIST/raw/{TEST_Y} 20 labels"),
         (TRAIN_Y, labels(40) + 1, f"{TRAIN_Y} has label 10; labels are 0 to 9"),

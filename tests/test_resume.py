@@ -107,8 +107,8 @@ def damage(path: Path, how: str) -> None:
     elif how == "empty":
         path.write_bytes(b"")
     elif how == "bit":
-        momentum = checkpoint.load(path.parent)["optimizer"]["momentum"].numpy().tobytes()
-        data[data.index(momentum) + len(momentum) // 2] ^= 1
+        velocity = checkpoint.load(path.parent)["optimizer"]["velocity"].numpy().tobytes()
+        data[data.index(velocity) + len(velocity) // 2] ^= 1
         path.write_bytes(data)
     else:
         path.unlink()

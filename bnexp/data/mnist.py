@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
-import tempfile
-from collections.abc import Callable
+import struct
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from bnexp.data.base import DATA, Part, Raw, reading
@@ -23,9 +25,7 @@ def mnist(*, root: str) -> Raw:
     Raises:
         ValueError: a file is missing and cannot be downloaded, or is damaged.
     """
-    from torchvision.datasets import MNIST
-
-    return _idx(root, "MNIST", lambda folder: MNIST(folder, download=True))
+    return _idx(root, "MNIST")
 
 
 @DATA.register("fashion_mnist")
@@ -35,23 +35,24 @@ def fashion_mnist(*, root: str) -> Raw:
     Raises:
         ValueError: a file is missing and cannot be downloaded, or is damaged.
     """
-    from torchvision.datasets import FashionMNIST
-
-    return _idx(root, "FashionMNIST", lambda folder: FashionMNIST(folder, download=True))
+    return _idx(root, "FashionMNIST")
 
 
-def _idx(root: str, folder: str, download: Callable[[str], object]) -> Raw:
+def _idx(root: str, name: str) -> Raw:
+    def download(folder: str) -> None:
+        import torchvision.datasets  # takes a second or more, and only a download needs it
+
+        getattr(torchvision.datasets, name)(folder, download=True)
+
     origin, base = f"data.root={root}", Path(os.path.expanduser(root))
-    files = [f"{folder}/raw/{file}" for file in _FILES]
+    files = [f"{name}/raw/{file}" for file in _FILES]
     fetch(origin, base, [file for file in files if not os.path.isfile(_there(base / file))], download)
     return Raw(origin, train=_part(origin, base, *files[:2]), test=_part(origin, base, *files[2:]), classes=10)
 
 
 def _part(origin: str, base: Path, images: str, labels: str) -> Part:
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    x = _read(origin, base, images, read_image_file)
-    return Part(x.unsqueeze(1), _read(origin, base, labels, read_label_file), images, labels)
+    x, y = _read(origin, base, images, axes=3), _read(origin, base, labels, axes=1)
+    return Part(x.unsqueeze(1), y.long(), images, labels)
 
 
 def _there(path: Path) -> Path:
@@ -59,13 +60,23 @@ def _there(path: Path) -> Path:
     return path if os.path.isfile(path) else path.with_name(path.name + ".gz")
 
 
-def _read(origin: str, base: Path, file: str, reader: Callable[[str], Tensor]) -> Tensor:
-    """One IDX file; torchvision's readers check magic number, axes and length, but take unpacked files only."""
+def _read(origin: str, base: Path, file: str, *, axes: int) -> Tensor:
     path = _there(base / file)
     with reading(origin, f"{path.relative_to(base)} ({path.stat().st_size} bytes)"):
-        if path.suffix != ".gz":
-            return reader(str(path))
-        with tempfile.NamedTemporaryFile() as unpacked:
-            unpacked.write(gzip.decompress(path.read_bytes()))
-            unpacked.flush()
-            return reader(unpacked.name)
+        content = path.read_bytes()
+        return _parsed(gzip.decompress(content) if path.suffix == ".gz" else content, axes)
+
+
+def _parsed(content: bytes, axes: int) -> Tensor:
+    """The bytes of an IDX file as a uint8 tensor: a magic number (type 8, the axes), each axis' length, the values.
+
+    Raises:
+        ValueError: it is not such a file, or not all of it.
+    """
+    start = 4 + 4 * axes
+    if content[:4] != bytes([0, 0, 8, axes]) or len(content) < start:
+        raise ValueError(f"no IDX file of bytes with {axes} axes")
+    lengths = struct.unpack_from(f">{axes}I", content, 4)
+    if len(content) - start != math.prod(lengths):
+        raise ValueError(f"{len(content) - start} values where its header says {'x'.join(map(str, lengths))}")
+    return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8, offset=start).reshape(lengths))

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bnexp import checkpoint
+from bnexp import checkpoint, provenance
 from bnexp.checks import RunFailedError
 from bnexp.config import from_dict
 from bnexp.data import keep
@@ -40,6 +40,7 @@ def serve(descriptor: int) -> None:
     # for GPUs; where there may be one each child does it for itself, as a driver does not survive a fork.
     if not Path("/dev/nvidiactl").exists():
         importlib.import_module("torch._dynamo")
+    provenance.code()
     server = _Server(socket.socket(fileno=descriptor))
     try:
         server.run()
