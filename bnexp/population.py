@@ -97,7 +97,8 @@ class Population:
             self._stack.backward(loss_M)
             return
         self.gradient_MP.zero_()
-        loss_M.backward(torch.ones_like(loss_M))  # type: ignore[no-untyped-call]
+        # Of a sum: with a gradient given, torch imports its symbolic shapes, which takes a second.
+        loss_M.sum().backward()  # type: ignore[no-untyped-call]
 
     def networks(self) -> list[nn.Module]:
         """Every module whose settings, such as its mode, decide how the members run."""
@@ -165,8 +166,7 @@ class _Stack:
 
     def backward(self, loss_M: Tensor) -> None:
         # Not loss.backward(): autograd would add into these views too, but warns of their strides.
-        ones_M, wanted = torch.ones_like(loss_M), list(self.parameters.values())
-        found = torch.autograd.grad(loss_M, wanted, ones_M, materialize_grads=True)
+        found = torch.autograd.grad(loss_M.sum(), list(self.parameters.values()), materialize_grads=True)
         torch._foreach_copy_(self.gradients, found)
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x_B: Tensor) -> Tensor:
