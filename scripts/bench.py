@@ -65,7 +65,7 @@ GROWTH = {
     "batch_size": (8, 32, 64, 128, 512, 2048),
 }
 # A round of one way lasts so long, or a single step where that is longer.
-SECONDS, GROWTH_STEPS = 0.2, 20
+SECONDS, GROWTH_STEPS, MOST_CALLS = 0.2, 20, 1000
 FIRST_STEP = """
 import sys
 from bnexp.bench import records
@@ -76,13 +76,19 @@ from bnexp.config import from_dict
 config = from_dict(compose_all([sys.argv[1:]], configs_folder())[0])
 next(records(build([config], stacked=False), config.batch_size, every=1, count=1))
 """
+# getrusage would tell the peak of the process that started it, if that is higher.
+PEAK = """
+import atexit
+atexit.register(lambda: print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))))
+"""
 PROGRAM = "import sys; from bnexp.cli import main; sys.exit(main())"
 
 
-def write_images(kind: str, folder: Path) -> competitors.Images:
+def write_images(kind: str, folder: Path, most: int | None = None) -> competitors.Images:
     """Random images of a shape, as a file for bnexp and as a data set for the others."""
     random = np.random.default_rng(0)
     count, *shape = IMAGES[kind]
+    count = min(count, most or count)
     x, y = random.integers(0, 256, (count, *shape), dtype=np.uint8), np.arange(count) % 10
     few = slice(0, count // 8)
     np.savez(folder / f"{kind}.npz", x_train=x, y_train=y, x_test=255 - x[few], y_test=y[few])
@@ -104,7 +110,7 @@ def population(config: TrainConfig, members: int) -> Setup:
 
 def bnexp_loop(setup: Setup, steps: int) -> Way:
     """The ordinary loop, with a record at the end."""
-    loop = records(setup, setup.config.batch_size, every=steps, count=10**9 // steps)
+    loop = records(setup, setup.config.batch_size, every=steps, count=MOST_CALLS)
     return timed(loop.__next__, setup.factors.device)
 
 
@@ -182,7 +188,7 @@ def growth(rounds: int) -> list[dict[str, Any]]:
     """Milliseconds of bnexp's step by one setting, the others those of the MLP of ``CASES``."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        write_images("grey", Path(folder))
+        write_images("grey", Path(folder), most=4096)
         for setting, values in GROWTH.items():
             configs = {
                 value: config_of("mlp", "bn", Path(folder), "device=cpu", f"{setting}={value}") for value in values
@@ -200,7 +206,7 @@ def startup(rounds: int) -> dict[str, dict[str, Any]]:
     commands = {
         "bnexp --help": (PROGRAM, "--help"),
         "import torch": ("import torch",),
-        "import torch and what a run uses": ("import torch, bnexp.experiment, bnexp.composing, sklearn.datasets",),
+        "import torch and what a run uses": ("import torch, bnexp.experiment, bnexp.composing",),
         "first training step": step,
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
@@ -214,14 +220,12 @@ def startup(rounds: int) -> dict[str, dict[str, Any]]:
 
 
 def fresh(words: Sequence[str]) -> tuple[float, float]:
-    """Wall seconds and peak resident MiB of a new Python process."""
-    start = time.perf_counter()
+    """Wall seconds and peak resident MiB (on Linux) of a new Python process."""
+    code, *rest = words
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", *words], env=environment, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, words
-    return time.perf_counter() - start, used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    start = time.perf_counter()
+    ended = subprocess.run([sys.executable, "-c", PEAK + code, *rest], env=environment, capture_output=True, check=True)
+    return time.perf_counter() - start, float(ended.stdout.split()[-1]) / 2**10
 
 
 def cell(measured: Mapping[str, Any] | None, digits: int = 2) -> str:
