@@ -21,7 +21,7 @@ MLP1 = "model=mlp batch_size=1"
 WRONG = {
     # words: what the line must say
     "norm=bx": "norm=bx: not known; did you mean bn?",
-    "norm=": "norm=: not known (allowed: bn,",
+    "norm=": "norm=: not known (allowed: batch_renorm, bn,",
     "norm.grops=4": "norm.grops: there is no such setting",
     "norm=gn norm.grops=4": "did you mean norm.groups?",
     "+norm.grops=4": "norm.grops: bn has no such option",
@@ -419,7 +419,7 @@ def test_help_version_and_list(bnexp):
 
 def test_train_help_names_the_groups_and_gives_examples(tmp_path):
     out, _ = start("train", "--help", cwd=tmp_path).communicate(timeout=60)
-    assert "norm: bn, bn_scratch, gn, in, ln, ln_c, none" in out
+    assert "norm: batch_renorm, bn, bn_scratch, centered_cosine," in out
     assert "bnexp train -m norm=none,bn,ln,in,gn seed=0,1,2" in out
     assert list(tmp_path.iterdir()) == []
 
@@ -456,7 +456,7 @@ def completions(line: str, monkeypatch, bnexp) -> list[str]:
         ("bnexp ", ["train", "resume", "evaluate", "compare", "claim", "bench", "board", "list"]),
         ("bnexp ev", ["evaluate"]),
         ("bnexp list n", ["norm"]),
-        ("bnexp train norm=b", ["norm=bn", "norm=bn_scratch"]),
+        ("bnexp train norm=bn", ["norm=bn", "norm=bn_scratch"]),
         ("bnexp train seed=1 no", ["norm.", "norm=", "norm_state="]),
         ("bnexp train --config-dir ", []),
         ("bnexp train --nonsense no", []),
@@ -476,7 +476,7 @@ def test_bash_completion_works_in_bash(tmp_path):
     hydra_bash_completion
     echo "${COMPREPLY[@]}" """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    for line, word, offered in (("bnexp ev", "1", "evaluate"), ("bnexp train norm=b", "2", "norm=bn norm=bn_scratch")):
+    for line, word, offered in (("bnexp ev", "1", "evaluate"), ("bnexp train norm=bn", "2", "norm=bn norm=bn_scratch")):
         command = ["bash", "-c", script, "bash", line, word]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
         assert (done.stdout.strip(), done.stderr) == (offered, "")
