@@ -195,10 +195,10 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, word = error.missing_cfg_file.rpartition("/")
         return str(unknown(group, word, error.options))
-    if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # one of a list, as in probes=[a,b]
-        return str(unknown(match[1], match[2], sorted(path.stem for path in (configs / match[1]).glob("*.yaml"))))
     if "hydra/launcher/submitit_slurm" in text:
         return "hydra/launcher=slurm: not installed; pip install bnexp[slurm]"
+    if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # one of a list, as in probes=[a,b]
+        return str(unknown(match[1], match[2], sorted(path.stem for path in (configs / match[1]).glob("*.yaml"))))
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not understood; settings are given as name=value"
     if match := re.match(r"Could not override '([^']+)'", text):

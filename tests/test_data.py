@@ -136,7 +136,7 @@ def test_every_yaml_has_a_source():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test_limit": 10**6}, "data.test_limit=1000000: there are "),
+        ({"test_limit": 10**6}, "data.test_limit=1000000: there are 20 test images"),
         ({"train_limit": 41}, "data.train_limit=41: there are 40 training images"),
         ({"train_limit": 31, "validation": 0.25}, "data.train_limit=31: there are 30 training images"),
         ({"validation": 0.01}, "data.validation=0.01: leaves no validation image of the 40 there are"),

@@ -9,17 +9,25 @@ from pathlib import Path
 
 import pytest
 
+from bnexp.data import DATA
+from bnexp.models import MODELS
+from bnexp.norms import NORMS
+from bnexp.probes import PROBES
+
 EXAMPLE = Path(__file__).parent.parent / "docs" / "extending"
 WORDS = ("norm=peak", "model=wide", "data=quadrants", "probes=[kurtosis]", "epochs=5", "hydra.run.dir=run")
 
 
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch):
-    """A copy of the example, as a user's working folder; what it registers stays with this process."""
+    """A copy of the example, as a user's working folder; what it registers is forgotten afterwards."""
+    for registry in (NORMS, MODELS, DATA, PROBES):
+        monkeypatch.setattr(registry, "_builders", dict(registry._builders))
     shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("my_lab", None)
 
 
 def test_the_command_of_the_example(bnexp, own_folder):
