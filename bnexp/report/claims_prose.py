@@ -1,8 +1,8 @@
 """What the report of the claims says besides its numbers."""
 
 LEAD = (
-    "What is said about normalization in lectures, articles and papers, each as an experiment that was declared before "
-    "it was run: arms, budget, seeds, and the smallest effect that would matter. Most are true only under some "
+    "What is said about normalization in lectures, articles and papers, each as an experiment that is declared in one "
+    "file: arms, budget, seeds, and the smallest effect that would matter. Most are true only under some "
     "conditions, so a verdict belongs to a test and a regime, never to a saying as a whole."
 )
 
