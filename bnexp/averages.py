@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bnexp.data import Split
 from bnexp.evaluation import Measures, batch_norms, evaluate, keeps_variances
 from bnexp.norms import BatchStatistics
+from bnexp.norms.batch import pooled_axes
 from bnexp.population import Population
 
 
@@ -56,7 +57,7 @@ class Averages(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> None:
         """Take in a batch, (B, C, ...)."""
-        var, mean = torch.var_mean(x.to(self.mean.dtype), (0, *range(2, x.ndim)))
+        var, mean = torch.var_mean(x.to(self.mean.dtype), pooled_axes(x))
         self.mean.mul_(self.decay).add_((1 - self.decay) * mean)
         self.var.mul_(self.decay).add_((1 - self.decay) * var)
         self.batches.add_(1)

@@ -7,7 +7,7 @@ import torch
 from conftest import composed
 from omegaconf import OmegaConf
 
-from bnexp.data import keep, keeping, load, preparation
+from bnexp.data import keep, keeping, load
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def test_a_kept_data_set_is_read_once_and_is_the_same(options, monkeypatch):
     fresh = load(options)
     assert load(options) is not fresh
     keep(options)
-    monkeypatch.setattr(preparation, "load", lambda options: pytest.fail("read again"))
+    monkeypatch.setattr(keeping, "prepared", lambda options: pytest.fail("read again"))
     kept = load(dict(reversed(options.items())))
     assert load(options) is kept
     for name, split in fresh.splits().items():

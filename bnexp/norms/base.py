@@ -86,13 +86,25 @@ class Norm(nn.Module):
         return f"{self.channels}"
 
 
+class Scaled(Norm):
+    """y = gain * x + bias, with what of the two there is: where the normalizing is done elsewhere, or not at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift x, (B, C, ...)."""
+        return self.scaled(x)
+
+
 def values_per_statistic(x: Tensor, *axes: int) -> int:
     """How many numbers of ``x`` one mean over ``axes`` pools."""
     return math.prod(x.shape[axis] for axis in axes)
 
 
-def require_spread(x: Tensor, values: int, *, norm: str, per: str, advice: str) -> None:
+def require_spread(
+    x: Tensor, values: int, *, norm: str, per: str, advice: str, why: str = "whose variance is 0"
+) -> None:
     """Refuse a statistic over a single value: its variance is 0, and the layer would silently answer its bias.
+
+    Without centring (``why``), its sign alone would be left.
 
     Only shapes are read, so that the check never waits for the device.
 
@@ -101,9 +113,7 @@ def require_spread(x: Tensor, values: int, *, norm: str, per: str, advice: str) 
     """
     if values < 2:
         shape = list(x.shape)
-        raise ValueError(
-            f"norm={norm}: an input of shape {shape} gives one value per {per}, whose variance is 0; {advice}"
-        )
+        raise ValueError(f"norm={norm}: an input of shape {shape} gives one value per {per}, {why}; {advice}")
 
 
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:

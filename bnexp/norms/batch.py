@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnexp.checks import PositiveFloat, Range
-from bnexp.norms.base import NORMS, Norm, require_spread, values_per_statistic
+from bnexp.norms.base import NORMS, Norm, per_channel, require_spread, values_per_statistic
 
 Momentum = Annotated[float, Range(above=0, most=1)] | None
 
@@ -69,10 +69,14 @@ class BatchStatistics(Norm, ABC):
         """
         if not self.training and self.source == "running":
             return self.by_running(x)
+        self.require_values(x)
+        return self.by_batch(x, track=self.training)
+
+    def require_values(self, x: Tensor) -> None:
+        """Refuse a batch of fewer than ``least_values`` values a channel."""
         values = values_per_statistic(x, *pooled_axes(x))
         advice = "use a larger batch_size or drop_last=true"
         require_spread(x, values, norm=self.word, per="channel", advice=advice)
-        return self.by_batch(x, track=self.training)
 
     def train(self, mode: bool = True) -> Self:
         """Set training or, where ``mode`` is False or the layer is frozen, evaluation mode."""
@@ -122,6 +126,10 @@ class BatchStatistics(Norm, ABC):
         """Make moments of the layer's input the running statistics: its mean [C] and the products of its deviations."""
         self.running_mean.copy_(mean)
         self.running_var.copy_(products)
+
+    def standardized(self, wide: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """(x - mean) / sqrt(var + eps) by the given statistics, [C] each."""
+        return (wide - per_channel(mean, wide)) * per_channel((var + self.eps).rsqrt(), wide)
 
     def unbiased_var(self, var: Tensor, x: Tensor) -> Tensor:
         """The unbiased variance of the channels of x, from the biased one."""

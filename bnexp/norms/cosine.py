@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.checks import PositiveFloat
-from bnexp.norms.base import NORMS, Norm
+from bnexp.norms.base import NORMS, Norm, Scaled
 from bnexp.norms.weights import UnitFilters, normalize_filters, require_several_weights
 
 Scale = Literal["sqrt_fan_in", "one"]
@@ -18,7 +18,7 @@ Convolution = nn.Conv1d | nn.Conv2d
 Linear = nn.Linear | Convolution
 
 
-class Cosine(Norm):
+class Cosine(Scaled):
     """y = gain * x + bias behind a linear map that answers scale * cos(w, its input).
 
     Args:
@@ -49,10 +49,6 @@ class Cosine(Norm):
         length = square.clamp_min(self.eps).sqrt()
         cosine = _by_group(y, length.shape[1]) / length.unsqueeze(2)
         return cosine.flatten(1, 2).to(y.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift x, (B, C, ...)."""
-        return self.scaled(x)
 
 
 def squared_length(linear: Linear, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bnexp.checks import PositiveFloat
-from bnexp.norms.base import NORMS, Norm, per_channel
+from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.batch import BatchNorm, Momentum, pooled_axes
 
 Detach = Literal["mean", "variance", "both"]
@@ -35,8 +35,7 @@ class DetachedBatchNorm(BatchNorm):
             self.advance(mean, self.unbiased_var(var, x))
         mean = mean if self.detach == "variance" else mean.detach()
         var = var if self.detach == "mean" else var.detach()
-        x_hat = (wide - per_channel(mean, x)) * per_channel((var + self.eps).rsqrt(), x)
-        return self.scaled(x_hat).to(x.dtype)
+        return self.scaled(self.standardized(wide, mean, var)).to(x.dtype)
 
 
 @NORMS.register("detached_bn")

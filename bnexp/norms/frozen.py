@@ -20,12 +20,12 @@ class FrozenBatchNorm(Norm):
     those of ``bn``, so that its trained statistics can be loaded.
 
     Args:
-        from_first_batch: whether the first batch in training, if no statistics were loaded, gives them.
+        from_first_batch: whether the first batch, where no statistics are loaded, gives them.
 
     Attributes:
         running_mean: [C], 0 at first.
         running_var: [C], 1 at first.
-        batches_seen: 0 as long as the statistics are (0, 1); under ``from_first_batch`` it counts, an int64 scalar.
+        batches_seen: how many batches gave the statistics, an int64 scalar.
     """
 
     running_mean: Tensor
@@ -40,34 +40,26 @@ class FrozenBatchNorm(Norm):
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
 
+    @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Take the first batch's statistics before the training: what looks at its first step is to find them."""
-        if self.from_first_batch:
-            self._take_first(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x, (B, C, ...).
+        """Take the mean and the biased variance of the first batch.
 
         Raises:
-            ValueError: in training from the first batch, a channel has a single value.
+            ValueError: a channel has a single value.
         """
-        if self.training and self.from_first_batch:
-            self._take_first(x)
-        # The backward pass reads the statistics: it gets copies, as a later forward pass writes into the buffers.
-        mean, var = self.running_mean.clone(), self.running_var.clone()
-        return F.batch_norm(x, mean, var, self.gain, self.bias, training=False, eps=self.eps)
-
-    @torch.no_grad()
-    def _take_first(self, x: Tensor) -> None:
+        if not self.from_first_batch:
+            return
         values = values_per_statistic(x, *pooled_axes(x))
-        require_spread(x, values, norm="frozen_bn", per="channel", advice="use a larger batch_size or drop_last=true")
-        wide = x.to(torch.promote_types(x.dtype, self.running_mean.dtype))
-        var, mean = torch.var_mean(wide, pooled_axes(x), correction=0)
-        # A choice of values and not of branches, which would wait for the device.
-        first = self.batches_seen == 0
-        self.running_mean.copy_(torch.where(first, mean, self.running_mean))
-        self.running_var.copy_(torch.where(first, var, self.running_var))
-        self.batches_seen.add_(1)
+        require_spread(x, values, norm="frozen_bn", per="channel", advice="use a larger batch_size")
+        var, mean = torch.var_mean(x.to(self.running_mean.dtype), pooled_axes(x), correction=0)
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
+        self.batches_seen.fill_(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x, (B, C, ...)."""
+        mean, var = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, var, self.gain, self.bias, training=False, eps=self.eps)
 
 
 @NORMS.register("frozen_bn")
@@ -81,11 +73,10 @@ def frozen_bn(channels: int, *, statistics: Literal["first_batch", "given"], eps
     Ioffe & Szegedy 2015, algorithm 2, line 11, in training; for detection He et al. 2016, appendix A.
 
     Options:
-        statistics: ``first_batch``: mean and biased variance over B, H, W of the first training batch; those of a
-            constant channel divide by sqrt(eps). ``given``: those that were loaded, (0, 1) from scratch. The second
-            is the cheaper one: the first looks at every batch, as it does not wait to see which is the first.
+        statistics: ``first_batch``: mean and biased variance over B, H, W of the run's first training batch; those of a
+            constant channel divide by sqrt(eps). ``given``: those that were loaded, (0, 1) from scratch.
 
     Raises:
-        ValueError: (in use) one value per channel in training under ``first_batch``.
+        ValueError: (before training) the first batch has one value per channel, under ``first_batch``.
     """
     return FrozenBatchNorm(channels, eps=eps, from_first_batch=statistics == "first_batch", affine=affine)

@@ -63,7 +63,7 @@ class NoisyShift(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shift x, (B, C, ...), and disturb it."""
-        y: Tensor = self.noise(x if self.bias is None else x + per_channel(self.bias, x))
+        y: Tensor = self.noise(self.scaled(x))
         return y
 
 

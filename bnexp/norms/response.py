@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.checks import PositiveFloat
-from bnexp.norms.base import NORMS, Norm, per_channel, values_per_statistic
-from bnexp.norms.rms import require_size
+from bnexp.norms.base import NORMS, Norm, per_channel, require_spread, values_per_statistic
+from bnexp.norms.rms import SIGN
 
 
 class FilterResponseNorm(Norm):
@@ -52,7 +52,8 @@ class FilterResponseNorm(Norm):
         axes = tuple(range(2, x.ndim))
         if x.ndim == 2 or not isinstance(self.eps, Tensor):
             advice = "it is undefined for vectors, and for 1x1 maps but with norm.learn_eps=true; use norm=rms"
-            require_size(x, values_per_statistic(x, *axes), norm="frn", per="sample and channel", advice=advice)
+            values = values_per_statistic(x, *axes)
+            require_spread(x, values, norm="frn", per="sample and channel", advice=advice, why=SIGN)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         eps = self.eps.abs() if isinstance(self.eps, Tensor) else self.eps
         return (wide * (wide.square().mean(axes, keepdim=True) + eps).rsqrt()).to(x.dtype)

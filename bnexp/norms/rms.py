@@ -6,18 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnexp.checks import PositiveFloat
-from bnexp.norms.base import NORMS, Norm, values_per_statistic
+from bnexp.norms.base import NORMS, Norm, require_spread, values_per_statistic
 
-
-def require_size(x: Tensor, values: int, *, norm: str, per: str, advice: str) -> None:
-    """Refuse a mean square of a single value: dividing by its root would leave the sign alone.
-
-    Raises:
-        ValueError: ``values`` is below 2.
-    """
-    if values < 2:
-        shape = list(x.shape)
-        raise ValueError(f"norm={norm}: an input of shape {shape} gives one value per {per}: its sign; {advice}")
+# Dividing a single value by the root of its square leaves this.
+SIGN = "of which the sign alone would be left"
 
 
 class RMSNorm(Norm):
@@ -34,7 +26,7 @@ class RMSNorm(Norm):
             ValueError: a sample has a single value.
         """
         values = values_per_statistic(x, *range(1, x.ndim))
-        require_size(x, values, norm="rms", per="sample", advice="use more channels or norm=none")
+        require_spread(x, values, norm="rms", per="sample", advice="use more channels or norm=none", why=SIGN)
         return self.scaled(F.rms_norm(x, x.shape[1:], eps=self.eps))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bnexp.norms.base import NORMS, Branch, Norm, per_channel
+from bnexp.norms.base import NORMS, Branch, Norm, Scaled, per_channel
 
 
 class SkipInit(Norm):
@@ -30,7 +30,7 @@ class SkipInit(Norm):
         return shifted if self.gain is None else per_channel(self.gain, x) * shifted
 
 
-class Fixup(Norm):
+class Fixup(Scaled):
     """y = gain * x + bias at the end of a residual branch, elsewhere y = x + bias; gain and bias one number [1] each.
 
     The linear map before it gets a scalar bias on its input, [1], and a scale for its initial weights: 0 at the end of
@@ -65,10 +65,6 @@ class Fixup(Norm):
         if self.branch.last:
             return 0.0
         return float(self.branch.count ** (-1 / (2 * self.branch.depth - 2)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift x, (B, C, ...)."""
-        return self.scaled(x)
 
 
 @NORMS.register("skipinit")

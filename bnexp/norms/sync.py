@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bnexp.checks import Positive, PositiveFloat
-from bnexp.norms.base import NORMS, Norm, per_channel, values_per_statistic
+from bnexp.norms.base import NORMS, Norm, values_per_statistic
 from bnexp.norms.batch import BatchNorm, Momentum, pooled_axes
 
 
@@ -71,8 +71,7 @@ class SyncBatchNorm(BatchNorm):
         n, mean, var = moments(wide.tensor_split(min(self.shards, len(x))))
         if track:
             self.advance(mean, var * (n / (n - 1)))
-        x_hat = (wide - per_channel(mean, x)) * per_channel((var + self.eps).rsqrt(), x)
-        return self.scaled(x_hat).to(x.dtype)
+        return self.scaled(self.standardized(wide, mean, var)).to(x.dtype)
 
 
 @NORMS.register("sync_bn")

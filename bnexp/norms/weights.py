@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bnexp.checks import Positive, PositiveFloat
-from bnexp.norms.base import NORMS, Norm
+from bnexp.norms.base import NORMS, Norm, Scaled
 from bnexp.norms.batch import Momentum, pooled_axes
 from bnexp.norms.group import GroupNorm, fitting_groups
 from bnexp.norms.partial import MeanOnlyBatchNorm
@@ -73,7 +73,7 @@ def require_several_weights(linear: nn.Module, *, norm: str) -> None:
         raise ValueError(f"norm={norm}: a filter of a single weight has no spread; use more inputs or weight_norm")
 
 
-class NormalizedWeights(Norm):
+class NormalizedWeights(Scaled):
     """y = gain * x + bias behind a linear map whose filters go through ``rule``.
 
     Args:
@@ -91,12 +91,8 @@ class NormalizedWeights(Norm):
         require_several_weights(linear, norm=self.word)
         normalize_filters(linear, self.rule())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift x, (B, C, ...)."""
-        return self.scaled(x)
 
-
-class WeightNorm(Norm):
+class WeightNorm(Scaled):
     """y = gain * x + bias behind a linear map that computes with v / ||v||.
 
     Args:
@@ -122,10 +118,6 @@ class WeightNorm(Norm):
             std, mean = channel_moments(self, x)
             self.gain.copy_(1 / std)
             self.bias.copy_(-mean / std)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift x, (B, C, ...)."""
-        return self.scaled(x)
 
 
 class WeightNormMeanOnly(MeanOnlyBatchNorm):

@@ -75,7 +75,6 @@ class Whitening(BatchStatistics):
 
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
         """Normalize by the statistics of ``x``; with ``track``, the running ones follow them."""
-        self._require_values(x)
         values_Gdm = self._grouped(self.wide(x))
         mean_Gd1 = values_Gdm.mean(-1, keepdim=True)
         centred_Gdm = values_Gdm - mean_Gd1
@@ -109,7 +108,8 @@ class Whitening(BatchStatistics):
         """The channel count and d, for print(model)."""
         return f"{self.channels}, width={self.width}"
 
-    def _require_values(self, x: Tensor) -> None:
+    def require_values(self, x: Tensor) -> None:
+        """Refuse a batch of fewer than 2 d values a channel."""
         values = values_per_statistic(x, *pooled_axes(x))
         if values < self.least_values:
             raise ValueError(
@@ -154,19 +154,10 @@ def _symmetric(matrix: Tensor) -> Tensor:
     return (matrix + matrix.mT) / 2
 
 
-class InverseSquareRoot(torch.autograd.Function):
-    """(cov + eps)^(-1/2) = U diag(1/s) U^T with s^2 the eigenvalues, for symmetric cov [..., d, d].
-
-    Outputs the root, and s and U for the backward pass. Differentiable once.
-    """
+class _Decomposition(torch.autograd.Function):
+    """A function of cov + eps that outputs, with its result, s and U for its backward pass."""
 
     generate_vmap_rule = True
-
-    @staticmethod
-    def forward(cov: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Decompose, and put together again."""
-        s, vectors = _spectrum(cov, eps)
-        return ((vectors / s[..., None, :]) @ vectors.mT).to(cov.dtype), s, vectors
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -174,6 +165,19 @@ class InverseSquareRoot(torch.autograd.Function):
         _, s, vectors = output
         ctx.mark_non_differentiable(s, vectors)
         ctx.save_for_backward(s, vectors)
+
+
+class InverseSquareRoot(_Decomposition):
+    """(cov + eps)^(-1/2) = U diag(1/s) U^T with s^2 the eigenvalues, for symmetric cov [..., d, d].
+
+    Outputs the root, and s and U for the backward pass. Differentiable once.
+    """
+
+    @staticmethod
+    def forward(cov: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Decompose, and put together again."""
+        s, vectors = _spectrum(cov, eps)
+        return ((vectors / s[..., None, :]) @ vectors.mT).to(cov.dtype), s, vectors
 
     @staticmethod
     @once_differentiable
@@ -188,14 +192,12 @@ class InverseSquareRoot(torch.autograd.Function):
         return (vectors @ inner @ vectors.mT).to(dw.dtype), None
 
 
-class PrincipalWhitener(torch.autograd.Function):
+class PrincipalWhitener(_Decomposition):
     """diag(1/s) U^T for cov + eps = U diag(s^2) U^T, cov [..., d, d], the largest s first.
 
     Of the two directions of an eigenvector it takes the one whose component of largest size is positive. Outputs the
     matrix, and s and U for the backward pass. Differentiable once.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(cov: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,13 +206,6 @@ class PrincipalWhitener(torch.autograd.Function):
         largest = vectors.take_along_dim(vectors.abs().argmax(-2, keepdim=True), -2)
         vectors = vectors * largest.sign()
         return (vectors / s[..., None, :]).mT.to(cov.dtype), s, vectors
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep the decomposition."""
-        _, s, vectors = output
-        ctx.mark_non_differentiable(s, vectors)
-        ctx.save_for_backward(s, vectors)
 
     @staticmethod
     @once_differentiable
