@@ -101,13 +101,19 @@ def evaluate_averages(
     Norms without statistics of batches get the same numbers under all names, so that all runs have the same curves.
     """
     measured: Measures = {}
+    differs = any(batch_norms(member) for member in population.members)
+    plain = {} if differs or not decays else _evaluate(population, splits, batch_size)
     for index, decay in enumerate(decays):
         for suffix, corrected in (("", False), ("_corrected", True)):
             with _running(population, index, corrected=corrected):
-                for name, split in splits.items():
-                    values = evaluate(population, split, batch_size)
-                    measured |= {f"{name}/{quantity}_ema{decay}{suffix}": found for quantity, found in values.items()}
+                found = _evaluate(population, splits, batch_size) if differs else plain
+            measured |= {f"{name}_ema{decay}{suffix}": values for name, values in found.items()}
     return measured
+
+
+def _evaluate(population: Population, splits: Mapping[str, Split], batch_size: int) -> Measures:
+    found = {name: evaluate(population, split, batch_size) for name, split in splits.items()}
+    return {f"{name}/{quantity}": values for name, pair in found.items() for quantity, values in pair.items()}
 
 
 @contextmanager

@@ -234,6 +234,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "overrides": list(job.overrides),
         "steps": setup.plan.steps,
         "classes": setup.data.classes,
+        "images": {name: len(split) for name, split in setup.data.splits().items()},
         "parameters": sum(parameter[0].numel() for _, parameter in setup.population.parameters()),
         "provenance": made_with,
         "diverged_at": None,

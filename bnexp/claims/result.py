@@ -16,7 +16,7 @@ from bnexp.claims.declaration import Test
 from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side
 from bnexp.claims.running import Choice, Outcome
-from bnexp.runs import Run, show
+from bnexp.runs import show
 from bnexp.statistics import Interval, holm, mean_interval
 from bnexp.storage import write_atomically
 
@@ -40,7 +40,8 @@ def document(
         seconds: that the command took.
     """
     claim = design.claim
-    images = _test_images(outcome.all[0]) if outcome.all else None
+    first = runfile.read_run(outcome.all[0].folder) if outcome.all else {}
+    images = first.get("images", {}).get("test")
     return {
         "format": FORMAT,
         "claim": claim.id,
@@ -64,7 +65,7 @@ def document(
         "run_seconds": math.fsum(run.seconds or 0.0 for run in outcome.all),
         "seconds": seconds,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "provenance": runfile.read_run(outcome.all[0].folder).get("provenance", {}) if outcome.all else {},
+        "provenance": first.get("provenance", {}),
     }
 
 
@@ -139,16 +140,6 @@ def _noise_floor(metric: str, sides: Iterable[Side], images: int | None) -> floa
     values = [value for side in sides for value in side.values.values() if value is not None]
     p = math.fsum(values) / len(values) if values else 0.0
     return math.sqrt(p * (1 - p) / images) if 0 <= p <= 1 else None
-
-
-def _test_images(run: Run) -> int | None:
-    """How many test images its data have; None where the data are gone."""
-    from bnexp.data import load
-
-    try:
-        return len(load(runfile.read_run(run.folder)["config"]["data"]).test)
-    except ValueError:
-        return None
 
 
 # --- what the figure draws --------------------------------------------------------------------------------------------
