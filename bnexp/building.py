@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,88 +12,29 @@ import torch
 from torch import nn
 
 from bnexp import averages
-from bnexp.affine import AFFINES
 from bnexp.checkpoint import State
 from bnexp.config import TrainConfig
 from bnexp.data import Batches, Data, Split, load
-from bnexp.evaluation import Measures, batch_norms, evaluate_all, evaluate_kinds
-from bnexp.inits import INITS, Init, fit, initialize
-from bnexp.models import MODELS, Units
-from bnexp.norms import NORMS, Norm
-from bnexp.observing import Finish, Observed, Observer, Watch, watches
-from bnexp.optim import OPTIMS, Optimizer, optimizer
+from bnexp.evaluation import Measures, evaluate_all, evaluate_kinds
+from bnexp.inits import Init, fit, initialize
+from bnexp.machine import prepare_machine, set_executor
+from bnexp.models import Units
+from bnexp.norms import Norm
+from bnexp.observing import Finish, Observed, Observer
+from bnexp.optim import Optimizer, optimizer
 from bnexp.population import Population
-from bnexp.precision import Precision, allow_tf32
-from bnexp.pretraining import autoencoder as autoencoder  # registers itself
-from bnexp.registry import Bound
-from bnexp.schedule import SCHEDULES
+from bnexp.precision import Precision
+from bnexp.rules import Rules, rules
 from bnexp.starting import apply_norm_state, start_from
 from bnexp.stream import seed_streams
 from bnexp.trainable import frozen_MP
 from bnexp.training import Plan, Progress
+from bnexp.trial import check_model
 
 log = logging.getLogger(__name__)
 
 # The factors of all steps are computed beforehand and kept on the device.
 _MOST_STEPS = 10**7
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The checked choices of a config: builders with their options, and the probes."""
-
-    model: Bound
-    norm: Bound
-    affine: Bound
-    init: Bound
-    optim: Bound
-    schedule: Bound
-    probes: Sequence[Watch]
-
-
-def rules(config: TrainConfig) -> Rules:
-    """Check all groups of a config but the data.
-
-    Raises:
-        ValueError: an unknown name or option, a wrong type, a value out of range.
-    """
-    registries = {
-        **{"model": MODELS, "norm": NORMS, "affine": AFFINES, "init": INITS},
-        **{"optim": OPTIMS, "schedule": SCHEDULES},
-    }
-    bound = {group: registry.bind(getattr(config, group)) for group, registry in registries.items()}
-    return Rules(**bound, probes=watches(config.probes))
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a setting: auto is CUDA where there is one.
-
-    Raises:
-        ValueError: not a device that bnexp knows, or not in this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
-        raise ValueError(f"device={name}: not known (allowed: auto, cpu, cuda, cuda:N)")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu")
-    return torch.device(name)
-
-
-def prepare_machine(config: TrainConfig) -> torch.device:
-    """Set threads, number formats and determinism of this process, and return the device."""
-    device = pick_device(config.device)
-    torch.set_num_threads(config.threads)
-    allow_tf32(config.precision == "tf32")
-    if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ValueError("precision=bf16: this GPU has no bfloat16 (allowed here: fp32, tf32, fp16)")
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports all of torch.compile
-        torch.use_deterministic_algorithms(config.deterministic)
-    torch.backends.cudnn.benchmark = device.type == "cuda" and not config.deterministic
-    return device
 
 
 def build_model(config: TrainConfig, rule: Rules, data: Data, steps: int) -> nn.Module:
@@ -133,52 +72,6 @@ def start_member(config: TrainConfig, rule: Rules, member: nn.Module, data: Data
         init.pretrain(member, data.train, config.seed)
 
 
-def check_model(config: TrainConfig, rule: Rules, data: Data, batch_sizes: set[int]) -> None:
-    """Try the model on blank images, in batches as small as will occur; those larger than all norms need are alike.
-
-    Raises:
-        ValueError: the norm is undefined somewhere, the images are too small, the model does not fit into memory.
-    """
-    units = Units(rule.norm, config.activation, config.placement)
-    with torch.device("meta"):  # has shapes and no storage
-        blank: nn.Module = rule.model(data.shape, data.classes, units)
-    _check_size(rule.model.name, sum(parameter.numel() for parameter in blank.parameters()))
-    model: nn.Module = rule.model(data.shape, data.classes, units)
-    apply_norm_state(model, config)
-    entered: list[str] = []
-    for name, module in model.named_modules():
-        module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
-    enough = max((layer.least_values for layer in batch_norms(model)), default=2)
-    modes = [(True, size) for size in sorted({min(size, enough) for size in batch_sizes}, reverse=True)]
-    # Precise statistics are taken in batches as large as those of the training, but of eval_train images at most.
-    precise = (True, min(config.batch_size, config.eval_train, enough))
-    for mode, size in dict.fromkeys([*modes, precise, (False, 2)]):
-        try:
-            with torch.no_grad():
-                model.train(mode)(torch.zeros(size, *data.shape))
-        except ValueError as error:
-            advice = "" if (mode, size) in modes else f", or a larger eval_train than {config.eval_train}"
-            raise ValueError(f"{error}{advice} (layer {entered[-1]})") from None
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"model={rule.model.name}: cannot take data of shape {data.shape}: {reason}") from None
-    _check_norms(rule.norm.name, rule.model.name, dict(model.named_modules()))
-
-
-def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
-    """Say where a norm stood aside because it is undefined there; refuse one that did so everywhere."""
-    norms = {name: layer for name, layer in layers.items() if isinstance(layer, Norm)}
-    if any(layer.needs_branches for layer in norms.values()) and not any(n.closes_branch for n in norms.values()):
-        raise ValueError(
-            f"norm={norm}: acts on residual branches, and model={model} has none; use model=resnet, resmlp"
-        )
-    aside = [name for name, layer in norms.items() if layer.stood_aside]
-    if aside and len(aside) == len(norms):
-        raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has nothing else; use ln, gn or bn")
-    if aside:
-        log.info("norm=%s: undefined on vectors, nothing is normalized at %s", norm, ", ".join(aside))
-
-
 def _say_ignored(config: TrainConfig, model: nn.Module) -> None:
     """Say what was asked for of gains and has no effect."""
     affine, gains = config.affine["name"], [norm.gain for norm in model.modules() if isinstance(norm, Norm)]
@@ -188,15 +81,6 @@ def _say_ignored(config: TrainConfig, model: nn.Module) -> None:
         log.info(
             "affine.gain=%s: has no effect, as norm=%s has no gain here", config.affine["gain"], config.norm["name"]
         )
-
-
-def _check_size(model: str, parameters: int) -> None:
-    """Parameters, gradients and optimizer state must fit into this machine's memory."""
-    needed = 16 * parameters
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        sizes = f"needs {needed / 2**30:.0f} GiB for {parameters:.3g} parameters, this machine has {there / 2**30:.0f}"
-        raise ValueError(f"model={model}: {sizes} GiB; choose a smaller one")
 
 
 def norm_parameters(model: nn.Module) -> list[str]:
@@ -385,22 +269,3 @@ def make_plan(config: TrainConfig, per_epoch: int) -> Plan:
         eval_every=config.eval_every or per_epoch,
         checkpoint_every=config.checkpoint_every or per_epoch,
     )
-
-
-def set_executor(config: TrainConfig, member: nn.Module) -> None:
-    """Memory layout and compilation of a member's forward pass.
-
-    Raises:
-        ValueError: compilation is asked for, and there is no compiler on this machine.
-    """
-    if config.channels_last:
-        member.register_forward_pre_hook(lambda _, inputs: _channels_last(*inputs))
-    if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
-        raise ValueError("compile=true: torch.compile needs a C++ compiler, and there is none; use compile=false")
-    if config.compile:
-        member.compile(dynamic=False)
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Convolutions hand the layout of their input on, so that one conversion serves the whole network."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

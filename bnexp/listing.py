@@ -10,12 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnexp.arguments import parser
+from bnexp.checks import unknown
+from bnexp.shipped import configs_folder, folder
+
 _WIDTH = 100
 _TEXT = 14  # the column in which texts begin
 # The lines in a norm's yaml under the first, each `# Label: text`.
 LABELS = ("Ranks", "Batch of 1", "Source")
 # The cases of benchmarks/norms.json, and how the costs are read out.
 CASES = {"vectors": "on vectors", "maps": "on maps", "lenet": "in a LeNet step"}
+
+
+GROUPS = ("norm", "affine", "model", "data", "init", "optim", "schedule", "probes", "experiment", "claim")
 
 
 @dataclass(frozen=True)
@@ -111,3 +118,26 @@ def _row(label: str, text: str, *, indent: int = 2) -> str:
 def _options(choice: Choice) -> list[str]:
     labels = ["options", *[""] * len(choice.options)]
     return [_row(label, line) for label, line in zip(labels, choice.options, strict=False)]
+
+
+def main(arguments: list[str]) -> int:
+    """``bnexp list [GROUP]``: every yaml with the first line of its comment; ``bnexp list norms``: all about them."""
+    options = parser("list", "What can be chosen, each with a line and its source.")
+    options.add_argument("group", nargs="?", help=", ".join(GROUPS))
+    group = options.parse_args(arguments).group
+    aliases = {f"{name}s": name for name in GROUPS} | {"probe": "probes"}
+    wanted = aliases.get(group, group)
+    if wanted is not None and wanted not in GROUPS:
+        raise unknown("list", wanted, GROUPS)
+    if wanted == "norm":
+        formulas = builder_lines(Path(__file__).parent / "norms", "NORMS")
+        costs = folder("benchmarks") / "norms.json"
+        print("\n\n".join(norm_blocks(choices(configs_folder() / "norm"), formulas, costs)))
+        return 0
+    for name in [wanted] if wanted else GROUPS:
+        print(name)
+        found = choices(configs_folder() / name)
+        width = max(18, *(len(choice.name) + 2 for choice in found))
+        for choice in found:
+            print(f"  {choice.name:{width}}{choice.title}")
+    return 0

@@ -41,12 +41,13 @@ import torch
 from competitors import Way, timed
 
 from bnexp.bench import quartiles, records
-from bnexp.building import Setup, build, build_model, rules
-from bnexp.cli import configs_folder
+from bnexp.building import Setup, build, build_model
 from bnexp.composing import compose_all
 from bnexp.config import TrainConfig, from_dict
 from bnexp.evaluation import evaluate
 from bnexp.provenance import provenance
+from bnexp.rules import rules
+from bnexp.shipped import configs_folder
 
 ROOT = Path(__file__).parent.parent
 # Words, batch size and kind of images.
@@ -70,7 +71,7 @@ FIRST_STEP = """
 import sys
 from bnexp.bench import records
 from bnexp.building import build
-from bnexp.cli import configs_folder
+from bnexp.shipped import configs_folder
 from bnexp.composing import compose_all
 from bnexp.config import from_dict
 config = from_dict(compose_all([sys.argv[1:]], configs_folder())[0])

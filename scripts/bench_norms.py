@@ -26,12 +26,14 @@ from torch import nn
 import bnexp
 from bnexp import composing
 from bnexp.bench import interleaved, quartiles, records
-from bnexp.building import build, pick_device, rules
-from bnexp.cli import configs_folder
+from bnexp.building import build
 from bnexp.config import TrainConfig
+from bnexp.machine import pick_device
 from bnexp.models import Units
 from bnexp.norms import NORMS, Norm
 from bnexp.provenance import provenance
+from bnexp.rules import rules
+from bnexp.shipped import configs_folder
 
 ROOT = Path(__file__).parent.parent
 CASES = {

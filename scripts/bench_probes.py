@@ -22,11 +22,11 @@ import torch
 
 import bnexp
 from bnexp.building import Setup, build
-from bnexp.cli import configs_folder
 from bnexp.composing import compose_all
 from bnexp.config import from_dict
 from bnexp.observing import Observer, Watch, watches
 from bnexp.probes import PROBES
+from bnexp.shipped import configs_folder
 from bnexp.training import losses_and_hits
 
 CASES = {

@@ -13,10 +13,10 @@ from bnexp.claims.declaration import PROFILES, load
 from bnexp.claims.design import design
 from bnexp.claims.exact import EXACT, check
 from bnexp.claims.running import Choice, Outcome
-from bnexp.cli import configs_folder
 from bnexp.config import flat
 from bnexp.report import claims as report
 from bnexp.runs import Run
+from bnexp.shipped import configs_folder
 
 IDS = declaration.ids(configs_folder())
 SMALL = """

@@ -10,13 +10,13 @@ from omegaconf import OmegaConf
 
 from bnexp import composing
 from bnexp.affine import AFFINES
-from bnexp.building import MODELS, NORMS, OPTIMS, SCHEDULES, rules
-from bnexp.cli import configs_folder
 from bnexp.config import ACTIVATIONS, from_dict, to_dict
 from bnexp.data import DATA
 from bnexp.inits import INITS
 from bnexp.models import ACTIVATIONS as ACTIVATION_LAYERS
 from bnexp.probes import PROBES
+from bnexp.rules import MODELS, NORMS, OPTIMS, SCHEDULES, rules
+from bnexp.shipped import configs_folder
 
 REGISTRIES = {
     **{"model": MODELS, "norm": NORMS, "affine": AFFINES, "init": INITS, "data": DATA},

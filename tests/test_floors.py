@@ -12,18 +12,21 @@ PACKAGE = Path(__file__).parent.parent / "bnexp"
 # A module may import from floors below its own, and from its own floor what is named under it in this list.
 FLOORS = [
     {"cli"},
+    {"commands"},
     {"launcher"},
     {"claims"},
     {"composing", "sweep", "compare", "board", "listing"},
     {"experiment", "bench"},
     {"building", "report"},
+    {"trial"},
+    {"rules"},
     {"starting", "pretraining", "observing"},
     {"probes", "averages"},
-    {"training", "evaluation", "models", "inits", "affine", "logbook", "display", "runs", "trainable"},
+    {"training", "evaluation", "models", "inits", "affine", "logbook", "display", "runs", "trainable", "machine"},
     {"norms", "data", "runfile", "checkpoint", "events", "optim", "statistics", "precision", "provenance"},
     {"population", "dropout", "schedule", "storage", "stopping", "names", "record"},
     {"registry", "stream", "config"},
-    {"seeds"},
+    {"seeds", "arguments", "output", "shipped"},
     {"checks"},
 ]
 
@@ -74,7 +77,7 @@ def doors(library: str) -> set[str]:
     ("library", "allowed"),
     [
         ("hydra", {"composing", "launcher"}),
-        ("omegaconf", {"composing", "launcher", "cli"}),
+        ("omegaconf", {"composing", "launcher", "commands"}),
         ("tensorboard", {"events", "board"}),
         ("torch.utils.tensorboard", {"events"}),
         ("scipy", {"statistics"}),

@@ -14,11 +14,11 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from torch import nn
 
-from bnexp.cli import configs_folder
 from bnexp.listing import CASES, LABELS, builder_lines, choices, cost, read
 from bnexp.models import Units
 from bnexp.models.unit import Unit
 from bnexp.norms import NORMS, Norm
+from bnexp.shipped import configs_folder
 
 NAMES = sorted(path.stem for path in (configs_folder() / "norm").glob("*.yaml"))
 CHANNELS, BATCH = 16, 64

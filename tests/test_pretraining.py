@@ -7,13 +7,14 @@ import torch
 from conftest import SMALL, composed
 from torch import Tensor, nn
 
-from bnexp.building import build, rules
+from bnexp.building import build
 from bnexp.composing import plain
 from bnexp.data import Split
 from bnexp.dropout import Dropout
 from bnexp.inits import initialize
 from bnexp.models import Units
 from bnexp.pretraining import pretrain
+from bnexp.rules import rules
 from bnexp.seeds import generator
 
 NET = (*SMALL, "model.depth=2", "activation=sigmoid")

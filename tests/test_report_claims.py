@@ -8,7 +8,9 @@ import re
 import pytest
 
 from bnexp.report import claims as report
+from bnexp.report import claims_cells as cells
 from bnexp.report import claims_figures as figures
+from bnexp.report import claims_section
 from bnexp.report.blocks import Cell, Group, Table, as_html, as_markdown
 
 DECLARATION = """
@@ -139,7 +141,7 @@ def test_links_lead_to_the_runs_without_a_path_of_the_machine(tmp_path):
 )
 def test_an_effect_says_which_arm_is_compared_with_which(scale, weights, shown):
     sides = {name: side(weight) for name, weight in weights.items()}
-    assert report._contrast(case(scale=scale, sides=sides)) == shown
+    assert cells._contrast(case(scale=scale, sides=sides)) == shown
 
 
 @pytest.mark.parametrize(
@@ -152,8 +154,8 @@ def test_an_effect_says_which_arm_is_compared_with_which(scale, weights, shown):
     ],
 )
 def test_a_table_says_what_is_claimed_and_which_p_it_shows(tmp_path, claims, linear, ratio, mark):
-    assert report._threshold(case(claims=claims, threshold=0.02)) == linear
-    assert report._threshold(case(claims=claims, threshold=0.30103, scale="log10")) == ratio
+    assert cells.claimed(case(claims=claims, threshold=0.02)) == linear
+    assert cells.claimed(case(claims=claims, threshold=0.30103, scale="log10")) == ratio
     _, markdown = pages(tmp_path, content(case(claims=claims)))
     assert f"| 0.0078{mark} | 0.002 |" in markdown
 
@@ -181,7 +183,7 @@ def test_the_table_of_arms_says_what_is_measured(tmp_path, test, shown):
     ("floors", "shown"), [([0.009, 0.1], "0.90 to 10.00 pp"), ([0.01, 0.01], "of 1.00 pp"), ([None, None], None)]
 )
 def test_the_error_of_the_test_set_is_a_range_of_numbers(floors, shown):
-    notes = list(report._noise_floor({"tests": [case(noise_floor=floor) for floor in floors]}))
+    notes = list(claims_section._noise_floor({"tests": [case(noise_floor=floor) for floor in floors]}))
     assert len(notes) == (shown is not None)
     assert all(str(shown) in note for note in notes)
 

@@ -19,8 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 
 from bnexp import checkpoint
-from bnexp.cli import configs_folder
 from bnexp.names import sweep_names
+from bnexp.shipped import configs_folder
 from bnexp.storage import held
 from bnexp.sweep import plan as plans
 from bnexp.sweep.options import options

@@ -9,11 +9,12 @@ import torch
 from conftest import SMALL, composed
 from torch import nn
 
-from bnexp.building import build, norm_parameters, rules
+from bnexp.building import build, norm_parameters
 from bnexp.composing import plain
 from bnexp.norms import Norm
 from bnexp.optim import optimizer
 from bnexp.population import Population
+from bnexp.rules import rules
 from bnexp.trainable import frozen_MP, head_parameters
 
 NORMS, HEAD = {"hidden1.norm.gain", "hidden1.norm.bias"}, {"head.weight", "head.bias"}

@@ -7,30 +7,27 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from bnexp.arguments import parser
 from bnexp.claims import declaration, result
 from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import Design, design
-from bnexp.report.claims import effect
+from bnexp.report.claims_cells import effect
+from bnexp.shipped import configs_folder
 
 FOLDER = Path("outputs/claims")
 # Exit codes above are those of signals, after which no further claim is begun.
 _SIGNALLED = 128
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"claim: {message} (bnexp claim --help)")
-
-
-def main(arguments: list[str], configs: Path) -> int:
+def main(arguments: list[str]) -> int:
     """Run the command.
 
     Raises:
         ValueError: a claim, profile, key or value that is not there, in one line; nothing has been run.
     """
-    given = _parser().parse_args(arguments)
+    given, configs = _options().parse_args(arguments), configs_folder()
     if given.command == "list":
         return _list(configs)
     if given.command == "run":
@@ -38,9 +35,9 @@ def main(arguments: list[str], configs: Path) -> int:
     return _report(given)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="bnexp claim", description="Test claims about normalization.", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,run,report}")
+def _options() -> argparse.ArgumentParser:
+    options = parser("claim", "Test claims about normalization.")
+    commands = options.add_subparsers(dest="command", required=True, metavar="{list,run,report}")
     commands.add_parser("list", help="the claims, with sources and minutes")
     run = commands.add_parser("run", help="run and judge claims; again: only what is missing", allow_abbrev=False)
     run.add_argument("claims", nargs="*", metavar="CLAIM", help="as in the list, or the path of a yaml")
@@ -51,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="all results as a page, with figures", allow_abbrev=False)
     report.add_argument("folder", type=Path, nargs="?", help=f"of a profile; default: {FOLDER}/<profile>")
     report.add_argument("--to", type=Path, metavar="DIR", help="default: the same folder")
-    return parser
+    return options
 
 
 def _list(configs: Path) -> int:

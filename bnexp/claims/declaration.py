@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-import yaml  # type: ignore[import-untyped]
+from typing import Any, Literal
 
 from bnexp.checks import NonNegative, Positive, PositiveFloat, checked, unknown
+from bnexp.claims import reading
 
 PROFILES = ("quick", "full", "gpu")
 # What is said of the contrast: above 0, below 0, 0 within the threshold, or not below 0 by more than it ("as good as").
@@ -19,6 +16,22 @@ Kind = Literal["greater", "less", "equal", "at_least"]
 SUMMARIES = ("last", "mean", "max", "min", "sd", "median")
 # A verdict needs six seeds: with five pairs the smallest sign-flip p is 0.0625.
 FEWEST_SEEDS = 6
+
+
+def _check_values(name: str, values: Sequence[Any]) -> None:
+    """The values of an axis or a grid: words or rising numbers."""
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if not values or not all(isinstance(value, str) or value in numbers for value in values):
+        raise ValueError(f"{name}={values}: expected numbers or words")
+    if len(numbers) == len(values) and numbers != sorted(set(numbers)):
+        raise ValueError(f"{name}={values}: expected rising numbers")
+
+
+def _require_keys(name: str, given: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    if given.keys() != kinds.keys():
+        raise ValueError(f"{name}={given}: expected {{{', '.join(kinds)}}}")
+    for key, kind in kinds.items():
+        checked(f"{name}.{key}", given[key], kind)
 
 
 @dataclass(frozen=True)
@@ -229,19 +242,8 @@ def load(path: Path) -> Claim:
     Raises:
         ValueError: ``<claim>.<key>: what is wrong``, in one line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        given = yaml.load(text, _Loader)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{path}:{line}: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ValueError(f"{path}: not a text of yaml") from None
-    if not isinstance(given, dict):
-        raise ValueError(f"{path}: expected keys such as sentence, arms, tests")
-    claim: Claim = _parsed(path.stem, {**given, "id": path.stem, "text": text}, Claim)
+    given, text = reading.read(path)
+    claim: Claim = reading.parsed(path.stem, {**given, "id": path.stem, "text": text}, Claim)
     _check(claim)
     return claim
 
@@ -263,92 +265,6 @@ def find(name: str, configs: Path) -> Path:
 def ids(configs: Path) -> list[str]:
     """The claims that are declared."""
     return sorted(path.stem for path in (configs / "claim").glob("*.yaml"))
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML 1.2's numbers and words: 1e-3 is a number, ``on`` and ``no`` are words; a key stands once."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"{key}: stands twice", problem_mark=node.start_mark)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$"),
-    list("-+.0123456789"),
-)
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def _parsed(where: str, given: Any, kind: Any) -> Any:
-    """A dataclass out of a mapping (or, where it has settings, out of their bare list), checked by its annotations."""
-    names = {setting.metadata.get("key", setting.name): setting for setting in fields(kind)}
-    if isinstance(given, list) and "settings" in names:
-        given = {"settings": given}
-    if not isinstance(given, dict):
-        raise ValueError(f"{where}: expected keys ({', '.join(names)})")
-    for key in given:
-        if key not in names:
-            raise ValueError(str(unknown(where, str(key), (name for name in names if name not in ("id", "text")))))
-    for key, setting in names.items():
-        if key not in given and setting.default is MISSING and setting.default_factory is MISSING:
-            raise ValueError(f"{where}.{key}: missing")
-    hints = get_type_hints(kind, include_extras=True)
-    values = {names[key].name: _value(f"{where}.{key}", value, hints[names[key].name]) for key, value in given.items()}
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise ValueError(f"{where}.{error}") from None
-
-
-def _value(where: str, given: Any, annotation: Any) -> Any:
-    if is_dataclass(annotation):
-        return _parsed(where, given, annotation)
-    if annotation is Any:
-        return given
-    if get_origin(annotation) in (Union, types.UnionType):
-        if given is None:
-            return None
-        (inner,) = (member for member in get_args(annotation) if member is not type(None))
-        return _value(where, given, inner)
-    if get_origin(annotation) is dict:
-        if not isinstance(given, dict):
-            raise ValueError(f"{where}={given}: expected names with values")
-        return {str(key): _value(f"{where}.{key}", value, get_args(annotation)[1]) for key, value in given.items()}
-    if get_origin(annotation) is list:
-        if not isinstance(given, list):
-            raise ValueError(f"{where}={given}: expected a list, such as [a, b]")
-        return [_value(where, value, get_args(annotation)[0]) for value in given]
-    value = checked(where, given, annotation)
-    return value.strip() if isinstance(value, str) else value
-
-
-def _check_values(name: str, values: Sequence[Any]) -> None:
-    """The values of an axis or a grid: words or rising numbers."""
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if not values or not all(isinstance(value, str) or value in numbers for value in values):
-        raise ValueError(f"{name}={values}: expected numbers or words")
-    if len(numbers) == len(values) and numbers != sorted(set(numbers)):
-        raise ValueError(f"{name}={values}: expected rising numbers")
-
-
-def _require_keys(name: str, given: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
-    if given.keys() != kinds.keys():
-        raise ValueError(f"{name}={given}: expected {{{', '.join(kinds)}}}")
-    for key, kind in kinds.items():
-        checked(f"{name}.{key}", given[key], kind)
 
 
 # --- what belongs together --------------------------------------------------------------------------------------------

@@ -7,15 +7,15 @@ chosen on validation, never on test.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from bnexp.arguments import parser
 from bnexp.compare.arms import choose, describe, pair
 from bnexp.compare.names import agrees, assignments, instead, resolve
 from bnexp.compare.notes import about_divergence, about_edges, about_left_out, about_pairs, about_skips, about_values
+from bnexp.output import say
 from bnexp.report import bands, figures, page
 from bnexp.report.tables import FORMATS, Comparison, Row
 from bnexp.runs import NOT_COMPARED, Run, collect, group, newest, show
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: a folder, metric, setting or value that is not there, in one line.
     """
-    options = _parser().parse_args(argv)
+    options = _options().parse_args(argv)
     comparison = compare(options)
     try:
         if options.figures:
@@ -44,14 +44,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; bnexp compare --help lists the options")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="bnexp compare", description="Compare the runs below the given folders.", allow_abbrev=False)
-    add = parser.add_argument
+def _options() -> argparse.ArgumentParser:
+    options = parser("compare", "Compare the runs below the given folders.")
+    add = options.add_argument
     add("folders", nargs="+", metavar="FOLDER", help="folders of runs and sweeps, searched to the bottom")
     add("--metric", default="test/accuracy", help="what is compared, at the last step (default: %(default)s)")
     add("--by", nargs="+", default=[], metavar="KEY", help="settings that make the arms (default: all but the seed)")
@@ -63,19 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--tensorboard", metavar="DIR", help="write each arm's mean and interval as a TensorBoard run")
     add("--html", metavar="FILE", help="write one self-contained page")
     add("-v", "--verbose", action="store_true", help="list the folders that were skipped")
-    return parser
+    return options
 
 
 def _print(text: str) -> None:
-    """To standard output, whatever it can encode, and quietly when nobody reads on (``| head -1``)."""
+    """To standard output, whatever it can encode."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more at exit, and must then find an open file.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    say(text)
 
 
 def compare(options: argparse.Namespace) -> Comparison:

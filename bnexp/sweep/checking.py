@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
-from bnexp.building import check_model, make_batches, make_plan, pick_device, prepare_machine, rules
+from bnexp.building import make_batches, make_plan
 from bnexp.config import TrainConfig, from_dict
 from bnexp.data import load
 from bnexp.experiment import import_modules
+from bnexp.machine import pick_device, prepare_machine
+from bnexp.rules import rules
 from bnexp.sweep.stacks import shape
+from bnexp.trial import check_model
 
 # Of data sets that the server of the jobs keeps in memory.
 _MOST_BYTES = 2**30
