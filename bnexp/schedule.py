@@ -37,3 +37,17 @@ def step(
 def cosine(total: int, *, final: Fraction, warmup: WarmUp) -> Schedule:
     """Half a cosine from 1 at the first step towards ``final`` behind the last (Loshchilov & Hutter 2017, eq. 5)."""
     return _with_warm_up(lambda step: final + (1 - final) * (1 + math.cos(math.pi * step / total)) / 2, warmup)
+
+
+@SCHEDULES.register("triangle")
+def triangle(total: int, *, peak: Annotated[float, Range(above=0, below=1)]) -> Schedule:
+    """A straight line from 0 up to 1 at ``peak``, a fraction of the run, and another down to 0 (Smith & Topin 2018).
+
+    A step has the factor of its middle, so that the first and the last are not lost on a factor of 0.
+    """
+
+    def factor(step: int) -> float:
+        done = (step + 0.5) / total
+        return min(done / peak, (1 - done) / (1 - peak))
+
+    return factor

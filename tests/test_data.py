@@ -20,7 +20,7 @@ from torchvision.datasets import CIFAR10, MNIST
 from torchvision.datasets.utils import calculate_md5
 
 from bnexp.data import DATA, Batches, Data, Split, load
-from bnexp.data.batches import shifted
+from bnexp.data.augmentation import Augmentation, shifted
 from bnexp.data.preparation import moments
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "data"
@@ -37,6 +37,7 @@ PLAIN = {
     "size": None,
     "flip": False,
     "crop": 0,
+    "cutout": 0,
 }
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = IDX
@@ -142,6 +143,7 @@ def test_every_yaml_has_a_source():
         ({"validation": 0.01}, "data.validation=0.01: leaves no validation image of the 40 there are"),
         ({"validation": 0.99}, "data.validation=0.99: leaves no training image of the 40 there are"),
         ({"crop": 5}, "data.crop=5: too large; allowed is less than the image size 6x5"),
+        ({"cutout": 5}, "data.cutout=5: too large; allowed is less than the image size 6x5"),
     ],
 )
 def test_options_that_ask_too_much(mnist, options, message):
@@ -558,6 +560,7 @@ def test_npz_path(tmp_path):
         ({"size": 8}, "data.size=8: vectors of 7 features cannot be resized; it must be null"),
         ({"flip": True}, "data.flip=true: is for images, not for vectors of 7 features"),
         ({"crop": 2}, "data.crop=2: is for images, not for vectors of 7 features"),
+        ({"cutout": 2}, "data.cutout=2: is for images, not for vectors of 7 features"),
     ],
 )
 def test_vectors_are_no_images(npz, options, message):
@@ -661,13 +664,19 @@ def test_digits():
 # Batches
 
 
-def made(count=23, shape=(2, 6, 5), *, flip=False, crop=0):
+def made(count=23, shape=(2, 6, 5), *, flip=False, crop=0, cutout=0):
     x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0)) + 1
     split = Split(x, torch.arange(count))
-    return Data("made", count, split, None, split, [0.0], [1.0], flip, crop)
+    return Data("made", count, split, None, split, [0.0], [1.0], Augmentation(flip, crop, cutout))
 
 
-AUGMENTED = {"plain": made(), "flip": made(flip=True), "crop": made(crop=2), "both": made(flip=True, crop=2)}
+AUGMENTED = {
+    "plain": made(),
+    "flip": made(flip=True),
+    "crop": made(crop=2),
+    "cutout": made(cutout=3),
+    "all": made(flip=True, crop=2, cutout=2),
+}
 every_augmentation = pytest.mark.parametrize("data", AUGMENTED.values(), ids=AUGMENTED.keys())
 
 
@@ -784,8 +793,24 @@ def test_shifted_takes_row_and_column():
     assert torch.equal(shifted(x, row, column, margin=2), torch.stack(expected))
 
 
+def test_holes_are_squares_at_every_place_about_equally_often():
+    data = made(count=4, shape=(2, 4, 5), cutout=2)  # its pixels are 1 or more
+    batches = Batches(data, [5], batch_size=4, drop_last=False)
+    seen = {(row, column): 0 for row in range(3) for column in range(4)}
+    for step in range(300):
+        x, y = batches.at(step)
+        for image, label in zip(x[0], y[0].tolist(), strict=True):
+            rows, columns = (image == 0).all(0).nonzero(as_tuple=True)
+            row, column = rows.min().item(), columns.min().item()
+            expected = data.train.x[label].clone()
+            expected[:, row : row + 2, column : column + 2] = 0
+            assert torch.equal(image, expected)
+            seen[row, column] += 1
+    assert all(abs(count - 100) < 5 * 100**0.5 for count in seen.values())
+
+
 def test_augmentation_leaves_order_alone():
-    plain, augmented = made(), made(flip=True, crop=2)
+    plain, augmented = made(), made(flip=True, crop=2, cutout=2)
     for step in range(10):
         labels = [Batches(data, [0], batch_size=5, drop_last=False).at(step)[1] for data in (plain, augmented)]
         assert torch.equal(*labels)

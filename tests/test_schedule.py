@@ -26,6 +26,8 @@ HALF = 2**-0.5
         ({"name": "cosine", "final": 0.5, "warmup": 0}, 2, [1, 0.75]),
         ({"name": "cosine", "final": 0, "warmup": 2}, 4, [0.5, (1 + HALF) / 2, 0.5, (1 - HALF) / 2]),
         ({"name": "cosine", "final": 0.2, "warmup": 0}, 1, [1]),
+        ({"name": "triangle", "peak": 0.5}, 4, [0.25, 0.75, 0.75, 0.25]),
+        ({"name": "triangle", "peak": 0.2}, 5, [0.5, 0.875, 0.625, 0.375, 0.125]),
     ],
 )
 def test_factors_are_those_worked_out_by_hand(config, total, factors):
@@ -52,6 +54,7 @@ def test_a_cosine_never_rises_and_ends_just_above_its_final_value():
         ({"name": "constant", "warmup": -1}, "schedule.warmup=-1: out of range"),
         ({"name": "step", "milestones": [1.0], "factor": 0.1, "warmup": 0}, "schedule.milestones=1.0: out of range"),
         ({"name": "step", "milestones": [0.5], "factor": 0, "warmup": 0}, "schedule.factor=0.0: out of range"),
+        ({"name": "triangle", "peak": 1.0}, "schedule.peak=1.0: out of range"),
         ({"name": "cosine", "final": 1, "warmup": 0}, "schedule.final=1.0: out of range"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bnexp.checks import Fraction, PositiveFloat, Range
+from bnexp.data.augmentation import Augmentation
 from bnexp.registry import Registry
 from bnexp.seeds import generator
 
@@ -35,6 +36,7 @@ class Preparation:
         size: height and width to resize to (bilinear, no antialiasing), pixels; None keeps the size.
         flip: mirror a training image left to right with probability 1/2.
         crop: pad training images by this many zero pixels and cut the original size out at random; 0 for none.
+        cutout: side of a square that is set to zero at a random place in every training image; 0 for none.
     """
 
     classes: list[Annotated[int, Range(least=0)]] | None
@@ -49,6 +51,7 @@ class Preparation:
     size: Annotated[int | None, Range(least=1)]
     flip: bool
     crop: Annotated[int, Range(least=0)]
+    cutout: Annotated[int, Range(least=0)]
 
 
 class Sources(Registry):
@@ -139,8 +142,7 @@ class Data:
         test: the source's own test images, all of them (of the kept classes).
         mean: what was subtracted, a number a channel (or feature); zeros where nothing was. ``whiten`` comes on top.
         std: what was divided by; ones where nothing was.
-        flip: whether training batches are mirrored at random.
-        crop: by how many pixels training batches are shifted at random, at most.
+        augmentation: what is done to training batches at random.
     """
 
     name: str
@@ -150,8 +152,7 @@ class Data:
     test: Split
     mean: list[float]
     std: list[float]
-    flip: bool
-    crop: int
+    augmentation: Augmentation
 
     @property
     def shape(self) -> tuple[int, ...]:

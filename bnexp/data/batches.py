@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bnexp.data.base import Data
@@ -37,7 +36,7 @@ class Batches:
             raise ValueError(f"batch_size={batch_size}: larger than the {total} training images; at most {total}")
         self.per_epoch = total // batch_size if drop_last else -(-total // batch_size)
         self._split, self._shape = data.train, data.shape
-        self._flip, self._crop = data.flip, data.crop
+        self._augment = data.augmentation
         self._seeds, self._batch_size = tuple(seeds), batch_size
         self._remainder = 0 if drop_last else total % batch_size
         self._epoch: int | None = None
@@ -76,30 +75,7 @@ class Batches:
         return self._planned
 
     def _decisions(self, seed: int, epoch: int) -> Tensor:
-        """[1, N]: which sample comes when. With augmentation [4, N]: also whether to mirror it, its row, its column."""
+        """[1, N]: which sample comes when; below, what is done to each (``Augmentation.decisions``)."""
         total = len(self._split)
         order = torch.randperm(total, generator=generator(seed, "order", epoch)).unsqueeze(0)
-        if not (self._flip or self._crop):
-            return order
-        random = generator(seed, "augment", epoch)
-        mirrored = torch.randint(2, (1, total), generator=random)
-        offsets = torch.randint(2 * self._crop + 1, (2, total), generator=random)
-        return torch.cat([order, mirrored, offsets])
-
-    def _augment(self, x_BCHW: Tensor, mirrored_B: Tensor, row_B: Tensor, column_B: Tensor) -> Tensor:
-        if self._crop:
-            x_BCHW = shifted(x_BCHW, row_B, column_B, margin=self._crop)
-        if self._flip:
-            x_BCHW = torch.where(mirrored_B.bool().view(-1, 1, 1, 1), x_BCHW.flip(3), x_BCHW)
-        return x_BCHW
-
-
-def shifted(x_BCHW: Tensor, row_B: Tensor, column_B: Tensor, *, margin: int) -> Tensor:
-    """Pad every image by ``margin`` zeros on each side, and cut H x W out at its own (row, column), 0 to 2 margin.
-
-    Zero is the mean colour where the data are standardized. He et al. (2016), section 4.2, augment so, margin 4.
-    """
-    height, width = x_BCHW.shape[2:]
-    # All cuts of all images as a view [B, C, 2 margin + 1, 2 margin + 1, H, W]; the indexing copies one of each image.
-    cuts = F.pad(x_BCHW, [margin] * 4).unfold(2, height, 1).unfold(3, width, 1)
-    return cuts[torch.arange(len(x_BCHW), device=x_BCHW.device), :, row_B, column_B]
+        return torch.cat([order, self._augment.decisions(seed, epoch, total, self._shape)])

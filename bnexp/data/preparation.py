@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.data.augmentation import Augmentation
 from bnexp.data.base import DATA, Data, Part, Preparation, Raw, Split, fault
 from bnexp.data.whitening import whitening
 from bnexp.seeds import generator
@@ -56,7 +57,8 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     for split in (train, validation, test):
         if split is not None:
             _standardize(split.x, mean, std)
-    data = Data(name, len(classes), train, validation, test, mean.tolist(), std.tolist(), how.flip, how.crop)
+    augmentation = Augmentation(how.flip, how.crop, how.cutout)
+    data = Data(name, len(classes), train, validation, test, mean.tolist(), std.tolist(), augmentation)
     whiten = whitening(how.whiten, train.x, how.whiten_eps)
     if whiten is not None:
         data = data.mapped(lambda split: Split(whiten(split.x), split.y))
@@ -224,11 +226,14 @@ def _check_test(raw: Raw, train: Split, test: Split) -> None:
 
 def _check_augmentation(train: Split, how: Preparation) -> None:
     shape = train.x.shape[1:]
-    if (how.flip or how.crop) and len(shape) != 3:
-        option = f"flip={str(how.flip).lower()}" if how.flip else f"crop={how.crop}"
-        raise ValueError(f"data.{option}: is for images, not for vectors of {shape[0]} features")
-    if how.crop >= min(shape[1:], default=how.crop + 1):
-        raise ValueError(f"data.crop={how.crop}: too large; allowed is less than the image size {shape[1]}x{shape[2]}")
+    asked = {name: value for name in ("flip", "crop", "cutout") if (value := getattr(how, name))}
+    if asked and len(shape) != 3:
+        option, value = next(iter(asked.items()))
+        raise ValueError(f"data.{option}={str(value).lower()}: is for images, not for vectors of {shape[0]} features")
+    for option in ("crop", "cutout"):
+        if asked.get(option, 0) >= min(shape[1:], default=1):
+            size = f"the image size {shape[1]}x{shape[2]}"
+            raise ValueError(f"data.{option}={asked[option]}: too large; allowed is less than {size}")
 
 
 def _same(x: Tensor | list[Tensor], other: Tensor | list[Tensor]) -> bool:

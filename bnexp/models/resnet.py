@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnexp.checks import Positive
+from bnexp.checks import Positive, PositiveFloat
 from bnexp.models.unit import MODELS, Units, image_shape, named
 from bnexp.norms import Branch
 
@@ -65,6 +65,61 @@ def resnet(shape: tuple[int, ...], classes: int, units: Units, *, depth: Positiv
             layers[f"stage{stage}_block{block}"] = BasicBlock(c_in, c_out, stride, units, blocks=(depth - 2) // 2)
             c_in = c_out
     return named(**layers, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=nn.Linear(c_in, classes))
+
+
+class Residual(nn.Module):
+    """x + unit(unit(x)): the sum behind the activations (Page 2018)."""
+
+    def __init__(self, channels: int, units: Units, blocks: int) -> None:
+        super().__init__()
+        self.first = units.conv(channels, channels, 3, padding=1, branch=Branch(blocks, 2, last=False))
+        self.second = units.conv(channels, channels, 3, padding=1, branch=Branch(blocks, 2, last=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        y: Tensor = x + self.second(self.first(x))
+        return y
+
+
+class ScaledLinear(nn.Linear):
+    """scale * (W x + b): smaller logits at first, which a large learning rate needs."""
+
+    def __init__(self, n_in: int, n_out: int, scale: float) -> None:
+        super().__init__(n_in, n_out)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n_in) -> (B, n_out)."""
+        return self.scale * super().forward(x)
+
+
+@MODELS.register("resnet9")
+def resnet9(shape: tuple[int, ...], classes: int, units: Units, *, width: Positive, scale: PositiveFloat) -> nn.Module:
+    """The nine-layer network of Page 2018, "How to Train Your ResNet", after Coleman et al. 2017 (DAWNBench).
+
+    A stem of ``width`` channels; three stages that double the channels and halve the sides by 2x2 max pooling, the
+    first and the last with a residual pair; global max pooling; a linear head, here with a bias as in all models.
+
+    Options:
+        width: channels of the stem; 64 in the paper.
+        scale: what the logits are multiplied by; 0.125 in the paper.
+
+    Raises:
+        ValueError: images of fewer than 8 pixels a side.
+    """
+    units.refuse_after("resnet9")
+    channels, *sides = image_shape("resnet9", shape)
+    if min(sides) < 8:
+        raise ValueError(f"model=resnet9: images of {sides[0]}x{sides[1]} are too small; allowed is 8x8 or more")
+    layers: dict[str, nn.Module] = {"stem": units.conv(channels, width, 3, padding=1)}
+    for stage, c_in in enumerate((width, 2 * width, 4 * width), 1):
+        layers[f"stage{stage}"] = units.conv(c_in, 2 * c_in, 3, padding=1)
+        layers[f"stage{stage}_pool"] = nn.MaxPool2d(2)
+        if stage != 2:
+            layers[f"stage{stage}_residual"] = Residual(2 * c_in, units, blocks=2)
+    pool = nn.MaxPool2d((sides[0] // 8, sides[1] // 8))
+    head = ScaledLinear(8 * width, classes, scale)
+    return named(**layers, pool=pool, flatten=nn.Flatten(), head=head)
 
 
 def _torchvision(name: str, shape: tuple[int, ...], classes: int, units: Units, small_stem: bool) -> nn.Module:
