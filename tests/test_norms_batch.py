@@ -19,7 +19,7 @@ from bnexp.data import Split
 from bnexp.evaluation import precise_statistics
 from bnexp.norms import NORMS, BatchStatistics
 from bnexp.norms.base import per_channel
-from bnexp.norms.ghost import chunks
+from bnexp.norms.ghost import cut
 from bnexp.norms.renorm import Limit
 from bnexp.population import Population
 
@@ -211,9 +211,8 @@ def test_precise_statistics_are_the_moments_of_the_training_images(name):
     [(8, 4, [4, 4]), (10, 4, [4, 4, 2]), (9, 4, [4, 5]), (5, 4, [5]), (4, 4, [4]), (3, 4, [3]), (1, 4, [1])],
 )
 def test_sizes_of_chunks(samples, size, wanted):
-    x = torch.arange(samples)
-    assert [len(part) for part in chunks(x, size)] == wanted
-    assert torch.equal(torch.cat(chunks(x, size)), x)
+    whole, rest = cut(samples, size)
+    assert [size] * whole + [rest] * (rest > 0) == wanted
 
 
 @pytest.mark.parametrize("shape", [(10, CHANNELS), (11, CHANNELS, 3), SHAPE])
@@ -224,7 +223,8 @@ def test_each_chunk_is_normalized_by_itself(shape, size):
     assert_close(y, wanted)
     assert_close(gradients(y, x, *norm.parameters()), gradients(wanted, x, *norm.parameters()))
     plain = build("ghost_bn", size=size, affine=False)
-    for part in chunks(plain(x), size):
+    whole, rest = cut(len(x), size)
+    for part in plain(x).split([size] * whole + [rest] * (rest > 0)):
         assert_close(part.transpose(0, 1).flatten(1).mean(1), torch.zeros(CHANNELS), atol=1e-12)
 
 

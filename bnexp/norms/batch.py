@@ -170,7 +170,7 @@ class BatchNorm(BatchStatistics):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize by the statistics of ``x``, and return with the output its mean and its unbiased variance, [C]."""
         # With momentum 1 the fused kernel leaves the batch's own statistics in the buffers that it is given.
-        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        mean, var = (self.running_mean.new_zeros(x.shape[1]) for _ in range(2))
         y = F.batch_norm(x, mean, var, gain, bias, training=True, momentum=1.0, eps=self.eps)
         return y, mean, var
 

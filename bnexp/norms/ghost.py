@@ -12,10 +12,13 @@ from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.batch import BatchNorm, Momentum
 
 
-def chunks(x: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Cut x in order, ``size`` samples each; a last chunk is smaller, and a single sample joins the chunk before it."""
-    count = max((len(x) + size - 2) // size, 1)
-    return x.tensor_split([size * number for number in range(1, count)])
+def cut(samples: int, size: int) -> tuple[int, int]:
+    """How many chunks have ``size`` samples, and how many samples a last, uneven one has.
+
+    A single sample left over joins the chunk before it.
+    """
+    whole, rest = divmod(samples, size)
+    return (whole - 1, size + 1) if rest == 1 and whole else (whole, rest)
 
 
 class GhostBatchNorm(BatchNorm):
@@ -33,12 +36,22 @@ class GhostBatchNorm(BatchNorm):
 
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
         """Normalize each chunk by its own statistics; with ``track``, the running ones follow their average."""
-        parts = chunks(x, self.size)
-        y, mean, var = zip(*(self.standardize(part, self.gain, self.bias) for part in parts), strict=True)
+        whole, rest = cut(len(x), self.size)
+        even, uneven = x.split([whole * self.size, rest])
+        parts = [(part, count) for part, count in ((even, whole), (uneven, 1)) if len(part)]
+        y, mean, var = zip(*(self._in_chunks(part, count) for part, count in parts), strict=True)
         if track:
-            shares = [len(part) / len(x) for part in parts]
+            shares = [len(part) / len(x) for part, _ in parts]
             self.advance(_average(mean, shares), _average(var, shares))
         return torch.cat(y)
+
+    def _in_chunks(self, x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize equal chunks, which stand side by side as channels; mean and unbiased variance are averages."""
+        beside = x.unflatten(0, (count, -1)).transpose(0, 1).flatten(1, 2)
+        gain, bias = (None if each is None else each.repeat(count) for each in (self.gain, self.bias))
+        y, mean, var = self.standardize(beside, gain, bias)
+        behind = y.unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)
+        return behind, mean.view(count, -1).mean(0), var.view(count, -1).mean(0)
 
     def restore(self, x: Tensor) -> None:
         """Impossible: each chunk has its own statistics, and all have the same gain and bias."""
