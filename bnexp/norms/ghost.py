@@ -36,9 +36,9 @@ class GhostBatchNorm(BatchNorm):
 
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
         """Normalize each chunk by its own statistics; with ``track``, the running ones follow their average."""
-        whole, rest = cut(len(x), self.size)
-        even, uneven = x.split([whole * self.size, rest])
-        parts = [(part, count) for part, count in ((even, whole), (uneven, 1)) if len(part)]
+        whole, _ = cut(len(x), self.size)
+        end = whole * self.size
+        parts = [(part, count) for part, count in ((x[:end], whole), (x[end:], 1)) if len(part)]
         y, mean, var = zip(*(self._in_chunks(part, count) for part, count in parts), strict=True)
         if track:
             shares = [len(part) / len(x) for part, _ in parts]
@@ -47,10 +47,10 @@ class GhostBatchNorm(BatchNorm):
 
     def _in_chunks(self, x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize equal chunks, which stand side by side as channels; mean and unbiased variance are averages."""
-        beside = x.unflatten(0, (count, -1)).transpose(0, 1).flatten(1, 2)
+        beside = x.reshape(count, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
         gain, bias = (None if each is None else each.repeat(count) for each in (self.gain, self.bias))
         y, mean, var = self.standardize(beside, gain, bias)
-        behind = y.unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)
+        behind = y.reshape(len(y), count, *x.shape[1:]).transpose(0, 1).flatten(0, 1)
         return behind, mean.view(count, -1).mean(0), var.view(count, -1).mean(0)
 
     def restore(self, x: Tensor) -> None:
