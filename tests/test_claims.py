@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from bnexp.claims.design import design
 from bnexp.claims.exact import EXACT, check
 from bnexp.claims.running import Choice, Outcome
 from bnexp.config import flat
-from bnexp.report import claims as report
+from bnexp.report import claims_cells as cells
 from bnexp.runs import Run
 from bnexp.shipped import configs_folder
+from bnexp.sweep.nursery import Nursery
 
 IDS = declaration.ids(configs_folder())
 SMALL = """
@@ -172,7 +174,7 @@ def test_an_arm_starts_from_the_run_of_its_seed(tmp_path):
         load(write(tmp_path, text.replace("bn: [norm=bn]", "bn: {settings: [norm=bn], init_from: first}"))), "quick"
     )
     assert made.words_before("first", 1001)[-2:] == ["steps=5", "seed=1001"]
-    sweeps = running.Sweeps(made, tmp_path, configs_folder(), retry_failed=False)
+    sweeps = running.Sweeps(made, tmp_path, configs_folder(), Nursery(), retry_failed=False)
     starts = {("first", 3): Path("there/first,seed=3")}
     regime = made.regimes["equal"]
     label, words = sweeps._job(made.point("bn@1"), regime, None, 3, starts)
@@ -375,6 +377,19 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     assert (tmp_path / "page/small.png").stat().st_size > 1000
 
 
+def test_several_claims_say_how_long_they_took(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    head = SMALL.partition("settings:")[0]
+    paths = []
+    for name in ("one", "other"):
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(f"{head}exact: [bias_growth]\n")
+    found = bnexp("claim", "run", *map(str, paths), "--profile", "quick")
+    assert found.code == 0, found
+    *_, last = found.out.splitlines()
+    assert re.fullmatch(r"2 claims in [\d.]+ s", last)
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
@@ -398,7 +413,7 @@ def test_holm_is_over_all_tests_of_the_suite(tmp_path):
 )
 def test_an_effect_is_shown_in_the_unit_that_suits_it(scale, metric, numbers, shown):
     ends = dict(zip(("mean", "low", "high"), numbers, strict=True))
-    assert report.effect({"scale": scale, "metric": metric, "is_level": True, **ends}, lead="") == shown
+    assert cells.effect({"scale": scale, "metric": metric, "is_level": True, **ends}, lead="") == shown
 
 
 def test_settings_that_nothing_overrides_make_a_smoke_test_small(tmp_path):

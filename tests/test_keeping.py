@@ -19,7 +19,7 @@ def options(monkeypatch):
 def test_a_kept_data_set_is_read_once_and_is_the_same(options, monkeypatch):
     fresh = load(options)
     assert load(options) is not fresh
-    keep(options)
+    keep([options])
     monkeypatch.setattr(keeping, "prepared", lambda options: pytest.fail("read again"))
     kept = load(dict(reversed(options.items())))
     assert load(options) is kept
@@ -29,6 +29,6 @@ def test_a_kept_data_set_is_read_once_and_is_the_same(options, monkeypatch):
 
 
 def test_other_options_are_another_data_set(options):
-    keep(options)
+    keep([options])
     assert len(load(options | {"train_limit": 40}).train) == 40
     assert len(load(options).train) == 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,9 @@ from bnexp.claims import declaration, result
 from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import Design, design
 from bnexp.report.claims_cells import effect
+from bnexp.report.tables import duration
 from bnexp.shipped import configs_folder
+from bnexp.sweep.nursery import Nursery
 
 FOLDER = Path("outputs/claims")
 # Exit codes above are those of signals, after which no further claim is begun.
@@ -66,12 +69,15 @@ def _minutes(claim: Claim) -> str:
 
 def _run(given: argparse.Namespace, configs: Path) -> int:
     designs = _designs(given, configs)
-    code = 0
-    for made in designs:
-        ended = _one(made, configs, retry_failed=given.retry_failed)
-        if ended > _SIGNALLED:
-            return ended
-        code = max(code, ended)
+    start, code = time.monotonic(), 0
+    with contextlib.closing(Nursery()) as nursery:
+        for made in designs:
+            ended = _one(made, configs, nursery, retry_failed=given.retry_failed)
+            if ended > _SIGNALLED:
+                return ended
+            code = max(code, ended)
+    if len(designs) > 1:
+        print(f"{len(designs)} claims in {duration(time.monotonic() - start).text}", flush=True)
     return code
 
 
@@ -105,7 +111,7 @@ def _default_profile() -> str:
     return "gpu" if torch.cuda.is_available() else "quick"
 
 
-def _one(made: Design, configs: Path, *, retry_failed: bool) -> int:
+def _one(made: Design, configs: Path, nursery: Nursery, *, retry_failed: bool) -> int:
     """Run and judge a claim, and say what came of it; the exit code."""
     from bnexp.claims import exact, judging, running
 
@@ -113,7 +119,7 @@ def _one(made: Design, configs: Path, *, retry_failed: bool) -> int:
     outcome = running.Outcome({}, {}, 0, [])
     try:
         if made.tests:
-            outcome = running.run(made, folder, configs, retry_failed=retry_failed)
+            outcome = running.run(made, folder, configs, nursery=nursery, retry_failed=retry_failed)
     except running.StoppedError as stop:
         print(f"{made.claim.id}: stopped; the same command goes on", file=sys.stderr, flush=True)
         return int(stop.args[0])

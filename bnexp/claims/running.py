@@ -24,6 +24,7 @@ from bnexp.names import run_name
 from bnexp.runs import Run, Setting, collect, newest, show
 from bnexp.statistics import larger_is_better
 from bnexp.sweep import plan as plans
+from bnexp.sweep.nursery import Nursery
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import Entry
 from bnexp.sweep.supervisor import carry_out
@@ -98,14 +99,14 @@ def _samples(design: Design) -> Iterator[tuple[Regime | None, list[str]]]:
             yield regime, [*words, *from_run]
 
 
-def run(design: Design, folder: Path, configs: Path, *, retry_failed: bool = False) -> Outcome:
+def run(design: Design, folder: Path, configs: Path, *, nursery: Nursery, retry_failed: bool = False) -> Outcome:
     """Run what is missing, in three sweeps one after another.
 
     Raises:
         ValueError: a run's config is wrong.
         StoppedError: a sweep has not come to its end.
     """
-    sweeps = Sweeps(design, folder, configs, retry_failed)
+    sweeps = Sweeps(design, folder, configs, nursery, retry_failed)
     starts = sweeps.before()
     choices = sweeps.tune(starts)
     return sweeps.final(starts, choices)
@@ -114,8 +115,9 @@ def run(design: Design, folder: Path, configs: Path, *, retry_failed: bool = Fal
 class Sweeps:
     """Carries out the sweeps of a claim in its folder."""
 
-    def __init__(self, design: Design, folder: Path, configs: Path, retry_failed: bool) -> None:
-        self.design, self.folder, self.configs, self.retry_failed = design, folder, configs, retry_failed
+    def __init__(self, design: Design, folder: Path, configs: Path, nursery: Nursery, retry_failed: bool) -> None:
+        self.design, self.folder, self.configs = design, folder, configs
+        self.nursery, self.retry_failed = nursery, retry_failed
         self._made: list[Run] = []
         self._failed = 0
 
@@ -203,6 +205,7 @@ class Sweeps:
                 options=options(given),
                 notes=composing.notes,
                 retry_failed=self.retry_failed,
+                nursery=self.nursery,
             )
         if code and not _all_tried(folder, wanted):
             raise StoppedError(code)

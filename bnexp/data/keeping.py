@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnexp.data.base import Data
@@ -21,9 +21,16 @@ def load(options: Mapping[str, Any]) -> Data:
     return prepared(options) if kept is None else kept
 
 
-def keep(options: Mapping[str, Any]) -> None:
-    """Read and prepare a data set now; forked processes then have it at once, in memory that they share."""
-    _kept[_key(options)] = prepared(options)
+def keep(wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Read and prepare data sets now, and forget all others; forked processes have them at once, in shared memory.
+
+    Raises as ``preparation.load``.
+    """
+    named = {_key(options): options for options in wanted}
+    for key in _kept.keys() - named.keys():
+        del _kept[key]
+    for key in named.keys() - _kept.keys():
+        _kept[key] = prepared(named[key])
 
 
 def _key(options: Mapping[str, Any]) -> str:

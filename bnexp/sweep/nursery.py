@@ -30,16 +30,21 @@ class NurseryDiedError(Exception):
 class Nursery:
     """A process that has imported torch once and forks a fresh child for every task; itself it trains nothing.
 
-    It and its children end when this process ends, however that happens: they see the connection close. Nothing in it
-    has touched a GPU or started a thread, so that a forked child is as good as a new process, without the seconds of
-    importing.
+    It begins when it is first asked for something, and again after its death. It and its children end when this process
+    ends, however that happens: they see the connection close. Nothing in it has touched a GPU or started a thread, so
+    that a forked child is as good as a new process, without the seconds of importing.
     """
 
-    def __init__(self) -> None:
+    _process: subprocess.Popen[bytes] | None = None
+    _connection: socket.socket
+    _received = b""
+
+    def _begin(self) -> subprocess.Popen[bytes]:
         self._connection, theirs = socket.socketpair()
+        self._received = b""
         # The same path as here: a user's modules are found in the child as they are by a single run.
         serve = f"from bnexp.sweep.worker import serve; serve({theirs.fileno()})"
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -47,16 +52,19 @@ class Nursery:
             start_new_session=True,
         )
         theirs.close()
-        self._received = b""
+        return process
 
     def close(self) -> None:
         """End it and whatever runs in it; returns when all are gone."""
+        process, self._process = self._process, None
+        if process is None:
+            return
         self._connection.close()
         try:
-            self._process.wait(2)
+            process.wait(2)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            process.kill()
+            process.wait()
 
     def fork(self, task: int, call: str, given: Mapping[str, Any], *, log: str, env: Mapping[str, str]) -> None:
         """Start a child.
@@ -71,7 +79,12 @@ class Nursery:
         self._send({"fork": task, "call": call, "given": given, "log": log, "env": env})
 
     def warm(self, modules: Sequence[str], data: Sequence[Mapping[str, Any]]) -> None:
-        """Have it import modules and read data sets once, which its children would otherwise do one by one."""
+        """Have it import modules and read data sets once, which its children would otherwise do one by one.
+
+        Args:
+            modules: of libraries.
+            data: options of the data sets that it keeps from now on, and no others.
+        """
         self._send({"import": list(modules), "keep": list(data)})
 
     def signal(self, task: int, number: int) -> None:
@@ -79,6 +92,7 @@ class Nursery:
         self._send({"signal": number, "task": task})
 
     def _send(self, message: Message) -> None:
+        self._process = self._process or self._begin()
         try:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
@@ -93,8 +107,7 @@ class Nursery:
         Raises:
             NurseryDiedError: it is gone.
         """
-        readable, _, _ = select.select([self._connection], [], [], timeout)
-        if not readable:
+        if self._process is None or not select.select([self._connection], [], [], timeout)[0]:
             return []
         received = b""
         with contextlib.suppress(ConnectionError):

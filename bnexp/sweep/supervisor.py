@@ -53,6 +53,7 @@ def carry_out(
     notes: Notes,
     retry_failed: bool = False,
     engine: Engine | None = None,
+    nursery: Nursery | None = None,
 ) -> int:
     """Run the jobs of a sweep that are not over yet, and say how all stand.
 
@@ -64,6 +65,7 @@ def carry_out(
         notes: (config, overrides) -> further files for a run's folder.
         retry_failed: run jobs again that have failed before.
         engine: runs jobs instead of this machine's supervisor.
+        nursery: forks the processes; None for one of this sweep's own, which ends with it.
 
     Returns:
         0 when all jobs are over, 1 when one has failed or could not be run, 130 or 143 when stopped by a signal.
@@ -82,7 +84,7 @@ def carry_out(
         todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
         trouble = None
         if todo:
-            nursery = holds.enter_context(contextlib.closing(Nursery()))
+            nursery = nursery or holds.enter_context(contextlib.closing(Nursery()))
             slots = slots_after_check(nursery, todo, plan.options, stop)
             if stop():
                 return stop.exit_code
@@ -216,7 +218,6 @@ class Supervisor:
                 except NurseryDiedError:
                     self._start_anew()
         finally:
-            self._nursery.close()
             self._display.close()
         self._write(at_once=True)
         return self._trouble
@@ -344,7 +345,7 @@ class Supervisor:
         self._written = time.monotonic()
 
     def _start_anew(self) -> None:
-        """The server of jobs is dead, and the jobs with it: go on from their checkpoints, with a new one."""
+        """The server of jobs is dead, and the jobs with it: go on from their checkpoints, and it begins again."""
         self._nursery.close()
         self._restarts += 1
         lost = [running.entries for running in self._running.values()]
@@ -356,7 +357,6 @@ class Supervisor:
             return self._halt("the process that starts the jobs was killed again and again (out of memory?)", [])
         time.sleep(0.5)  # the kernel ends the jobs when it ends their parent, not before
         self._queue.extendleft([entry for entry in entries if not entry.over] for entries in reversed(lost))
-        self._nursery = Nursery()
         return None
 
 

@@ -82,9 +82,8 @@ class _Server:
             for module in message["import"]:
                 with contextlib.suppress(ImportError):  # a part of a module that is named like one
                     importlib.import_module(module)
-            for options in message["keep"]:
-                with contextlib.suppress(ValueError, OSError):  # whoever needs it will say so
-                    keep(options)
+            with contextlib.suppress(ValueError, OSError):  # whoever needs them will say so
+                keep(message["keep"])
             gc.freeze()
             return
         if "fork" in message:
