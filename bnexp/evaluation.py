@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.data import Split
+from bnexp.losses import each_loss
 from bnexp.norms import BatchStatistics
 from bnexp.norms.base import per_channel
 from bnexp.norms.batch import pooled_axes
@@ -50,9 +50,8 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
     least = max((layer.least_values for layer in batch_norms(population.members[0])), default=2)
     for x_B, y_B in _batches(split, batch_size, least):
         logits_MBK = population(x_B.expand(len(population), *x_B.shape))
-        for row, logits_BK in enumerate(logits_MBK.float()):
-            loss_M[row] += F.cross_entropy(logits_BK, y_B, reduction="sum")
-            hits_M[row] += (logits_BK.argmax(1) == y_B).sum()
+        loss_M += each_loss(logits_MBK.float(), y_B.expand(len(population), -1)).double().sum(1)
+        hits_M += (logits_MBK.argmax(2) == y_B).sum(1)
     population.train()
     hits_M.masked_fill_(~torch.isfinite(loss_M), torch.nan)
     return {"loss": (loss_M / len(split)).tolist(), "accuracy": (hits_M / len(split)).tolist()}  # waits for the device

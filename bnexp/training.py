@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.losses import losses_and_hits
 from bnexp.population import Population
 from bnexp.precision import Precision
 from bnexp.record import Record
@@ -119,14 +119,6 @@ class Progress:
         self.step, self.seen = step, state["seen"]
         self.loss_M[row], self.hits_M[row] = state["loss"], state["hits"]
         self.survived_M[row] = step
-
-
-def losses_and_hits(logits_MBK: Tensor, y_MB: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy (nats, at least in fp32) and the number of right answers of each member, both [M]."""
-    at_least_fp32 = torch.promote_types(logits_MBK.dtype, torch.float32)
-    logits_NK = logits_MBK.flatten(0, 1).to(at_least_fp32)
-    loss_M = F.cross_entropy(logits_NK, y_MB.flatten(), reduction="none").view_as(y_MB).mean(1)
-    return loss_M, (logits_MBK.detach().argmax(2) == y_MB).sum(1)
 
 
 def train(

@@ -24,7 +24,7 @@ FLOORS = [
     {"probes", "averages"},
     {"training", "evaluation", "models", "inits", "affine", "logbook", "display", "runs", "trainable", "machine"},
     {"norms", "data", "runfile", "checkpoint", "events", "optim", "statistics", "precision", "provenance"},
-    {"population", "dropout", "schedule", "storage", "stopping", "names", "record"},
+    {"population", "losses", "dropout", "schedule", "storage", "stopping", "names", "record"},
     {"registry", "stream", "config"},
     {"seeds", "arguments", "output", "shipped"},
     {"checks"},
@@ -92,6 +92,7 @@ def test_a_library_has_one_door(library, allowed):
 
 def test_the_loop_knows_no_norm_model_config_or_file():
     assert {name.split(".")[1] for name in imported(PACKAGE / "training.py") if name.startswith("bnexp.")} <= {
+        "losses",
         "population",
         "precision",
         "record",

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp import precision
+from bnexp.losses import losses_and_hits
 from bnexp.norms import NORMS
 from bnexp.optim import OPTIMS, optimizer
 from bnexp.population import Population
 from bnexp.precision import Precision, allow_tf32
-from bnexp.training import losses_and_hits
 
 CPU = torch.device("cpu")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

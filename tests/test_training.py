@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bnexp.losses import losses_and_hits
 from bnexp.optim import OPTIMS, optimizer
 from bnexp.population import Population
 from bnexp.precision import Precision
-from bnexp.training import Plan, Progress, losses_and_hits, train
+from bnexp.training import Plan, Progress, train
 
 CPU = torch.device("cpu")
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "decay_norm": False}
