@@ -200,6 +200,7 @@ def records(setup: Setup, size: int, *, every: int, count: int) -> Iterator[Reco
         precision=setup.precision,
         progress=Progress(members, device),
         stop=lambda: False,
+        recorder=setup.recorder,
     )
 
 

@@ -17,7 +17,7 @@ from bnexp.config import TrainConfig
 from bnexp.data import Batches, Data, Split, load
 from bnexp.evaluation import Measures, evaluate_all, evaluate_kinds
 from bnexp.inits import Init, fit, initialize
-from bnexp.machine import prepare_machine, set_executor
+from bnexp.machine import prepare_machine, recorder, set_executor
 from bnexp.models import Units
 from bnexp.norms import Norm
 from bnexp.observing import Finish, Observed, Observer
@@ -26,6 +26,7 @@ from bnexp.population import Population
 from bnexp.precision import Precision
 from bnexp.rules import Rules, rules
 from bnexp.starting import apply_norm_state, start_from
+from bnexp.step import Recorder
 from bnexp.stream import seed_streams
 from bnexp.trainable import frozen_MP
 from bnexp.training import Plan, Progress
@@ -103,6 +104,7 @@ class Setup:
     precision: Precision
     progress: Progress
     observer: Observer
+    recorder: Recorder | None
 
     def evaluate(self) -> Measures:
         """What an evaluation in training records."""
@@ -226,6 +228,7 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
         precision=Precision(config.precision, len(configs), device),
         progress=Progress(len(configs), device),
         observer=Observer(population, bound[0].probes, data.train, plan.steps),
+        recorder=recorder(config, device),
     )
 
 

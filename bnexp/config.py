@@ -57,6 +57,8 @@ class TrainConfig:
     threads: Annotated[int, Range(least=1, most=1024)] = 1
     channels_last: bool = False
     compile: bool = False
+    # On CUDA: record the kernels of one step, and replay them in the others (CUDA graph).
+    graph: bool = False
     deterministic: bool = False
     # Steps between points of the training curves, evaluations and checkpoints; null is once an epoch.
     log_every: Positive = 10

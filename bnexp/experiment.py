@@ -341,6 +341,7 @@ def _records(setup: Setup, clock: _Clock, stop: Stop) -> Iterator[Record]:
         precision=setup.precision,
         progress=setup.progress,
         stop=stop,
+        recorder=setup.recorder,
     )
 
 

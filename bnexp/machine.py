@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 
@@ -10,6 +11,9 @@ from torch import nn
 
 from bnexp.config import TrainConfig
 from bnexp.precision import allow_tf32
+from bnexp.step import Recorder, cuda_graph
+
+log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
@@ -41,6 +45,13 @@ def prepare_machine(config: TrainConfig) -> torch.device:
         torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = device.type == "cuda" and not config.deterministic
     return device
+
+
+def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
+    """What records a step to be replayed, where that is asked for and possible."""
+    if config.graph and device.type != "cuda":
+        log.info("graph=true: has no effect on device=%s", device)
+    return cuda_graph if config.graph and device.type == "cuda" else None
 
 
 def set_executor(config: TrainConfig, member: nn.Module) -> None:

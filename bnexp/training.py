@@ -9,25 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bnexp.losses import losses_and_hits
 from bnexp.population import Population
 from bnexp.precision import Precision
 from bnexp.record import Record
-
-
-class Stepper(Protocol):
-    """An optimizer, as far as the loop knows it."""
-
-    lr_M1: Tensor
-
-    def step(self, factor: Tensor) -> None:
-        """Update the population's parameters by their gradients."""
-
+from bnexp.step import Recorder, ReplayedStep, Step, Stepper
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 Evaluate = Callable[[], Mapping[str, Sequence[float]]]
@@ -81,10 +71,13 @@ class Progress:
         self.alive_M = torch.ones(members, dtype=torch.bool, device=device)
         self.survived_M = torch.zeros(members, dtype=torch.int64, device=device)
 
-    def add(self, loss_M: Tensor, hits_M: Tensor, images: int) -> None:
-        """Enter one step."""
+    def count(self, images: int) -> None:
+        """Count one step on so many images of a member."""
         self.step += 1
         self.seen += images
+
+    def enter(self, loss_M: Tensor, hits_M: Tensor, images: int) -> None:
+        """Add up what it came to, on the device."""
         self.loss_M.add_(loss_M, alpha=images)
         self.hits_M.add_(hits_M)
         self.alive_M.logical_and_(loss_M < math.inf)  # a cross-entropy is never -inf, and nan is not less
@@ -133,6 +126,7 @@ def train(
     precision: Precision,
     progress: Progress,
     stop: Callable[[], bool],
+    recorder: Recorder | None = None,
 ) -> Iterator[Record]:
     """Train on from ``progress``, and hand out a record wherever one is due.
 
@@ -151,24 +145,21 @@ def train(
         precision: how a step computes.
         progress: where to start.
         stop: asked after each step; True ends the loop with a record of that step.
+        recorder: records a step to be replayed, see ``ReplayedStep``; None does every step kernel by kernel.
 
     Yields:
         Records; with no values at a step where only a checkpoint is due. A member whose loss was not finite is not
         evaluated any more, and its values are nan; when it has happened to all members, the loop ends.
     """
     population.train()
+    step = Step(population, optimizer, precision, progress.enter)
+    unwatched = step if recorder is None else ReplayedStep(step, recorder)
     while progress.step < plan.steps:
         factor = factors[progress.step]
         x_MB, y_MB = batches(progress.step)
         finish = observe(progress.step + 1, x_MB, y_MB)
-        with precision.forward():
-            logits_MBK = population(x_MB)
-        loss_M, hits_M = losses_and_hits(logits_MBK, y_MB)
-        population.backward(loss_M * precision.scale_M if precision.scaled else loss_M)
-        precision.unscale(population.gradient_MP)
-        optimizer.step(factor)
-        loss_M = precision.judged(loss_M.detach())
-        progress.add(loss_M, hits_M, y_MB.shape[1])
+        loss_M = (step if finish else unwatched)(x_MB, y_MB, factor)
+        progress.count(y_MB.shape[1])
         observed = finish(optimizer.lr_M1[:, 0] * factor, loss_M) if finish else ({}, {})
         progress.stopping = stop()
         if progress.stopping or finish or plan.halts(progress.step):

@@ -43,7 +43,7 @@ def test_every_default_is_valid():
         ],
         *[(name, value) for name in ("eval_batch_size", "eval_train") for value in (0, None)],
         *[(name, value) for name in ("steps", "eval_every", "checkpoint_every") for value in (0, 1.5, "a")],
-        *[(name, "yes") for name in ("drop_last", "channels_last", "compile", "deterministic")],
+        *[(name, "yes") for name in ("drop_last", "channels_last", "compile", "graph", "deterministic")],
         *[("seed", value) for value in (-1, 2**63, 1.5, None, {})],
         *[(name, 5) for name in ("model", "norm", "init", "data", "optim", "schedule")],
         ("norm", None),

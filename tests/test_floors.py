@@ -23,6 +23,7 @@ FLOORS = [
     {"starting", "pretraining", "observing"},
     {"probes", "averages"},
     {"training", "evaluation", "models", "inits", "affine", "logbook", "display", "runs", "trainable", "machine"},
+    {"step"},
     {"norms", "data", "runfile", "checkpoint", "events", "optim", "statistics", "precision", "provenance"},
     {"population", "losses", "dropout", "schedule", "storage", "stopping", "names", "record"},
     {"registry", "stream", "config"},
@@ -92,10 +93,10 @@ def test_a_library_has_one_door(library, allowed):
 
 def test_the_loop_knows_no_norm_model_config_or_file():
     assert {name.split(".")[1] for name in imported(PACKAGE / "training.py") if name.startswith("bnexp.")} <= {
-        "losses",
         "population",
         "precision",
         "record",
+        "step",
     }
 
 

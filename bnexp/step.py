@@ -1,0 +1,117 @@
+"""One optimizer step of a population, done kernel by kernel, or replayed from a recording of all of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bnexp.losses import losses_and_hits
+from bnexp.population import Population
+from bnexp.precision import Precision
+
+log = logging.getLogger(__name__)
+
+# Steps that are done kernel by kernel before one is recorded: libraries choose their kernels and make buffers in them.
+_WARM_UP = 3
+
+
+class Stepper(Protocol):
+    """An optimizer, as far as the loop knows it."""
+
+    lr_M1: Tensor
+
+    def step(self, factor: Tensor) -> None:
+        """Update the population's parameters by their gradients."""
+
+
+# What is called with the losses [M], the right answers [M] and the images of a member in each step.
+Enter = Callable[[Tensor, Tensor, int], None]
+# Does some work on the device once, and returns what does the same work on the same memory again.
+Recorder = Callable[[Callable[[], None]], Callable[[], None]]
+
+
+class Step:
+    """Forward, backward, update, and what has added up; all on the device, and nothing waits for it.
+
+    Args:
+        population: updated in place.
+        optimizer: updates it.
+        precision: how a step computes.
+        enter: adds up losses and right answers.
+    """
+
+    def __init__(self, population: Population, optimizer: Stepper, precision: Precision, enter: Enter) -> None:
+        self.population, self.optimizer, self.precision, self.enter = population, optimizer, precision, enter
+
+    def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
+        """Train on a batch (x_MB..., y_MB) at ``factor``, a scalar tensor, times the base rates; the losses [M]."""
+        with self.precision.forward():
+            logits_MBK = self.population(x_MB)
+        loss_M, hits_M = losses_and_hits(logits_MBK, y_MB)
+        self.population.backward(loss_M * self.precision.scale_M if self.precision.scaled else loss_M)
+        self.precision.unscale(self.population.gradient_MP)
+        self.optimizer.step(factor)
+        loss_M = self.precision.judged(loss_M.detach())
+        self.enter(loss_M, hits_M, y_MB.shape[1])
+        return loss_M
+
+
+class ReplayedStep:
+    """The same, recorded once and replayed: one launch instead of one a kernel, which is what bounds small networks.
+
+    A batch of another shape than the recorded one is done kernel by kernel, and so is everything where recording fails
+    (a kernel waits for the device, as the eigenvectors of ``zca`` do); the log says why.
+
+    Args:
+        step: what is recorded.
+        recorder: ``cuda_graph``.
+    """
+
+    def __init__(self, step: Step, recorder: Recorder) -> None:
+        self._step, self._recorder = step, recorder
+        self._seen = 0
+        self._inputs: tuple[Tensor, ...] = ()
+        self._loss_M = torch.empty(0)
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
+        """As ``Step``; the losses are overwritten by the next step."""
+        self._seen += 1
+        given = (x_MB, y_MB, factor)
+        if self._seen == _WARM_UP + 1:
+            self._record(given)
+        if self._replay is None or [each.shape for each in given] != [each.shape for each in self._inputs]:
+            return self._step(*given)
+        for own, each in zip(self._inputs, given, strict=True):
+            own.copy_(each)
+        self._replay()
+        return self._loss_M
+
+    def _record(self, given: tuple[Tensor, ...]) -> None:
+        """Record a step on inputs of its own; recording does not train."""
+        self._inputs = tuple(each.clone() for each in given)
+
+        def work() -> None:
+            self._loss_M = self._step(*self._inputs)
+
+        try:
+            self._replay = self._recorder(work)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            log.warning("graph=true: a step cannot be recorded (%s); done kernel by kernel instead", reason)
+
+
+def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
+    """Record the kernels of ``work``, which are not run, as a CUDA graph; what is returned runs them all.
+
+    Raises:
+        RuntimeError: something in it waits for the device, or takes memory that it may not.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay

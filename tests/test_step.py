@@ -1,0 +1,131 @@
+"""A recorded step does what the step does: on the CPU with a recorder that runs the same work, on CUDA with graphs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import SMALL_RUN, composed
+
+from bnexp.building import Setup, build
+from bnexp.composing import plain
+from bnexp.record import Record
+from bnexp.step import Recorder, cuda_graph
+from bnexp.training import train
+
+# Everything that a step touches: statistics, momentum, a schedule, dropout, averages; batches of two sizes, a probe.
+WORDS = (
+    *(*SMALL_RUN, "norm=bn", "model.dropout=0.2", "optim.momentum=0.9", "optim.weight_decay=0.001", "ema=[0.9]"),
+    *("schedule=cosine", "data.train_limit=150", "batch_size=64", "steps=20", "log_every=4", "probes=[gradients]"),
+    "probes.gradients.every=7",
+)
+
+
+class Again:
+    """Records by keeping the work, which it does not do then."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.recorded += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            work()
+
+        return replay
+
+
+def trained(
+    recorder: Recorder | None, *words: str, members: int = 1, stacked: bool = False
+) -> tuple[Setup, list[Record]]:
+    configs = [plain(composed(*WORDS, f"seed={seed}", *words)) for seed in range(members)]
+    setup = build(configs, stacked=stacked)
+    records = train(
+        setup.population,
+        setup.optimizer,
+        setup.factors,
+        setup.batches.at,
+        setup.evaluate,
+        setup.observe,
+        plan=setup.plan,
+        precision=setup.precision,
+        progress=setup.progress,
+        stop=lambda: False,
+        recorder=recorder,
+    )
+    return setup, list(records)
+
+
+def weights(setup: Setup) -> dict[str, torch.Tensor]:
+    state = {"theta": setup.population.theta_MP, **setup.population.buffers, **setup.optimizer.slots}
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def test_a_replayed_training_is_bit_for_bit_the_same():
+    recorder = Again()
+    setup, records = trained(recorder)
+    wanted, expected = trained(None)
+    torch.testing.assert_close(weights(setup), weights(wanted), rtol=0, atol=0)
+    assert repr(records) == repr(expected)  # as words, in which nan is nan
+    assert recorder.recorded == 1
+    # 7 epochs of two full batches and a small one; steps 1 to 3 are a warm-up, steps 1, 7 and 14 are watched.
+    small, watched = {3, 6, 9, 12, 15, 18}, {1, 7, 14}
+    unwatched = [step for step in range(1, 21) if step not in watched]
+    assert recorder.replayed == len([step for step in unwatched[3:] if step not in small])
+
+
+def test_a_stack_is_replayed_too():
+    recorder = Again()
+    setup, _ = trained(recorder, members=3, stacked=True)
+    wanted, _ = trained(None, members=3, stacked=True)
+    assert recorder.replayed > 5
+    torch.testing.assert_close(weights(setup), weights(wanted), rtol=0, atol=0)
+
+
+def test_what_cannot_be_recorded_is_done_kernel_by_kernel_and_said(caplog):
+    def refuse(work: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nand much more")
+
+    with caplog.at_level(logging.WARNING, "bnexp"):
+        setup, _ = trained(refuse)
+    wanted, _ = trained(None)
+    torch.testing.assert_close(weights(setup), weights(wanted), rtol=0, atol=0)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == (
+        "graph=true: a step cannot be recorded (operation not permitted when stream is capturing); "
+        "done kernel by kernel instead"
+    )
+
+
+def test_without_cuda_a_graph_has_no_effect_and_the_log_says_so(caplog):
+    with caplog.at_level(logging.INFO, "bnexp"):
+        setup = build([plain(composed(*WORDS, "graph=true", "device=cpu"))], stacked=False)
+    assert setup.recorder is None
+    assert "graph=true: has no effect on device=cpu" in [record.getMessage() for record in caplog.records]
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+
+@needs_cuda
+@pytest.mark.parametrize("words", [(), ("model=lenet", "data.size=28"), ("optim=adam", "optim.lr=0.001")])
+@pytest.mark.parametrize("members", [1, 4])
+def test_graphs_train_as_kernels_do(words, members):
+    """Within rounding: libraries may choose other kernels in a recording."""
+    words = [word for word in words if "momentum" not in word]
+    setup, _ = trained(cuda_graph, *words, "device=cuda", members=members, stacked=members > 1)
+    wanted, _ = trained(None, *words, "device=cuda", members=members, stacked=members > 1)
+    torch.testing.assert_close(weights(setup), weights(wanted), rtol=1e-3, atol=1e-4)
+
+
+@needs_cuda
+def test_a_norm_that_waits_for_the_device_falls_back(caplog):
+    with caplog.at_level(logging.WARNING, "bnexp"):
+        setup, _ = trained(cuda_graph, "norm=zca", "ema=[]", "device=cuda")
+    assert "a step cannot be recorded" in caplog.text
+    wanted, _ = trained(None, "norm=zca", "ema=[]", "device=cuda")
+    torch.testing.assert_close(weights(setup), weights(wanted), rtol=1e-3, atol=1e-4)
