@@ -129,6 +129,7 @@ def run(jobs: Sequence[Job], *, stop: Stop, stacked: bool = False) -> list[Outco
         ValueError: something the user can mend; no run folder has been made or changed.
         RunFailedError: the program failed, or (``StorageFailedError``) a file could not be written in the middle of the
             run; the last checkpoint is intact.
+        torch.OutOfMemoryError: there are several jobs, and the device has no memory for all of them at once.
     """
     folder = jobs[0].folder
     with ExitStack() as holds:
@@ -165,16 +166,21 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outco
             open_books.callback(book.close)
         try:
             return _keep_records(jobs, setup, books, stop)
-        except OSError:
-            for book in books:
-                _say_stopped(book, setup)
-            raise
         except Exception as error:
+            if _can_go_on(error, len(jobs)):
+                for book in books:
+                    _say_stopped(book, setup)
+                raise
             for book in books:
                 if book.facts["status"] == "running":  # a member that had diverged before has its result
                     _say_failed(book, error)
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise RunFailedError(f"{reason}; details in {jobs[0].folder / 'error.log'}") from None
+
+
+def _can_go_on(error: Exception, members: int) -> bool:
+    """Whether the runs may still come to their end: with room on the disk, or with fewer members in the memory."""
+    return isinstance(error, OSError) or (isinstance(error, torch.OutOfMemoryError) and members > 1)
 
 
 def _load(setup: Setup, row: int, job: Job, *, repair: bool) -> checkpoint.State | None:

@@ -16,6 +16,7 @@ from test_sweep import Ended, begin, furnish, survivors, until
 from bnexp import checkpoint
 from bnexp.composing import plain
 from bnexp.experiment import Job, run
+from bnexp.sweep import worker
 from bnexp.sweep.plan import entries
 from bnexp.sweep.stacks import stacks
 from bnexp.sweep.worker import _by_step
@@ -119,6 +120,29 @@ def test_members_at_different_steps_go_on_apart(tmp_path):
     run(members[:2], stop=After(6))
     run(members[2:], stop=After(3))
     assert [[job.name for job in group] for group in _by_step(members)] == [["a", "b"], ["c"]]
+
+
+def test_members_that_are_too_many_for_the_memory_go_on_in_halves(tmp_path, alone, monkeypatch, capsys):
+    from bnexp import experiment
+
+    trained, tried = experiment.train, []
+
+    def with_room_for_one(population, *args, **more):
+        for record in trained(population, *args, **more):
+            yield record
+            if len(population) > 1 and record.step >= 4:
+                tried.append(len(population))
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(experiment, "train", with_room_for_one)
+    worker._run(jobs(tmp_path), never, "stacked")
+    assert tried == [3, 2]
+    assert "3 members at once are too many for the memory; going on with 1 and 2" in capsys.readouterr().out
+    for name in MEMBERS:
+        assert json.loads((tmp_path / name / "run.json").read_text())["status"] == "finished"
+        found, wanted = numbers(tmp_path / name), numbers(alone / name)
+        assert found.keys() == wanted.keys()
+        assert all(found[key] == pytest.approx(wanted[key], rel=1e-3, abs=1e-5) for key in wanted)
 
 
 def test_a_failure_does_not_overwrite_a_member_that_has_its_result(tmp_path, monkeypatch):

@@ -176,9 +176,26 @@ def train(jobs: Sequence[Mapping[str, Any]], executor: str) -> int:
         import_modules(todo[0].config.imports)
         todo = [job for job in todo if already_done(job) is None]
         for group in _by_step(todo) if len(todo) > 1 else [todo]:
-            if group and not stop():
-                run(group, stop=stop, stacked=_stacked(executor, group[0].config.device))
+            _run(group, stop, executor)
     return stop.exit_code if stop() else 0
+
+
+def _run(group: Sequence[Job], stop: Stop, executor: str) -> None:
+    """Run jobs as one population, or in halves where they are too many for the device's memory."""
+    if not group or stop():
+        return
+    try:
+        run(group, stop=stop, stacked=_stacked(executor, group[0].config.device))
+        return
+    except torch.OutOfMemoryError:
+        if len(group) == 1:
+            raise
+    # Behind the handler, so that nothing of the larger population is alive.
+    half = len(group) // 2
+    print(f"{len(group)} members at once are too many for the memory; going on with {half} and {len(group) - half}")
+    for part in (group[:half], group[half:]):
+        for jobs in _by_step([job for job in part if already_done(job) is None]):
+            _run(jobs, stop, executor)
 
 
 def _job(given: Mapping[str, Any]) -> Job:
