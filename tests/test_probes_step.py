@@ -75,7 +75,7 @@ def built(word: str, model: nn.Module, **options: Any) -> Probe:
     return PROBES.bind(config)(model, batch(24, seed=1)[0])
 
 
-def close(value: Any, expected: Any, tolerance: float = 1e-10) -> None:
+def assert_close(value: Any, expected: Any, tolerance: float = 1e-10) -> None:
     assert float(value) == pytest.approx(float(expected), rel=tolerance, abs=tolerance)
 
 
@@ -122,16 +122,16 @@ def test_gradient_norms_are_those_of_each_layers_weight():
     for layer in ("hidden1", "hidden2", "hidden3", "head"):
         name = f"{layer}.weight" if layer == "head" else f"{layer}.linear.weight"
         g, w = moment.gradient[name].numpy(), moment.before[name].numpy()
-        close(values[f"norm/{layer}"], np.sqrt((g**2).sum()))
-        close(values[f"relative/{layer}"], np.sqrt((g**2).sum() / (w**2).sum()))
-        close(values[f"update/{layer}"], 0.05 * np.sqrt((g**2).sum() / (w**2).sum()))
+        assert_close(values[f"norm/{layer}"], np.sqrt((g**2).sum()))
+        assert_close(values[f"relative/{layer}"], np.sqrt((g**2).sum() / (w**2).sum()))
+        assert_close(values[f"update/{layer}"], 0.05 * np.sqrt((g**2).sum() / (w**2).sum()))
 
 
 def test_the_weight_behind_a_norm_of_weights_is_the_stored_one():
     model = network("weight_norm")
     moment = stepped(model)
     name = "hidden1.linear.parametrizations.weight.original"
-    close(built("gradients", model).measure(moment)["norm/hidden1"], moment.gradient[name].norm())
+    assert_close(built("gradients", model).measure(moment)["norm/hidden1"], moment.gradient[name].norm())
 
 
 def test_activation_gradients_are_those_of_finite_differences():
@@ -148,23 +148,25 @@ def test_activation_gradients_are_those_of_finite_differences():
                 found[index] += sign * moment.loss(moment.x_B, moment.y_B) / (2 * size)
             shift[index] = 0
     hook.remove()
-    close(built("gradients", model).measure(moment)["activation/hidden3"], found.norm(), 1e-7)
+    assert_close(built("gradients", model).measure(moment)["activation/hidden3"], found.norm(), 1e-7)
 
 
 def test_slopes_are_least_squares_lines_over_the_hidden_layers():
     values = [3.0, 0.2, 0.7, 0.01]
-    close(slope(values), np.polyfit(range(4), np.log10(values), 1)[0])
+    assert_close(slope(values), np.polyfit(range(4), np.log10(values), 1)[0])
     model = network()
     measured = built("gradients", model).measure(stepped(model))
-    close(measured["slope"], math.log10(measured["norm/hidden3"] / measured["norm/hidden2"]))
-    close(measured["slope_activation"], math.log10(measured["activation/hidden3"] / measured["activation/hidden2"]))
+    assert_close(measured["slope"], math.log10(measured["norm/hidden3"] / measured["norm/hidden2"]))
+    assert_close(
+        measured["slope_activation"], math.log10(measured["activation/hidden3"] / measured["activation/hidden2"])
+    )
     assert math.isnan(slope([1.0]))
 
 
 def test_coherence_is_one_for_equal_gradients_and_a_half_for_two_orthogonal_ones():
     one, other = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
-    close(coherence([[one, other], [one, other]]), 1, 1e-6)
-    close(coherence([[one], [other]]), 0.5, 1e-6)
+    assert_close(coherence([[one, other], [one, other]]), 1, 1e-6)
+    assert_close(coherence([[one], [other]]), 0.5, 1e-6)
 
 
 def test_coherence_is_that_of_four_micro_batches():
@@ -176,7 +178,7 @@ def test_coherence_is_that_of_four_micro_batches():
         found = torch.autograd.grad(loss, list(model.parameters()))
         parts.append(torch.cat([gradient.flatten() for gradient in found]).numpy())
     expected = (np.mean(parts, 0) ** 2).sum() / np.mean([(part**2).sum() for part in parts])
-    close(built("gradients", model).measure(moment)["coherence"], expected)
+    assert_close(built("gradients", model).measure(moment)["coherence"], expected)
 
 
 @pytest.mark.parametrize(("norm", "count"), [("bn", 7), ("ln", 3)])
@@ -205,10 +207,10 @@ def test_the_shift_of_a_two_layer_net_is_that_of_an_explicit_reevaluation():
     w1, w2 = (moment.before[f"{index}.weight"].numpy() for index in (1, 3))
     h, old = two_layers(x, y, w1, w2)
     h_new, new = two_layers(x, y, moment.after["1.weight"].numpy(), w2)
-    close(values["l2/3"], np.linalg.norm(new - old))
-    close(values["relative/3"], np.linalg.norm(new - old) / np.linalg.norm(old))
-    close(values["cosine/3"], (new * old).sum() / np.linalg.norm(new) / np.linalg.norm(old))
-    close(values["coupling/3"], np.linalg.norm(h_new - h) / np.linalg.norm(h))
+    assert_close(values["l2/3"], np.linalg.norm(new - old))
+    assert_close(values["relative/3"], np.linalg.norm(new - old) / np.linalg.norm(old))
+    assert_close(values["cosine/3"], (new * old).sum() / np.linalg.norm(new) / np.linalg.norm(old))
+    assert_close(values["coupling/3"], np.linalg.norm(h_new - h) / np.linalg.norm(h))
     assert not any(name.endswith("/1") for name in values)
     assert values["l2/3"] > 1e-3
 
@@ -227,7 +229,7 @@ def test_all_parameters_of_the_layers_below_are_updated_and_none_of_the_others()
     found = torch.autograd.grad(F.cross_entropy(moved(moment.x_B), moment.y_B), [own[name] for name in kind])
     square = sum(((new - moment.gradient[name]) ** 2).sum() for name, new in zip(kind, found, strict=True))
     assert kind == ["hidden2.linear.weight", "hidden2.norm.gain", "hidden2.norm.bias"]
-    close(values["l2/hidden2"], square.sqrt())
+    assert_close(values["l2/hidden2"], square.sqrt())
 
 
 def test_there_is_no_shift_where_nothing_below_has_moved():
@@ -238,7 +240,7 @@ def test_there_is_no_shift_where_nothing_below_has_moved():
     values = built("ics", model).measure(still)
     for layer in ("hidden2", "hidden3", "head"):
         assert (values[f"l2/{layer}"], values[f"coupling/{layer}"]) == (0, 0)
-        close(values[f"cosine/{layer}"], 1)
+        assert_close(values[f"cosine/{layer}"], 1)
 
 
 def test_dropout_alone_is_no_shift():
@@ -254,7 +256,7 @@ def test_the_distance_of_samples_is_wasserstein_over_the_pooled_sd():
     first, second = source.normal(size=(3, 50)), source.normal(1, 2, size=(3, 50))
     found = wasserstein(torch.tensor(first), torch.tensor(second))
     for a, b, value in zip(first, second, found, strict=True):
-        close(value, wasserstein_distance(a, b) / math.sqrt((a.var() + b.var()) / 2))
+        assert_close(value, wasserstein_distance(a, b) / math.sqrt((a.var() + b.var()) / 2))
     constant = torch.ones(1, 5, dtype=torch.float64)
     assert wasserstein(constant, 2 * constant).isnan().all()
 
@@ -269,7 +271,7 @@ def test_distributions_are_compared_with_those_measured_before():
     moved = {**moment.before, "hidden2.norm.bias": moment.before["hidden2.norm.bias"] + shift}
     with moment.at(moved):
         value = probe.measure(moment)["distribution/hidden2"]
-    close(value, (shift / z.std(0, correction=0)).mean())
+    assert_close(value, (shift / z.std(0, correction=0)).mean())
 
 
 def test_feature_maps_are_sampled_at_one_position_an_image():
@@ -329,10 +331,10 @@ def test_on_a_quadratic_the_gradient_changes_by_the_hessian_times_the_way():
     g, lengths = a @ w, [0.01, 0.1, 0.4]
     line = along_gradient(moment, list(moment.before), lengths)
     for t, loss, change in zip(lengths, line.loss_T, line.change_T, strict=True):
-        close(loss, (w - t * g) @ a @ (w - t * g) / 2)
-        close(change, t * (a @ g).norm())
-    close(line.beta, (a @ g).norm() / g.norm())
-    close(line.slope, g.norm())
+        assert_close(loss, (w - t * g) @ a @ (w - t * g) / 2)
+        assert_close(change, t * (a @ g).norm())
+    assert_close(line.beta, (a @ g).norm() / g.norm())
+    assert_close(line.slope, g.norm())
 
 
 def test_the_landscape_is_that_of_explicit_losses_and_gradients():
@@ -350,13 +352,13 @@ def test_the_landscape_is_that_of_explicit_losses_and_gradients():
         losses.append(loss.item())
         changes.append(change)
         betas.append(change / (t * whole))
-    close(values["loss_min"], min(losses))
-    close(values["loss_max"], max(losses))
-    close(values["predictiveness_max"], max(changes))
-    close(values["predictiveness_median"], np.median(changes))
-    close(values["relative_predictiveness_max"], max(changes) / whole)
-    close(values["relative_predictiveness_median"], np.median(changes) / whole)
-    close(values["beta"], max(betas))
+    assert_close(values["loss_min"], min(losses))
+    assert_close(values["loss_max"], max(losses))
+    assert_close(values["predictiveness_max"], max(changes))
+    assert_close(values["predictiveness_median"], np.median(changes))
+    assert_close(values["relative_predictiveness_max"], max(changes) / whole)
+    assert_close(values["relative_predictiveness_median"], np.median(changes) / whole)
+    assert_close(values["beta"], max(betas))
 
 
 @pytest.mark.parametrize(
@@ -371,7 +373,7 @@ def test_a_rescaled_network_has_another_curvature_and_the_same_invariant_one(wor
             if name.endswith("linear.weight"):
                 parameter.mul_(3)
     large = built(word, model).measure(stepped(model, lr=0.9))
-    close(large[invariant], small[invariant], 1e-8)
+    assert_close(large[invariant], small[invariant], 1e-8)
     assert abs(large[plain] / small[plain] - 1) > 0.05
 
 
@@ -384,8 +386,8 @@ def test_power_iteration_finds_the_largest_eigenvalue_with_its_sign():
     values = sharp(moment, iterations=60)
     expected = torch.linalg.eigvalsh(curvature(sum(w.numel() for w in moment.before.values())))[0]
     assert expected < 0
-    close(values["lambda_max"], expected)
-    close(values["lambda_max_lr"], expected * moment.lr)
+    assert_close(values["lambda_max"], expected)
+    assert_close(values["lambda_max_lr"], expected * moment.lr)
     assert values["change"] < 1e-10
     assert "lambda_max_invariant" not in values
 
@@ -407,7 +409,7 @@ def test_hessian_vector_products_are_those_of_the_explicit_hessian():
     found = torch.cat([part.flatten() for part in times(v)])
     torch.testing.assert_close(found, whole @ torch.cat([part.flatten() for part in v]), rtol=0, atol=1e-12)
     value, _ = largest_eigenvalue(times, v, 300)
-    close(value, torch.linalg.eigvalsh(whole)[-1], 1e-8)
+    assert_close(value, torch.linalg.eigvalsh(whole)[-1], 1e-8)
 
 
 def test_sharpness_of_a_whole_net_is_a_finite_difference_of_its_gradients():
@@ -429,7 +431,7 @@ def test_sharpness_of_a_whole_net_is_a_finite_difference_of_its_gradients():
         v = v / v.norm()
         product = (gradient(flat + 1e-6 * v) - gradient(flat - 1e-6 * v)) / 2e-6
         found, v = v @ product, product
-    close(value, found, 1e-6)
+    assert_close(value, found, 1e-6)
 
 
 def test_a_norm_without_a_second_derivative_is_refused_with_a_sentence():
@@ -456,7 +458,7 @@ def test_angles_are_arccos_of_the_normalized_dot_product():
 
 def test_small_angles_keep_their_digits():
     after = torch.tensor([[math.cos(1e-9), math.sin(1e-9)]], dtype=torch.float64)
-    close(angles(torch.tensor([[5.0, 0.0]], dtype=torch.float64), after), 1e-9, 1e-15)
+    assert_close(angles(torch.tensor([[5.0, 0.0]], dtype=torch.float64), after), 1e-9, 1e-15)
 
 
 def test_a_scale_invariant_weight_grows_by_the_orthogonal_step():
@@ -464,11 +466,11 @@ def test_a_scale_invariant_weight_grows_by_the_orthogonal_step():
     moment = stepped(model, lr=0.4)
     values = built("effective_lr", model).measure(moment)
     for layer in ("hidden1", "hidden2", "hidden3"):
-        close(values[f"growth/{layer}"], values[f"growth_orthogonal/{layer}"], 1e-12)
+        assert_close(values[f"growth/{layer}"], values[f"growth_orthogonal/{layer}"], 1e-12)
         w, g = (kind[f"{layer}.linear.weight"].numpy() for kind in (moment.before, moment.gradient))
         square = (w**2).sum(1)
-        close(values[f"rate/{layer}"], np.median(0.4 / square))
-        close(values[f"angle/{layer}"], np.median(np.arctan(0.4 * np.linalg.norm(g, axis=1) / np.sqrt(square))))
+        assert_close(values[f"rate/{layer}"], np.median(0.4 / square))
+        assert_close(values[f"angle/{layer}"], np.median(np.arctan(0.4 * np.linalg.norm(g, axis=1) / np.sqrt(square))))
     assert abs(values["growth/head"] - values["growth_orthogonal/head"]) > 1e-4
 
 
