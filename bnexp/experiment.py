@@ -356,7 +356,8 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
     if setup.finite(row):
         book.flush()
         checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
-        book.say("running", step=setup.progress.step)
+        if not (setup.progress.stopping or setup.progress.step == setup.plan.steps):  # else its end is told at once
+            book.say("running", step=setup.progress.step)
 
 
 def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverged_at: int | None = None) -> Outcome:

@@ -112,7 +112,10 @@ def _open_csv(path: Path, header: list[str], after: int | None) -> TextIO:
     """Open for appending: new with its header, or with the rows up to ``after``, without a torn last line."""
     kept = [header] if after is None else [header, *_rows_until(path, len(header), after)]
     text = "".join(",".join(row) + "\n" for row in kept)
-    write_atomically(path, text.encode())
+    if after is None:
+        path.write_text(text, encoding="utf-8")  # nothing is lost with it, and waiting for the disk takes time
+    else:
+        write_atomically(path, text.encode())
     return path.open("a", newline="", encoding="utf-8")
 
 
