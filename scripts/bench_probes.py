@@ -27,7 +27,7 @@ from bnexp.config import from_dict
 from bnexp.observing import Observer, Watch, watches
 from bnexp.probes import PROBES
 from bnexp.shipped import configs_folder
-from bnexp.training import losses_and_hits
+from bnexp.step import Step
 
 CASES = {
     "mlp": ("model=mlp", "model.depth=3", "model.width=100", "batch_size=60"),
@@ -50,11 +50,8 @@ def setups() -> dict[str, tuple[Setup, list[Watch]]]:
 
 def step(setup: Setup, number: int) -> torch.Tensor:
     """One training step; its loss."""
-    x_MB, y_MB = setup.batches.at(number)
-    loss_M, _ = losses_and_hits(setup.population(x_MB), y_MB)
-    setup.population.backward(loss_M)
-    setup.optimizer.step(setup.factors[0])
-    return loss_M.detach()
+    one = Step(setup.population, setup.optimizer, setup.precision, setup.progress.enter)
+    return one(*setup.batches.at(number), setup.factors[0])
 
 
 def steps(setup: Setup) -> None:
