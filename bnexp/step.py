@@ -63,7 +63,7 @@ class Step:
 class ReplayedStep:
     """The same, recorded once and replayed: one launch instead of one a kernel, which is what bounds small networks.
 
-    A batch of another shape than the recorded one is done kernel by kernel, and so is everything where recording fails
+    A batch of another shape than the first one is done kernel by kernel, and so is everything where recording fails
     (a kernel waits for the device, as the eigenvectors of ``zca`` do); the log says why.
 
     Args:
@@ -74,17 +74,21 @@ class ReplayedStep:
     def __init__(self, step: Step, recorder: Recorder) -> None:
         self._step, self._recorder = step, recorder
         self._seen = 0
+        self._shape: torch.Size | None = None
         self._inputs: tuple[Tensor, ...] = ()
         self._loss_M = torch.empty(0)
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
         """As ``Step``; the losses are overwritten by the next step."""
-        self._seen += 1
         given = (x_MB, y_MB, factor)
+        self._shape = self._shape or x_MB.shape
+        if x_MB.shape != self._shape:
+            return self._step(*given)
+        self._seen += 1
         if self._seen == _WARM_UP + 1:
             self._record(given)
-        if self._replay is None or [each.shape for each in given] != [each.shape for each in self._inputs]:
+        if self._replay is None:
             return self._step(*given)
         for own, each in zip(self._inputs, given, strict=True):
             own.copy_(each)
