@@ -10,7 +10,9 @@ Training: four networks and four norms, on one thread of the CPU, and on a GPU (
   d2l         the loop of Dive into Deep Learning: a DataLoader, metrics read in every step
   lightning   PyTorch Lightning's Trainer and a DataLoader (if the extra ``bench`` is installed)
   forward     torch's own layers in evaluation mode on the same images, against bnexp's evaluation
-  members     populations, in images of all members: 4 to 256 on a GPU, on a CPU only those asked for
+  graph       bnexp's loop with graph=true, on a GPU
+  members     populations, in images of all members: 4 to 256 on a GPU (with graph=true, against one model with it), on
+              a CPU only those asked for
 
 The ways take turns, and a ratio is that of times of the same round: processor time on a CPU, wall time on a GPU. The
 figures are medians with quartiles. The images are random, of the shape of Fashion-MNIST's and CIFAR-10's, so that
@@ -147,7 +149,10 @@ def ways_of(config: TrainConfig, images: competitors.Images, members: Sequence[i
     if importlib.util.find_spec("lightning"):
         ways["lightning"] = competitors.lightning(net(), images, size, steps, device, precision)
     single = {name: (way, steps * size) for name, way in ways.items()} | evaluations(net(), setup, steps * size)
-    several = {f"x{n}": (bnexp_loop(population(config, n), steps), n * steps * size) for n in members}
+    quickest = replace(config, graph=device.type == "cuda")
+    if quickest.graph:
+        single["graph"] = (bnexp_loop(population(quickest, 1), steps), steps * size)
+    several = {f"x{n}": (bnexp_loop(population(quickest, n), steps), n * steps * size) for n in members}
     return single | several, steps
 
 
@@ -173,7 +178,9 @@ def training(config: TrainConfig, images: competitors.Images, members: Sequence[
     seconds = turns({name: way for name, (way, _) in ways.items()}, rounds)
     each = {name: [time / count for time in seconds[name]] for name, (_, count) in ways.items()}
     pairs = {other: ("bnexp", other) for other in ("bare", "d2l", "lightning") if other in ways}
-    pairs |= {"forward": ("evaluation", "forward")} | {name: (name, "bnexp") for name in ways if name.startswith("x")}
+    one = "graph" if "graph" in ways else "bnexp"
+    pairs |= {"forward": ("evaluation", "forward")} | {name: (name, one) for name in ways if name.startswith("x")}
+    pairs |= {"graph": ("graph", "bnexp")} if "graph" in ways else {}
     return {
         "batch_size": config.batch_size,
         "steps": steps,
@@ -245,7 +252,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def training_tables(found: Sequence[Mapping[str, Any]]) -> str:
     """Single models, then populations."""
     place = [[each[key] for key in ("case", "norm", "device", "precision")] for each in found]
-    ratios = ("bare", "d2l", "lightning", "forward")
+    ratios = ("bare", "d2l", "lightning", "forward", "graph")
     single = [
         [
             *where,
@@ -256,9 +263,8 @@ def training_tables(found: Sequence[Mapping[str, Any]]) -> str:
         for where, each in zip(place, found, strict=True)
     ]
     head = ["case", "norm", "device", "precision"]
-    text = table(
-        [*head, "batch", "images/s", "over bare", "over d2l", "over lightning", "evaluation over forward"], single
-    )
+    overs = ("over bare", "over d2l", "over lightning", "evaluation over forward", "graph over none")
+    text = table([*head, "batch", "images/s", *overs], single)
     several = [
         [*where, name.removeprefix("x"), cell(each["images_per_s"][name], 0), cell(ratio)]
         for where, each in zip(place, found, strict=True)
