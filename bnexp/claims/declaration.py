@@ -61,7 +61,6 @@ class Regime:
         metric: what the best value is chosen by, on the tuning seeds: of validation images, or of training where a test
             is about the training loss; never of test images.
         limits: arm -> the values that it tries, instead of ``values``.
-        edge_ok: a best value on the edge of its grid does no harm; the claim's ``confounds`` say why.
     """
 
     settings: list[str] = field(default_factory=list)
@@ -69,7 +68,6 @@ class Regime:
     values: list[Any] = field(default_factory=list)
     metric: str = "validation/accuracy_precise"
     limits: dict[str, list[Any]] = field(default_factory=dict)
-    edge_ok: bool = False
 
     def __post_init__(self) -> None:
         if self.key is not None:

@@ -180,7 +180,7 @@ class _Case:
         regime = self.design.regimes[self.regime]
         for point in (point for side in sides.values() for point in side.points):
             choice = self.outcome.choices.get((self.regime, point.label))
-            if choice is not None and choice.at_edge and not regime.edge_ok:
+            if choice is not None and choice.at_edge:
                 yield f"{point.label}: best {regime.key}={show(choice.chosen)} is on the edge of {_grid(choice)}"
 
     def _axis_ends(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
