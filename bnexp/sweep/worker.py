@@ -36,10 +36,6 @@ _SET_PDEATHSIG = 1
 
 def serve(descriptor: int) -> None:
     """Fork a child whenever a message asks for one, tell when it has ended, and end all when the peer is gone."""
-    # Trying a model on shapes alone makes torch import this, which would take every child two seconds. It also asks
-    # for GPUs; where there may be one each child does it for itself, as a driver does not survive a fork.
-    if not Path("/dev/nvidiactl").exists():
-        importlib.import_module("torch._dynamo")
     provenance.code()
     server = _Server(socket.socket(fileno=descriptor))
     try:
