@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,8 +122,8 @@ Ways = dict[str, tuple[Way, int]]
 
 
 def evaluations(net: torch.nn.Module, setup: Setup, images: int) -> Ways:
-    """About so many images in batches of the evaluation's size: passed through torch's own layers, and evaluated."""
-    size = min(setup.config.eval_batch_size, len(setup.data.train))
+    """About so many images in batches of the evaluation's size at most: through torch's own layers, and evaluated."""
+    size = min(setup.config.eval_batch_size, len(setup.data.train), max(images, setup.config.batch_size))
     split = setup.data.train.mixed(-(-images // size) * size)
     passes = competitors.forward(net, split.x, size, setup.config.precision)
     whole = timed(lambda: evaluate(setup.population, split, size), setup.factors.device)
@@ -296,9 +296,8 @@ def machines() -> list[tuple[str, str]]:
 
 def measured_training(
     cases: Sequence[str], norms: Sequence[str], members: Sequence[int], rounds: int
-) -> list[dict[str, Any]]:
-    """All cases on all machines."""
-    found = []
+) -> Iterator[dict[str, Any]]:
+    """All cases on all machines, one after another."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = {kind: write_images(kind, folder) for kind in {CASES[case][2] for case in cases}}
@@ -308,9 +307,12 @@ def measured_training(
                     config = config_of(case, norm, folder, f"device={device}", f"precision={precision}")
                     counts = members or (GPU_MEMBERS if device == "cuda" else ())
                     where = {"case": case, "norm": norm, "device": device, "precision": precision}
-                    found.append(where | training(config, images[CASES[case][2]], counts, rounds))
-                    print(f"{case} {norm} {device} {precision}", file=sys.stderr, flush=True)
-    return found
+                    yield where | training(config, images[CASES[case][2]], counts, rounds)
+
+
+def write(path: Path, facts: Mapping[str, Any]) -> None:
+    """Keep what has been measured so far."""
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -332,7 +334,11 @@ def main() -> None:
     facts: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "rounds": given.rounds}
     facts["provenance"] = provenance(torch.device("cuda" if torch.cuda.is_available() else "cpu"), 1)
     if "training" in subjects:
-        facts["training"] = measured_training(cases, norms, members, given.rounds)
+        facts["training"] = []
+        for each in measured_training(cases, norms, members, given.rounds):
+            facts["training"].append(each)
+            write(given.json, facts)
+            print(*(each[key] for key in ("case", "norm", "device", "precision")), file=sys.stderr, flush=True)
         print(training_tables(facts["training"]))
     if "growth" in subjects:
         facts["growth"] = growth(given.rounds)
@@ -342,7 +348,7 @@ def main() -> None:
         facts["startup"] = startup(max(3, given.rounds // 3))
         rows = [[name, cell(each["s"]), f"{each['peak_mib']:.0f}"] for name, each in facts["startup"].items()]
         print(table(["a fresh process", "seconds", "peak MiB"], rows))
-    given.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write(given.json, facts)
 
 
 if __name__ == "__main__":
