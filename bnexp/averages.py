@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.data import Split
-from bnexp.evaluation import Measures, batch_norms, evaluate, keeps_variances
+from bnexp.evaluation import Measures, batch_norms, evaluate_splits, keeps_variances
 from bnexp.norms import BatchStatistics
 from bnexp.norms.batch import pooled_axes
 from bnexp.population import Population
@@ -100,20 +100,19 @@ def evaluate_averages(
 
     Norms without statistics of batches get the same numbers under all names, so that all runs have the same curves.
     """
+    kinds = [
+        (index, corrected, f"_ema{decay}{'_corrected' if corrected else ''}")
+        for index, decay in enumerate(decays)
+        for corrected in (False, True)
+    ]
+    if kinds and not batch_norms(population.members[0]):
+        same = evaluate_splits(population, splits, batch_size, "")
+        return {f"{name}{suffix}": values for _, _, suffix in kinds for name, values in same.items()}
     measured: Measures = {}
-    differs = any(batch_norms(member) for member in population.members)
-    plain = {} if differs or not decays else _evaluate(population, splits, batch_size)
-    for index, decay in enumerate(decays):
-        for suffix, corrected in (("", False), ("_corrected", True)):
-            with _running(population, index, corrected=corrected):
-                found = _evaluate(population, splits, batch_size) if differs else plain
-            measured |= {f"{name}_ema{decay}{suffix}": values for name, values in found.items()}
+    for index, corrected, suffix in kinds:
+        with _running(population, index, corrected=corrected):
+            measured |= evaluate_splits(population, splits, batch_size, suffix)
     return measured
-
-
-def _evaluate(population: Population, splits: Mapping[str, Split], batch_size: int) -> Measures:
-    found = {name: evaluate(population, split, batch_size) for name, split in splits.items()}
-    return {f"{name}/{quantity}": values for name, pair in found.items() for quantity, values in pair.items()}
 
 
 @contextmanager

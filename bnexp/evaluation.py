@@ -158,14 +158,15 @@ def evaluate_all(
         batch_size: images a forward pass.
         train_batch_size: images a batch statistic, as in training.
     """
-    measured = _tagged(population, splits, batch_size, "")
+    measured = evaluate_splits(population, splits, batch_size, "")
     if not moving_norms(population.members[0]):
         return measured | {f"{tag}_precise": values for tag, values in measured.items()}
     with precise_statistics(population, train, train_batch_size):
-        return measured | _tagged(population, splits, batch_size, "_precise")
+        return measured | evaluate_splits(population, splits, batch_size, "_precise")
 
 
-def _tagged(population: Population, splits: Mapping[str, Split], batch_size: int, suffix: str) -> Measures:
+def evaluate_splits(population: Population, splits: Mapping[str, Split], batch_size: int, suffix: str) -> Measures:
+    """``evaluate`` on several splits: {split/quantity + suffix: [M]}."""
     return {
         f"{name}/{quantity}{suffix}": values
         for name, split in splits.items()

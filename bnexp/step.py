@@ -30,6 +30,8 @@ class Stepper(Protocol):
 
 # What is called with the losses [M], the right answers [M] and the images of a member in each step.
 Enter = Callable[[Tensor, Tensor, int], None]
+# A step: (x_MB, y_MB, factor) -> losses [M].
+Do = Callable[[Tensor, Tensor, Tensor], Tensor]
 # Does some work on the device once, and returns what does the same work on the same memory again.
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
@@ -73,40 +75,39 @@ class ReplayedStep:
 
     def __init__(self, step: Step, recorder: Recorder) -> None:
         self._step, self._recorder = step, recorder
-        self._seen = 0
+        self._do: Do = step
         self._shape: torch.Size | None = None
-        self._inputs: tuple[Tensor, ...] = ()
-        self._loss_M = torch.empty(0)
-        self._replay: Callable[[], None] | None = None
+        self._left = _WARM_UP
 
     def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
         """As ``Step``; the losses are overwritten by the next step."""
-        given = (x_MB, y_MB, factor)
         self._shape = self._shape or x_MB.shape
         if x_MB.shape != self._shape:
-            return self._step(*given)
-        self._seen += 1
-        if self._seen == _WARM_UP + 1:
-            self._record(given)
-        if self._replay is None:
-            return self._step(*given)
-        for own, each in zip(self._inputs, given, strict=True):
+            return self._step(x_MB, y_MB, factor)
+        if self._left == 0:
+            self._do = _recorded(self._step, self._recorder, x_MB, y_MB, factor)
+        self._left -= 1
+        return self._do(x_MB, y_MB, factor)
+
+
+def _recorded(step: Step, recorder: Recorder, *given: Tensor) -> Do:
+    """What replays a step on inputs of its own, or the step itself where it cannot be recorded; trains nothing yet."""
+    inputs = tuple(each.clone() for each in given)
+    losses: list[Tensor] = []
+    try:
+        replay = recorder(lambda: losses.append(step(*inputs)))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        log.warning("graph=true: a step cannot be recorded (%s); done kernel by kernel instead", reason)
+        return step
+
+    def do(*batch: Tensor) -> Tensor:
+        for own, each in zip(inputs, batch, strict=True):
             own.copy_(each)
-        self._replay()
-        return self._loss_M
+        replay()
+        return losses[-1]
 
-    def _record(self, given: tuple[Tensor, ...]) -> None:
-        """Record a step on inputs of its own; recording does not train."""
-        self._inputs = tuple(each.clone() for each in given)
-
-        def work() -> None:
-            self._loss_M = self._step(*self._inputs)
-
-        try:
-            self._replay = self._recorder(work)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            log.warning("graph=true: a step cannot be recorded (%s); done kernel by kernel instead", reason)
+    return do
 
 
 def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
+from conftest import start
+from test_sweep import until
 
 from bnexp.claims import declaration, judging, result, running
 from bnexp.claims.declaration import PROFILES, load
@@ -373,6 +377,27 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     text = (tmp_path / "page/claims.md").read_text()
     assert "![" in text
     assert (tmp_path / "page/small.png").stat().st_size > 1000
+
+
+def test_a_killed_claim_goes_on_to_the_same_verdicts(bnexp, tmp_path, monkeypatch):
+    text = "".join(line for line in SMALL.splitlines(True) if "tuned:" not in line).replace("steps=8", "steps=200")
+    killed, quiet = tmp_path / "killed", tmp_path / "quiet"
+    for folder in (killed, quiet):
+        folder.mkdir()
+        write(folder, text)
+    words = ("claim", "run", "small.yaml", "--profile", "quick")
+    finished = killed / "outputs/claims/quick/small/runs"
+    process = start(*words, cwd=killed)
+    until(lambda: '"finished"' in "".join(path.read_text() for path in finished.glob("*/run.json")))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (killed / "outputs/claims/quick/small/result.json").exists()
+    done = {path: path.stat().st_mtime_ns for path in finished.glob("*/run.json") if '"finished"' in path.read_text()}
+    for folder in (killed, quiet):
+        monkeypatch.chdir(folder)
+        assert bnexp(*words).code == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert verdicts(killed) == verdicts(quiet)
 
 
 def test_several_claims_say_how_long_they_took(bnexp, tmp_path, monkeypatch):

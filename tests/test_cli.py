@@ -215,6 +215,7 @@ def test_what_a_run_leaves(run_folder):
     assert run["config"]["norm"]["name"] == "bn"
     assert run["final"]["test/accuracy"] == run["final"]["test/accuracy"]
     assert run["provenance"]["device"] == "cpu"
+    assert run["images"] == {"train": 200, "validation": 130, "test": 500}
     assert "epoch 3" in (folder / "train.log").read_text()
 
 

@@ -229,6 +229,16 @@ def test_lenet_refuses_images_that_pooling_would_use_up(shape):
         build("lenet", shape)
 
 
+@pytest.mark.parametrize("side", [7, 8, 11, 32])
+def test_resnet9_takes_images_that_its_three_poolings_leave_something_of(side):
+    shape = (3, side, side + 3)
+    if side < 8:
+        with pytest.raises(ValueError, match=r"^model=resnet9: 7x10 images are too small; allowed is 8x8 or more"):
+            build("resnet9", shape)
+        return
+    assert build("resnet9", shape)(torch.empty(2, *shape, device="meta")).shape == (2, 10)
+
+
 @pytest.mark.parametrize("name", ["lenet", *RESIDUAL])
 def test_vectors_are_refused_where_images_are_needed(name):
     with pytest.raises(ValueError, match=rf"^model={name}: needs images .* vectors \(64,\); use model=mlp$"):

@@ -8,7 +8,7 @@ import pytest
 import test_norms as common
 import torch
 from formulas_sample import FORMULAS
-from test_norms import CHANNELS, assert_close, both_modes, buffers, build, gradients, normal
+from test_norms import CHANNELS, assert_close, buffers, build, gradients, normal
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -42,32 +42,6 @@ def covariances(x: Tensor, width: int) -> Tensor:
 def inverse_root(cov: Tensor) -> Tensor:
     eigenvalues, vectors = torch.linalg.eigh(cov)
     return vectors @ torch.diag_embed(eigenvalues**-0.5) @ vectors.mT
-
-
-# ------------------------------------------------------------------------ the common laws, on vectors that are enough
-
-
-@whitening
-@both_modes
-def test_gradients_on_vectors(name, training):
-    common.test_gradients_match_finite_differences(name, VECTORS, training)
-
-
-@whitening
-def test_laws_on_vectors(name):
-    common.test_only_batch_statistics_make_training_and_evaluation_differ(name, VECTORS)
-    common.test_in_evaluation_no_sample_sees_another(name, VECTORS)
-    common.test_order_of_the_batch_does_not_matter(name, VECTORS)
-    common.test_state_dict_round_trip(name, VECTORS)
-
-
-@whitening
-@both_modes
-def test_laws_on_vectors_in_both_modes(name, training):
-    common.test_stacked_population_equals_members_one_by_one(name, VECTORS, training, shared=False)
-    common.test_constant_input_stays_finite(name, VECTORS, training)
-    common.test_meta_tensors_pass(name, VECTORS, training)
-    common.test_bfloat16_autocast(name, (64, CHANNELS), training)
 
 
 @whitening

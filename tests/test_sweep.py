@@ -13,19 +13,23 @@ from pathlib import Path
 
 import hydra
 import pytest
-from conftest import SMALL_RUN, start
+from conftest import SMALL_RUN, composed, start
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 
 from bnexp import checkpoint
+from bnexp.composing import plain
+from bnexp.config import to_dict
 from bnexp.names import sweep_names
 from bnexp.shipped import configs_folder
+from bnexp.stopping import Stop
 from bnexp.storage import held
 from bnexp.sweep import plan as plans
+from bnexp.sweep.nursery import Nursery
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import entries
-from bnexp.sweep.preflight import slots
+from bnexp.sweep.preflight import slots, slots_after_check
 
 # A user's norm. In training step 9 of a job it does what the file fault-TAG says, and takes the file away.
 FAULTY = """
@@ -421,6 +425,17 @@ def test_odd_names_survive_hydras_grammar():
     for name in ("a'b", "it's,c=d'", "x${y}", "ż ;$(z)", 'say "x"', "{a:b}"):
         (override,) = OverridesParser.create().parse_overrides([f"hydra.sweep.subdir={_quoted(name)}"])
         assert str(override.value()).replace("\\${", "${") == name
+
+
+def test_a_server_that_died_between_two_sweeps_begins_again(tmp_path):
+    given = {"jobs": 2, "slots_per_gpu": 1, "timeout_s": None, "grace_s": 1.0, "max_failures": None}
+    words = [*SMALL_RUN, "device=cpu"]
+    todo = entries([(words, to_dict(plain(composed(*words))))])
+    with contextlib.closing(Nursery()) as nursery:
+        for _ in range(2):
+            assert slots_after_check(nursery, todo, options(given), Stop()) == [{}, {}]
+            os.kill(nursery._process.pid, signal.SIGKILL)
+            nursery._process.wait()
 
 
 @pytest.mark.parametrize("name", ["../x", "", ".hidden", "a/b", "a\0b"])

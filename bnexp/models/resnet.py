@@ -110,7 +110,7 @@ def resnet9(shape: tuple[int, ...], classes: int, units: Units, *, width: Positi
     units.refuse_after("resnet9")
     channels, *sides = image_shape("resnet9", shape)
     if min(sides) < 8:
-        raise ValueError(f"model=resnet9: images of {sides[0]}x{sides[1]} are too small; allowed is 8x8 or more")
+        raise ValueError(f"model=resnet9: {sides[0]}x{sides[1]} images are too small; allowed is 8x8 or more")
     layers: dict[str, nn.Module] = {"stem": units.conv(channels, width, 3, padding=1)}
     for stage, c_in in enumerate((width, 2 * width, 4 * width), 1):
         layers[f"stage{stage}"] = units.conv(c_in, 2 * c_in, 3, padding=1)

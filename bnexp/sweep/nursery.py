@@ -66,6 +66,11 @@ class Nursery:
             process.kill()
             process.wait()
 
+    def revive(self) -> None:
+        """Have it begin again with the next task if it has died since the last one; nothing runs in it now."""
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+
     def fork(self, task: int, call: str, given: Mapping[str, Any], *, log: str, env: Mapping[str, str]) -> None:
         """Start a child.
 
@@ -96,6 +101,7 @@ class Nursery:
         try:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
+            self.close()
             raise NurseryDiedError from None
 
     def ended(self, timeout: float) -> list[tuple[int, int]]:
@@ -113,6 +119,7 @@ class Nursery:
         with contextlib.suppress(ConnectionError):
             received = self._connection.recv(1 << 16)
         if not received:
+            self.close()
             raise NurseryDiedError
         *lines, self._received = (self._received + received).split(b"\n")
         return [(message["task"], message["code"]) for message in map(json.loads, lines)]

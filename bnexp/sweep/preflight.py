@@ -26,6 +26,7 @@ def slots_after_check(nursery: Nursery, todo: Sequence[Entry], options: Options,
     with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
         log = Path(folder) / "output.log"
         given = {"configs": [entry.config for entry in todo]}
+        nursery.revive()
         try:
             nursery.fork(0, "check", given, log=str(log), env={})
             ended: list[tuple[int, int]] = []

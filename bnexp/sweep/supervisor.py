@@ -346,7 +346,6 @@ class Supervisor:
 
     def _start_anew(self) -> None:
         """The server of jobs is dead, and the jobs with it: go on from their checkpoints, and it begins again."""
-        self._nursery.close()
         self._restarts += 1
         lost = [running.entries for running in self._running.values()]
         self._running.clear()
