@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,13 +19,25 @@ if TYPE_CHECKING:
 
     from bnexp.config import TrainConfig
     from bnexp.experiment import Job, Outcome
+    from bnexp.sweep.nursery import Nursery
 
 
 def train(arguments: list[str]) -> int:
     """``bnexp train``: Hydra composes the config, ``experiment`` does the run."""
+    if {"-m", "--multirun"}.isdisjoint(arguments):
+        return _train(arguments, nursery=None)
+    from bnexp.sweep.nursery import Nursery
+
+    with contextlib.closing(Nursery()) as nursery:
+        nursery.begin()  # it imports torch while Hydra composes
+        return _train(arguments, nursery)
+
+
+def _train(arguments: list[str], nursery: Nursery | None) -> int:
+    """Have Hydra compose one config and do its run, or many and do the sweep."""
     from bnexp import composing, launcher
 
-    launcher.register()
+    launcher.register(nursery)
     results: list[int | Exception] = []
 
     def task(config: DictConfig) -> None:

@@ -64,9 +64,9 @@ class TrainConfig:
     log_every: Positive = 10
     eval_every: Annotated[int | None, Range(least=1)] = None
     checkpoint_every: Annotated[int | None, Range(least=1)] = None
-    # Images a forward pass of an evaluation; the number of training images an evaluation reads, also for the precise
-    # statistics (Wu & Johnson 2021 find 1e3 to 1e4 to suffice).
-    eval_batch_size: Positive = 1000
+    # Images a forward pass of an evaluation (null is what suits the device); the number of training images an
+    # evaluation reads, also for the precise statistics (Wu & Johnson 2021 find 1e3 to 1e4 to suffice).
+    eval_batch_size: Annotated[int | None, Range(least=1)] = None
     eval_train: Annotated[int, Range(least=2)] = 10_000
     # Decay constants (weight of the old) of further running averages of batch norms to evaluate with.
     ema: list[Fraction] = field(default_factory=list)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -29,13 +29,19 @@ from bnexp.checks import RunFailedError
 from bnexp.composing import Composer
 from bnexp.config import to_dict
 from bnexp.stopping import Stop
+from bnexp.sweep.nursery import Nursery
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import Entry, entries
 from bnexp.sweep.supervisor import Engine, carry_out
 
 
-def register() -> None:
-    """Make the classes of this module known to Hydra under the names that the configs give."""
+def register(nursery: Nursery | None = None) -> None:
+    """Make the classes of this module known to Hydra under the names that the configs give.
+
+    Args:
+        nursery: forks the processes of the sweep to come; None for one of that sweep's own.
+    """
+    BnexpSweeper.nursery = nursery
     for plugin in (BnexpSweeper, BnexpLauncher):
         Plugins.instance().register(plugin)
     try:
@@ -80,6 +86,8 @@ class BnexpSweeper(Sweeper):
     """
 
     __module__ = "hydra_plugins.bnexp"
+    # Hydra makes the objects of this class by itself, so that they cannot be given it.
+    nursery: ClassVar[Nursery | None] = None
 
     def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None) -> None:
         self.max_batch_size = max_batch_size
@@ -119,6 +127,7 @@ class BnexpSweeper(Sweeper):
             options=options(self.launcher.given if isinstance(self.launcher, BnexpLauncher) else self._local()),
             notes=composing.notes,
             engine=None if isinstance(self.launcher, BnexpLauncher) else self._engine(),
+            nursery=self.nursery,
         )
         if code:
             raise SystemExit(code)

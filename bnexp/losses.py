@@ -13,10 +13,14 @@ def each_loss(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
     return F.cross_entropy(logits_MBK.transpose(1, 2), y_MB, reduction="none")
 
 
-def losses_and_hits(logits_MBK: Tensor, y_MB: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy (nats, at least in fp32) and the number of right answers of each member, both [M]."""
+def mean_loss(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
+    """Each member's mean cross-entropy (nats, at least in fp32), [M]."""
     wide_MBK = logits_MBK.to(torch.promote_types(logits_MBK.dtype, torch.float32))
-    hits_M = (logits_MBK.detach().argmax(2) == y_MB).sum(1)
     if len(y_MB) == 1:  # the mean is part of the kernel: a twentieth of a small network's step
-        return F.cross_entropy(wide_MBK[0], y_MB[0]).unsqueeze(0), hits_M
-    return each_loss(wide_MBK, y_MB).mean(1), hits_M
+        return F.cross_entropy(wide_MBK.squeeze(0), y_MB.squeeze(0)).unsqueeze(0)
+    return each_loss(wide_MBK, y_MB).mean(1)
+
+
+def hits(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
+    """The number of each member's right answers, [M]."""
+    return (logits_MBK.argmax(2) == y_MB).sum(1)

@@ -87,7 +87,7 @@ class Population:
         if self._stack is not None:
             return self._stack(x_MB)
         if len(self.members) == 1:
-            logits: Tensor = self.members[0](x_MB[0])
+            logits: Tensor = self.members[0](x_MB.squeeze(0))
             return logits.unsqueeze(0)
         return torch.stack([member(x) for member, x in zip(self.members, x_MB, strict=True)])
 

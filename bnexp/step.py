@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bnexp.losses import losses_and_hits
+from bnexp.losses import mean_loss
 from bnexp.population import Population
 from bnexp.precision import Precision
 
@@ -28,8 +28,8 @@ class Stepper(Protocol):
         """Update the population's parameters by their gradients."""
 
 
-# What is called with the losses [M], the right answers [M] and the images of a member in each step.
-Enter = Callable[[Tensor, Tensor, int], None]
+# What is called with the losses [M], the logits [M, B, K] and the classes [M, B] of each step.
+Enter = Callable[[Tensor, Tensor, Tensor], None]
 # A step: (x_MB, y_MB, factor) -> losses [M].
 Do = Callable[[Tensor, Tensor, Tensor], Tensor]
 # Does some work on the device once, and returns what does the same work on the same memory again.
@@ -37,13 +37,13 @@ Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 class Step:
-    """Forward, backward, update, and what has added up; all on the device, and nothing waits for it.
+    """Forward, backward, update, and a note of what came out; all on the device, and nothing waits for it.
 
     Args:
         population: updated in place.
         optimizer: updates it.
         precision: how a step computes.
-        enter: adds up losses and right answers.
+        enter: takes note of losses and answers.
     """
 
     def __init__(self, population: Population, optimizer: Stepper, precision: Precision, enter: Enter) -> None:
@@ -53,12 +53,12 @@ class Step:
         """Train on a batch (x_MB..., y_MB) at ``factor``, a scalar tensor, times the base rates; the losses [M]."""
         with self.precision.forward():
             logits_MBK = self.population(x_MB)
-        loss_M, hits_M = losses_and_hits(logits_MBK, y_MB)
+        loss_M = mean_loss(logits_MBK, y_MB)
         self.population.backward(loss_M * self.precision.scale_M if self.precision.scaled else loss_M)
         self.precision.unscale(self.population.gradient_MP)
         self.optimizer.step(factor)
         loss_M = self.precision.judged(loss_M.detach())
-        self.enter(loss_M, hits_M, y_MB.shape[1])
+        self.enter(loss_M, logits_MBK.detach(), y_MB)
         return loss_M
 
 

@@ -14,10 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bnexp.losses import hits
 from bnexp.population import Population
 from bnexp.precision import Precision
 from bnexp.record import Record
 from bnexp.step import Recorder, ReplayedStep, Step, Stepper
+
+# Steps whose results are added up together.
+_MOST_NOTED = 16
 
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 Evaluate = Callable[[], Mapping[str, Sequence[float]]]
@@ -70,21 +74,44 @@ class Progress:
         self.hits_M = torch.zeros(members, device=device)
         self.alive_M = torch.ones(members, dtype=torch.bool, device=device)
         self.survived_M = torch.zeros(members, dtype=torch.int64, device=device)
+        self._noted: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def count(self, images: int) -> None:
         """Count one step on so many images of a member."""
         self.step += 1
         self.seen += images
 
-    def enter(self, loss_M: Tensor, hits_M: Tensor, images: int) -> None:
-        """Add up what it came to, on the device."""
-        self.loss_M.add_(loss_M, alpha=images)
-        self.hits_M.add_(hits_M)
-        self.alive_M.logical_and_(loss_M < math.inf)  # a cross-entropy is never -inf, and nan is not less
-        self.survived_M.add_(self.alive_M)
+    def note(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
+        """Keep what a step came to, to be added up with that of others."""
+        self._noted.append((loss_M, logits_MBK, y_MB))
+        if len(self._noted) == _MOST_NOTED:
+            self.add_up()
+
+    def enter(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
+        """Add up what a step came to at once, for steps that are recorded."""
+        self._noted.append((loss_M, logits_MBK, y_MB))
+        self.add_up()
+
+    def add_up(self) -> None:
+        """Add the steps noted to the sums, on the device: losses one by one, so that how many there are is no matter.
+
+        Hits and survival are whole numbers. Counted over many steps at once they are a few operations for all of them.
+        """
+        if not self._noted:
+            return
+        losses, logits, classes = zip(*self._noted, strict=True)
+        self._noted.clear()
+        for loss_M, y_MB in zip(losses, classes, strict=True):
+            self.loss_M.add_(loss_M, alpha=y_MB.shape[1])
+        self.hits_M.add_(hits(torch.cat(logits, 1), torch.cat(classes, 1)))
+        finite_SM = torch.stack(losses) < math.inf  # a cross-entropy is never -inf, and nan is not less
+        alive_SM = torch.cat([self.alive_M.unsqueeze(0), finite_SM]).cumprod(0)
+        self.survived_M.add_(alive_SM[1:].sum(0))
+        self.alive_M.copy_(alive_SM[-1])
 
     def take(self) -> dict[str, list[float]]:
         """The mean loss (nats) and accuracy over the training batches since the last call."""
+        self.add_up()
         means = torch.stack([self.loss_M, self.hits_M]).div_(self.seen).tolist()  # waits for the device
         self.seen = 0
         self.loss_M.zero_()
@@ -93,6 +120,7 @@ class Progress:
 
     def judge(self, measured: Mapping[str, Sequence[float]]) -> None:
         """Count members that have no finite value in an evaluation as diverged in the step before it."""
+        self.add_up()
         for row, values in enumerate(zip(*measured.values(), strict=True)):
             if self.alive_M[row] and not any(math.isfinite(value) for value in values):
                 self.alive_M[row] = False
@@ -100,11 +128,13 @@ class Progress:
 
     def diverged_at(self) -> list[int | None]:
         """For each member the step whose loss was not finite, or after which it was not, or None."""
+        self.add_up()
         alive, survived = self.alive_M.tolist(), self.survived_M.tolist()  # waits for the device
         return [None if ok else steps + 1 for ok, steps in zip(alive, survived, strict=True)]
 
     def state(self, row: int) -> dict[str, Any]:
         """One member's progress as plain numbers."""
+        self.add_up()
         return {"seen": self.seen, "loss": self.loss_M[row].item(), "hits": self.hits_M[row].item()}
 
     def load(self, row: int, step: int, state: Mapping[str, Any]) -> None:
@@ -152,7 +182,8 @@ def train(
         evaluated any more, and its values are nan; when it has happened to all members, the loop ends.
     """
     population.train()
-    step = Step(population, optimizer, precision, progress.enter)
+    # A recording is of one step, with all that it adds up.
+    step = Step(population, optimizer, precision, progress.note if recorder is None else progress.enter)
     unwatched = step if recorder is None else ReplayedStep(step, recorder)
     while progress.step < plan.steps:
         factor = factors[progress.step]

@@ -123,7 +123,7 @@ Ways = dict[str, tuple[Way, int]]
 
 def evaluations(net: torch.nn.Module, setup: Setup, images: int) -> Ways:
     """About so many images in batches of the evaluation's size at most: through torch's own layers, and evaluated."""
-    size = min(setup.config.eval_batch_size, len(setup.data.train), max(images, setup.config.batch_size))
+    size = min(setup.eval_batch_size, len(setup.data.train), max(images, setup.config.batch_size))
     split = setup.data.train.mixed(-(-images // size) * size)
     passes = competitors.forward(net, split.x, size, setup.config.precision)
     whole = timed(lambda: evaluate(setup.population, split, size), setup.factors.device)

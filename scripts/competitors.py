@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_tensor
 
+from bnexp.models.pooling import HalvingPool
 from bnexp.models.unit import Unit
 from bnexp.norms import Norm
 from bnexp.norms.batch import BatchNorm
@@ -33,11 +34,13 @@ LR = 0.0
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """The same network of torch's layers, without units and without our norms."""
+    """The same network of torch's layers, without units and without our norms and pooling."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Unit):
                 setattr(parent, name, nn.Sequential(*_layers(child)))
+            elif isinstance(child, HalvingPool):
+                setattr(parent, name, nn.AvgPool2d(2))
             elif isinstance(child, Norm) and not isinstance(parent, Unit):
                 setattr(parent, name, _norm(child, maps=True))
     if not isinstance(model, nn.Sequential):

@@ -41,7 +41,7 @@ def test_every_default_is_valid():
             for name in ("epochs", "batch_size", "log_every", "threads")
             for value in (0, -1, 1.5, "a", True)
         ],
-        *[(name, value) for name in ("eval_batch_size", "eval_train") for value in (0, None)],
+        *[("eval_batch_size", 0), ("eval_train", 0), ("eval_train", None)],
         *[(name, value) for name in ("steps", "eval_every", "checkpoint_every") for value in (0, 1.5, "a")],
         *[(name, "yes") for name in ("drop_last", "channels_last", "compile", "graph", "deterministic")],
         *[("seed", value) for value in (-1, 2**63, 1.5, None, {})],

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnexp.losses import losses_and_hits
+from bnexp.losses import hits, mean_loss
 from bnexp.optim import OPTIMS, optimizer
 from bnexp.population import Population
 from bnexp.precision import Precision
@@ -134,10 +134,10 @@ def test_a_diverged_member_does_not_disturb_the_others():
 def test_losses_and_hits_are_those_of_each_member():
     logits = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True)
     y = torch.randint(4, (3, 7))
-    loss, hits = losses_and_hits(logits, y)
+    loss, right = mean_loss(logits, y), hits(logits, y)
     for row in range(3):
         assert loss[row].item() == pytest.approx(F.cross_entropy(logits[row], y[row]).item(), abs=1e-12)
-        assert hits[row] == (logits[row].argmax(1) == y[row]).sum()
+        assert right[row] == (logits[row].argmax(1) == y[row]).sum()
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     expected = (logits.softmax(2) - F.one_hot(y, 4)) / 7
     torch.testing.assert_close(gradient, expected.detach(), rtol=0, atol=1e-12)
@@ -149,3 +149,24 @@ def test_weights_that_evaluate_to_nothing_finite_have_diverged_though_no_trainin
     trained = Trained([network(0)], plan)
     assert trained.progress.diverged_at() == [5]
     assert [record.step for record in trained.records] == [4, 5]
+
+
+def test_steps_added_up_together_come_to_what_they_come_to_one_by_one():
+    """Over more steps than are kept at once, batches of two sizes, and readings in between."""
+    together, single, disturbed = (Progress(2, CPU) for _ in range(3))
+    for step in range(40):
+        size = 3 if step % 7 == 6 else 5
+        logits, y = torch.randn(2, size, 4), torch.randint(4, (2, size))
+        loss = mean_loss(logits, y)
+        loss[1] = math.nan if step >= 20 else loss[1]
+        together.note(loss, logits, y)
+        disturbed.note(loss, logits, y)
+        single.enter(loss, logits, y)
+        for progress in (together, single, disturbed):
+            progress.count(size)
+        if step % 5 == 0:
+            assert disturbed.state(0) == single.state(0)
+    assert together.diverged_at() == disturbed.diverged_at() == single.diverged_at() == [None, 21]
+    taken, wanted = repr(together.take()), repr(single.take())  # as words, in which nan is nan
+    assert taken == repr(disturbed.take()) == wanted
+    assert "nan" in wanted

@@ -68,9 +68,10 @@ def _minutes(claim: Claim) -> str:
 
 
 def _run(given: argparse.Namespace, configs: Path) -> int:
-    designs = _designs(given, configs)
     start, code = time.monotonic(), 0
     with contextlib.closing(Nursery()) as nursery:
+        nursery.begin()  # it imports torch while the declarations are read and composed
+        designs = _designs(given, configs)
         for made in designs:
             ended = _one(made, configs, nursery, retry_failed=given.retry_failed)
             if ended > _SIGNALLED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from bnexp.models.pooling import HalvingPool
 from bnexp.models.unit import MODELS, Units, image_shape, named
 
 
@@ -22,9 +23,9 @@ def lenet(shape: tuple[int, ...], classes: int, units: Units) -> nn.Module:
     pooled = [(side // 2 - 4) // 2 for side in (height, width)]
     return named(
         conv1=units.conv(channels, 6, 5, padding=2),
-        pool1=nn.AvgPool2d(2),
+        pool1=HalvingPool(),
         conv2=units.conv(6, 16, 5),
-        pool2=nn.AvgPool2d(2),
+        pool2=HalvingPool(),
         flatten=nn.Flatten(),
         hidden1=units.linear(16 * pooled[0] * pooled[1], 120),
         hidden2=units.linear(120, 84),

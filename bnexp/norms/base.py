@@ -118,4 +118,4 @@ def require_spread(
 
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
     """View a [C] tensor so that it broadcasts along axis 1 of ``x``."""
-    return parameter.view(-1, *[1] * (x.ndim - 2))
+    return parameter if x.ndim == 2 else parameter.view(-1, *[1] * (x.ndim - 2))

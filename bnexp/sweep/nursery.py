@@ -30,18 +30,23 @@ class NurseryDiedError(Exception):
 class Nursery:
     """A process that has imported torch once and forks a fresh child for every task; itself it trains nothing.
 
-    It begins when it is first asked for something, and again after its death. It and its children end when this process
-    ends, however that happens: they see the connection close. Nothing in it has touched a GPU or started a thread, so
-    that a forked child is as good as a new process, without the seconds of importing.
+    It begins when it is told to, or first asked for something, and again after its death. It and its children end when
+    this process ends, however that happens: they see the connection close. Nothing in it has touched a GPU or started a
+    thread, so that a forked child is as good as a new process, without the seconds of importing.
     """
 
     _process: subprocess.Popen[bytes] | None = None
     _connection: socket.socket
     _received = b""
+    _was_asked = False
 
-    def _begin(self) -> subprocess.Popen[bytes]:
+    def begin(self) -> None:
+        """Begin now, beside what this process does next, if it has not yet."""
+        self._process = self._process or self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
         self._connection, theirs = socket.socketpair()
-        self._received = b""
+        self._received, self._was_asked = b"", False
         # The same path as here: a user's modules are found in the child as they are by a single run.
         serve = f"from bnexp.sweep.worker import serve; serve({theirs.fileno()})"
         process = subprocess.Popen(
@@ -60,6 +65,8 @@ class Nursery:
         if process is None:
             return
         self._connection.close()
+        if not self._was_asked:  # it may still be importing, and nothing runs in it
+            process.kill()
         try:
             process.wait(2)
         except subprocess.TimeoutExpired:
@@ -83,21 +90,21 @@ class Nursery:
         """
         self._send({"fork": task, "call": call, "given": given, "log": log, "env": env})
 
-    def warm(self, modules: Sequence[str], data: Sequence[Mapping[str, Any]]) -> None:
-        """Have it import modules and read data sets once, which its children would otherwise do one by one.
+    def load(self, modules: Sequence[str]) -> None:
+        """Have it import modules of libraries once, which its children would otherwise do one by one."""
+        self._send({"import": list(modules)})
 
-        Args:
-            modules: of libraries.
-            data: options of the data sets that it keeps from now on, and no others.
-        """
-        self._send({"import": list(modules), "keep": list(data)})
+    def keep(self, data: Sequence[Mapping[str, Any]]) -> None:
+        """Have it read data sets once for all children, those with these options and no others from now on."""
+        self._send({"keep": list(data)})
 
     def signal(self, task: int, number: int) -> None:
         """Send a signal to a child, if it still runs: SIGKILL to all its processes, others to the first alone."""
         self._send({"signal": number, "task": task})
 
     def _send(self, message: Message) -> None:
-        self._process = self._process or self._begin()
+        self.begin()
+        self._was_asked = True
         try:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError:

@@ -15,6 +15,15 @@ from bnexp.sweep.nursery import Nursery, NurseryDiedError, complaint
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry
 
+# What torch imports in a first backward pass and when it saves, and TensorBoard for hyperparameters; a third of what a
+# short job would take. None of it starts a thread or looks for a GPU.
+_LATE = (
+    *("torch.fx.experimental._constant_symnode", "torch.nested._internal.nested_tensor", "torch.utils._device"),
+    *("torch.utils.serialization.config", "multiprocessing.synchronize"),
+    *("tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.plugin_data_pb2"),
+    "tensorboard.plugins.hparams.metadata",
+)
+
 
 def slots_after_check(nursery: Nursery, todo: Sequence[Entry], options: Options, stop: Stop) -> list[Mapping[str, str]]:
     """Check what is to be run, in a process of its own; the environment variables of each slot for jobs.
@@ -29,6 +38,7 @@ def slots_after_check(nursery: Nursery, todo: Sequence[Entry], options: Options,
         nursery.revive()
         try:
             nursery.fork(0, "check", given, log=str(log), env={})
+            nursery.load(_LATE)
             ended: list[tuple[int, int]] = []
             while not ended and not stop():
                 ended = nursery.ended(0.1)
@@ -46,7 +56,8 @@ def slots_after_check(nursery: Nursery, todo: Sequence[Entry], options: Options,
         print(remark, file=sys.stderr)
     found = json.loads(answer)
     if found["gpus"] == 0:  # a library may ask the driver of a GPU, which does not survive a fork
-        nursery.warm(found["modules"], found["data"])
+        nursery.load(found["modules"])
+        nursery.keep(found["data"])
     return slots(options, found["gpus"], max(entry.config["threads"] for entry in todo))
 
 

@@ -74,19 +74,22 @@ class _Server:
                     self._obey(json.loads(line))
 
     def _obey(self, message: Mapping[str, Any]) -> None:
-        if "import" in message:
-            for module in message["import"]:
-                with contextlib.suppress(ImportError):  # a part of a module that is named like one
-                    importlib.import_module(module)
-            with contextlib.suppress(ValueError, OSError):  # whoever needs them will say so
-                keep(message["keep"])
-            gc.freeze()
-            return
         if "fork" in message:
             self._children[self._fork(message)] = message["fork"]
-            return
-        for pid in [pid for pid, task in self._children.items() if task == message["task"]]:
-            _end_group(pid) if message["signal"] == signal.SIGKILL else os.kill(pid, message["signal"])
+        elif "signal" in message:
+            self._signal(message["task"], message["signal"])
+        else:
+            for module in message.get("import", ()):
+                with contextlib.suppress(ImportError):  # a part of a module that is named like one
+                    importlib.import_module(module)
+            if "keep" in message:
+                with contextlib.suppress(ValueError, OSError):  # whoever needs them will say so
+                    keep(message["keep"])
+            gc.freeze()
+
+    def _signal(self, task: int, number: int) -> None:
+        for pid in [pid for pid, own in self._children.items() if own == task]:
+            _end_group(pid) if number == signal.SIGKILL else os.kill(pid, number)
 
     def _fork(self, message: Mapping[str, Any]) -> int:
         server = os.getpid()
