@@ -15,7 +15,7 @@ from bnexp import averages
 from bnexp.checkpoint import State
 from bnexp.config import TrainConfig
 from bnexp.data import Batches, Data, Split, load
-from bnexp.evaluation import Measures, evaluate_all, evaluate_kinds
+from bnexp.evaluation import Measures, evaluate_all, evaluate_kinds, largest_map
 from bnexp.inits import Init, fit, initialize
 from bnexp.machine import prepare_machine, recorder, set_executor
 from bnexp.models import Units
@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 
 # The factors of all steps are computed beforehand and kept on the device.
 _MOST_STEPS = 10**7
-# On a GPU a large batch is a few kernels for many images. On a CPU the maps of a small one stay in the cache: LeNet and
-# ResNet-20 take half as long an image as at 1000.
-_EVAL_BATCH_SIZE = {"cpu": 250, "cuda": 1000}
+# At most so many images a forward pass of an evaluation, and on a CPU so many numbers in a map: 8 MB, of which caches
+# keep a good part. ResNet-20 takes half as long an image as in batches of 1000.
+_EVAL_BATCH_SIZE, _EVAL_MAP = 1000, 2**21
 
 
 def build_model(config: TrainConfig, rule: Rules, data: Data, steps: int) -> nn.Module:
@@ -157,10 +157,14 @@ class Setup:
         """The training images that evaluations read: of all classes, also where the files are sorted by class."""
         return self.data.train.mixed(self.config.eval_train)
 
-    @property
+    @cached_property
     def eval_batch_size(self) -> int:
-        """Images a forward pass of an evaluation."""
-        return self.config.eval_batch_size or _EVAL_BATCH_SIZE[self.factors.device.type]
+        """Images a forward pass of an evaluation: the config's, or what suits the device and the model."""
+        if self.config.eval_batch_size or self.factors.device.type != "cpu":
+            return self.config.eval_batch_size or _EVAL_BATCH_SIZE
+        with self._uncompiled():
+            largest = largest_map(self.population.members[0], self._some.x[:2])
+        return max(1, min(_EVAL_BATCH_SIZE, _EVAL_MAP // largest))
 
     def _batch_sizes(self) -> dict[str, int]:
         train_batch_size = min(self.config.batch_size, len(self._some))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,22 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
     population.train()
     hits_M.masked_fill_(~torch.isfinite(loss_M), torch.nan)
     return {"loss": (loss_M / len(split)).tolist(), "accuracy": (hits_M / len(split)).tolist()}  # waits for the device
+
+
+@torch.no_grad()
+def largest_map(model: nn.Module, x_B: Tensor) -> int:
+    """The most numbers that a layer of the model is given for one image; the model is left in training mode."""
+    numbers = [x_B[0].numel()]
+
+    def look(_: nn.Module, given: tuple[Any, ...]) -> None:
+        numbers.extend(x.numel() // len(x_B) for x in given if isinstance(x, Tensor))
+
+    hooks = [layer.register_forward_pre_hook(look) for layer in model.modules()]
+    model.train(False)(x_B)
+    model.train()
+    for hook in hooks:
+        hook.remove()
+    return max(numbers)
 
 
 def _batches(split: Split, batch_size: int, least: int) -> Iterator[tuple[Tensor, Tensor]]:

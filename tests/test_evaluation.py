@@ -13,7 +13,7 @@ from bnexp.building import build
 from bnexp.composing import plain
 from bnexp.data import Split
 from bnexp.dropout import Dropout
-from bnexp.evaluation import batch_norms, evaluate, evaluate_all, evaluate_kinds, precise_statistics
+from bnexp.evaluation import batch_norms, evaluate, evaluate_all, evaluate_kinds, largest_map, precise_statistics
 from bnexp.norms import NORMS, BatchStatistics
 from bnexp.population import Population
 from bnexp.stream import seed_streams
@@ -259,3 +259,26 @@ def test_too_few_images_for_precise_statistics_are_refused_before_the_training()
         match=r"^norm=zca: .* 7 values per channel.*, or a larger eval_train than 7 \(layer hidden1\.norm\)$",
     ):
         build([plain(composed(*words, "eval_train=7"))], stacked=False)
+
+
+def test_the_largest_map_is_found_and_nothing_is_changed():
+    model = network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert largest_map(model, split().x[:2]) == 3 * 4 * 4
+    assert largest_map(nn.Sequential(nn.Linear(4, 70), nn.Tanh(), nn.Linear(70, 2)), torch.ones(1, 4)) == 70
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert model.training
+    assert not any(layer._forward_pre_hooks for layer in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (("model=lenet",), 2**21 // (6 * 28 * 28)),
+        (("model=mlp",), 1000),
+        (("model=lenet", "eval_batch_size=7"), 7),
+        (("model=rnn", "data.size=null"), 1000),
+    ],
+)
+def test_evaluation_batches_keep_the_maps_small(words, size):
+    assert build([plain(composed(*words, "device=cpu"))], stacked=False).eval_batch_size == size

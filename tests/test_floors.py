@@ -93,6 +93,7 @@ def test_a_library_has_one_door(library, allowed):
 
 def test_the_loop_knows_no_norm_model_config_or_file():
     assert {name.split(".")[1] for name in imported(PACKAGE / "training.py") if name.startswith("bnexp.")} <= {
+        "losses",
         "population",
         "precision",
         "record",

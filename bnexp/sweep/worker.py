@@ -26,8 +26,10 @@ from bnexp.config import from_dict
 from bnexp.data import keep
 from bnexp.display import console
 from bnexp.experiment import Job, StorageFailedError, already_done, import_modules, run
+from bnexp.machine import pick_device
 from bnexp.stopping import Stop
 from bnexp.sweep.checking import check
+from bnexp.sweep.fitting import members_that_fit
 
 # Exit codes of a child beside 0, 1 and 2: the disk is full (sysexits.h, EX_IOERR).
 STORAGE_FAILED = 74
@@ -175,8 +177,22 @@ def train(jobs: Sequence[Mapping[str, Any]], executor: str) -> int:
         import_modules(todo[0].config.imports)
         todo = [job for job in todo if already_done(job) is None]
         for group in _by_step(todo) if len(todo) > 1 else [todo]:
-            _run(group, stop, executor)
+            for part in _parts(group, executor):
+                _run(part, stop, executor)
     return stop.exit_code if stop() else 0
+
+
+def _parts(group: Sequence[Job], executor: str) -> list[Sequence[Job]]:
+    """The members that train at once: all of them, or as many as a GPU has memory for."""
+    config = group[0].config if group else None
+    if config is None or not _stacked(executor, config.device) or pick_device(config.device).type != "cuda":
+        return [group]
+    count = -(-len(group) // members_that_fit([job.config for job in group]))
+    parts = [group[len(group) * part // count : len(group) * (part + 1) // count] for part in range(count)]
+    if count > 1:
+        sizes = ", ".join(str(len(part)) for part in parts)
+        print(f"{len(group)} members at once are too many for the memory; one after another {sizes}")
+    return parts
 
 
 def _run(group: Sequence[Job], stop: Stop, executor: str) -> None:
