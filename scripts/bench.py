@@ -11,8 +11,8 @@ Training: four networks and four norms, on one thread of the CPU, and on a GPU (
   lightning   PyTorch Lightning's Trainer and a DataLoader (if the extra ``bench`` is installed)
   forward     torch's own layers in evaluation mode on the same images, against bnexp's evaluation
   graph       bnexp's loop with graph=true, on a GPU
-  members     populations, in images of all members: 4 to 256 on a GPU (with graph=true, against one model with it), on
-              a CPU only those asked for
+  members     populations, in images of all members: 4 to 256 on a GPU (stacked, with graph=true, against one model with
+              it), on a CPU only those asked for (stacked, and one by one as they are trained there)
 
 The ways take turns, and a ratio is that of times of the same round: processor time on a CPU, wall time on a GPU. The
 figures are medians with quartiles. The images are random, of the shape of Fashion-MNIST's and CIFAR-10's, so that
@@ -106,9 +106,9 @@ def config_of(case: str, norm: str, folder: Path, *more: str) -> TrainConfig:
     return from_dict(compose_all([(*words, *data, *rest)], configs_folder())[0])
 
 
-def population(config: TrainConfig, members: int) -> Setup:
-    """So many members of one config, stacked on a GPU."""
-    return build([replace(config, seed=seed) for seed in range(members)], stacked=config.device == "cuda")
+def population(config: TrainConfig, members: int = 1, *, stacked: bool = False) -> Setup:
+    """So many members of one config."""
+    return build([replace(config, seed=seed) for seed in range(members)], stacked=stacked)
 
 
 def bnexp_loop(setup: Setup, steps: int) -> Way:
@@ -132,7 +132,7 @@ def evaluations(net: torch.nn.Module, setup: Setup, images: int) -> Ways:
 
 def ways_of(config: TrainConfig, images: competitors.Images, members: Sequence[int]) -> tuple[Ways, int]:
     """All ways, and the steps of a call."""
-    setup, precision, size = population(config, 1), config.precision, config.batch_size
+    setup, precision, size = population(config), config.precision, config.batch_size
     device = setup.factors.device
     x, y = (batch[0] for batch in setup.batches.at(0))
 
@@ -151,8 +151,13 @@ def ways_of(config: TrainConfig, images: competitors.Images, members: Sequence[i
     single = {name: (way, steps * size) for name, way in ways.items()} | evaluations(net(), setup, steps * size)
     quickest = replace(config, graph=device.type == "cuda")
     if quickest.graph:
-        single["graph"] = (bnexp_loop(population(quickest, 1), steps), steps * size)
-    several = {f"x{n}": (bnexp_loop(population(quickest, n), steps), n * steps * size) for n in members}
+        single["graph"] = (bnexp_loop(population(quickest), steps), steps * size)
+    executors = {"stacked": True} if device.type == "cuda" else {"one by one": False, "stacked": True}
+    several = {
+        f"x{n} {how}": (bnexp_loop(population(quickest, n, stacked=stacked), steps), n * steps * size)
+        for n in members
+        for how, stacked in executors.items()
+    }
     return single | several, steps
 
 
@@ -201,7 +206,7 @@ def growth(rounds: int) -> list[dict[str, Any]]:
             configs = {
                 value: config_of("mlp", "bn", Path(folder), "device=cpu", f"{setting}={value}") for value in values
             }
-            ways = {str(value): bnexp_loop(population(config, 1), GROWTH_STEPS) for value, config in configs.items()}
+            ways = {str(value): bnexp_loop(population(config), GROWTH_STEPS) for value, config in configs.items()}
             for value, times in turns(ways, rounds).items():
                 ms = spread([1000 * time / GROWTH_STEPS for time in times])
                 found.append({"setting": setting, "value": value, "ms": ms})
