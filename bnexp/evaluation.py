@@ -66,11 +66,12 @@ def largest_map(model: nn.Module, x_B: Tensor) -> int:
     def look(_: nn.Module, given: tuple[Any, ...]) -> None:
         numbers.extend(x.numel() // len(x_B) for x in given if isinstance(x, Tensor))
 
-    hooks = [layer.register_forward_pre_hook(look) for layer in model.modules()]
-    model.train(False)(x_B)
+    with ExitStack() as hooks:
+        for name, layer in model.named_modules():
+            if "parametrizations" not in name.split("."):  # these are given weights
+                hooks.callback(layer.register_forward_pre_hook(look).remove)
+        model.train(False)(x_B)
     model.train()
-    for hook in hooks:
-        hook.remove()
     return max(numbers)
 
 

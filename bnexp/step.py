@@ -29,7 +29,7 @@ class Stepper(Protocol):
 
 
 # What is called with the losses [M], the logits [M, B, K] and the classes [M, B] of each step.
-Enter = Callable[[Tensor, Tensor, Tensor], None]
+Note = Callable[[Tensor, Tensor, Tensor], None]
 # A step: (x_MB, y_MB, factor) -> losses [M].
 Do = Callable[[Tensor, Tensor, Tensor], Tensor]
 # Does some work on the device once, and returns what does the same work on the same memory again.
@@ -43,11 +43,11 @@ class Step:
         population: updated in place.
         optimizer: updates it.
         precision: how a step computes.
-        enter: takes note of losses and answers.
+        note: takes note of losses and answers.
     """
 
-    def __init__(self, population: Population, optimizer: Stepper, precision: Precision, enter: Enter) -> None:
-        self.population, self.optimizer, self.precision, self.enter = population, optimizer, precision, enter
+    def __init__(self, population: Population, optimizer: Stepper, precision: Precision, note: Note) -> None:
+        self.population, self.optimizer, self.precision, self.note = population, optimizer, precision, note
 
     def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
         """Train on a batch (x_MB..., y_MB) at ``factor``, a scalar tensor, times the base rates; the losses [M]."""
@@ -58,7 +58,7 @@ class Step:
         self.precision.unscale(self.population.gradient_MP)
         self.optimizer.step(factor)
         loss_M = self.precision.judged(loss_M.detach())
-        self.enter(loss_M, logits_MBK.detach(), y_MB)
+        self.note(loss_M, logits_MBK.detach(), y_MB)
         return loss_M
 
 

@@ -71,7 +71,7 @@ class Progress:
         self.stopping = False
         self.seen = 0
         self.loss_M = torch.zeros(members, device=device)
-        self.hits_M = torch.zeros(members, device=device)
+        self.hits_M = torch.zeros(members, dtype=torch.int64, device=device)
         self.alive_M = torch.ones(members, dtype=torch.bool, device=device)
         self.survived_M = torch.zeros(members, dtype=torch.int64, device=device)
         self._noted: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -87,7 +87,7 @@ class Progress:
         if len(self._noted) == _MOST_NOTED:
             self.add_up()
 
-    def enter(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
+    def add(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
         """Add up what a step came to at once, for steps that are recorded."""
         self._noted.append((loss_M, logits_MBK, y_MB))
         self.add_up()
@@ -112,7 +112,7 @@ class Progress:
     def take(self) -> dict[str, list[float]]:
         """The mean loss (nats) and accuracy over the training batches since the last call."""
         self.add_up()
-        means = torch.stack([self.loss_M, self.hits_M]).div_(self.seen).tolist()  # waits for the device
+        means = torch.stack([self.loss_M, self.hits_M.to(self.loss_M)]).div_(self.seen).tolist()  # waits for the device
         self.seen = 0
         self.loss_M.zero_()
         self.hits_M.zero_()
@@ -183,7 +183,7 @@ def train(
     """
     population.train()
     # A recording is of one step, with all that it adds up.
-    step = Step(population, optimizer, precision, progress.note if recorder is None else progress.enter)
+    step = Step(population, optimizer, precision, progress.note if recorder is None else progress.add)
     unwatched = step if recorder is None else ReplayedStep(step, recorder)
     while progress.step < plan.steps:
         factor = factors[progress.step]

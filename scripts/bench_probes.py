@@ -50,7 +50,7 @@ def setups() -> dict[str, tuple[Setup, list[Watch]]]:
 
 def step(setup: Setup, number: int) -> torch.Tensor:
     """One training step; its loss."""
-    one = Step(setup.population, setup.optimizer, setup.precision, setup.progress.enter)
+    one = Step(setup.population, setup.optimizer, setup.precision, setup.progress.note)
     return one(*setup.batches.at(number), setup.factors[0])
 
 

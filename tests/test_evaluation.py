@@ -276,6 +276,8 @@ def test_the_largest_map_is_found_and_nothing_is_changed():
     [
         (("model=lenet",), 2**21 // (6 * 28 * 28)),
         (("model=mlp",), 1000),
+        (("model=mlp", "norm=weight_norm"), 1000),
+        (("model=lenet", "norm=weight_standardization"), 2**21 // (6 * 28 * 28)),
         (("model=lenet", "eval_batch_size=7"), 7),
         (("model=rnn", "data.size=null"), 1000),
     ],

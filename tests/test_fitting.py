@@ -1,4 +1,4 @@
-"""How many members fit into a GPU's memory: the arithmetic, the parts, and on CUDA the forecast itself."""
+"""How many members fit into a GPU's memory: the arithmetic, the dry run, the parts, and on CUDA the forecast itself."""
 
 from __future__ import annotations
 
@@ -9,63 +9,68 @@ import torch
 from conftest import SMALL_RUN, composed
 
 from bnexp.composing import plain
+from bnexp.config import TrainConfig
 from bnexp.experiment import Job
 from bnexp.sweep import fitting, worker
 
 
-def configs(members: int, *words: str):
-    return [plain(composed(*SMALL_RUN, "norm=bn", "optim.lr=0.1", f"seed={seed}", *words)) for seed in range(members)]
+def configs(members: int, *words: str) -> list[TrainConfig]:
+    return [plain(composed("norm=bn", "optim.lr=0.1", f"seed={seed}", *words)) for seed in range(members)]
 
 
-@pytest.mark.parametrize(("free", "fit"), [(100, 1), (129, 1), (130, 2), (700, 21), (10_000, 64), (0, 1)])
-def test_each_member_takes_what_the_second_one_adds(free, fit):
-    asked = []
-
-    def peak(members):
-        asked.append(members)
-        return 70 + 30 * members
-
-    assert fitting._fitting(peak, free, wanted=64) == fit
-    assert asked == [1, 2]
+def jobs(members: int) -> list[Job]:
+    return [Job(config, Path(str(row)), str(row)) for row, config in enumerate(configs(members, *SMALL_RUN))]
 
 
-def test_where_two_do_not_fit_they_train_one_after_another():
-    def peak(members):
-        if members == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return 100
-
-    assert fitting._fitting(peak, 1000, wanted=64) == 1
+@pytest.mark.parametrize(("free", "fit"), [(0, 1), (150, 1), (190, 2), (219, 2), (220, 3), (1000, 29)])
+def test_each_member_takes_what_the_third_one_adds(free, fit):
+    assert fitting.fitting(190, 220, free) == fit
 
 
-def test_the_dry_run_sees_what_members_take():
-    few, many = (fitting._peak(configs(members, "model.width=400")) for members in (2, 26))
-    parameters = 24 * (64 * 400 + 400 * 400) * 4
-    assert many - few > 2 * parameters  # with their gradients at least
+@pytest.mark.parametrize("words", [(), ("norm=none", "init=normal", "init.std=1e20"), ("graph=true",)], ids=str)
+def test_a_dry_run_ends_and_says_nothing(caplog, words):
+    caplog.set_level("INFO", logger="bnexp")
+    with fitting._quiet():
+        fitting.dry_run(configs(3, *SMALL_RUN, "device=cpu", *words))
+    assert caplog.messages == []
 
 
-@pytest.mark.parametrize(("fit", "sizes"), [(7, [7]), (4, [3, 4]), (3, [2, 2, 3]), (1, [1] * 7)])
+@pytest.mark.parametrize(("fit", "sizes"), [(None, [7]), (7, [7]), (4, [3, 4]), (3, [2, 2, 3]), (1, [1] * 7)])
 def test_members_that_do_not_fit_at_once_are_divided_evenly(monkeypatch, capsys, fit, sizes):
     monkeypatch.setattr(worker, "pick_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr(worker, "members_that_fit", lambda asked: fit)
-    jobs = [Job(config, Path(str(row)), str(row)) for row, config in enumerate(configs(7))]
-    parts = worker._parts(jobs, "stacked")
+    monkeypatch.setattr(worker, "members_that_fit", lambda asked, slots: fit)
+    group = jobs(7)
+    parts = worker._parts(group, "stacked", 1)
     assert [len(part) for part in parts] == sizes
-    assert [job for part in parts for job in part] == jobs
-    said = f"one after another {', '.join(map(str, sizes))}" if len(sizes) > 1 else ""
-    assert said in capsys.readouterr().out
+    assert [job for part in parts for job in part] == group
+    assert (f"one after another {', '.join(map(str, sizes))}" in capsys.readouterr().out) == (len(sizes) > 1)
+
+
+@pytest.mark.parametrize("members", [0, 1, 2])
+def test_few_members_need_no_dry_run(monkeypatch, members):
+    monkeypatch.setattr(worker, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(worker, "members_that_fit", lambda asked, slots: pytest.fail("a dry run"))
+    group = jobs(members)
+    assert worker._parts(group, "stacked", 1) == [group]
 
 
 def test_on_a_cpu_nothing_is_divided():
-    jobs = [Job(config, Path(str(row)), str(row)) for row, config in enumerate(configs(3))]
-    assert worker._parts(jobs, "stacked") == [jobs]
-    assert worker._parts([], "auto") == [[]]
+    group = jobs(3)
+    assert worker._parts(group, "stacked", 1) == worker._parts(group, "auto", 1) == [group]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("graph", [False, True])
-def test_the_forecast_of_many_members_is_what_they_take(graph):
-    many = configs(32, "model=lenet", "data.size=28", "device=cuda", f"graph={graph}")
-    one, two, all_of_them = (fitting._peak(many[:members]) for members in (1, 2, 32))
-    assert one + 31 * (two - one) == pytest.approx(all_of_them, rel=0.25)
-    assert 1 <= fitting.members_that_fit(many) <= 32
+def test_as_many_members_as_the_forecast_says_do_fit(graph):
+    many = configs(64, "model=lenet", "device=cuda", f"graph={graph}")
+    device = torch.device("cuda")
+    two, three = (fitting._peak(many[:members], device) for members in (2, 3))
+    limit = two + 20 * (three - two)
+    fit = fitting.fitting(two, three, 0.9 * limit)
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(device).total_memory)
+    try:
+        fitting._forget()
+        fitting.dry_run(many[:fit])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert fit >= 10

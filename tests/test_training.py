@@ -161,7 +161,7 @@ def test_steps_added_up_together_come_to_what_they_come_to_one_by_one():
         loss[1] = math.nan if step >= 20 else loss[1]
         together.note(loss, logits, y)
         disturbed.note(loss, logits, y)
-        single.enter(loss, logits, y)
+        single.add(loss, logits, y)
         for progress in (together, single, disturbed):
             progress.count(size)
         if step % 5 == 0:
@@ -170,3 +170,12 @@ def test_steps_added_up_together_come_to_what_they_come_to_one_by_one():
     taken, wanted = repr(together.take()), repr(single.take())  # as words, in which nan is nan
     assert taken == repr(disturbed.take()) == wanted
     assert "nan" in wanted
+
+
+def test_an_evaluation_does_not_hide_an_earlier_loss_that_was_not_finite():
+    progress = Progress(1, CPU)
+    for loss in (1.0, math.nan, math.nan):
+        progress.note(torch.tensor([loss]), torch.zeros(1, 4, 3), torch.zeros(1, 4, dtype=torch.int64))
+        progress.count(4)
+    progress.judge({"test/loss": [math.nan]})
+    assert progress.diverged_at() == [2]

@@ -33,7 +33,7 @@ class _Means(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        pairs = x.reshape(*x.shape[:-2], -1, 2, x.shape[-1])
+        pairs = x.reshape(*x.shape[:-2], x.shape[-2] // 2, 2, x.shape[-1])
         rows = pairs[..., 0, :] + pairs[..., 1, :]
         return (rows[..., ::2] + rows[..., 1::2]).mul_(0.25)
 

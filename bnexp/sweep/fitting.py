@@ -1,51 +1,79 @@
-"""How many members of a population a GPU has memory for, known from a dry run before they train."""
+"""How many members of a stack a GPU has memory for, known from a dry run before they train."""
 
 from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
-from bnexp.bench import WARM_UP, peak_memory, records, reset_peak_memory
+from bnexp.bench import WARM_UP, records
 from bnexp.building import build
 from bnexp.config import TrainConfig
 from bnexp.evaluation import evaluate
-
-log = logging.getLogger(__name__)
+from bnexp.machine import pick_device
 
 # Of the memory that is free; the rest is for fragments, and for what libraries take for themselves.
 _SHARE = 0.9
 
 
-def members_that_fit(configs: Sequence[TrainConfig]) -> int:
-    """Of so many members of a stack on a GPU, how many it has memory for at once; at least one."""
-    free, _ = torch.cuda.mem_get_info()
-    return _fitting(lambda members: _peak(configs[:members]), _SHARE * free, len(configs))
+def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
+    """By the memory that is free on their GPU now, divided by the ``slots`` that share it; None if it cannot be told.
 
-
-def _fitting(peak: Callable[[int], int], free: float, wanted: int) -> int:
-    """By the peaks (bytes) of one and of two members, as each further one takes as much as the second."""
+    Args:
+        configs: of three members at least.
+        slots: jobs that run on the GPU at once.
+    """
+    device = pick_device(configs[0].device)
+    free, _ = torch.cuda.mem_get_info(device)
     try:
-        one, two = peak(1), peak(2)
-    except torch.OutOfMemoryError:
-        return 1
-    each = max(two - one, 1)
-    log.debug("a population takes %d bytes and %d a member", one - each, each)
-    return max(1, min(wanted, 1 + int((free - one) // each)))
+        with _quiet():
+            two, three = (_peak(configs[:members], device) for members in (2, 3))
+    except Exception:  # whatever it is, the runs themselves meet it too, and have their ways to say so
+        return None
+    finally:
+        _forget()
+    return fitting(two, three, _SHARE * free / slots)
 
 
-def _peak(configs: Sequence[TrainConfig]) -> int:
-    """Bytes that training and evaluating a population takes, all that stays on the GPU included; nothing is kept."""
-    gc.collect()  # the population of the dry run before
+def fitting(two: float, three: float, free: float) -> int:
+    """By the bytes that two and three members take, as each further one takes as much as the third; at least one."""
+    return max(1, 2 + int((free - two) // max(three - two, 1)))
+
+
+def _peak(configs: Sequence[TrainConfig], device: torch.device) -> int:
+    """The most bytes that training and evaluating a population takes from the GPU."""
+    _forget()
+    torch.cuda.reset_peak_memory_stats(device)
+    dry_run(configs)
+    return torch.cuda.max_memory_reserved(device)  # a graph's own memory, which nothing else can use, is part of it
+
+
+def dry_run(configs: Sequence[TrainConfig]) -> None:
+    """Train a stack some steps at a learning rate of 0, and evaluate one batch; nothing of it is kept or written."""
     setup = build(configs, stacked=True, resumed=[True] * len(configs))
-    device = setup.factors.device
-    reset_peak_memory(device)
-    steps = WARM_UP + 2  # one more is recorded as a graph and replayed, if that is asked for
-    loop = records(setup, setup.config.batch_size, every=1, count=steps)
-    for _ in range(steps):
-        next(loop)
+    # One step more than the warm-up of a graph is recorded, and another replayed.
+    for _ in records(setup, setup.config.batch_size, every=1, count=WARM_UP + 1):
+        pass
     size = min(setup.eval_batch_size, len(setup.data.train))
     evaluate(setup.population, setup.data.train.mixed(size), size)
-    return peak_memory(device)
+
+
+def _forget() -> None:
+    """Give back what a population that is gone has left behind."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Have the log say nothing that the real run is going to say."""
+    logger = logging.getLogger("bnexp")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -249,7 +249,11 @@ class Supervisor:
         )
         for entry in entries:
             entry.state, entry.reason, entry.lines, entry.tries = "running", None, [], entry.tries + 1
-        given = {"jobs": [self._job(entry) for entry in entries], "executor": self._options.executor}
+        given = {
+            "jobs": [self._job(entry) for entry in entries],
+            "executor": self._options.executor,
+            "slots": self._options.slots_per_gpu,
+        }
         self._nursery.fork(self._numbers, "train", given, log=str(log), env=self._slots[slot])
         return None
 

@@ -39,12 +39,19 @@ _SET_PDEATHSIG = 1
 def serve(descriptor: int) -> None:
     """Fork a child whenever a message asks for one, tell when it has ended, and end all when the peer is gone."""
     provenance.code()
+    _warm_up()
     server = _Server(socket.socket(fileno=descriptor))
     try:
         server.run()
     finally:
         server.end_all()
         os._exit(0)  # what libraries have to say at an ordinary end interests nobody
+
+
+def _warm_up() -> None:
+    """What the libraries of a CPU set up for the first convolution and product, once for all children; no thread."""
+    torch.conv2d(torch.zeros(2, 1, 5, 5), torch.zeros(1, 1, 3, 3))
+    torch.mm(torch.zeros(2, 2), torch.zeros(2, 2))
 
 
 class _Server:
@@ -144,6 +151,8 @@ def _settle_in(server: int, log: str, env: Mapping[str, str]) -> None:
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != server:  # it died before the line above
             os._exit(1)
+    if not os.path.isdir(os.path.dirname(log)):  # whoever has asked for this child is gone
+        os._exit(1)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -169,29 +178,37 @@ def _call(name: str, given: Mapping[str, Any]) -> int:
         return 1
 
 
-def train(jobs: Sequence[Mapping[str, Any]], executor: str) -> int:
-    """Do one job, or several that can train as one population; how each ended is in its run.json."""
+def train(jobs: Sequence[Mapping[str, Any]], executor: str, slots: int) -> int:
+    """Do one job, or several that can train as one population; how each ended is in its run.json.
+
+    Args:
+        jobs: what ``Job`` takes.
+        executor: of ``Options``.
+        slots: jobs that share a GPU.
+    """
     stop = Stop()
     with stop.listening():
         todo = [_job(job) for job in jobs]
         import_modules(todo[0].config.imports)
         todo = [job for job in todo if already_done(job) is None]
         for group in _by_step(todo) if len(todo) > 1 else [todo]:
-            for part in _parts(group, executor):
+            for part in _parts(group, executor, slots):
                 _run(part, stop, executor)
     return stop.exit_code if stop() else 0
 
 
-def _parts(group: Sequence[Job], executor: str) -> list[Sequence[Job]]:
+def _parts(group: Sequence[Job], executor: str, slots: int) -> list[Sequence[Job]]:
     """The members that train at once: all of them, or as many as a GPU has memory for."""
-    config = group[0].config if group else None
-    if config is None or not _stacked(executor, config.device) or pick_device(config.device).type != "cuda":
+    if len(group) < 3 or not _stacked(executor, group[0].config.device):
         return [group]
-    count = -(-len(group) // members_that_fit([job.config for job in group]))
+    on_gpu = pick_device(group[0].config.device).type == "cuda"
+    most = members_that_fit([job.config for job in group], slots) if on_gpu else None
+    if most is None or most >= len(group):
+        return [group]
+    count = -(-len(group) // most)
     parts = [group[len(group) * part // count : len(group) * (part + 1) // count] for part in range(count)]
-    if count > 1:
-        sizes = ", ".join(str(len(part)) for part in parts)
-        print(f"{len(group)} members at once are too many for the memory; one after another {sizes}")
+    sizes = ", ".join(str(len(part)) for part in parts)
+    print(f"{len(group)} members at once are too many for the memory; one after another {sizes}")
     return parts
 
 
