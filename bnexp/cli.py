@@ -106,6 +106,8 @@ def command(name: str) -> Callable[[list[str]], int]:
     Raises:
         ValueError: there is no such command.
     """
+    if "=" in name or name in ("-m", "--multirun"):
+        raise ValueError(f"{name}: a command comes first: bnexp train {name} ... (allowed: {', '.join(COMMANDS)})")
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
     module, _, function = COMMANDS[name].partition(":")

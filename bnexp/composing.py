@@ -200,7 +200,10 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
     if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # one of a list, as in probes=[a,b]
         return str(unknown(match[1], match[2], sorted(path.stem for path in (configs / match[1]).glob("*.yaml"))))
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not understood; settings are given as name=value"
+        quoted = (
+            ", and a value with spaces, commas or equals signs as name=\"'value'\"" if "=" in error.override else ""
+        )
+        return f"{error.override}: not understood; settings are given as name=value{quoted}"
     if match := re.match(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], arguments, configs)
     if match := re.match(r"Ambiguous value for argument '([^']+)'", text):
@@ -224,6 +227,9 @@ def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:
             config = cast(dict[str, Any], OmegaConf.to_container(composed))
     except (HydraException, OmegaConfBaseException, ValueError):
         return f"{key}: there is no such setting"
+    group, _, rest = key.partition(".")
+    if group == "probes" and rest:
+        return f"{key}: this probe is not chosen; a probe's settings stand beside probes=[{rest.partition('.')[0]}]"
     known = [*flat(config), *config]
     same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f"; did you mean {same_leaf[0]}?" if same_leaf else near_miss(key, known)

@@ -382,5 +382,5 @@ def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str,
     setup = build([job.config], stacked=False, resumed=[True])
     state = _load(setup, 0, job, repair=False)
     if state is None:
-        raise ValueError(f"{job.folder}: has no checkpoint yet")
+        raise ValueError(f"{job.folder}: has no checkpoint; none was saved before it ended, or none yet")
     return state["step"], list(setup.compare_statistics(split))

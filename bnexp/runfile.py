@@ -27,7 +27,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{folder}: not a run (it has no run.json)") from None
+        raise ValueError(f"{folder}: {_why_no_run(folder)}") from None
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
     if not isinstance(run, dict) or run.get("format") != RUN_FORMAT or not isinstance(run.get("config"), dict):
@@ -36,6 +36,13 @@ def read_run(folder: Path) -> dict[str, Any]:
     if fault:
         raise ValueError(f"{path}: damaged ({fault})")
     return run
+
+
+def _why_no_run(folder: Path) -> str:
+    if not folder.exists():
+        return "there is no such folder"
+    kind = "a sweep, not a run; name one of the runs in it" if (folder / "sweep.json").exists() else "not a run"
+    return f"{kind} (it has no {NAME})"
 
 
 def _fault(run: Mapping[str, Any]) -> str | None:

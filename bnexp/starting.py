@@ -68,7 +68,7 @@ def read_source(config: TrainConfig) -> Source:
     except ValueError as error:
         raise ValueError(f"{said}: {error}") from None
     if state is None:
-        raise ValueError(f"{said}: this run has no checkpoint yet")
+        raise ValueError(f"{said}: this run has no checkpoint")
     return Source(said, run["config"], state["step"], state["parameters"], state["buffers"])
 
 

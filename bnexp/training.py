@@ -200,11 +200,11 @@ def train(
 
 
 def _record(plan: Plan, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, observed: Observed) -> Record:
-    """What is due after this step; a diverged population gets its last point of the training curves at once."""
+    """What is due after this step; an evaluation and a divergence come with a point of the training curves."""
     step = progress.step
     over = None not in progress.diverged_at()
     values, distributions = dict(observed[0]), observed[1]
-    if over or plan.due(step, plan.log_every):
+    if over or plan.due(step, plan.log_every) or plan.due(step, plan.eval_every):
         values |= {**progress.take(), "lr": lr_M1[:, 0].tolist()}
     if not over and plan.due(step, plan.eval_every):
         measured = evaluate()

@@ -53,7 +53,7 @@ def test_a_norm_without_batch_statistics_has_one_kind(tmp_path):
     step, rows = evaluate_run(Job(plain(composed(*words)), tmp_path / "run", "test"), "test")
     assert step == 14
     assert [(split, kind) for split, kind, *_ in rows] == [("test", "none")]
-    with pytest.raises(ValueError, match="has no checkpoint yet"):
+    with pytest.raises(ValueError, match="has no checkpoint"):
         evaluate_run(Job(plain(composed(*words)), tmp_path / "empty", "test"), None)
 
 

@@ -479,7 +479,7 @@ def test_statistics_of_bfloat16_are_taken_in_float32(name):
 def test_one_value_per_channel_is_refused_where_the_batch_gives_the_statistics(name, shape):
     norm = build(name)
     sentence = (
-        rf"^norm={name}: .* one value per channel, whose variance is 0; use a larger batch_size or drop_last=true"
+        rf"^norm={name}: .* one value per channel, whose variance is 0; use a larger batch_size, and drop_last=true"
     )
     with pytest.raises(ValueError, match=sentence):
         norm(normal(*shape))

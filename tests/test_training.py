@@ -79,11 +79,13 @@ def test_the_loop_does_what_a_plain_loop_does():
     for mine, reference in zip(trained.population.members[0].parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine.data, reference.data, rtol=0, atol=1e-12)
     logged = [record for record in trained.records if "train/loss" in record.values]
-    assert [record.step for record in logged] == [3, 6, 9, 12]
-    for record in logged:
-        window = slice(record.step - 3, record.step)
-        assert record.values["train/loss"][0] == pytest.approx(sum(losses[window]) / 3, abs=1e-6)
-        assert record.values["train/accuracy"][0] == pytest.approx(sum(hits[window]) / 48, abs=1e-6)
+    steps = [record.step for record in logged]
+    assert steps == [3, 5, 6, 9, 10, 12]  # every three, and with each evaluation
+    for record, since in zip(logged, [0, *steps], strict=False):
+        window = slice(since, record.step)
+        count = record.step - since
+        assert record.values["train/loss"][0] == pytest.approx(sum(losses[window]) / count, abs=1e-6)
+        assert record.values["train/accuracy"][0] == pytest.approx(sum(hits[window]) / (16 * count), abs=1e-6)
     assert logged[-1].values["lr"] == [pytest.approx(0.05)]
 
 
@@ -92,7 +94,12 @@ def test_records_come_where_something_is_due_and_nowhere_else():
     trained = Trained([network(0)], plan)
     assert [record.step for record in trained.records] == [4, 5, 6, 8, 10]
     assert trained.evaluated_at == [5, 10]
-    assert [sorted(record.values) for record in trained.records[:2]] == [[], ["test/accuracy"]]
+    training = ["lr", "train/accuracy", "train/loss"]
+    assert [sorted(record.values) for record in trained.records[:3]] == [
+        [],
+        sorted(["test/accuracy", *training]),
+        training,
+    ]
     assert [record.epoch for record in trained.records] == [1, 1.25, 1.5, 2, 2.5]
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from bnexp.report.tables import Row
 from bnexp.runs import NOT_COMPARED, STATUSES, Arm, Run, Skip, short, show, telling
 from bnexp.statistics import larger_is_better
-
-# With fewer pairs, not even differences of one sign reach p < 0.05: the smallest p is 2^(1-n).
-FEWEST_PAIRS = 6
 
 
 def about_values(arms: Sequence[Arm], metric: str) -> Iterator[str]:
@@ -68,12 +66,19 @@ def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
     dropped = sum(row["dropped"] or 0 for row in rows)
     if dropped:
         yield f"Seeds dropped, with a result on one side only: {dropped}."
-    fewest = min((row["pairs"] for row in rows if row["pairs"]), default=FEWEST_PAIRS)
-    if fewest < FEWEST_PAIRS:
-        yield f"With {fewest} pairs no sign-flip p can be below {2 / 2**fewest:.4g}; take {FEWEST_PAIRS} or more seeds."
+    paired = [row["pairs"] for row in rows if row["pairs"]]
+    enough = _enough_pairs(len(paired))
+    if paired and min(paired) < enough:
+        least = f"{2 / 2 ** min(paired):.4g}{f', {len(paired)} times that by Holm' if len(paired) > 1 else ''}"
+        yield f"With {min(paired)} pairs no sign-flip p can be below {least}; take {enough} or more seeds."
     alone = sum(row["baseline"] is None for row in rows)
     if alone:
         yield f"Arms not paired, since no baseline agrees with them in all else: {alone}."
+
+
+def _enough_pairs(tests: int) -> int:
+    """With fewer, even differences of one sign miss p < 0.05 in the hardest of Holm's tests: the least p is 2^(1-n)."""
+    return math.ceil(math.log2(2 * tests / 0.05)) if tests else 0
 
 
 def about_left_out(runs: Sequence[Run], repeats: int) -> Iterator[str]:

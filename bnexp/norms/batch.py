@@ -75,7 +75,7 @@ class BatchStatistics(Norm, ABC):
     def require_values(self, x: Tensor) -> None:
         """Refuse a batch of fewer than ``least_values`` values a channel."""
         values = values_per_statistic(x, *pooled_axes(x))
-        advice = "use a larger batch_size or drop_last=true"
+        advice = "use a larger batch_size, and drop_last=true if it is the last batch that is too small"
         require_spread(x, values, norm=self.word, per="channel", advice=advice)
 
     def train(self, mode: bool = True) -> Self:

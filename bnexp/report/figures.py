@@ -148,6 +148,7 @@ def _curves(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture |
         high = [interval.mean if interval.high is None else interval.high for interval in intervals]
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
     _limit(axes, means.values())
+    axes.set_title("means, with 95 % intervals as bands", loc="left", fontsize=8.5, color=INK, alpha=0.7)
     axes.set(xlabel="step", ylabel=metric)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
     _name_lines(
@@ -162,11 +163,17 @@ def _curves(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture |
 
 
 def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]]) -> None:
-    """Fit the means after the first tenth of the steps: neither the start nor a band of two seeds hides the rest."""
+    """Fit the means after the first tenth of the steps, and bands but for half that range: none hides the rest."""
     start = max(step for steps in curves for step in steps) / 10
-    means = [interval.mean for steps in curves for step, interval in steps.items() if step >= start]
-    margin = 0.06 * (max(means) - min(means)) or abs(means[0]) * 0.1 or 1.0
-    axes.set_ylim(min(means) - margin, max(means) + margin)
+    late = [interval for steps in curves for step, interval in steps.items() if step >= start]
+    means = [interval.mean for interval in late]
+    bottom, top = min(means), max(means)
+    room = (top - bottom) / 2
+    lows = [interval.low for interval in late if interval.low is not None]
+    highs = [interval.high for interval in late if interval.high is not None]
+    low, high = max(min(lows, default=bottom), bottom - room), min(max(highs, default=top), top + room)
+    margin = 0.06 * (high - low) or abs(means[0]) * 0.1 or 1.0
+    axes.set_ylim(low - margin, high + margin)
     axes.margins(x=0.01)
 
 

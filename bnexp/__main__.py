@@ -1,0 +1,7 @@
+"""``python -m bnexp``."""
+
+import sys
+
+from bnexp.cli import main
+
+sys.exit(main())
