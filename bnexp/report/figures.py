@@ -148,7 +148,7 @@ def _curves(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture |
         high = [interval.mean if interval.high is None else interval.high for interval in intervals]
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
     _limit(axes, means.values())
-    axes.set_title("means, with 95 % intervals as bands", loc="left", fontsize=8.5, color=INK, alpha=0.7)
+    _explain(axes, "means, with 95 % intervals as bands")
     axes.set(xlabel="step", ylabel=metric)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
     _name_lines(
@@ -160,6 +160,11 @@ def _curves(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture |
     )
     most = f" The best {MOST_CURVES} of {len(ranked)} arms." if len(ranked) > MOST_CURVES else ""
     return Picture("curves", f"Mean over finished runs with 95 % interval.{most}", figure)
+
+
+def _explain(axes: Axes, what: str) -> None:
+    """Say in a figure, which may stand alone, what its marks are."""
+    axes.set_title(what, loc="left", fontsize=8.5, color=INK, alpha=0.7)
 
 
 def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]]) -> None:
@@ -234,6 +239,7 @@ def _dots(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture:
     axes.set_yticks(range(len(arms)), list(names.values()))
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.set(xlabel=metric, ylabel=title)
+    _explain(axes, "mean with 95 % interval; a faint dot a seed")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
