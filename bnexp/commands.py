@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,8 +98,9 @@ def sentence(outcome: Outcome) -> str:
 
 
 def _ending(status: str, facts: Mapping[str, Any], shown: Path) -> str:
+    quoted = shlex.quote(str(shown))
     if status == "interrupted":
-        return f"interrupted at step {facts['step']} of {facts['steps']}; go on with: bnexp resume {shown}"
+        return f"interrupted at step {facts['step']} of {facts['steps']}; go on with: bnexp resume {quoted}"
     if status == "diverged":
         return f"diverged: the loss of step {facts['diverged_at']} is not finite; run {shown}"
     final = facts["final"]
@@ -106,7 +108,7 @@ def _ending(status: str, facts: Mapping[str, Any], shown: Path) -> str:
     also = f" ({precise:.4f} with precise statistics)" if precise != final["test/accuracy"] else ""
     return (
         f"finished: test accuracy {final['test/accuracy']:.4f}{also}, {facts['steps']} steps in "
-        f"{facts['seconds']:.1f} s\nrun: {shown}\ncurves: bnexp board {shown}"
+        f"{facts['seconds']:.1f} s\nrun: {shown}\ncurves: bnexp board {quoted}"
     )
 
 

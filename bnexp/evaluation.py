@@ -198,7 +198,7 @@ def evaluate_kinds(
     """One split with running, precise and batch statistics: {kind: {quantity: [M]}}; arguments as above."""
     kinds = {"running": evaluate(population, split, batch_size)}
     if not batch_norms(population.members[0]):
-        return {"none": kinds["running"]}
+        return {"-": kinds["running"]}
     with precise_statistics(population, train, train_batch_size):
         kinds["precise"] = evaluate(population, split, batch_size)
     with ExitStack() as stack:

@@ -242,7 +242,7 @@ def test_all_norms_have_the_same_curves_and_those_without_batch_statistics_the_s
     assert gn["test/loss"] == gn["test/loss_precise"]
     kinds = evaluate_kinds(population("bn"), split(1), split(), **sizes)
     assert (bn["test/loss"], bn["test/loss_precise"]) == (kinds["running"]["loss"], kinds["precise"]["loss"])
-    assert list(evaluate_kinds(population("gn"), split(1), split(), **sizes)) == ["none"]
+    assert list(evaluate_kinds(population("gn"), split(1), split(), **sizes)) == ["-"]
 
 
 def test_norms_of_batches_are_found_wherever_they_stand():
