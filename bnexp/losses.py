@@ -13,12 +13,18 @@ def each_loss(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
     return F.cross_entropy(logits_MBK.transpose(1, 2), y_MB, reduction="none")
 
 
-def mean_loss(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
+def mean_loss(logits_BK: Tensor, y_B: Tensor) -> Tensor:
+    """A model's mean cross-entropy (nats, at least in fp32), a scalar."""
+    return F.cross_entropy(_wide(logits_BK), y_B)
+
+
+def mean_losses(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
     """Each member's mean cross-entropy (nats, at least in fp32), [M]."""
-    wide_MBK = logits_MBK.to(torch.promote_types(logits_MBK.dtype, torch.float32))
-    if len(y_MB) == 1:  # the mean is part of the kernel: a twentieth of a small network's step
-        return F.cross_entropy(wide_MBK.squeeze(0), y_MB.squeeze(0)).unsqueeze(0)
-    return each_loss(wide_MBK, y_MB).mean(1)
+    return each_loss(_wide(logits_MBK), y_MB).mean(1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def hits(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:

@@ -79,6 +79,11 @@ class Population:
             parameter.data = view
             parameter.grad = self._slots[name].view(self.gradient_MP)[row]
 
+    @property
+    def stacked(self) -> bool:
+        """Whether all members run as one vectorized model."""
+        return self._stack is not None
+
     def __len__(self) -> int:
         return len(self.members)
 
@@ -86,9 +91,6 @@ class Population:
         """Logits [M, B, K] of inputs [M, B, ...]."""
         if self._stack is not None:
             return self._stack(x_MB)
-        if len(self.members) == 1:
-            logits: Tensor = self.members[0](x_MB.squeeze(0))
-            return logits.unsqueeze(0)
         return torch.stack([member(x) for member, x in zip(self.members, x_MB, strict=True)])
 
     def backward(self, loss_M: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bnexp.losses import mean_loss
+from bnexp.losses import mean_loss, mean_losses
 from bnexp.population import Population
 from bnexp.precision import Precision
 
@@ -51,15 +51,35 @@ class Step:
 
     def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
         """Train on a batch (x_MB..., y_MB) at ``factor``, a scalar tensor, times the base rates; the losses [M]."""
-        with self.precision.forward():
-            logits_MBK = self.population(x_MB)
-        loss_M = mean_loss(logits_MBK, y_MB)
-        self.population.backward(loss_M * self.precision.scale_M if self.precision.scaled else loss_M)
+        learn = self._all_at_once if self.population.stacked else self._one_by_one
+        loss_M, logits_MBK = learn(x_MB, y_MB)
         self.precision.unscale(self.population.gradient_MP)
         self.optimizer.step(factor)
-        loss_M = self.precision.judged(loss_M.detach())
-        self.note(loss_M, logits_MBK.detach(), y_MB)
+        loss_M = self.precision.judged(loss_M)
+        self.note(loss_M, logits_MBK, y_MB)
         return loss_M
+
+    def _all_at_once(self, x_MB: Tensor, y_MB: Tensor) -> tuple[Tensor, Tensor]:
+        """Fill the gradients of a stack; losses [M] and logits [M, B, K]."""
+        with self.precision.forward():
+            logits_MBK = self.population(x_MB)
+        loss_M = mean_losses(logits_MBK, y_MB)
+        self.population.backward(loss_M * self.precision.scale_M if self.precision.scaled else loss_M)
+        return loss_M.detach(), logits_MBK.detach()
+
+    def _one_by_one(self, x_MB: Tensor, y_MB: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, each member forward and backward before the next, as long as its maps are in the cache."""
+        self.population.gradient_MP.zero_()
+        losses, logits = [], []
+        for row, member in enumerate(self.population.members):
+            with self.precision.forward():
+                logits_BK = member(x_MB[row])
+            loss = mean_loss(logits_BK, y_MB[row])
+            scaled = loss * self.precision.scale_M[row] if self.precision.scaled else loss
+            scaled.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            logits.append(logits_BK.detach())
+        return torch.stack(losses), torch.stack(logits)
 
 
 class ReplayedStep:

@@ -52,7 +52,7 @@ def test_a_norm_without_batch_statistics_has_one_kind(tmp_path):
     assert metrics["test/accuracy_precise"] == metrics["test/accuracy"]
     step, rows = evaluate_run(Job(plain(composed(*words)), tmp_path / "run", "test"), "test")
     assert step == 14
-    assert [(split, kind) for split, kind, *_ in rows] == [("test", "none")]
+    assert [(split, kind) for split, kind, *_ in rows] == [("test", "-")]
     with pytest.raises(ValueError, match="has no checkpoint"):
         evaluate_run(Job(plain(composed(*words)), tmp_path / "empty", "test"), None)
 

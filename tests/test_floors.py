@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "bnexp"
 
 # A module may import from floors below its own, and from its own floor what is named under it in this list.
 FLOORS = [
+    {"__main__"},
     {"cli"},
     {"commands"},
     {"launcher"},

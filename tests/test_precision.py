@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp import precision
-from bnexp.losses import hits, mean_loss
+from bnexp.losses import hits, mean_losses
 from bnexp.norms import NORMS
 from bnexp.optim import OPTIMS, optimizer
 from bnexp.population import Population
@@ -38,7 +38,7 @@ def gradient(name: str, *, stacked: bool = False) -> Tensor:
         logits = pop(x)
     # Under vmap, torch adds the bias of a Linear in fp32, so that the logits of a stack come out wider.
     assert stacked or logits.dtype == HALF.get(name, torch.float32)
-    loss = mean_loss(logits, y)
+    loss = mean_losses(logits, y)
     assert loss.dtype == torch.float32
     pop.backward(loss * how.scale_M)
     how.unscale(pop.gradient_MP)
@@ -64,7 +64,7 @@ def test_training_lowers_the_loss_in_every_format(name):
     for _ in range(30):
         with how.forward():
             logits = pop(x)
-        loss = mean_loss(logits, y)
+        loss = mean_losses(logits, y)
         pop.backward(loss * how.scale_M)
         how.unscale(pop.gradient_MP)
         rule.step(torch.ones(()))
@@ -170,6 +170,6 @@ def test_a_saved_scale_is_put_back_for_its_member_only():
 def test_the_loss_is_taken_in_fp32_of_half_precision_logits():
     logits = torch.tensor([[[8.0, 0.0, -8.0]]], dtype=torch.float16)
     y = torch.tensor([[0]])
-    loss = mean_loss(logits, y)
+    loss = mean_losses(logits, y)
     assert loss.item() == pytest.approx(F.cross_entropy(logits[0].double(), torch.tensor([0])).item(), rel=1e-3)
     assert hits(logits, y).tolist() == [1]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnexp.losses import hits, mean_loss
+from bnexp.losses import hits, mean_loss, mean_losses
 from bnexp.optim import OPTIMS, optimizer
 from bnexp.population import Population
 from bnexp.precision import Precision
@@ -141,9 +141,11 @@ def test_a_diverged_member_does_not_disturb_the_others():
 def test_losses_and_hits_are_those_of_each_member():
     logits = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True)
     y = torch.randint(4, (3, 7))
-    loss, right = mean_loss(logits, y), hits(logits, y)
+    loss, right = mean_losses(logits, y), hits(logits, y)
     for row in range(3):
-        assert loss[row].item() == pytest.approx(F.cross_entropy(logits[row], y[row]).item(), abs=1e-12)
+        expected = F.cross_entropy(logits[row], y[row]).item()
+        assert loss[row].item() == pytest.approx(expected, abs=1e-12)
+        assert mean_loss(logits[row], y[row]).item() == pytest.approx(expected, abs=1e-12)
         assert right[row] == (logits[row].argmax(1) == y[row]).sum()
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     expected = (logits.softmax(2) - F.one_hot(y, 4)) / 7
@@ -164,7 +166,7 @@ def test_steps_added_up_together_come_to_what_they_come_to_one_by_one():
     for step in range(40):
         size = 3 if step % 7 == 6 else 5
         logits, y = torch.randn(2, size, 4), torch.randint(4, (2, size))
-        loss = mean_loss(logits, y)
+        loss = mean_losses(logits, y)
         loss[1] = math.nan if step >= 20 else loss[1]
         together.note(loss, logits, y)
         disturbed.note(loss, logits, y)
