@@ -15,8 +15,8 @@ from bnexp.sweep.nursery import Nursery, NurseryDiedError, complaint
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry
 
-# What torch imports in a first backward pass and when it saves, and TensorBoard for hyperparameters; a third of what a
-# short job would take. None of it starts a thread or looks for a GPU.
+# What torch imports in a first backward pass and when it saves, and TensorBoard for hyperparameters: some milliseconds
+# of each job. None of it starts a thread or looks for a GPU.
 _LATE = (
     *("torch.fx.experimental._constant_symnode", "torch.nested._internal.nested_tensor", "torch.utils._device"),
     *("torch.utils.serialization.config", "multiprocessing.synchronize"),
