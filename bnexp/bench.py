@@ -167,7 +167,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _warmed_up(setup: Setup, size: int) -> _Trial:
     device = setup.factors.device
-    reset_peak_memory(device)
+    _reset_peak_memory(device)
     loop, seconds = records(setup, size, every=1, count=WARM_UP), math.inf
     for _ in range(WARM_UP):
         start = time.perf_counter()
@@ -228,8 +228,7 @@ def interleaved(
     return seconds
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Have ``peak_memory`` count from now on."""
+def _reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

@@ -160,8 +160,10 @@ class Setup:
     @cached_property
     def eval_batch_size(self) -> int:
         """Images a forward pass of an evaluation: the config's, or what suits the device and the model."""
-        if self.config.eval_batch_size or self.factors.device.type != "cpu":
-            return self.config.eval_batch_size or _EVAL_BATCH_SIZE
+        if self.config.eval_batch_size is not None:
+            return self.config.eval_batch_size
+        if self.factors.device.type != "cpu":
+            return _EVAL_BATCH_SIZE
         with self._uncompiled():
             largest = largest_map(self.population.members[0], self._some.x[:2])
         return max(1, min(_EVAL_BATCH_SIZE, _EVAL_MAP // largest))

@@ -227,9 +227,10 @@ def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:
             config = cast(dict[str, Any], OmegaConf.to_container(composed))
     except (HydraException, OmegaConfBaseException, ValueError):
         return f"{key}: there is no such setting"
-    group, _, rest = key.partition(".")
-    if group == "probes" and rest:
-        return f"{key}: this probe is not chosen; a probe's settings stand beside probes=[{rest.partition('.')[0]}]"
+    first, _, rest = key.partition(".")
+    probe = rest.partition(".")[0]
+    if first == "probes" and probe and probe not in config["probes"]:
+        return f"{key}: this probe is not chosen; a probe's settings stand beside probes=[{probe}]"
     known = [*flat(config), *config]
     same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f"; did you mean {same_leaf[0]}?" if same_leaf else near_miss(key, known)

@@ -11,6 +11,8 @@ from typing import Any
 from bnexp.storage import held, write_atomically
 
 NAME = "run.json"
+# The plan of a sweep, by which its folder is known (``sweep.plan``).
+SWEEP = "sweep.json"
 RUN_FORMAT = 1
 # What every run.json says, and of which kind it is.
 _FACTS = {"name": str, "config": dict, "overrides": list, "status": str, "final": dict}
@@ -41,7 +43,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 def _why_no_run(folder: Path) -> str:
     if not folder.exists():
         return "there is no such folder"
-    kind = "a sweep, not a run; name one of the runs in it" if (folder / "sweep.json").exists() else "not a run"
+    kind = "a sweep, not a run; name one of the runs in it" if (folder / SWEEP).exists() else "not a run"
     return f"{kind} (it has no {NAME})"
 
 

@@ -89,7 +89,7 @@ class Progress:
 
     def add(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
         """Add up what a step came to at once, for steps that are recorded."""
-        self._noted.append((loss_M, logits_MBK, y_MB))
+        self.note(loss_M, logits_MBK, y_MB)
         self.add_up()
 
     def add_up(self) -> None:

@@ -67,8 +67,7 @@ def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
     if dropped:
         yield f"Seeds dropped, with a result on one side only: {dropped}."
     paired = [row["pairs"] for row in rows if row["pairs"]]
-    enough = _enough_pairs(len(paired))
-    if paired and min(paired) < enough:
+    if paired and min(paired) < (enough := _enough_pairs(len(paired))):
         least = f"{2 / 2 ** min(paired):.4g}{f', {len(paired)} times that by Holm' if len(paired) > 1 else ''}"
         yield f"With {min(paired)} pairs no sign-flip p can be below {least}; take {enough} or more seeds."
     alone = sum(row["baseline"] is None for row in rows)
@@ -78,7 +77,7 @@ def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
 
 def _enough_pairs(tests: int) -> int:
     """With fewer, even differences of one sign miss p < 0.05 in the hardest of Holm's tests: the least p is 2^(1-n)."""
-    return math.ceil(math.log2(2 * tests / 0.05)) if tests else 0
+    return math.ceil(math.log2(2 * tests / 0.05))
 
 
 def about_left_out(runs: Sequence[Run], repeats: int) -> Iterator[str]:

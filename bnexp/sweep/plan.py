@@ -18,7 +18,7 @@ from bnexp.config import config_hash, differences, from_dict
 from bnexp.storage import write_atomically
 from bnexp.sweep.options import Options, options
 
-FILE = "sweep.json"
+FILE = runfile.SWEEP
 FORMAT = 1
 # A job that has come to one of these is not run again: divergence is a result.
 OVER = ("finished", "diverged")
