@@ -1,10 +1,23 @@
-"""bnexp: a command-line laboratory for normalization in neural networks.
+r"""bnexp: a command-line laboratory for normalization in neural networks.
 
-In which order to read: ``config`` (every setting), ``norms`` and ``models`` (what is compared), ``population`` and
-``training`` (the loop), ``probes`` (what is watched inside it), ``building`` and ``experiment`` (from a config to a run
-folder), ``claims`` (what is said about normalization, declared in configs/claim, tried by sweeps, judged by one
-protocol), ``cli`` (the words on the command line). Imports point one way, from ``cli`` down; ``tests/test_floors.py``
-keeps it so.
+The rooms, in the order in which to read them; each begins with a docstring that names its files::
+
+    config      what can be asked for, and whether it is allowed; words into a config
+    norms       \
+    models       | the shelves: a registry each, one family a file
+    data         |
+    probes      /
+    training    members and batches in, records out
+    experiment  one run, or one stack: from a config to a finished folder
+    runs        a run's folder: written, verified, found, read back
+    sweep       many runs: the plan, who runs when, what an end means
+    compare     finished runs in; intervals, differences, tables, figures, pages out
+    claims      what is said of normalization: declared, run as sweeps, judged, written up
+    cli         the words on the command line
+
+On the ground lie ``record`` (what flows out of a training), ``randomness`` (random numbers as a function of a seed and
+a purpose) and ``stopping`` (Ctrl-C and SIGTERM). Imports point one way, from ``cli`` down; ``tests/test_floors.py``
+holds the table of who may import whom.
 
 Shape suffixes of tensor names: M members of a population, B batch, N all samples of a split, C channels, H and W
 height and width, K classes, P all parameters of a member.

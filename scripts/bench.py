@@ -42,14 +42,15 @@ import numpy as np
 import torch
 from competitors import Way, timed
 
-from bnexp.bench import quartiles, records
-from bnexp.building import Setup, build, build_model
-from bnexp.composing import compose_all
-from bnexp.config import TrainConfig, from_dict
-from bnexp.evaluation import evaluate
-from bnexp.provenance import provenance
-from bnexp.rules import rules
-from bnexp.shipped import configs_folder
+from bnexp.config.compose import compose_all
+from bnexp.config.schema import TrainConfig, from_dict
+from bnexp.config.shipped import configs_folder
+from bnexp.experiment.bench import quartiles
+from bnexp.experiment.choices import bind
+from bnexp.experiment.dry_run import records
+from bnexp.experiment.setup import Setup, build, build_model
+from bnexp.runs.provenance import provenance
+from bnexp.training.evaluation import evaluate
 
 ROOT = Path(__file__).parent.parent
 # Words, batch size and kind of images.
@@ -71,11 +72,11 @@ GROWTH = {
 SECONDS, GROWTH_STEPS, MOST_CALLS = 0.2, 20, 1000
 FIRST_STEP = """
 import sys
-from bnexp.bench import records
-from bnexp.building import build
-from bnexp.shipped import configs_folder
-from bnexp.composing import compose_all
-from bnexp.config import from_dict
+from bnexp.config.compose import compose_all
+from bnexp.config.schema import from_dict
+from bnexp.config.shipped import configs_folder
+from bnexp.experiment.dry_run import records
+from bnexp.experiment.setup import build
 config = from_dict(compose_all([sys.argv[1:]], configs_folder())[0])
 next(records(build([config], stacked=False), config.batch_size, every=1, count=1))
 """
@@ -84,7 +85,7 @@ PEAK = """
 import atexit
 atexit.register(lambda: print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))))
 """
-PROGRAM = "import sys; from bnexp.cli import main; sys.exit(main())"
+PROGRAM = "import sys; from bnexp.cli.main import main; sys.exit(main())"
 
 
 def write_images(kind: str, folder: Path, most: int | None = None) -> competitors.Images:
@@ -137,7 +138,7 @@ def ways_of(config: TrainConfig, images: competitors.Images, members: Sequence[i
     x, y = (batch[0] for batch in setup.batches.at(0))
 
     def net() -> torch.nn.Module:
-        return competitors.plain(build_model(config, rules(config), setup.data, 1)).to(device)
+        return competitors.plain(build_model(config, bind(config), setup.data, 1)).to(device)
 
     once = competitors.bare(net(), x, y, 1, precision)
     steps = max(1, min(round(SECONDS / min(once() for _ in range(5))), len(setup.data.train) // size))
@@ -219,7 +220,7 @@ def startup(rounds: int) -> dict[str, dict[str, Any]]:
     commands = {
         "bnexp --help": (PROGRAM, "--help"),
         "import torch": ("import torch",),
-        "import torch and what a run uses": ("import torch, bnexp.experiment, bnexp.composing",),
+        "import torch and what a run uses": ("import torch, bnexp.experiment.run, bnexp.config.compose",),
         "first training step": step,
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bnexp.compare import main as compare
+from bnexp.cli.compare import main as compare
 
 NORMS = ("none", "bn", "ln", "in", "gn")
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)

@@ -24,16 +24,17 @@ import torch
 from torch import nn
 
 import bnexp
-from bnexp import composing
-from bnexp.bench import interleaved, quartiles, records
-from bnexp.building import build
-from bnexp.config import TrainConfig
-from bnexp.machine import pick_device
+from bnexp.config import compose
+from bnexp.config.schema import TrainConfig
+from bnexp.config.shipped import configs_folder
+from bnexp.experiment.bench import interleaved, quartiles
+from bnexp.experiment.choices import bind
+from bnexp.experiment.dry_run import records
+from bnexp.experiment.machine import pick_device
+from bnexp.experiment.setup import build
 from bnexp.models import Units
 from bnexp.norms import NORMS, Norm
-from bnexp.provenance import provenance
-from bnexp.rules import rules
-from bnexp.shipped import configs_folder
+from bnexp.runs.provenance import provenance
 
 ROOT = Path(__file__).parent.parent
 CASES = {
@@ -52,13 +53,13 @@ def config_of(norm: str, threads: int, device: str) -> TrainConfig:
     """The config of ``bnexp train norm=...``."""
     words = [f"norm={norm}", f"batch_size={BATCH}", f"threads={threads}", f"device={device}"]
     configs: list[TrainConfig] = []
-    composing.run_hydra(lambda config: configs.append(composing.plain(config)), words, configs_folder())
+    compose.run_hydra(lambda config: configs.append(compose.plain(config)), words, configs_folder())
     return configs[0]
 
 
 def unit_of(config: TrainConfig, case: str) -> tuple[nn.Module, torch.Tensor]:
     """A unit and its input."""
-    units = Units(rules(config).norm, config.activation, config.placement)
+    units = Units(bind(config).norm, config.activation, config.placement)
     torch.manual_seed(0)
     if case == "vectors":
         return units.linear(100, 100), torch.randn(256, 100)

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 import bnexp
-from bnexp.building import Setup, build
-from bnexp.composing import compose_all
-from bnexp.config import from_dict
-from bnexp.observing import Observer, Watch, watches
+from bnexp.config.compose import compose_all
+from bnexp.config.schema import from_dict
+from bnexp.config.shipped import configs_folder
+from bnexp.experiment.setup import Setup, build
 from bnexp.probes import PROBES
-from bnexp.shipped import configs_folder
-from bnexp.step import Step
+from bnexp.probes.observer import Observer, Watch, watches
+from bnexp.training.step import Step
 
 CASES = {
     "mlp": ("model=mlp", "model.depth=3", "model.width=100", "batch_size=60"),

@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # Jobs of the two sweeps whose difference is measured.
 FEW, MANY = 4, 44
-PROGRAM = "import sys; from bnexp.cli import main; sys.exit(main())"
+PROGRAM = "import sys; from bnexp.cli.main import main; sys.exit(main())"
 
 
 def ways(epochs: int) -> dict[str, list[str]]:

@@ -15,8 +15,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnexp.report.figures import COLOURS, STYLE
-from bnexp.runs import collect, curve
+from bnexp.compare.figures import COLOURS, STYLE
+from bnexp.runs.collect import collect
+from bnexp.runs.metrics import curve
 
 TITLES = {"none": "without batch norm", "bn": "with batch norm"}
 QUANTILES = ("q15", "q50", "q85")

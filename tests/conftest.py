@@ -33,7 +33,7 @@ class Answer:
 @pytest.fixture
 def bnexp(monkeypatch, capsys):
     """Run a command line in this process."""
-    from bnexp.cli import main
+    from bnexp.cli.main import main
 
     def run(*arguments: str) -> Answer:
         monkeypatch.setattr(sys, "argv", ["bnexp", *arguments])
@@ -45,7 +45,7 @@ def bnexp(monkeypatch, capsys):
 
 def start(*arguments: str, cwd: Path, **options) -> subprocess.Popen[str]:
     """A bnexp in a process of its own, in a session of its own so that signals reach it alone."""
-    program = "import sys; from bnexp.cli import main; sys.exit(main())"
+    program = "import sys; from bnexp.cli.main import main; sys.exit(main())"
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
@@ -70,7 +70,7 @@ def real_data() -> Path:
 
 def composed(*words: str):
     """A config composed from words, as the command line does it, before it becomes a Python object."""
-    from bnexp import composing  # registers the schema
+    from bnexp.config import compose  # registers the schema
 
-    with composing.hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return composing.hydra.compose("train", list(words))
+    with compose.hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose.hydra.compose("train", list(words))

@@ -10,9 +10,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from bnexp.affine import AFFINES
-from bnexp.inits import INITS, fit, initialize
 from bnexp.models import MODELS, Units
+from bnexp.models.affine import AFFINES
+from bnexp.models.init import INITS, fit, initialize
 from bnexp.norms import NORMS, Norm
 
 CONFIGS = Path(__file__).parents[1] / "configs"

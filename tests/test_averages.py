@@ -8,17 +8,18 @@ import pytest
 import torch
 from conftest import SMALL_RUN, composed
 
-from bnexp import checkpoint
-from bnexp.averages import _running, attach, evaluate_averages
-from bnexp.building import build
-from bnexp.composing import plain
-from bnexp.config import TrainConfig
+from bnexp.config.compose import plain
+from bnexp.config.schema import TrainConfig
 from bnexp.data import Split
-from bnexp.evaluation import evaluate
-from bnexp.experiment import Job, run
+from bnexp.experiment.job import Job
+from bnexp.experiment.run import run
+from bnexp.experiment.setup import build
 from bnexp.models.unit import named
 from bnexp.norms import NORMS
-from bnexp.population import Population
+from bnexp.runs import checkpoint
+from bnexp.training.ema import _running, attach, evaluate_averages
+from bnexp.training.evaluation import evaluate
+from bnexp.training.population import Population
 
 DECAYS = [0.9, 0.5]
 EXACT = {"rtol": 0, "atol": 1e-10}

@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import SMALL, composed
 
-from bnexp import bench as module
-from bnexp.bench import Speed, bench, default_sizes, interleaved, knee, median_interval, records
-from bnexp.building import build
-from bnexp.composing import plain
+from bnexp.config.compose import plain
+from bnexp.experiment import bench as module
+from bnexp.experiment.bench import Speed, bench, default_sizes, interleaved, knee, median_interval
+from bnexp.experiment.dry_run import records
+from bnexp.experiment.setup import build
 
 WRONG = {
     "--sizes 1,x": "--sizes=1,x: expected whole numbers, such as 8,16,32",

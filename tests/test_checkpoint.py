@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from bnexp import checkpoint
-from bnexp.checkpoint import NEWEST, PREVIOUS, digest, load, save
+from bnexp.runs import checkpoint
+from bnexp.runs.checkpoint import NEWEST, PREVIOUS, digest, load, save
 
 ROOT = Path(__file__).parents[1]
 

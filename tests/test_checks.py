@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from bnexp.checks import Fraction, NonNegative, OneOf, Positive, PositiveFloat, Range, checked, near_miss
+from bnexp.config.checks import Fraction, NonNegative, OneOf, Positive, PositiveFloat, Range, checked, near_miss
 
 Side = Annotated[str, OneOf(("before", "after"))]
 Maybe = Annotated[int | None, Range(least=1)]

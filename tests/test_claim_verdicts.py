@@ -11,9 +11,9 @@ import scipy.stats
 
 from bnexp.claims import measures
 from bnexp.claims.declaration import Measure, Reduce
-from bnexp.claims.running import choose
+from bnexp.claims.sweeps import choose
 from bnexp.claims.verdicts import judge
-from bnexp.runs import Run
+from bnexp.runs.collect import Run
 
 D = [1.2, 0.8, 1.1, 0.9, 1.3, 0.7, 1.0, 1.0]  # mean 1, sd 0.2
 HALF = 2.364624251 * 0.2 / math.sqrt(8)  # t quantile with 7 degrees of freedom: interval [0.8328, 1.1672]

@@ -13,16 +13,16 @@ import pytest
 from conftest import start
 from test_sweep import until
 
-from bnexp.claims import declaration, judging, result, running
+from bnexp.claims import declaration, judging, result, sweeps
 from bnexp.claims.declaration import PROFILES, load
 from bnexp.claims.design import design
 from bnexp.claims.exact import EXACT, check
-from bnexp.claims.running import Choice, Outcome
-from bnexp.config import flat
-from bnexp.report import claims_cells as cells
-from bnexp.runs import Run
-from bnexp.shipped import configs_folder
-from bnexp.sweep.nursery import Nursery
+from bnexp.claims.report import cells
+from bnexp.claims.sweeps import Choice, Outcome
+from bnexp.config.schema import flat
+from bnexp.config.shipped import configs_folder
+from bnexp.runs.collect import Run
+from bnexp.sweep.fork_server import ForkServer
 
 IDS = declaration.ids(configs_folder())
 SMALL = """
@@ -76,7 +76,7 @@ def write(folder: Path, text: str = SMALL, name: str = "small") -> Path:
 def test_every_claim_can_be_run(profile):
     claims = [load(configs_folder() / "claim" / f"{name}.yaml") for name in IDS]
     designs = [design(claim, profile) for claim in claims if profile in claim.profiles or not claim.tests]
-    running.check(designs, configs_folder())
+    sweeps.check(designs, configs_folder())
     assert all(len(made.seeds) >= declaration.FEWEST_SEEDS for made in designs if made.tests)
     assert not any(set(made.seeds) & set(made.tuning_seeds) for made in designs)
     assert all(set(claim.exact) <= set(EXACT) and claim.text.startswith("# ") for claim in claims)
@@ -178,13 +178,13 @@ def test_an_arm_starts_from_the_run_of_its_seed(tmp_path):
         load(write(tmp_path, text.replace("bn: [norm=bn]", "bn: {settings: [norm=bn], init_from: first}"))), "quick"
     )
     assert made.words_before("first", 1001)[-2:] == ["steps=5", "seed=1001"]
-    sweeps = running.Sweeps(made, tmp_path, configs_folder(), Nursery(), retry_failed=False)
+    carried = sweeps.Sweeps(made, tmp_path, configs_folder(), ForkServer(), retry_failed=False)
     starts = {("first", 3): Path("there/first,seed=3")}
     regime = made.regimes["equal"]
-    label, words = sweeps._job(made.point("bn@1"), regime, None, 3, starts)
+    label, words = carried._job(made.point("bn@1"), regime, None, 3, starts)
     assert (label, words[-1]) == ("bn@1,seed=3", "init_from='there/first,seed=3'")
-    assert sweeps._job(made.point("bn@1"), regime, None, 4, starts) == ("bn@1,seed=4", None)
-    assert "init_from" not in str(sweeps._job(made.point("none@1"), regime, None, 3, starts))
+    assert carried._job(made.point("bn@1"), regime, None, 4, starts) == ("bn@1,seed=4", None)
+    assert "init_from" not in str(carried._job(made.point("none@1"), regime, None, 3, starts))
 
 
 def test_a_profile_changes_axis_and_budget(tmp_path):
@@ -194,8 +194,8 @@ def test_a_profile_changes_axis_and_budget(tmp_path):
 
 
 def test_the_options_are_those_of_the_ordinary_launchers():
-    assert running.launcher("local", configs_folder())["jobs"] == "auto"
-    assert running.launcher("stacked", configs_folder())["max_stack"] > 1
+    assert sweeps.launcher("local", configs_folder())["jobs"] == "auto"
+    assert sweeps.launcher("stacked", configs_folder())["max_stack"] > 1
 
 
 # --- verdicts from runs -----------------------------------------------------------------------------------------------
@@ -442,7 +442,7 @@ def test_an_effect_is_shown_in_the_unit_that_suits_it(scale, metric, numbers, sh
 def test_settings_that_nothing_overrides_make_a_smoke_test_small(tmp_path):
     made = design(load(write(tmp_path)), "quick", smoke=True)
     words = made.words(made.points[0], made.regimes["equal"], None, 0)
-    from bnexp.composing import compose_all
+    from bnexp.config.compose import compose_all
 
     config = flat(compose_all([words], configs_folder())[0])
     assert (config["steps"], made.profile) == (6, "smoke")

@@ -293,7 +293,7 @@ def test_evaluate_shows_the_three_statistics_side_by_side(bnexp, run_folder):
 
 
 def test_a_run_that_is_open_elsewhere_is_refused(bnexp, run_folder, tmp_path):
-    from bnexp.storage import held
+    from bnexp.runs.storage import held
 
     with held(run_folder[0]):
         (run_folder[0] / "run.json").rename(tmp_path / "aside")  # so that it does not count as finished
@@ -390,7 +390,7 @@ def test_any_other_error_costs_a_line_and_says_where_the_rest_is(bnexp, tmp_path
 
 
 def test_output_that_cannot_be_written_says_where_the_finished_run_is(tmp_path):
-    program = "import sys; from bnexp.cli import main; sys.exit(main())"
+    program = "import sys; from bnexp.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "train", *SMALL_RUN, "hydra.run.dir=run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with open("/dev/full", "w") as full:
@@ -439,7 +439,7 @@ def test_the_config_can_be_shown_without_a_run(tmp_path):
 
 def test_help_imports_nothing_heavy(tmp_path):
     program = (
-        "import sys; sys.argv = ['bnexp', '--help']; from bnexp.cli import main; main();"
+        "import sys; sys.argv = ['bnexp', '--help']; from bnexp.cli.main import main; main();"
         "print([name for name in ('torch', 'hydra', 'omegaconf', 'numpy') if name in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -475,7 +475,9 @@ def test_bash_completion_offers_commands_and_settings(bnexp, monkeypatch, line, 
 
 
 def test_bash_completion_works_in_bash(tmp_path):
-    program = f"#!/bin/sh\nexec {sys.executable} -c 'import sys; from bnexp.cli import main; sys.exit(main())' \"$@\"\n"
+    program = (
+        f"#!/bin/sh\nexec {sys.executable} -c 'import sys; from bnexp.cli.main import main; sys.exit(main())' \"$@\"\n"
+    )
     (tmp_path / "bnexp").write_text(program)
     (tmp_path / "bnexp").chmod(0o755)
     script = """eval "$(bnexp -sc install=bash)"

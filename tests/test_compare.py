@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from bnexp.compare import main
-from bnexp.runs import Run, Skip, curve, read
+from bnexp.cli.compare import main
+from bnexp.runs.collect import Run, Skip, read
+from bnexp.runs.metrics import curve
 
 ROOT = Path(__file__).parent.parent
 STARTED = "2026-11-21T08:00:00Z"

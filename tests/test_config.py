@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bnexp.config import TrainConfig, config_hash, differences, flat, from_dict, identity, to_dict
+from bnexp.config.schema import TrainConfig, config_hash, differences, flat, from_dict, identity, to_dict
 
 
 def full() -> dict[str, Any]:

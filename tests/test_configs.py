@@ -8,15 +8,15 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
-from bnexp import composing
-from bnexp.affine import AFFINES
-from bnexp.config import ACTIVATIONS, from_dict, to_dict
+from bnexp.config import compose
+from bnexp.config.schema import ACTIVATIONS, from_dict, to_dict
+from bnexp.config.shipped import configs_folder
 from bnexp.data import DATA
-from bnexp.inits import INITS
+from bnexp.experiment.choices import MODELS, NORMS, OPTIMS, SCHEDULES, bind
 from bnexp.models import ACTIVATIONS as ACTIVATION_LAYERS
+from bnexp.models.affine import AFFINES
+from bnexp.models.init import INITS
 from bnexp.probes import PROBES
-from bnexp.rules import MODELS, NORMS, OPTIMS, SCHEDULES, rules
-from bnexp.shipped import configs_folder
 
 REGISTRIES = {
     **{"model": MODELS, "norm": NORMS, "affine": AFFINES, "init": INITS, "data": DATA},
@@ -27,14 +27,14 @@ YAMLS = [path for path in configs_folder().glob("*/*.yaml") if path.parent.name 
 CHOICES = sorted((path.parent.name, path.stem) for path in YAMLS)
 
 
-def compose(*overrides: str):
-    return composing.plain(composed(*overrides))
+def chosen(*overrides: str):
+    return compose.plain(composed(*overrides))
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_choice_composes_binds_and_survives_json(group, name):
-    config = compose(f"{group}={name}")
-    bound = rules(config)
+    config = chosen(f"{group}={name}")
+    bound = bind(config)
     assert from_dict(to_dict(config)) == config
     if group in ("model", "norm", "init", "optim", "schedule"):
         assert getattr(bound, group).name == name
@@ -56,7 +56,7 @@ def test_the_names_of_activations_are_those_of_the_layers():
 
 
 def test_a_preset_gives_way_to_the_command_line():
-    config = compose("experiment=d2l_lenet", "norm=none", "optim.lr=0.9")
+    config = chosen("experiment=d2l_lenet", "norm=none", "optim.lr=0.9")
     assert (config.norm["name"], config.optim["lr"], config.activation) == ("none", 0.9, "sigmoid")
 
 

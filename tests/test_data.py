@@ -21,7 +21,7 @@ from torchvision.datasets.utils import calculate_md5
 
 from bnexp.data import DATA, Batches, Data, Split, load
 from bnexp.data.augmentation import Augmentation, shifted
-from bnexp.data.preparation import moments
+from bnexp.data.prepare import moments
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "data"
 PLAIN = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnexp.dropout import Dropout
-from bnexp.stream import seed_streams, uniform
+from bnexp.models.dropout import Dropout
+from bnexp.randomness import seed_streams, uniform
 
 N = 1_000_000
 

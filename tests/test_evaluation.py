@@ -9,14 +9,15 @@ import yaml
 from conftest import composed
 from torch import Tensor, nn
 
-from bnexp.building import build
-from bnexp.composing import plain
+from bnexp.config.compose import plain
 from bnexp.data import Split
-from bnexp.dropout import Dropout
-from bnexp.evaluation import batch_norms, evaluate, evaluate_all, evaluate_kinds, largest_map, precise_statistics
+from bnexp.experiment.setup import build
+from bnexp.models.dropout import Dropout
+from bnexp.models.layers import batch_norms, largest_map
 from bnexp.norms import NORMS, BatchStatistics
-from bnexp.population import Population
-from bnexp.stream import seed_streams
+from bnexp.randomness import seed_streams
+from bnexp.training.evaluation import evaluate, evaluate_all, evaluate_kinds, precise_statistics
+from bnexp.training.population import Population
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "norm"
 N, CLASSES = 37, 4

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from conftest import SMALL, composed
 
-from bnexp.building import build
-from bnexp.composing import plain
-from bnexp.experiment import Job, evaluate_run, run
+from bnexp.config.compose import plain
+from bnexp.experiment.job import Job
+from bnexp.experiment.run import evaluate_run, run
+from bnexp.experiment.setup import build
 
 MAPS = ("model=resnet", "model.depth=8", "model.width=4", *SMALL[3:])
 

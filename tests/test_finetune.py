@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from conftest import SMALL, composed
 from torch import Tensor, nn
 
-from bnexp import checkpoint
-from bnexp.building import build
-from bnexp.composing import plain
-from bnexp.dropout import Dropout
-from bnexp.evaluation import batch_norms
-from bnexp.experiment import Job, run, saved_job
+from bnexp.config.compose import plain
+from bnexp.experiment.job import Job, saved_job
+from bnexp.experiment.run import run
+from bnexp.experiment.setup import build
+from bnexp.models.dropout import Dropout
+from bnexp.models.layers import batch_norms
 from bnexp.norms import NORMS, BatchStatistics, Norm
+from bnexp.runs import checkpoint
 
 FIRST, LAST = "data.classes=[0,1,2,3,4]", "data.classes=[5,6,7,8,9]"
 NET = (*SMALL, "model.depth=2", "model.dropout=0.1", "checkpoint_every=2")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import SMALL_RUN, composed
 
-from bnexp.composing import plain
-from bnexp.config import TrainConfig
-from bnexp.experiment import Job
-from bnexp.sweep import fitting, worker
+from bnexp.config.compose import plain
+from bnexp.config.schema import TrainConfig
+from bnexp.experiment import dry_run, worker
+from bnexp.experiment.job import Job
 
 
 def configs(members: int, *words: str) -> list[TrainConfig]:
@@ -24,14 +24,14 @@ def jobs(members: int) -> list[Job]:
 
 @pytest.mark.parametrize(("free", "fit"), [(0, 1), (150, 1), (190, 2), (219, 2), (220, 3), (1000, 29)])
 def test_each_member_takes_what_the_third_one_adds(free, fit):
-    assert fitting.fitting(190, 220, free) == fit
+    assert dry_run.fitting(190, 220, free) == fit
 
 
 @pytest.mark.parametrize("words", [(), ("norm=none", "init=normal", "init.std=1e20"), ("graph=true",)], ids=str)
 def test_a_dry_run_ends_and_says_nothing(caplog, words):
     caplog.set_level("INFO", logger="bnexp")
-    with fitting._quiet():
-        fitting.dry_run(configs(3, *SMALL_RUN, "device=cpu", *words))
+    with dry_run._quiet():
+        dry_run.dry_run(configs(3, *SMALL_RUN, "device=cpu", *words))
     assert caplog.messages == []
 
 
@@ -64,13 +64,13 @@ def test_on_a_cpu_nothing_is_divided():
 def test_as_many_members_as_the_forecast_says_do_fit(graph):
     many = configs(64, "model=lenet", "device=cuda", f"graph={graph}")
     device = torch.device("cuda")
-    two, three = (fitting._peak(many[:members], device) for members in (2, 3))
+    two, three = (dry_run._peak(many[:members], device) for members in (2, 3))
     limit = two + 20 * (three - two)
-    fit = fitting.fitting(two, three, 0.9 * limit)
+    fit = dry_run.fitting(two, three, 0.9 * limit)
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(device).total_memory)
     try:
-        fitting._forget()
-        fitting.dry_run(many[:fit])
+        dry_run._forget()
+        dry_run.dry_run(many[:fit])
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert fit >= 10

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from bnexp.inits import INITS, fit, initialize, stored_weight
 from bnexp.models import MODELS, Units
+from bnexp.models.init import INITS, fit, initialize
+from bnexp.models.layers import stored_weight
 from bnexp.norms import NORMS, Norm
 from bnexp.norms.batch import BatchNorm
 from bnexp.norms.frozen import FrozenBatchNorm

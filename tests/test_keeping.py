@@ -7,12 +7,12 @@ import torch
 from conftest import composed
 from omegaconf import OmegaConf
 
-from bnexp.data import keep, keeping, load
+from bnexp.data import cache, keep, load
 
 
 @pytest.fixture
 def options(monkeypatch):
-    monkeypatch.setattr(keeping, "_kept", {})
+    monkeypatch.setattr(cache, "_kept", {})
     return OmegaConf.to_container(composed("data=digits", "data.train_limit=50").data, resolve=True)
 
 
@@ -20,7 +20,7 @@ def test_a_kept_data_set_is_read_once_and_is_the_same(options, monkeypatch):
     fresh = load(options)
     assert load(options) is not fresh
     keep([options])
-    monkeypatch.setattr(keeping, "prepared", lambda options: pytest.fail("read again"))
+    monkeypatch.setattr(cache, "prepared", lambda options: pytest.fail("read again"))
     kept = load(dict(reversed(options.items())))
     assert load(options) is kept
     for name, split in fresh.splits().items():

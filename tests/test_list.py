@@ -14,11 +14,11 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from torch import nn
 
-from bnexp.listing import CASES, LABELS, builder_lines, choices, cost, read
+from bnexp.cli.list import CASES, LABELS, builder_lines, choices, cost, read
+from bnexp.config.shipped import configs_folder
 from bnexp.models import Units
 from bnexp.models.unit import Unit
 from bnexp.norms import NORMS, Norm
-from bnexp.shipped import configs_folder
 
 NAMES = sorted(path.stem for path in (configs_folder() / "norm").glob("*.yaml"))
 CHANNELS, BATCH = 16, 64
@@ -128,8 +128,9 @@ def test_plain_list_has_a_line_a_choice(bnexp):
 @pytest.mark.parametrize("words", [["list"], ["list", "norms"]])
 def test_listing_imports_nothing_heavy(words):
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['bnexp', *{words}]; from bnexp.cli import main;"
-        "main(); print([name for name in ('torch', 'hydra', 'omegaconf', 'numpy', 'yaml') if name in sys.modules])"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['bnexp', *{words}];"
+        "from bnexp.cli.main import main; main();"
+        "print([name for name in ('torch', 'hydra', 'omegaconf', 'numpy', 'yaml') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.endswith("[]\n")

@@ -11,11 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from bnexp.composing import plain
-from bnexp.config import to_dict
-from bnexp.logbook import Logbook, hparams
+from bnexp.config.compose import plain
+from bnexp.config.schema import to_dict
 from bnexp.record import Record
-from bnexp.runfile import read_run
+from bnexp.runs.logbook import Logbook, hparams
+from bnexp.runs.run_json import read_run
 
 CONFIG = to_dict(plain(composed(*SMALL)))
 FACTS = {"name": "test", "config": CONFIG, "overrides": []}
@@ -81,7 +81,7 @@ def test_going_on_behind_a_step_drops_what_came_later_everywhere(book, tmp_path)
 def test_a_clock_that_went_backwards_does_not_reorder_the_event_files(book, tmp_path, monkeypatch):
     book.enter(record(1, train__loss=0.1), 1, 0.0, 0.0)
     book.flush()
-    monkeypatch.setattr("bnexp.events.time.time", lambda: 1000.0)
+    monkeypatch.setattr("bnexp.runs.events.time.time", lambda: 1000.0)
     Logbook(tmp_path, FACTS, after=1).close()
     assert [point.step for point in events(tmp_path).Scalars("train/loss")] == [1]
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from bnexp.inits import INITS, fit, initialize
 from bnexp.models import MODELS, Units
+from bnexp.models.init import INITS, fit, initialize
 from bnexp.norms import NORMS
-from bnexp.population import Population
-from bnexp.stream import seed_streams
+from bnexp.randomness import seed_streams
+from bnexp.training.population import Population
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHAPE, CLASSES = (2, 9, 7), 4
@@ -162,7 +162,7 @@ def test_stacked_members_are_members_one_by_one(name):
 
 
 def test_the_norms_of_all_time_steps_name_their_parameters_once():
-    from bnexp.building import norm_parameters
+    from bnexp.models.layers import norm_parameters
 
     assert norm_parameters(build("rnn", statistics="per_step")) == [
         f"recurrent.{norm}.steps.0.{leaf}" for norm in ("input_norm", "state_norm") for leaf in ("gain", "bias")
@@ -170,7 +170,7 @@ def test_the_norms_of_all_time_steps_name_their_parameters_once():
 
 
 def test_each_recurrent_map_is_listed_with_its_own_norm():
-    from bnexp.probes import layers
+    from bnexp.models.layers import layers
 
     found = {name: set(layer.parameters) for name, layer in layers(build("rnn", statistics="per_step")).items()}
     for name in ("input", "state"):

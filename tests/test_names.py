@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from bnexp.names import free_folder, run_name
+from bnexp.config.names import free_folder, run_name
 
 
 @pytest.mark.parametrize(

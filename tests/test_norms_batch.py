@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from bnexp.data import Split
-from bnexp.evaluation import precise_statistics
 from bnexp.norms import NORMS, BatchStatistics
 from bnexp.norms.base import per_channel
 from bnexp.norms.ghost import cut
 from bnexp.norms.renorm import Limit
-from bnexp.population import Population
+from bnexp.training.evaluation import precise_statistics
+from bnexp.training.population import Population
 
 FAMILY = ["ghost_bn", "batch_renorm", "detached_bn", "mean_only_bn", "var_only_bn", "noisy_bn", "sync_bn"]
 SMALL = {"ghost_bn": {"size": 2}, "sync_bn": {"shards": 3}}  # so that a few samples have several chunks or shards

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from bnexp.data import Split
-from bnexp.evaluation import evaluate_kinds, precise_statistics
 from bnexp.norms.base import per_channel
 from bnexp.norms.whitening import group_width
-from bnexp.population import Population
+from bnexp.training.evaluation import evaluate_kinds, precise_statistics
+from bnexp.training.population import Population
 
 VECTORS = (8, CHANNELS)  # two values more than groups of three channels need
 WHITENING = ["zca", "pca_whiten", "iternorm"]

@@ -20,11 +20,12 @@ import yaml
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from bnexp.affine import AFFINES
-from bnexp.inits import INITS, fit, initialize, stored_weight
 from bnexp.models import MODELS, Units
+from bnexp.models.affine import AFFINES
+from bnexp.models.init import INITS, fit, initialize
+from bnexp.models.layers import stored_weight
 from bnexp.norms import NORMS, Branch, Norm
-from bnexp.population import Population
+from bnexp.training.population import Population
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ON_MAPS = [

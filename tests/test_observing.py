@@ -11,14 +11,15 @@ import torch
 from conftest import SMALL_RUN, composed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bnexp import checkpoint
-from bnexp.building import build
-from bnexp.composing import plain
+from bnexp.config.compose import plain
 from bnexp.data import Split
-from bnexp.experiment import Job, run
-from bnexp.observing import Observer, Watch, watches
-from bnexp.population import Population
+from bnexp.experiment.job import Job
+from bnexp.experiment.run import run
+from bnexp.experiment.setup import build
 from bnexp.probes import PROBES, Probe
+from bnexp.probes.observer import Observer, Watch, watches
+from bnexp.runs import checkpoint
+from bnexp.training.population import Population
 
 WORDS = (*SMALL_RUN, "norm=bn", "model.depth=2", "model.dropout=0.2", "data.crop=1", "checkpoint_every=4")
 MEMBERS = (("seed=0", "optim.lr=0.1"), ("seed=1", "optim.lr=0.03"))
@@ -110,11 +111,11 @@ def test_distributions_are_histograms_in_tensorboard_only(watched):
 
 
 def test_the_time_of_probes_is_not_in_the_rate_of_training(tmp_path, monkeypatch):
-    from bnexp import experiment
+    from bnexp.experiment import run
 
     now = [0.0]
-    monkeypatch.setattr(experiment.time, "perf_counter", lambda: now[0])
-    clock = experiment._Clock(0, 0.0, 10)
+    monkeypatch.setattr(run.time, "perf_counter", lambda: now[0])
+    clock = run._Clock(0, 0.0, 10)
 
     def probe(seconds):
         now[0] += seconds

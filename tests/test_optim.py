@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.norms import NORMS
-from bnexp.optim import OPTIMS, Optimizer, optimizer
-from bnexp.population import Population
+from bnexp.training.optim import OPTIMS, Optimizer, optimizer
+from bnexp.training.population import Population
 
 ADAM = {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.0, "decay_norm": True}
 SGD = {"lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "decay_norm": True}

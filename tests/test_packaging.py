@@ -28,7 +28,7 @@ def test_a_wheel_installed_elsewhere_trains_from_any_folder(tmp_path):
     assert not [name for name in names if name.startswith(("tests/", "outputs/", "configs/"))]
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (tmp_path / "elsewhere").mkdir()
-    program = "import bnexp, sys; from bnexp.cli import main; print(bnexp.__file__); sys.exit(main())"
+    program = "import bnexp, sys; from bnexp.cli.main import main; print(bnexp.__file__); sys.exit(main())"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     words = ("train", *SMALL_RUN)
     out = run(sys.executable, "-c", program, *words, cwd=tmp_path / "elsewhere", env=environment)

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from bnexp.dropout import Dropout
-from bnexp.inits import INITS, initialize
 from bnexp.models import MODELS, Units
+from bnexp.models.dropout import Dropout
+from bnexp.models.init import INITS, initialize
 from bnexp.norms import NORMS, BatchStatistics
-from bnexp.optim import OPTIMS, Optimizer, optimizer
-from bnexp.population import Population
-from bnexp.stream import seed_streams
+from bnexp.randomness import seed_streams
+from bnexp.training.optim import OPTIMS, Optimizer, optimizer
+from bnexp.training.population import Population
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MLP = {"name": "mlp", "depth": 2, "width": 9, "dropout": 0.25}

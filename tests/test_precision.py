@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnexp import precision
-from bnexp.losses import hits, mean_losses
 from bnexp.norms import NORMS
-from bnexp.optim import OPTIMS, optimizer
-from bnexp.population import Population
-from bnexp.precision import Precision, allow_tf32
+from bnexp.training import precision
+from bnexp.training.losses import hits, mean_losses
+from bnexp.training.optim import OPTIMS, optimizer
+from bnexp.training.population import Population
+from bnexp.training.precision import Precision, allow_tf32
 
 CPU = torch.device("cpu")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -7,15 +7,15 @@ import torch
 from conftest import SMALL, composed
 from torch import Tensor, nn
 
-from bnexp.building import build
-from bnexp.composing import plain
+from bnexp.config.compose import plain
 from bnexp.data import Split
-from bnexp.dropout import Dropout
-from bnexp.inits import initialize
+from bnexp.experiment.choices import bind
+from bnexp.experiment.setup import build
 from bnexp.models import Units
-from bnexp.pretraining import pretrain
-from bnexp.rules import rules
-from bnexp.seeds import generator
+from bnexp.models.dropout import Dropout
+from bnexp.models.init import initialize
+from bnexp.randomness import generator
+from bnexp.training.autoencoder import pretrain
 
 NET = (*SMALL, "model.depth=2", "activation=sigmoid")
 PRETRAINED = ("init=autoencoder", "init.epochs=2")
@@ -26,7 +26,7 @@ def drawn(norm: str = "none", dropout: float = 0.0) -> nn.Module:
     """A sigmoid network 6-5-4-3, in float64, from its seed."""
     words = (f"norm={norm}", "model=mlp", "model.depth=2", "model.width=5", f"model.dropout={dropout}")
     config = plain(composed(*words, "activation=sigmoid", "init=autoencoder"))
-    rule = rules(config)
+    rule = bind(config)
     model = rule.model((6,), 3, Units(rule.norm, "sigmoid", "before"))
     initialize(model, rule.init(), 0)
     return model.double()

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from bnexp.models import ACTIVATIONS, MODELS, Units
+from bnexp.models.layers import layers
 from bnexp.norms import NORMS
-from bnexp.probes import PROBES, Moment, layers, recording
+from bnexp.probes import PROBES, Moment, recording
 from bnexp.probes.activations import gain, mean_cosine, silence
 from bnexp.probes.base import by_unit
-from bnexp.probes.statistics import whiteness
+from bnexp.probes.state import whiteness
 
 EXACT = {"rel": 1e-10, "abs": 1e-10}
 BN = {"name": "bn", "eps": 1e-5, "momentum": 0.1, "affine": True}

@@ -16,16 +16,16 @@ import yaml
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
-from bnexp.inits import INITS, initialize
 from bnexp.models import MODELS, Unit, Units
+from bnexp.models.init import INITS, initialize
 from bnexp.norms import NORMS
 from bnexp.probes import PROBES, Moment, Probe
-from bnexp.probes.effective import angles
+from bnexp.probes.effective_lr import angles
 from bnexp.probes.gradients import coherence, slope
+from bnexp.probes.ics import spread, wasserstein
 from bnexp.probes.invariance import scale_invariant
 from bnexp.probes.landscape import along_gradient
 from bnexp.probes.sharpness import hessian, largest_eigenvalue
-from bnexp.probes.shift import spread, wasserstein
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WORDS = ("gradients", "ics", "landscape", "effective_lr", "sharpness")

@@ -4,8 +4,8 @@ from typing import Literal
 
 import pytest
 
-from bnexp.checks import Fraction, Positive
-from bnexp.registry import Registry
+from bnexp.config.checks import Fraction, Positive
+from bnexp.config.registry import Registry
 
 
 @pytest.fixture

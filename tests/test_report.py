@@ -8,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_compare import BN, GN, grid, sweep, write_run
 
-from bnexp.compare import main
-from bnexp.statistics import mean_interval
+from bnexp.cli.compare import main
+from bnexp.compare.statistics import mean_interval
 
 
 @pytest.fixture

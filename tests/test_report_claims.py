@@ -7,11 +7,9 @@ import re
 
 import pytest
 
-from bnexp.report import claims as report
-from bnexp.report import claims_cells as cells
-from bnexp.report import claims_figures as figures
-from bnexp.report import claims_section
-from bnexp.report.blocks import Cell, Group, Table, as_html, as_markdown
+from bnexp.claims.report import cells, figures, section
+from bnexp.claims.report import page as report
+from bnexp.compare.blocks import Cell, Group, Table, as_html, as_markdown
 
 DECLARATION = """
 arms:
@@ -183,7 +181,7 @@ def test_the_table_of_arms_says_what_is_measured(tmp_path, test, shown):
     ("floors", "shown"), [([0.009, 0.1], "0.90 to 10.00 pp"), ([0.01, 0.01], "of 1.00 pp"), ([None, None], None)]
 )
 def test_the_error_of_the_test_set_is_a_range_of_numbers(floors, shown):
-    notes = list(claims_section._noise_floor({"tests": [case(noise_floor=floor) for floor in floors]}))
+    notes = list(section._noise_floor({"tests": [case(noise_floor=floor) for floor in floors]}))
     assert len(notes) == (shown is not None)
     assert all(str(shown) in note for note in notes)
 

@@ -15,9 +15,10 @@ import torch
 from conftest import SMALL_RUN, composed, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bnexp import checkpoint
-from bnexp.composing import plain
-from bnexp.experiment import Job, run
+from bnexp.config.compose import plain
+from bnexp.experiment.job import Job
+from bnexp.experiment.run import run
+from bnexp.runs import checkpoint
 
 # Everything that a resume could forget: norm statistics, momentum, dropout, augmentation, a schedule, a short batch.
 WORDS = (

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnexp.schedule import SCHEDULES
+from bnexp.training.schedule import SCHEDULES
 
 HALF = 2**-0.5
 

@@ -4,7 +4,7 @@ import hashlib
 
 import torch
 
-from bnexp.seeds import derive, generator
+from bnexp.randomness import derive, generator
 
 
 def test_a_derived_number_is_the_upper_63_bits_of_the_hash_of_seed_and_purpose():

@@ -13,13 +13,13 @@ import torch
 from conftest import SMALL_RUN, composed
 from test_sweep import Ended, begin, furnish, survivors, until
 
-from bnexp import checkpoint
-from bnexp.composing import plain
-from bnexp.experiment import Job, run
-from bnexp.sweep import worker
-from bnexp.sweep.plan import entries
-from bnexp.sweep.stacks import stacks
-from bnexp.sweep.worker import _by_step
+from bnexp.config.compose import plain
+from bnexp.experiment import worker
+from bnexp.experiment.job import Job
+from bnexp.experiment.run import run
+from bnexp.experiment.worker import _by_step
+from bnexp.runs import checkpoint
+from bnexp.sweep.plan import entries, stacks
 
 # Everything that a member could share by mistake: norm statistics, momentum, dropout, batch order, augmentation.
 WORDS = (*SMALL_RUN, "norm=bn", "model.dropout=0.2", "data.crop=1", "data.flip=true", "checkpoint_every=4")
@@ -123,9 +123,9 @@ def test_members_at_different_steps_go_on_apart(tmp_path):
 
 
 def test_members_that_are_too_many_for_the_memory_go_on_in_halves(tmp_path, alone, monkeypatch, capsys):
-    from bnexp import experiment
+    from bnexp.experiment import run
 
-    trained, tried = experiment.train, []
+    trained, tried = run.train, []
 
     def with_room_for_one(population, *args, **more):
         for record in trained(population, *args, **more):
@@ -134,7 +134,7 @@ def test_members_that_are_too_many_for_the_memory_go_on_in_halves(tmp_path, alon
                 tried.append(len(population))
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(experiment, "train", with_room_for_one)
+    monkeypatch.setattr(run, "train", with_room_for_one)
     worker._run(jobs(tmp_path), never, "stacked")
     assert tried == [3, 2]
     assert "3 members at once are too many for the memory; going on with 1 and 2" in capsys.readouterr().out
@@ -147,7 +147,7 @@ def test_members_that_are_too_many_for_the_memory_go_on_in_halves(tmp_path, alon
 
 def test_a_failure_does_not_overwrite_a_member_that_has_its_result(tmp_path, monkeypatch):
     members = jobs(tmp_path, {"wild": ("seed=5", "optim.lr=1e30"), **MEMBERS})
-    monkeypatch.setattr("bnexp.experiment._save", lambda *_: 1 / 0)
+    monkeypatch.setattr("bnexp.experiment.run._save", lambda *_: 1 / 0)
     with pytest.raises(Exception, match="ZeroDivisionError"):
         run(members, stop=never)
     states = {job.name: json.loads((job.folder / "run.json").read_text())["status"] for job in members}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bnexp import statistics
-from bnexp.statistics import (
+from bnexp.compare import statistics
+from bnexp.compare.statistics import (
     bca,
     holm,
     mcnemar,

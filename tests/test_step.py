@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import SMALL_RUN, composed
 
-from bnexp.building import Setup, build
-from bnexp.composing import plain
+from bnexp.config.compose import plain
+from bnexp.experiment.setup import Setup, build
 from bnexp.record import Record
-from bnexp.step import Recorder, cuda_graph
-from bnexp.training import train
+from bnexp.training.loop import train
+from bnexp.training.step import Recorder, cuda_graph
 
 # Everything that a step touches: statistics, momentum, a schedule, dropout, averages; batches of two sizes, a probe.
 WORDS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bnexp.storage import held, write_atomically
+from bnexp.runs.storage import held, write_atomically
 
 ROOT = Path(__file__).parents[1]
 OLDER, OLD, NEW = b"older", b"old" * 1000, b"new" * 1_000_000
@@ -16,7 +16,7 @@ OLDER, OLD, NEW = b"older", b"old" * 1000, b"new" * 1_000_000
 # Writes, and ends without any clean-up just before or after the n-th call of one function; exit 9 says that it did.
 DYING = """
 import io, os, pathlib, sys
-from bnexp.storage import write_atomically
+from bnexp.runs.storage import write_atomically
 
 function, number, moment, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], pathlib.Path(sys.argv[4])
 calls = 0
@@ -163,7 +163,7 @@ def test_an_error_of_the_disk_is_raised_and_leaves_no_temporary_file(folder, mon
 
 FULL = """
 import resource, sys, pathlib
-from bnexp.storage import write_atomically
+from bnexp.runs.storage import write_atomically
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -184,7 +184,7 @@ def test_a_file_that_the_disk_cannot_hold_leaves_the_old_one(folder):
 
 HOLDING = """
 import sys, time, pathlib
-from bnexp.storage import held
+from bnexp.runs.storage import held
 
 with held(pathlib.Path(sys.argv[1])):
     print("held", flush=True)

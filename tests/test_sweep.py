@@ -18,15 +18,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 
-from bnexp import checkpoint
-from bnexp.composing import plain
-from bnexp.config import to_dict
-from bnexp.names import sweep_names
-from bnexp.shipped import configs_folder
+from bnexp.config.compose import plain
+from bnexp.config.names import sweep_names
+from bnexp.config.schema import to_dict
+from bnexp.config.shipped import configs_folder
+from bnexp.runs import checkpoint
+from bnexp.runs.storage import held
 from bnexp.stopping import Stop
-from bnexp.storage import held
 from bnexp.sweep import plan as plans
-from bnexp.sweep.nursery import Nursery
+from bnexp.sweep.fork_server import ForkServer
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import entries
 from bnexp.sweep.preflight import slots, slots_after_check
@@ -59,7 +59,7 @@ def fault(kind):
         torch.zeros(10**10)
     if kind == "leave a child":
         subprocess.Popen(["sleep", "1000"])
-    if kind == "kill the nursery":
+    if kind == "kill the server":
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(1000)
 
@@ -270,9 +270,9 @@ def test_a_second_signal_ends_it_at_once(place):
     until(lambda: not survivors(place), 2)
 
 
-def test_what_a_job_leaves_behind_and_a_killed_nursery_do_no_harm(place, undisturbed):
+def test_what_a_job_leaves_behind_and_a_killed_server_do_no_harm(place, undisturbed):
     (place / "fault-t0").write_text("leave a child")
-    (place / "fault-t2").write_text("kill the nursery")
+    (place / "fault-t2").write_text("kill the server")
     answer = sweep(place, "norm.tag=t0,t1,t2,t3", "hydra.launcher.jobs=2")
     assert answer.code == 0, answer
     expected = results(undisturbed)
@@ -389,7 +389,7 @@ def test_wrong_input_costs_one_line_and_leaves_nothing(bnexp, tmp_path, monkeypa
     ],
 )
 def test_jobs_are_composed_as_hydra_composes_them(words):
-    from bnexp.launcher import Composer
+    from bnexp.cli.hydra_plugins import Composer
 
     with hydra.initialize_config_dir(str(configs_folder()), version_base="1.3"):
         master = hydra.compose("train", [], return_hydra_config=True)
@@ -420,7 +420,7 @@ def test_jobs_that_ask_for_the_same_run_are_one_and_equal_names_are_told_apart()
 
 
 def test_odd_names_survive_hydras_grammar():
-    from bnexp.launcher import _quoted
+    from bnexp.cli.hydra_plugins import _quoted
 
     for name in ("a'b", "it's,c=d'", "x${y}", "ż ;$(z)", 'say "x"', "{a:b}"):
         (override,) = OverridesParser.create().parse_overrides([f"hydra.sweep.subdir={_quoted(name)}"])
@@ -431,11 +431,11 @@ def test_a_server_that_died_between_two_sweeps_begins_again(tmp_path):
     given = {"jobs": 2, "slots_per_gpu": 1, "timeout_s": None, "grace_s": 1.0, "max_failures": None}
     words = [*SMALL_RUN, "device=cpu"]
     todo = entries([(words, to_dict(plain(composed(*words))))])
-    with contextlib.closing(Nursery()) as nursery:
+    with contextlib.closing(ForkServer()) as server:
         for _ in range(2):
-            assert slots_after_check(nursery, todo, options(given), Stop()) == [{}, {}]
-            os.kill(nursery._process.pid, signal.SIGKILL)
-            nursery._process.wait()
+            assert slots_after_check(server, todo, options(given), Stop()) == [{}, {}]
+            os.kill(server._process.pid, signal.SIGKILL)
+            server._process.wait()
 
 
 @pytest.mark.parametrize("name", ["../x", "", ".hidden", "a/b", "a\0b"])

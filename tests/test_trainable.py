@@ -9,13 +9,14 @@ import torch
 from conftest import SMALL, composed
 from torch import nn
 
-from bnexp.building import build, norm_parameters
-from bnexp.composing import plain
+from bnexp.config.compose import plain
+from bnexp.experiment.choices import bind
+from bnexp.experiment.setup import build
+from bnexp.models.layers import head_parameters, norm_parameters
 from bnexp.norms import Norm
-from bnexp.optim import optimizer
-from bnexp.population import Population
-from bnexp.rules import rules
-from bnexp.trainable import frozen_MP, head_parameters
+from bnexp.training.optim import optimizer
+from bnexp.training.population import Population
+from bnexp.training.trainable import frozen_MP
 
 NORMS, HEAD = {"hidden1.norm.gain", "hidden1.norm.bias"}, {"head.weight", "head.bias"}
 OPTIMS = [
@@ -111,7 +112,7 @@ def test_the_gradient_of_what_is_frozen_is_there_to_be_looked_at():
 def test_a_gradient_that_is_no_number_does_not_reach_what_is_frozen():
     config = plain(composed("optim.weight_decay=0.1"))
     population = Population([nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))])
-    built = optimizer([rules(config).optim], population, [])
+    built = optimizer([bind(config).optim], population, [])
     built.freeze(population.mask_P(["0.weight", "0.bias"]).bool().unsqueeze(0))
     before = {name: stack.clone() for name, stack in population.parameters()}
     population.gradient_MP.fill_(torch.nan)
@@ -137,7 +138,7 @@ def test_a_net_whose_norms_have_no_parameters_cannot_train_them():
 
 
 def test_more_random_weights_than_there_are_cannot_be_trained():
-    norm = rules(plain(composed("norm=ln"))).norm(8)
+    norm = bind(plain(composed("norm=ln"))).norm(8)
     population = Population([nn.Sequential(nn.Linear(1, 1), norm, nn.Linear(8, 2))])
     with pytest.raises(
         ValueError, match=r"^trainable=random_as_norms: 16 numbers are asked for, and only 2 are there$"

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnexp.losses import hits, mean_loss, mean_losses
-from bnexp.optim import OPTIMS, optimizer
-from bnexp.population import Population
-from bnexp.precision import Precision
-from bnexp.training import Plan, Progress, train
+from bnexp.training.loop import Plan, Progress, train
+from bnexp.training.losses import hits, mean_loss, mean_losses
+from bnexp.training.optim import OPTIMS, optimizer
+from bnexp.training.population import Population
+from bnexp.training.precision import Precision
 
 CPU = torch.device("cpu")
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "decay_norm": False}

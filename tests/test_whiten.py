@@ -10,10 +10,10 @@ import torch
 from conftest import SMALL, composed
 from test_data import PLAIN, assert_refused
 
-from bnexp.building import build
-from bnexp.composing import plain
+from bnexp.config.compose import plain
 from bnexp.data import load
 from bnexp.data.whitening import whitening
+from bnexp.experiment.setup import build
 
 EPS = 1e-3
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bnexp.checks import NonNegative, Positive, PositiveFloat, checked, unknown
-from bnexp.claims import reading
+from bnexp.claims import parse
+from bnexp.config.checks import NonNegative, Positive, PositiveFloat, checked, unknown
 
 PROFILES = ("quick", "full", "gpu")
 # What is said of the contrast: above 0, below 0, 0 within the threshold, or not below 0 by more than it ("as good as").
@@ -240,8 +240,8 @@ def load(path: Path) -> Claim:
     Raises:
         ValueError: ``<claim>.<key>: what is wrong``, in one line.
     """
-    given, text = reading.read(path)
-    claim: Claim = reading.parsed(path.stem, {**given, "id": path.stem, "text": text}, Claim)
+    given, text = parse.read(path)
+    claim: Claim = parse.parsed(path.stem, {**given, "id": path.stem, "text": text}, Claim)
     _check(claim)
     return claim
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bnexp.checks import unknown
 from bnexp.claims.declaration import Arm, Axis, Claim, Profile, Regime, Test
-from bnexp.runs import Setting, show
+from bnexp.config.checks import unknown
+from bnexp.runs.collect import Setting, show
 
 # Tuning seeds begin here, so that no seed of a verdict has been tuned on.
 FIRST_TUNING_SEED = 1000

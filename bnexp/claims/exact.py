@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnexp.inits import INITS, Init
+from bnexp.config.registry import Registry
+from bnexp.models.init import INITS, Init
 from bnexp.norms import NORMS, Norm
-from bnexp.registry import Registry
-from bnexp.seeds import generator
+from bnexp.randomness import generator
 
 EXACT = Registry("exact")
 # Smaller than any variance here, so that batch norm is scale invariant to rounding.

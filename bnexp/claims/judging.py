@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from bnexp.claims import measures
 from bnexp.claims.declaration import Measure, Test
 from bnexp.claims.design import Design, Point
-from bnexp.claims.running import Choice, Outcome
+from bnexp.claims.sweeps import Choice, Outcome
 from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NONE, SUPPORTED, Verdict, judge
-from bnexp.runs import Run, Setting, show
-from bnexp.statistics import larger_is_better, mcnemar
+from bnexp.compare.statistics import larger_is_better, mcnemar
+from bnexp.runs.collect import Run, Setting, show
 
 # Which sign of the contrast a claim is about.
 _SIGNS = {"greater": 1, "less": -1, "equal": 0, "at_least": 1}

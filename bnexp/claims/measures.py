@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.claims.declaration import Measure, Reduce
-from bnexp.runs import FINITE, Run, Setting
-from bnexp.statistics import larger_is_better
+from bnexp.compare.statistics import larger_is_better
+from bnexp.runs.collect import FINITE, Run, Setting
 
 Curve = dict[int, float]
 

@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bnexp import runfile
 from bnexp.claims import measures
 from bnexp.claims.declaration import Test
 from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side
-from bnexp.claims.running import Choice, Outcome
-from bnexp.runs import show
-from bnexp.statistics import Interval, holm, mean_interval
-from bnexp.storage import write_atomically
+from bnexp.claims.sweeps import Choice, Outcome
+from bnexp.compare.statistics import Interval, holm, mean_interval
+from bnexp.runs import run_json
+from bnexp.runs.collect import show
+from bnexp.runs.storage import write_atomically
 
 NAME = "result.json"
 FORMAT = 2
@@ -40,7 +40,7 @@ def document(
         seconds: that the command took.
     """
     claim = design.claim
-    first = runfile.read_run(outcome.all[0].folder) if outcome.all else {}
+    first = run_json.read_run(outcome.all[0].folder) if outcome.all else {}
     images = first.get("images", {}).get("test")
     return {
         "format": FORMAT,
@@ -192,7 +192,7 @@ def _band(at: float | str, values: Sequence[float]) -> tuple[float | str, float,
 def write(folder: Path, content: Mapping[str, Any]) -> None:
     """Put a result beside its sweeps."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / NAME, runfile.json_text(content))
+    write_atomically(folder / NAME, run_json.json_text(content))
 
 
 def read_all(folder: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bnexp.claims.declaration import FEWEST_SEEDS, Kind
-from bnexp.statistics import Interval, Paired, not_below, paired, pairs_needed, t_test, tost
+from bnexp.compare.statistics import Interval, Paired, not_below, paired, pairs_needed, t_test, tost
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NONE = "supported", "contradicted", "inconclusive", "no verdict"
 

@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from bnexp.report.tables import Row
-from bnexp.runs import NOT_COMPARED, STATUSES, Arm, Run, Skip, short, show, telling
-from bnexp.statistics import larger_is_better
+from bnexp.compare.statistics import larger_is_better
+from bnexp.compare.tables import Row
+from bnexp.runs.arms import NOT_COMPARED, Arm, telling
+from bnexp.runs.collect import STATUSES, Run, Skip, short, show
 
 
 def about_values(arms: Sequence[Arm], metric: str) -> Iterator[str]:

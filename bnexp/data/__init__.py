@@ -1,13 +1,13 @@
 """Data sets that fit in the device's memory, and their training batches. ``DATA`` finds the sources by name.
 
-A source (one family a file) reads a data set as it is; ``preparation`` makes tensors of it, ``keeping`` holds them for
+A source (one family a file) reads a data set as it is; ``prepare`` makes tensors of it, ``cache`` holds them for
 forked processes; ``batches`` serves them.
 """
 
 from bnexp.data import cifar, digits, image_folder, mnist, npz
 from bnexp.data.base import DATA, Data, Part, Raw, Split
 from bnexp.data.batches import Batches
-from bnexp.data.keeping import keep, load
+from bnexp.data.cache import keep, load
 
 __all__ = [
     "DATA",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp.seeds import generator
+from bnexp.randomness import generator
 
 
 @dataclass(frozen=True)

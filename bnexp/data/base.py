@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 import torch
 from torch import Tensor
 
-from bnexp.checks import Fraction, PositiveFloat, Range
+from bnexp.config.checks import Fraction, PositiveFloat, Range
+from bnexp.config.registry import Registry
 from bnexp.data.augmentation import Augmentation
-from bnexp.registry import Registry
-from bnexp.seeds import generator
+from bnexp.randomness import generator
 
 Whiten = Literal["none", "centre", "scale", "rotate", "pca", "zca"]
 

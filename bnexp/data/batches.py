@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bnexp.data.base import Data
-from bnexp.seeds import generator
+from bnexp.randomness import generator
 
 
 class Batches:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bnexp.data.base import DATA, Part, Raw
-from bnexp.seeds import generator
+from bnexp.randomness import generator
 
 # Ours, as the source has no split of its own.
 _SPLIT_SEED, _TEST = 0, 500

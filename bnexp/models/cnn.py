@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from bnexp.checks import Positive
+from bnexp.config.checks import Positive
 from bnexp.models.unit import MODELS, Units, image_shape, named
 
 # Global average pooling leaves one number a channel; flattening keeps all positions.

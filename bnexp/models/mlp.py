@@ -7,8 +7,8 @@ import math
 
 from torch import nn
 
-from bnexp.checks import Fraction, Positive
-from bnexp.dropout import Dropout
+from bnexp.config.checks import Fraction, Positive
+from bnexp.models.dropout import Dropout
 from bnexp.models.unit import MODELS, Units, named
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from bnexp.checks import Positive
+from bnexp.config.checks import Positive
 from bnexp.models.resnet import require_depth
 from bnexp.models.unit import MODELS, Units, image_shape, named
 

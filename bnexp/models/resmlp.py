@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from bnexp.checks import Positive
+from bnexp.config.checks import Positive
 from bnexp.models.unit import MODELS, Units, named
 from bnexp.norms import Branch
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnexp.checks import Positive, PositiveFloat
+from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.models.unit import MODELS, Units, image_shape, named
 from bnexp.norms import Branch
 

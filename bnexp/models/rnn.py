@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bnexp.checks import NonNegative, Positive
+from bnexp.config.checks import NonNegative, Positive
 from bnexp.models.unit import MODELS, Units, image_shape, named
 from bnexp.norms import BatchStatistics, Norm
 from bnexp.norms.frozen import FrozenBatchNorm
-from bnexp.stream import Stream
+from bnexp.randomness import Stream
 
 Statistics = Literal["per_step", "shared"]
 

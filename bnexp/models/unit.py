@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from bnexp.config.registry import Registry
 from bnexp.norms import Branch, Norm
-from bnexp.registry import Registry
 
 MODELS = Registry("model")
 

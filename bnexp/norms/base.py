@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bnexp.registry import Registry
+from bnexp.config.registry import Registry
 
 NORMS = Registry("norm")
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp.checks import PositiveFloat, Range
+from bnexp.config.checks import PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm, per_channel, require_spread, values_per_statistic
 
 Momentum = Annotated[float, Range(above=0, most=1)] | None

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnexp.checks import PositiveFloat
+from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm, Scaled
 from bnexp.norms.weights import UnitFilters, normalize_filters, require_several_weights
 

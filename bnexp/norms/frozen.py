@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp.checks import PositiveFloat
+from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm, require_spread, values_per_statistic
 from bnexp.norms.batch import pooled_axes
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from bnexp.checks import PositiveFloat, Range
+from bnexp.config.checks import PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.batch import BatchNorm, Momentum
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp.checks import Positive, PositiveFloat
+from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm, require_spread, values_per_statistic
 
 log = logging.getLogger(__name__)

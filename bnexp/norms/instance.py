@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp.checks import PositiveFloat
+from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.group import GroupNorm
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bnexp.checks import Positive, PositiveFloat
+from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.batch import Momentum
 from bnexp.norms.whitening import Whitening

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp.checks import PositiveFloat
+from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm, require_spread
 from bnexp.norms.group import GroupNorm
 

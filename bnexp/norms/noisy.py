@@ -7,10 +7,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from bnexp.checks import NonNegative, PositiveFloat, Range
+from bnexp.config.checks import NonNegative, PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm, per_channel
 from bnexp.norms.batch import BatchNorm, Momentum
-from bnexp.stream import Stream
+from bnexp.randomness import Stream
 
 
 class Noise(Stream):

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from bnexp.checks import Fraction, NonNegative, PositiveFloat, Range
+from bnexp.config.checks import Fraction, NonNegative, PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm, per_channel, values_per_statistic
 from bnexp.norms.batch import BatchNorm, Momentum, pooled_axes
 

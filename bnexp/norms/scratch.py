@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bnexp.checks import NonNegative, Range
+from bnexp.config.checks import NonNegative, Range
 from bnexp.norms.base import NORMS, Norm, per_channel
 from bnexp.norms.batch import BatchStatistics, pooled_axes
 

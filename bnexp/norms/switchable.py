@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bnexp.checks import PositiveFloat
+from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm, require_spread, values_per_statistic
 from bnexp.norms.batch import BatchStatistics, Momentum
 

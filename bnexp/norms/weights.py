@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bnexp.checks import Positive, PositiveFloat
+from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm, Scaled
 from bnexp.norms.batch import Momentum, pooled_axes
 from bnexp.norms.group import GroupNorm, fitting_groups
-from bnexp.norms.partial import MeanOnlyBatchNorm
+from bnexp.norms.moment_only import MeanOnlyBatchNorm
 
 Start = Literal["data", "unit"]
 

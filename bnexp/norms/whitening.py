@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bnexp.checks import Positive, PositiveFloat
+from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm, values_per_statistic
 from bnexp.norms.batch import BatchStatistics, Momentum, pooled_axes
 

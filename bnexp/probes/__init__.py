@@ -3,19 +3,8 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from bnexp.probes.base import (
-    PROBES,
-    Layer,
-    Moment,
-    Probe,
-    Signals,
-    Values,
-    answers,
-    by_unit,
-    layers,
-    recording,
-    signals,
-)
+from bnexp.models.layers import Layer, layers
+from bnexp.probes.base import PROBES, Moment, Probe, Signals, Values, answers, by_unit, recording, signals
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnexp.checks import Positive
+from bnexp.config.checks import Positive
 from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, recording, signals
 
 _LEVELS = {"q15": 0.15, "q50": 0.5, "q85": 0.85}

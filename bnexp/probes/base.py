@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bnexp.inits import Linear
+from bnexp.config.registry import Registry
 from bnexp.models import ACTIVATIONS
-from bnexp.norms import Norm
-from bnexp.registry import Registry
+from bnexp.models.layers import layers
 
 PROBES = Registry("probes")
 
@@ -104,38 +103,6 @@ class Probe(ABC):
     @abstractmethod
     def measure(self, moment: Moment) -> Values:
         """What this step shows: the same keys at every step, ``quantity`` or ``quantity/layer``."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A linear map with the norm that is defined behind it.
-
-    Attributes:
-        name: of the unit, such as ``hidden1``, or of the linear map itself, such as ``head``.
-        linear: the Linear or Conv layer.
-        norm: None where there is none.
-        parameters: all trained parameters of both: their names in the model -> parameters.
-    """
-
-    name: str
-    linear: nn.Module
-    norm: Norm | None
-    parameters: Mapping[str, nn.Parameter]
-
-
-def layers(model: nn.Module) -> dict[str, Layer]:
-    """The layers with weights, by name, in the order in which the model defines (and runs) them."""
-    found: dict[str, Layer] = {}
-    first_names = dict(model.named_parameters())  # a parameter that layers share belongs to the first
-    for path, module in model.named_modules():
-        own = {name: p for name, p in module.named_parameters(prefix=path) if name in first_names}
-        if isinstance(module, Linear):
-            name = path.removesuffix(".linear")
-            found[name] = Layer(name, module, None, own)
-        elif isinstance(module, Norm) and found:
-            name, last = found.popitem()
-            found[name] = Layer(name, last.linear, last.norm or module, {**last.parameters, **own})
-    return found
 
 
 @dataclass

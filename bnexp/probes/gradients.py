@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from bnexp.probes.base import PROBES, Moment, Probe, Values, layers, recording
+from bnexp.models.layers import layers
+from bnexp.probes.base import PROBES, Moment, Probe, Values, recording
 from bnexp.probes.invariance import weight_name
 
 # Micro-batches behind the coherence.

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bnexp.inits import stored_weight
+from bnexp.models.layers import Layer, layers, stored_weight
 from bnexp.norms.renorm import BatchRenorm
-from bnexp.probes.base import Layer, layers
-from bnexp.seeds import generator
+from bnexp.randomness import generator
 
 # How many random sums of the outputs are looked at, and the share of a direction's usual effect that counts as none:
 # eps in a norm's root leaves about 1e-10, and a weight that matters stays above it but for one case in a million.

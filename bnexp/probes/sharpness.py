@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import get_total_norm
 
-from bnexp.checks import Range
+from bnexp.config.checks import Range
 from bnexp.probes.base import PROBES, Moment, Probe, Values
 from bnexp.probes.invariance import scale_invariant
-from bnexp.seeds import generator
+from bnexp.randomness import generator
 
 Vector = list[Tensor]
 

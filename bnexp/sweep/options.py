@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
-from bnexp.checks import OneOf, Positive, Range, checked
+from bnexp.config.checks import OneOf, Positive, Range, checked
 
 EXECUTORS = ("auto", "stacked", "one_by_one")
 

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bnexp import names, runfile
-from bnexp.config import config_hash, differences, from_dict
-from bnexp.storage import write_atomically
+from bnexp.config import names
+from bnexp.config.schema import config_hash, differences, from_dict, shape
+from bnexp.runs import run_json
+from bnexp.runs.storage import write_atomically
 from bnexp.sweep.options import Options, options
 
-FILE = runfile.SWEEP
+FILE = run_json.SWEEP
 FORMAT = 1
 # A job that has come to one of these is not run again: divergence is a result.
 OVER = ("finished", "diverged")
@@ -94,7 +95,7 @@ class Plan:
         """
         jobs = [asdict(entry) for entry in self.entries]
         content = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
-        write_atomically(self.folder / FILE, runfile.json_text(content))
+        write_atomically(self.folder / FILE, run_json.json_text(content))
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
         """Take jobs into the plan, those that are there already as they stand; returns what was asked for.
@@ -138,10 +139,10 @@ def refresh(sweep: Path, entry: Entry) -> None:
         ValueError: the folder holds a run of another config.
     """
     folder = sweep / entry.name
-    if not (folder / runfile.NAME).exists():
+    if not (folder / run_json.NAME).exists():
         entry.state = "failed" if entry.state == "failed" else "waiting"
         return
-    saved = runfile.read_run(folder)
+    saved = run_json.read_run(folder)
     if config_hash(saved["config"]) != entry.config_hash:
         _refuse_change(folder, Entry("", [], saved["config"], ""), entry.config)
     entry.state = "interrupted" if saved["status"] == "running" else saved["status"]
@@ -180,3 +181,15 @@ def _require_inside(name: str) -> None:
     """A plan is a file like others: a name in it must not lead out of the sweep's folder."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise ValueError(f"job name {name!r}")
+
+
+def stacks(jobs: Iterable[Entry], max_stack: int) -> list[list[Entry]]:
+    """Jobs in groups that share a process, at most ``max_stack`` each, in the order of their first members.
+
+    A compiled network is not stacked: vmap would have to go through the compiler.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in jobs:
+        key = entry.config_hash if max_stack == 1 or entry.config["compile"] else shape(entry.config)
+        groups.setdefault(key, []).append(entry)
+    return [group[at : at + max_stack] for group in groups.values() for at in range(0, len(group), max_stack)]

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bnexp.checks import RunFailedError
+from bnexp.config.checks import RunFailedError
 from bnexp.stopping import Stop
-from bnexp.sweep.nursery import Nursery, NurseryDiedError, complaint
+from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry
 
@@ -25,7 +25,9 @@ _LATE = (
 )
 
 
-def slots_after_check(nursery: Nursery, todo: Sequence[Entry], options: Options, stop: Stop) -> list[Mapping[str, str]]:
+def slots_after_check(
+    server: ForkServer, todo: Sequence[Entry], options: Options, stop: Stop
+) -> list[Mapping[str, str]]:
     """Check what is to be run, in a process of its own; the environment variables of each slot for jobs.
 
     Raises:
@@ -35,14 +37,14 @@ def slots_after_check(nursery: Nursery, todo: Sequence[Entry], options: Options,
     with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
         log = Path(folder) / "output.log"
         given = {"configs": [entry.config for entry in todo]}
-        nursery.revive()
+        server.revive()
         try:
-            nursery.fork(0, "check", given, log=str(log), env={})
-            nursery.load(_LATE)
+            server.fork(0, "check", given, log=str(log), env={})
+            server.load(_LATE)
             ended: list[tuple[int, int]] = []
             while not ended and not stop():
-                ended = nursery.ended(0.1)
-        except NurseryDiedError:
+                ended = server.ended(0.1)
+        except ForkServerDiedError:
             raise RunFailedError("no process can be started for the jobs; what it said is above") from None
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     if stop():
@@ -56,8 +58,8 @@ def slots_after_check(nursery: Nursery, todo: Sequence[Entry], options: Options,
         print(remark, file=sys.stderr)
     found = json.loads(answer)
     if found["gpus"] == 0:  # a library may ask the driver of a GPU, which does not survive a fork
-        nursery.load(found["modules"])
-        nursery.keep(found["data"])
+        server.load(found["modules"])
+        server.keep(found["data"])
     return slots(options, found["gpus"], max(entry.config["threads"] for entry in todo))
 
 

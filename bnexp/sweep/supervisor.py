@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnexp import runfile
-from bnexp.checks import RunFailedError
+from bnexp.config.checks import RunFailedError
+from bnexp.runs import run_json
+from bnexp.runs.storage import held
 from bnexp.stopping import Stop
-from bnexp.storage import held
 from bnexp.sweep import plan as plans
 from bnexp.sweep.display import Display, summary
-from bnexp.sweep.nursery import Nursery, NurseryDiedError, complaint
+from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
 from bnexp.sweep.options import Options
-from bnexp.sweep.plan import Entry, Plan
+from bnexp.sweep.plan import Entry, Plan, stacks
 from bnexp.sweep.preflight import slots_after_check
-from bnexp.sweep.stacks import stacks
 
 Notes = Callable[[Mapping[str, Any], Sequence[str]], dict[str, str]]
 Engine = Callable[[Sequence[Entry]], None]
@@ -53,7 +52,7 @@ def carry_out(
     notes: Notes,
     retry_failed: bool = False,
     engine: Engine | None = None,
-    nursery: Nursery | None = None,
+    server: ForkServer | None = None,
 ) -> int:
     """Run the jobs of a sweep that are not over yet, and say how all stand.
 
@@ -65,7 +64,7 @@ def carry_out(
         notes: (config, overrides) -> further files for a run's folder.
         retry_failed: run jobs again that have failed before.
         engine: runs jobs instead of this machine's supervisor.
-        nursery: forks the processes; None for one of this sweep's own, which ends with it.
+        server: forks the processes; None for one of this sweep's own, which ends with it.
 
     Returns:
         0 when all jobs are over, 1 when one has failed or could not be run, 130 or 143 when stopped by a signal.
@@ -84,14 +83,14 @@ def carry_out(
         todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
         trouble = None
         if todo:
-            nursery = nursery or holds.enter_context(contextlib.closing(Nursery()))
-            slots = slots_after_check(nursery, todo, plan.options, stop)
+            server = server or holds.enter_context(contextlib.closing(ForkServer()))
+            slots = slots_after_check(server, todo, plan.options, stop)
             if stop():
                 return stop.exit_code
             if is_new:
                 holds.enter_context(_made(folder))
             _first_write(plan)
-            trouble = _run(plan, todo, slots, notes, stop, nursery, engine)
+            trouble = _run(plan, todo, slots, notes, stop, server, engine)
         for line in summary(plan, asked, trouble):
             with contextlib.suppress(OSError):
                 print(line, flush=True)
@@ -137,14 +136,14 @@ def _run(
     slots: Sequence[Mapping[str, str]],
     notes: Notes,
     stop: Stop,
-    nursery: Nursery,
+    server: ForkServer,
     engine: Engine | None,
 ) -> str | None:
     """Run jobs; a sentence if something has kept some from being run."""
     if engine is None:
-        supervisor = Supervisor(plan, todo, slots, notes, stop, nursery)
+        supervisor = Supervisor(plan, todo, slots, notes, stop, server)
         return supervisor.run()
-    nursery.close()
+    server.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an engine waits for its jobs in calls of its own
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -185,7 +184,7 @@ class Supervisor:
         slots: environment variables of each of the processes that may run at once.
         notes: see ``carry_out``.
         stop: asked all the time; True ends the running jobs, after they have saved.
-        nursery: forks the processes.
+        server: forks the processes.
     """
 
     def __init__(
@@ -195,10 +194,10 @@ class Supervisor:
         slots: Sequence[Mapping[str, str]],
         notes: Notes,
         stop: Stop,
-        nursery: Nursery,
+        server: ForkServer,
     ) -> None:
         self._plan, self._options, self._slots = plan, plan.options, slots
-        self._notes, self._stop, self._nursery = notes, stop, nursery
+        self._notes, self._stop, self._server = notes, stop, server
         self._queue = deque(stacks(todo, plan.options.max_stack))
         self._free = list(reversed(range(len(slots))))
         self._running: dict[int, _Running] = {}
@@ -215,7 +214,7 @@ class Supervisor:
             while self._queue or self._running:
                 try:
                     self._tick()
-                except NurseryDiedError:
+                except ForkServerDiedError:
                     self._start_anew()
         finally:
             self._display.close()
@@ -228,7 +227,7 @@ class Supervisor:
         while self._queue and self._free:
             self._start(self._queue.popleft())
         self._display.running(len(self._running))
-        for number, code in self._nursery.ended(_TICK_S):
+        for number, code in self._server.ended(_TICK_S):
             self._settle(self._running.pop(number), code)
         self._watch(time.monotonic())
         self._write()
@@ -254,7 +253,7 @@ class Supervisor:
             "executor": self._options.executor,
             "slots": self._options.slots_per_gpu,
         }
-        self._nursery.fork(self._numbers, "train", given, log=str(log), env=self._slots[slot])
+        self._server.fork(self._numbers, "train", given, log=str(log), env=self._slots[slot])
         return None
 
     def _job(self, entry: Entry) -> dict[str, Any]:
@@ -268,13 +267,13 @@ class Supervisor:
                 self._end(number, running, "time", self._options.grace_s)
             if running.kill_at is not None and now >= running.kill_at:
                 running.kill_at = None
-                self._nursery.signal(number, signal.SIGKILL)
+                self._server.signal(number, signal.SIGKILL)
 
     def _end(self, number: int, running: _Running, why: str, grace_s: float) -> None:
         if running.asked_to_end is not None:
             return
         running.asked_to_end, running.kill_at = why, time.monotonic() + grace_s
-        self._nursery.signal(number, signal.SIGTERM)
+        self._server.signal(number, signal.SIGTERM)
 
     def _end_all(self) -> None:
         """The sweep was stopped: what waits is not started, what runs saves."""
@@ -312,7 +311,7 @@ class Supervisor:
             entry.lines = lines[-_KEPT_LINES:]
             entry.state = "failed"
             with contextlib.suppress(OSError, ValueError):
-                runfile.enter_failure(self._plan.folder / entry.name, entry.facts(), entry.reason, entry.lines)
+                run_json.enter_failure(self._plan.folder / entry.name, entry.facts(), entry.reason, entry.lines)
         self._failures += 1
         if self._options.max_failures is not None and self._failures >= self._options.max_failures:
             self._halt(f"{self._failures} jobs have failed (max_failures={self._options.max_failures})", [])
@@ -329,7 +328,7 @@ class Supervisor:
         seconds = time.monotonic() - running.started
         if entry.state != "finished":
             return None, seconds
-        return runfile.read_run(self._plan.folder / entry.name)["final"].get("test/accuracy"), seconds
+        return run_json.read_run(self._plan.folder / entry.name)["final"].get("test/accuracy"), seconds
 
     def _halt(self, why: str, not_started: list[Entry]) -> None:
         """Start nothing more."""

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bnexp.checks import Positive, PositiveFloat
+from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.data import DATA, Part, Raw
 from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS, Norm

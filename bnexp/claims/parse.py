@@ -1,0 +1,110 @@
+"""Dataclasses out of yaml: every key known, every value of the annotated kind, complaints that say where."""
+
+from __future__ import annotations
+
+import re
+import types
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml  # type: ignore[import-untyped]
+
+from bnexp.config.checks import checked, unknown
+
+
+def read(path: Path) -> tuple[dict[str, Any], str]:
+    """The mapping that a yaml file holds, and its text.
+
+    Raises:
+        ValueError: there is no such file, or it is no mapping in yaml; in one line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        given = yaml.load(text, _Loader)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ValueError(f"{path}:{line}: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ValueError(f"{path}: not a text of yaml") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: expected keys such as sentence, arms, tests")
+    return given, text
+
+
+def parsed(where: str, given: Any, kind: Any) -> Any:
+    """A dataclass out of a mapping (or, where it has settings, out of their bare list), checked by its annotations.
+
+    Args:
+        where: what the messages begin with.
+        given: from the yaml.
+        kind: the dataclass.
+
+    Raises:
+        ValueError: ``<where>.<key>: what is wrong``, in one line.
+    """
+    names = {setting.metadata.get("key", setting.name): setting for setting in fields(kind)}
+    if isinstance(given, list) and "settings" in names:
+        given = {"settings": given}
+    if not isinstance(given, dict):
+        raise ValueError(f"{where}: expected keys ({', '.join(names)})")
+    for key in given:
+        if key not in names:
+            raise ValueError(str(unknown(where, str(key), (name for name in names if name not in ("id", "text")))))
+    for key, setting in names.items():
+        if key not in given and setting.default is MISSING and setting.default_factory is MISSING:
+            raise ValueError(f"{where}.{key}: missing")
+    hints = get_type_hints(kind, include_extras=True)
+    values = {names[key].name: _value(f"{where}.{key}", value, hints[names[key].name]) for key, value in given.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from None
+
+
+def _value(where: str, given: Any, annotation: Any) -> Any:
+    if is_dataclass(annotation):
+        return parsed(where, given, annotation)
+    if annotation is Any:
+        return given
+    if get_origin(annotation) in (Union, types.UnionType):
+        if given is None:
+            return None
+        (inner,) = (member for member in get_args(annotation) if member is not type(None))
+        return _value(where, given, inner)
+    if get_origin(annotation) is dict:
+        if not isinstance(given, dict):
+            raise ValueError(f"{where}={given}: expected names with values")
+        return {str(key): _value(f"{where}.{key}", value, get_args(annotation)[1]) for key, value in given.items()}
+    if get_origin(annotation) is list:
+        if not isinstance(given, list):
+            raise ValueError(f"{where}={given}: expected a list, such as [a, b]")
+        return [_value(where, value, get_args(annotation)[0]) for value in given]
+    value = checked(where, given, annotation)
+    return value.strip() if isinstance(value, str) else value
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML 1.2's numbers and words: 1e-3 is a number, ``on`` and ``no`` are words; a key stands once."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"{key}: stands twice", problem_mark=node.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$"),
+    list("-+.0123456789"),
+)

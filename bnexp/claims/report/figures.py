@@ -1,0 +1,131 @@
+"""The picture of a claim: learning curves, values over an axis, or the differences of its tests, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnexp.compare.figures import COLOURS, INK, STYLE, Picture, embedded
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Values of an axis that span more than this are drawn on a logarithmic one.
+_DECADE = 10
+_MOST_PANELS = 3
+# Ticks of a scale of differences, every second one where they reach far.
+_TICKS = (1, 3, 10, 30, 100, 300, 1000)
+_FAR = 100
+# Verdicts have the page's colours for them; all others are inconclusive or none.
+_VERDICTS = {"supported": ("#00795a", "--good"), "contradicted": ("#b8480a", "--bad")}
+_OPEN = ("#66666b", "--soft")
+
+
+def draw(result: Mapping[str, Any]) -> Picture | None:
+    """A claim's picture; None where there is nothing to draw."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        picture = _differences(result) if result["figure"]["kind"] == "dots" else _panels(result)
+        if picture is not None:
+            picture.figure.draw_without_rendering()
+    return picture
+
+
+def save(picture: Picture, folder: Path) -> None:
+    """As PNG, for pages that cannot hold an SVG."""
+    picture.figure.savefig(folder / f"{picture.name}.png", dpi=160)
+
+
+def inline(picture: Picture) -> str:
+    """As an ``<svg>`` that takes the page's colours."""
+    svg = embedded(picture)
+    for colour, name in (*_VERDICTS.values(), _OPEN):
+        svg = svg.replace(colour, f"var({name})")
+    return svg
+
+
+def _panels(result: Mapping[str, Any]) -> Picture | None:
+    """A panel a regime, a line an arm."""
+    from matplotlib.figure import Figure
+
+    given = result["figure"]
+    panels = {name: lines for name, lines in given["panels"].items() if any(lines.values())}
+    panels = dict(list(panels.items())[-_MOST_PANELS:])
+    if not panels:
+        return None
+    figure = Figure(figsize=(4.4 * len(panels) + 0.8, 3.3), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
+        _lines(axes, lines, marked=given["kind"] == "axis")
+        axes.set(title=name if len(panels) > 1 else "", xlabel=given["axis"] if given["kind"] == "axis" else "step")
+        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+    all_axes[0].set_ylabel(given["metric"], labelpad=8)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
+    runs = "seeds" if given["kind"] == "axis" else "the runs that did not diverge"
+    return Picture(result["claim"], f"{given['metric']}: mean over {runs}, with 95 % interval.", figure)
+
+
+def _lines(axes: Axes, lines: Mapping[str, Sequence[Sequence[Any]]], *, marked: bool) -> None:
+    xs = [point[0] for points in lines.values() for point in points]
+    words = list(dict.fromkeys(x for x in xs if isinstance(x, str)))
+    for index, (name, points) in enumerate(lines.items()):
+        if not points:
+            continue
+        colour, dash = COLOURS[index % len(COLOURS)], "-" if index < len(COLOURS) else "--"
+        x = [words.index(point[0]) if words else point[0] for point in points]
+        axes.plot(x, [point[1] for point in points], dash, marker="o" if marked else "", ms=4, color=colour, label=name)
+        axes.fill_between(x, [p[2] for p in points], [p[3] for p in points], color=colour, alpha=0.16, linewidth=0)
+    if words:
+        axes.set_xticks(range(len(words)), words, rotation=25, ha="right")
+    elif marked:
+        if min(xs) > 0 and max(xs) >= _DECADE * min(xs):
+            axes.set_xscale("log")
+        values = sorted(set(xs))
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
+
+
+def _differences(result: Mapping[str, Any]) -> Picture | None:
+    """A row a test and regime: differences and interval, in units of the smallest effect of interest."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator
+
+    tests = [test for test in result["tests"] if test["differences"]]
+    if not tests:
+        return None
+    figure = Figure(figsize=(6.4, 0.9 + 0.36 * len(tests)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, test in enumerate(tests):
+        _row(axes, row, test)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    for sign in (-1, 1):
+        axes.axvline(sign, color=INK, linewidth=0.6, linestyle=":")
+    axes.set_xscale("asinh", linear_width=2)
+    ticks = _TICKS[:: 2 if max(map(abs, axes.get_xlim())) > _FAR else 1]
+    axes.xaxis.set_major_locator(FixedLocator([*(-tick for tick in reversed(ticks)), 0, *ticks]))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set_yticks(range(len(tests)), [f"{test['test']} ({test['regime']})" for test in tests])
+    axes.set_ylim(len(tests) - 0.4, -0.6)
+    axes.set_xlabel("difference, in units of the smallest effect of interest")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    caption = (
+        "Mean difference with 95 % interval, every seed as a faint dot; dotted: the smallest effect of interest. "
+        "Green is supported, orange contradicted, grey inconclusive."
+    )
+    return Picture(result["claim"], caption, figure)
+
+
+def _row(axes: Axes, row: int, test: Mapping[str, Any]) -> None:
+    unit, (colour, _) = test["threshold"], _VERDICTS.get(test["verdict"], _OPEN)
+    values = [value / unit for value in test["differences"].values()]
+    # A fixed pattern of heights keeps equal values apart.
+    heights = [row + 0.08 * (place % 5 - 2) for place in range(len(values))]
+    axes.scatter(values, heights, s=13, color=colour, alpha=0.45, linewidths=0)
+    if test["low"] is not None:
+        axes.plot([test["low"] / unit, test["high"] / unit], [row, row], color=colour, linewidth=2)
+    axes.plot([test["mean"] / unit], [row], "o", color=colour, markersize=5.5)

@@ -1,0 +1,265 @@
+"""The runs of a claim: composed, carried out as ordinary sweeps, and read back by their configs.
+
+A claim's folder has up to three sweeps: ``before`` (runs that others start from), ``tune`` and ``runs``. A job is known
+by the hash of its config, so that a changed declaration runs only what is new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from bnexp.claims.declaration import Regime
+from bnexp.claims.design import Design, Point
+from bnexp.compare.statistics import larger_is_better
+from bnexp.config import compose
+from bnexp.config.names import run_name
+from bnexp.config.schema import config_hash
+from bnexp.runs.collect import Run, Setting, collect, newest, show
+from bnexp.sweep import plan as plans
+from bnexp.sweep.fork_server import ForkServer
+from bnexp.sweep.options import options
+from bnexp.sweep.plan import Entry
+from bnexp.sweep.supervisor import carry_out
+
+# What a run is called, and its words.
+Job = tuple[str, list[str] | None]
+
+
+class StoppedError(Exception):
+    """A signal or a full disk has stopped the sweep; what was done is kept. Its argument is the exit code."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The value that a point is run at in a tuned regime.
+
+    Attributes:
+        means: value -> mean validation metric over the tuning seeds; None where no run has one.
+        chosen: the best one.
+        at_edge: it is the first or the last of its grid, so that a better one may lie outside.
+    """
+
+    means: Mapping[Setting, float | None]
+    chosen: Setting
+    at_edge: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the sweeps of a claim came to.
+
+    Attributes:
+        runs: (regime, point, seed) -> run; those that failed are missing.
+        choices: (regime, point) -> choice, of tuned regimes.
+        failed: runs that have no result.
+        all: every run that was made, tuning included.
+    """
+
+    runs: Mapping[tuple[str, str, int], Run]
+    choices: Mapping[tuple[str, str], Choice]
+    failed: int
+    all: Sequence[Run]
+
+
+def check(designs: Sequence[Design], configs: Path) -> None:
+    """Compose one run of each arm and regime, and every run that others start from.
+
+    Raises:
+        ValueError: a word of a claim is wrong, or it tunes without validation images.
+    """
+    jobs = [(design, regime, words) for design in designs for regime, words in _samples(design)]
+    try:
+        composed = compose.compose_all([words for _, _, words in jobs], configs)
+    except ValueError:
+        for design in designs:  # one by one, to name the claim
+            _composed(design, [words for _, words in _samples(design)], configs)
+        raise
+    for (design, regime, _), config in zip(jobs, composed, strict=True):
+        if regime is not None and regime.tuned and not config["data"].get("validation"):
+            raise ValueError(f"{design.claim.id}.regimes: tuning needs validation images (data.validation)")
+
+
+def _samples(design: Design) -> Iterator[tuple[Regime | None, list[str]]]:
+    """Words of runs that stand for all others of the claim."""
+    for name in design.claim.before:
+        yield None, design.words_before(name, 0)
+    for point in {point.arm: point for point in design.points}.values():
+        start = design.arms[point.arm].init_from
+        from_run = [] if start is None else [f"init_from={start}"]  # its folder is known only when it has run
+        for regime in design.regimes.values():
+            words = design.words(point, regime, next(iter(design.grid(regime, point.arm)), None), 0)
+            yield regime, [*words, *from_run]
+
+
+def run(design: Design, folder: Path, configs: Path, *, server: ForkServer, retry_failed: bool = False) -> Outcome:
+    """Run what is missing, in three sweeps one after another.
+
+    Raises:
+        ValueError: a run's config is wrong.
+        StoppedError: a sweep has not come to its end.
+    """
+    sweeps = Sweeps(design, folder, configs, server, retry_failed)
+    starts = sweeps.before()
+    choices = sweeps.tune(starts)
+    return sweeps.final(starts, choices)
+
+
+class Sweeps:
+    """Carries out the sweeps of a claim in its folder."""
+
+    def __init__(self, design: Design, folder: Path, configs: Path, server: ForkServer, retry_failed: bool) -> None:
+        self.design, self.folder, self.configs = design, folder, configs
+        self.server, self.retry_failed = server, retry_failed
+        self._made: list[Run] = []
+        self._failed = 0
+
+    def before(self) -> dict[tuple[str, int], Path]:
+        """(name, seed) -> folder of a run that others start from."""
+        design = self.design
+        tunes = any(regime.tuned for regime in design.regimes.values())
+        seeds = (*design.seeds, *design.tuning_seeds) if tunes else design.seeds
+        named = {(name, seed): design.words_before(name, seed) for name in design.claim.before for seed in seeds}
+        runs = self._sweep("before", [(f"{name},seed={seed}", words) for (name, seed), words in named.items()])
+        return {key: run.folder for key, run in zip(named, runs, strict=True) if run and run.status == "finished"}
+
+    def tune(self, starts: Mapping[tuple[str, int], Path]) -> dict[tuple[str, str], Choice]:
+        """(regime, point) -> the best value of a tuned regime's setting for that point."""
+        design = self.design
+        tried = {
+            (name, point, value, seed): self._job(point, regime, value, seed, starts)
+            for name, regime in design.regimes.items()
+            if regime.tuned
+            for point in design.points
+            for value in design.grid(regime, point.arm)
+            for seed in design.tuning_seeds
+        }
+        found = dict(zip(tried, self._sweep("tune", list(tried.values())), strict=True))
+        return {
+            (name, point.label): choose(
+                {
+                    value: [found[name, point, value, seed] for seed in design.tuning_seeds]
+                    for value in design.grid(regime, point.arm)
+                },
+                regime.metric,
+            )
+            for name, regime in design.regimes.items()
+            if regime.tuned
+            for point in design.points
+        }
+
+    def final(self, starts: Mapping[tuple[str, int], Path], choices: Mapping[tuple[str, str], Choice]) -> Outcome:
+        """The runs that the verdicts are about."""
+        design = self.design
+        asked = {}
+        for name, regime in design.regimes.items():
+            for point in design.points:
+                value = choices[name, point.label].chosen if regime.tuned else None
+                for seed in design.seeds:
+                    asked[name, point.label, seed] = self._job(point, regime, value, seed, starts)
+        found = self._sweep("runs", list(asked.values()))
+        runs = {key: run for key, run in zip(asked, found, strict=True) if run is not None}
+        return Outcome(runs, choices, self._failed, self._made)
+
+    def _job(
+        self, point: Point, regime: Regime, value: Setting, seed: int, starts: Mapping[tuple[str, int], Path]
+    ) -> Job:
+        """A run; without words where the run that it starts from has failed."""
+        tuned = f",{regime.key}={show(value)}" if regime.tuned else ""
+        label, words = f"{point.label}{tuned},seed={seed}", self.design.words(point, regime, value, seed)
+        name = self.design.arms[point.arm].init_from
+        if name is None:
+            return label, words
+        start = starts.get((name, seed))
+        return label, None if start is None else [*words, f"init_from='{start}'"]
+
+    def _sweep(self, name: str, jobs: Sequence[Job]) -> list[Run | None]:
+        """Carry out jobs, and find their runs, in their order."""
+        configs = iter(_composed(self.design, [words for _, words in jobs if words is not None], self.configs))
+        entries = [None if words is None else _entry(label, words, next(configs)) for label, words in jobs]
+        wanted = list({entry.config_hash: entry for entry in entries if entry is not None}.values())
+        if not wanted:
+            return [None] * len(entries)
+        folder = self.folder / name
+        self._carry_out(folder, wanted)
+        found = {run.config_hash: run for run in newest(collect([folder])[0]) if run.usable}
+        self._made += [found[entry.config_hash] for entry in wanted if entry.config_hash in found]
+        self._failed += sum(entry is None or entry.config_hash not in found for entry in entries)
+        return [None if entry is None else found.get(entry.config_hash) for entry in entries]
+
+    def _carry_out(self, folder: Path, wanted: Sequence[Entry]) -> None:
+        given = launcher("stacked" if self.design.profile == "gpu" else "local", self.configs)
+        # What a sweep says of itself is progress; standard output is for verdicts.
+        with contextlib.redirect_stdout(sys.stderr):
+            code = carry_out(
+                folder,
+                wanted,
+                command=["claim", "run", self.design.claim.id],
+                options=options(given),
+                notes=compose.notes,
+                retry_failed=self.retry_failed,
+                server=self.server,
+            )
+        if code and not _all_tried(folder, wanted):
+            raise StoppedError(code)
+
+
+def _all_tried(folder: Path, wanted: Sequence[Entry]) -> bool:
+    """Whether each job has come to an end or failed; not so after a signal or on a full disk."""
+    asked = {entry.config_hash for entry in wanted}
+    states = {entry.config_hash: entry.state for entry in plans.read(folder).entries}
+    return all(states.get(mark) in (*plans.OVER, "failed") for mark in asked)
+
+
+def choose(tried: Mapping[Setting, Sequence[Run | None]], metric: str) -> Choice:
+    """The value with the best mean validation metric; of equal ones an inner one.
+
+    A value at which a run has none (it failed, or diverged where that cannot be counted) comes after all others.
+    """
+    values = list(tried)
+    means = {value: _mean([run.value(metric) if run else None for run in tried[value]]) for value in values}
+    sign = 1 if larger_is_better(metric) else -1
+
+    def rank(value: Setting) -> tuple[float, bool]:
+        mean = means[value]
+        return -math.inf if mean is None else sign * mean, value not in (values[0], values[-1])
+
+    chosen = max(values, key=rank)
+    ordered = all(isinstance(value, int | float) for value in values)
+    return Choice(means, chosen, at_edge=ordered and chosen in (values[0], values[-1]))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def launcher(name: str, configs: Path) -> dict[str, Any]:
+    """The options of a launcher, from its yaml and those that it builds upon."""
+    path = configs / "hydra" / "launcher" / f"{name}.yaml"
+    given: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    inherited: dict[str, Any] = {}
+    for word in given.pop("defaults"):
+        if word != "bnexp":  # the schema, which has no numbers
+            inherited |= launcher(word, configs)
+    return inherited | given
+
+
+def _composed(design: Design, jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:
+    try:
+        return compose.compose_all(jobs, configs)
+    except ValueError as error:
+        raise ValueError(f"claim {design.claim.id}: {error}") from None
+
+
+def _entry(label: str, words: Sequence[str], config: dict[str, Any]) -> Entry:
+    """A job named by what it is and its hash, so that a changed declaration never meets an old folder."""
+    mark = config_hash(config)
+    return Entry(f"{run_name([label])}-{mark[:8]}", list(words), config, mark)

@@ -1,0 +1,65 @@
+"""``bnexp bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from bnexp.cli.arguments import parser
+from bnexp.cli.output import say
+from bnexp.config.checks import Positive, Range, checked
+from bnexp.config.shipped import configs_folder
+
+if TYPE_CHECKING:
+    from bnexp.config.schema import TrainConfig
+
+
+def bench(arguments: list[str]) -> int:
+    """``bnexp bench [setting=value ...]``: images per second at many batch sizes, and the knee."""
+    text = "Train at many batch sizes, and find the smallest one with 95 % of the best rate of images per second."
+    options = parser("bench", text)
+    options.add_argument("settings", nargs="*", metavar="setting=value", help="as for bnexp train: model=lenet norm=bn")
+    options.add_argument("--sizes", help="default: 8,16,32,... to 4096, as far as there are images")
+    options.add_argument("--repeats", type=int, default=5, help="timed rounds; default: 5")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    options.add_argument("--config-dir", metavar="DIR", help="a folder of yaml files of your own")
+    given = options.parse_intermixed_args(arguments)
+    sizes, repeats = _batch_sizes(given.sizes), checked("--repeats", given.repeats, Annotated[int, Range(least=3)])
+    if given.json and not given.json.parent.is_dir():
+        raise ValueError(f"--json={given.json}: {given.json.parent} is no folder")
+    config = _composed([*given.settings, *(["--config-dir", given.config_dir] if given.config_dir else [])])
+    from bnexp.experiment import bench
+    from bnexp.experiment.display import console
+    from bnexp.experiment.job import import_modules
+
+    with console():
+        import_modules(config.imports)
+        result = bench.bench(config, sizes=sizes, repeats=repeats)
+    if given.json:
+        given.json.write_text(json.dumps(bench.facts(result), indent=1) + "\n", encoding="utf-8")
+    say(bench.table(result), end="\n")
+    return 0
+
+
+def _batch_sizes(words: str | None) -> list[int] | None:
+    """The whole numbers of ``--sizes``.
+
+    Raises:
+        ValueError: something there is none.
+    """
+    if words is None:
+        return None
+    if not all(word.isascii() and word.isdigit() for word in words.split(",")):
+        raise ValueError(f"--sizes={words}: expected whole numbers, such as 8,16,32")
+    return [checked("--sizes", int(word), Positive) for word in words.split(",")]
+
+
+def _composed(words: list[str]) -> TrainConfig:
+    """The config of one run from words, as ``bnexp train`` composes it."""
+    from bnexp.config import compose
+
+    configs: list[TrainConfig] = []
+    words = ["hydra.mode=RUN", *words]  # presets may be sweeps
+    compose.run_hydra(lambda config: configs.append(compose.plain(config)), words, configs_folder())
+    return configs[0]

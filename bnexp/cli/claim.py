@@ -1,0 +1,172 @@
+"""``bnexp claim list``, ``bnexp claim run`` and ``bnexp claim report``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnexp.claims import declaration, result
+from bnexp.claims.declaration import PROFILES, Claim
+from bnexp.claims.design import Design, design
+from bnexp.claims.report.cells import effect
+from bnexp.cli.arguments import parser
+from bnexp.compare.tables import duration
+from bnexp.config.shipped import configs_folder
+from bnexp.sweep.fork_server import ForkServer
+
+FOLDER = Path("outputs/claims")
+# Exit codes above are those of signals, after which no further claim is begun.
+_SIGNALLED = 128
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command.
+
+    Raises:
+        ValueError: a claim, profile, key or value that is not there, in one line; nothing has been run.
+    """
+    given, configs = _options().parse_args(arguments), configs_folder()
+    if given.command == "list":
+        return _list(configs)
+    if given.command == "run":
+        return _run(given, configs)
+    return _report(given)
+
+
+def _options() -> argparse.ArgumentParser:
+    options = parser("claim", "Test claims about normalization.")
+    commands = options.add_subparsers(dest="command", required=True, metavar="{list,run,report}")
+    commands.add_parser("list", help="the claims, with sources and minutes")
+    run = commands.add_parser("run", help="run and judge claims; again: only what is missing", allow_abbrev=False)
+    run.add_argument("claims", nargs="*", metavar="CLAIM", help="as in the list, or the path of a yaml")
+    run.add_argument("--all", action="store_true", help="every claim of the list")
+    run.add_argument("--profile", choices=PROFILES, help="default: gpu where there is one, else quick")
+    run.add_argument("--smoke", action="store_true", help="a few steps of everything, in seconds; no verdict")
+    run.add_argument("--retry-failed", action="store_true", help="run again what has failed")
+    report = commands.add_parser("report", help="all results as a page, with figures", allow_abbrev=False)
+    report.add_argument("folder", type=Path, nargs="?", help=f"of a profile; default: {FOLDER}/<profile>")
+    report.add_argument("--to", type=Path, metavar="DIR", help="default: the same folder")
+    return options
+
+
+def _list(configs: Path) -> int:
+    claims = [declaration.load(declaration.find(name, configs)) for name in declaration.ids(configs)]
+    for claim in claims:
+        print(f"{claim.id:22}{claim.sentence}")
+        print(f"{'':22}{_minutes(claim)}{'; '.join(claim.sources)}")
+    return 0
+
+
+def _minutes(claim: Claim) -> str:
+    times = ", ".join(f"{name} {profile.minutes:g} min" for name, profile in claim.profiles.items())
+    return f"{times}; " if times else "seconds; "
+
+
+def _run(given: argparse.Namespace, configs: Path) -> int:
+    start, code = time.monotonic(), 0
+    with contextlib.closing(ForkServer()) as server:
+        server.begin()  # it imports torch while the declarations are read and composed
+        designs = _designs(given, configs)
+        for made in designs:
+            ended = _one(made, configs, server, retry_failed=given.retry_failed)
+            if ended > _SIGNALLED:
+                return ended
+            code = max(code, ended)
+    if len(designs) > 1:
+        print(f"{len(designs)} claims in {duration(time.monotonic() - start).text}", flush=True)
+    return code
+
+
+def _designs(given: argparse.Namespace, configs: Path) -> list[Design]:
+    """What is to be run, everything checked.
+
+    Raises:
+        ValueError: something in it is wrong.
+    """
+    from bnexp.claims import sweeps
+    from bnexp.claims.exact import EXACT
+
+    names = declaration.ids(configs) if given.all else given.claims
+    if not names or (given.all and given.claims):
+        raise ValueError("claim run: name claims, or give --all (bnexp claim list shows them)")
+    profile = given.profile or _default_profile()
+    claims = [declaration.load(declaration.find(name, configs)) for name in names]
+    if given.all:
+        claims = [claim for claim in claims if not claim.tests or profile in claim.profiles]
+    designs = [design(claim, profile, smoke=given.smoke) for claim in claims]
+    for made in designs:
+        for name in made.claim.exact:
+            EXACT[name]
+    sweeps.check(designs, configs)
+    return designs
+
+
+def _default_profile() -> str:
+    import torch
+
+    return "gpu" if torch.cuda.is_available() else "quick"
+
+
+def _one(made: Design, configs: Path, server: ForkServer, *, retry_failed: bool) -> int:
+    """Run and judge a claim, and say what came of it; the exit code."""
+    from bnexp.claims import exact, judging, sweeps
+
+    start, folder = time.monotonic(), FOLDER / made.profile / made.claim.id
+    outcome = sweeps.Outcome({}, {}, 0, [])
+    try:
+        if made.tests:
+            outcome = sweeps.run(made, folder, configs, server=server, retry_failed=retry_failed)
+    except sweeps.StoppedError as stop:
+        print(f"{made.claim.id}: stopped; the same command goes on", file=sys.stderr, flush=True)
+        return int(stop.args[0])
+    checks = {name: exact.check(name) for name in made.claim.exact}
+    if made.profile == "smoke":
+        return _smoked(made.claim.id, outcome, judging.missing_metrics(made, outcome))
+    content = result.document(made, outcome, judging.judged(made, outcome), checks, time.monotonic() - start)
+    result.write(folder, content)
+    print("\n".join(lines(content)), flush=True)
+    return int(outcome.failed > 0)
+
+
+def _smoked(name: str, outcome: Any, faults: Sequence[str]) -> int:
+    failed = f", {outcome.failed} failed" if outcome.failed else ""
+    print(f"{name}: smoke test, {len(outcome.all)} runs{failed}; no verdict", flush=True)
+    for fault in faults:
+        print(f"  {fault}", file=sys.stderr)
+    return int(bool(outcome.failed or faults))
+
+
+def lines(content: Mapping[str, Any]) -> list[str]:
+    """A result for a terminal: the claim, then a line a test and regime, and a line an exact check."""
+    failed = f", {content['failed']} failed" if content["failed"] else ""
+    head = f"{content['claim']} ({content['profile']}): {content['runs']} runs{failed}, {content['seconds']:.0f} s"
+    tests = [
+        f"  {test['regime']}/{test['test']}: {test['verdict']}{_detail(test)}{effect(test)}, n = {test['n']}"
+        for test in content["tests"]
+    ]
+    exact = [
+        f"  {name}: {'holds exactly' if all(row['holds'] for row in rows) else 'does NOT hold'} ({len(rows)} numbers)"
+        for name, rows in content["exact"].items()
+    ]
+    return [head, *tests, *exact]
+
+
+def _detail(test: Mapping[str, Any]) -> str:
+    return f" ({test['detail']})" if test["detail"] else ""
+
+
+def _report(given: argparse.Namespace) -> int:
+    from bnexp.claims.report import page as report
+
+    folder = given.folder or FOLDER / _default_profile()
+    if given.folder is not None and not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    results = result.read_all(folder)
+    for path in report.write(given.to or folder, results, runs_at=Path.cwd()):
+        print(path)
+    return 0

@@ -1,0 +1,60 @@
+"""``bnexp compare``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bnexp.cli.arguments import parser
+from bnexp.cli.output import say
+from bnexp.compare import bands, figures, page
+from bnexp.compare.comparison import compare
+from bnexp.compare.tables import FORMATS
+
+
+def main(argv: list[str]) -> int:
+    """Run the command.
+
+    Raises:
+        ValueError: a folder, metric, setting or value that is not there, in one line.
+    """
+    options = _options().parse_args(argv)
+    comparison = compare(options)
+    try:
+        if options.figures:
+            figures.write(Path(options.figures), comparison.arms, comparison.metric)
+        if options.tensorboard:
+            bands.write(Path(options.tensorboard), comparison.arms, comparison.metric)
+        if options.html:
+            page.write(Path(options.html), comparison)
+    except OSError as error:
+        raise ValueError(f"{error.filename}: cannot be written ({error.strerror}); give another place") from error
+    if options.format == "csv" and comparison.notes:
+        print(*comparison.notes, sep="\n", file=sys.stderr)
+    _print(FORMATS[options.format](comparison))
+    return 0
+
+
+def _options() -> argparse.ArgumentParser:
+    options = parser("compare", "Compare the runs below the given folders.")
+    add = options.add_argument
+    add("folders", nargs="+", metavar="FOLDER", help="folders of runs and sweeps, searched to the bottom")
+    add("--metric", default="test/accuracy", help="what is compared, at the last step (default: %(default)s)")
+    add("--by", nargs="+", default=[], metavar="KEY", help="settings that make the arms (default: all but the seed)")
+    add("--baseline", nargs="+", default=[], metavar="KEY=VALUE", help="pair the other arms with this one, by seed")
+    add("--best", metavar="KEY", help="take each arm at its best value of this setting, chosen on validation")
+    add("--where", nargs="+", default=[], metavar="KEY=VALUE", help="use only the runs with these settings")
+    add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
+    add("--figures", metavar="DIR", help="write curves, dots and, for two swept settings, a heat map (PNG and SVG)")
+    add("--tensorboard", metavar="DIR", help="write each arm's mean and interval as a TensorBoard run")
+    add("--html", metavar="FILE", help="write one self-contained page")
+    add("-v", "--verbose", action="store_true", help="list the folders that were skipped")
+    return options
+
+
+def _print(text: str) -> None:
+    """To standard output, whatever it can encode."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    say(text)

@@ -1,0 +1,28 @@
+"""``bnexp evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bnexp.cli.arguments import parser
+
+
+def evaluate(arguments: list[str]) -> int:
+    """``bnexp evaluate RUN``."""
+    options = parser("evaluate", "Evaluate a run's last checkpoint with running, precise and batch statistics.")
+    options.add_argument("run", type=Path, help="the folder of a run")
+    options.add_argument("--split", choices=("train", "validation", "test"), help="only this split of the data")
+    given = options.parse_args(arguments)
+    from bnexp.experiment.display import console
+    from bnexp.experiment.job import import_modules, saved_job
+    from bnexp.experiment.run import evaluate_run
+
+    with console():
+        job = saved_job(given.run)
+        import_modules(job.config.imports)
+        step, rows = evaluate_run(job, given.split)
+    print(f"{given.run} at step {step}\n")
+    print(f"{'split':12}{'statistics':12}{'accuracy':>10}{'loss':>10}")
+    for split, statistics, accuracy, loss in rows:
+        print(f"{split:12}{statistics:12}{accuracy:10.4f}{loss:10.4f}")
+    return 0

@@ -1,0 +1,143 @@
+"""What can be chosen, for ``bnexp list``: read from the files, importing neither torch nor the builders."""
+
+from __future__ import annotations
+
+import ast
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnexp.cli.arguments import parser
+from bnexp.config.checks import unknown
+from bnexp.config.shipped import configs_folder, folder
+
+_WIDTH = 100
+_TEXT = 14  # the column in which texts begin
+# The lines in a norm's yaml under the first, each `# Label: text`.
+LABELS = ("Ranks", "Batch of 1", "Source")
+# The cases of benchmarks/norms.json, and how the costs are read out.
+CASES = {"vectors": "on vectors", "maps": "on maps", "lenet": "in a LeNet step"}
+
+
+GROUPS = ("norm", "affine", "model", "data", "init", "optim", "schedule", "probes", "experiment", "claim")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a yaml says of itself.
+
+    Attributes:
+        name: the word typed.
+        title: the first line of its comment.
+        labels: label -> text, of the further comment lines `# Label: text`.
+        options: the lines of the options with their numbers, as they stand there.
+    """
+
+    name: str
+    title: str
+    labels: Mapping[str, str]
+    options: tuple[str, ...]
+
+
+def choices(folder: Path) -> list[Choice]:
+    """All choices of a group, by name."""
+    return [read(path) for path in sorted(folder.glob("*.yaml"))]
+
+
+def read(path: Path) -> Choice:
+    """A yaml as a choice."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line.removeprefix("# ") for line in lines if line.startswith("# ") and not line.startswith("# @")]
+    labels = dict(comment.split(": ", 1) for comment in comments if comment.startswith(tuple(f"{x}: " for x in LABELS)))
+    options = tuple(line for line in lines if line and not line.startswith(("#", "name:")))
+    return Choice(path.stem, comments[0] if comments else "", labels, options)
+
+
+def builder_lines(folder: Path, registry: str) -> dict[str, str]:
+    """Registered name -> first line of the builder's docstring, from the sources of a folder.
+
+    Args:
+        folder: of the modules whose functions are decorated by ``@REGISTRY.register("name")``.
+        registry: the variable's name, as ``NORMS``.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                line = (ast.get_docstring(node) or "").partition("\n")[0]
+                found |= {name: line for name in _registered(node, registry)}
+    return found
+
+
+def _registered(node: ast.FunctionDef | ast.ClassDef, registry: str) -> Iterator[str]:
+    for decorator in node.decorator_list:
+        match decorator:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id=owner), attr="register"), args=[ast.Constant(value=str(name))]
+            ) if owner == registry:
+                yield name
+
+
+def norm_blocks(choices: list[Choice], formulas: Mapping[str, str], costs: Path) -> Iterator[str]:
+    """A paragraph a norm: formula, ranks, behaviour on a batch of one, options, cost and source.
+
+    Args:
+        choices: of the group ``norm``.
+        formulas: name -> the builder's own line.
+        costs: ``benchmarks/norms.json``; it need not be there.
+    """
+    measured = json.loads(costs.read_text(encoding="utf-8"))["norms"] if costs.exists() else {}
+    for choice in choices:
+        rows = {
+            "formula": formulas.get(choice.name, choice.title),
+            **{label.lower(): choice.labels.get(label, "not said") for label in LABELS},
+            "cost": cost(measured.get(choice.name)),
+        }
+        head = _row(choice.name, choice.title, indent=0)
+        yield "\n".join([head, *(_row(label, text) for label, text in rows.items()), *_options(choice)])
+
+
+def cost(measured: Mapping[str, Any] | None) -> str:
+    """Time of a forward and backward pass relative to ``none``, for a person."""
+    if measured is None:
+        return "not measured"
+    ratios = {CASES[case]: measured[case].get("ratio") for case in CASES}
+    said = (f"{ratio['median']:.2f} {case}" if ratio else f"undefined {case}" for case, ratio in ratios.items())
+    return f"times none: {', '.join(said)}"
+
+
+def _row(label: str, text: str, *, indent: int = 2) -> str:
+    first = " " * indent + label
+    first = f"{first:<{_TEXT - 1}} "
+    return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * _TEXT, break_on_hyphens=False)
+
+
+def _options(choice: Choice) -> list[str]:
+    labels = ["options", *[""] * len(choice.options)]
+    return [_row(label, line) for label, line in zip(labels, choice.options, strict=False)]
+
+
+def main(arguments: list[str]) -> int:
+    """``bnexp list [GROUP]``: every yaml with the first line of its comment; ``bnexp list norms``: all about them."""
+    options = parser("list", "What can be chosen, each with a line and its source.")
+    options.add_argument("group", nargs="?", help=", ".join(GROUPS))
+    group = options.parse_args(arguments).group
+    aliases = {f"{name}s": name for name in GROUPS} | {"probe": "probes"}
+    wanted = aliases.get(group, group)
+    if wanted is not None and wanted not in GROUPS:
+        raise unknown("list", wanted, GROUPS)
+    if wanted == "norm":
+        formulas = builder_lines(Path(__file__).parents[1] / "norms", "NORMS")
+        costs = folder("benchmarks") / "norms.json"
+        print("\n\n".join(norm_blocks(choices(configs_folder() / "norm"), formulas, costs)))
+        return 0
+    for name in [wanted] if wanted else GROUPS:
+        print(name)
+        found = choices(configs_folder() / name)
+        width = max(18, *(len(choice.name) + 2 for choice in found))
+        for choice in found:
+            print(f"  {choice.name:{width}}{choice.title}")
+    return 0

@@ -1,0 +1,178 @@
+"""The command line: a small dispatcher that imports what a command needs, and nothing before.
+
+``config/compose`` and ``cli/hydra_plugins`` are the only modules that know Hydra and OmegaConf.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from bnexp import __version__
+from bnexp.cli.output import drop_output, say
+from bnexp.config.checks import RunFailedError, unknown
+
+HELP = """\
+bnexp: a command-line laboratory for normalization in neural networks
+
+  bnexp train norm=bn                       train LeNet with batch norm on the embedded digits
+  bnexp train -m norm=none,bn,ln seed=0,1   a sweep
+  bnexp resume FOLDER                       go on with a run or a sweep that was stopped or killed
+  bnexp evaluate RUN                        accuracy with running, precise and batch statistics
+  bnexp compare FOLDER...                   runs as a table with intervals
+  bnexp bench [setting=value ...]           the batch size from which on training is no faster
+  bnexp claim list|run|report               claims about normalization: tested, judged, written up
+  bnexp board [FOLDER]                      curves in TensorBoard, on this machine only
+  bnexp list [GROUP]                        what can be chosen: norms, models, data, experiments, ...
+
+bnexp COMMAND --help says more; bnexp --version; completion: eval "$(bnexp -sc install=bash)"
+"""
+
+
+# Sub-command -> module and function, imported when it is asked for.
+COMMANDS = {
+    "train": "bnexp.cli.train:train",
+    "resume": "bnexp.cli.resume:resume",
+    "evaluate": "bnexp.cli.evaluate:evaluate",
+    "compare": "bnexp.cli.compare:main",
+    "claim": "bnexp.cli.claim:main",
+    "bench": "bnexp.cli.bench:bench",
+    "board": "bnexp.cli.board:board",
+    "list": "bnexp.cli.list:main",
+}
+
+# What is wrong with a place that the user has named; anything else is a fault of the disk.
+_WRONG_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ELOOP, errno.ENAMETOOLONG),
+)
+
+
+def main() -> int:
+    """Run the command of ``sys.argv``; the exit code is 0 done, 1 failed, 2 wrong input, 130 or 143 stopped."""
+    try:
+        with _dying_of_ctrl_c():
+            code = _dispatch(sys.argv[1:])
+            say("")
+            return code
+    except ValueError as error:
+        return _one_line(str(error), 2)
+    except OSError as error:
+        return _storage_failed(error)
+    except KeyboardInterrupt:
+        return 130
+    except RunFailedError as error:
+        return _one_line(str(error), 1)
+    except Exception as error:
+        return _crashed(error)
+
+
+@contextlib.contextmanager
+def _dying_of_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end the process itself until a run listens: in an import, an exception might be printed or lost."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # it is ignored, as in the background of a script, and stays so
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"bnexp {__version__}")
+        return 0
+    if arguments[0] in ("-sc", "--shell-completion"):
+        return complete(arguments)
+    return command(arguments[0])(arguments[1:])
+
+
+def command(name: str) -> Callable[[list[str]], int]:
+    """The function of a sub-command.
+
+    Raises:
+        ValueError: there is no such command.
+    """
+    if "=" in name or name in ("-m", "--multirun"):
+        raise ValueError(f"{name}: a command comes first: bnexp train {name} ... (allowed: {', '.join(COMMANDS)})")
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
+    module, _, function = COMMANDS[name].partition(":")
+    found: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _one_line(text: str, code: int) -> int:
+    print("bnexp: " + " ".join(text.split()), file=sys.stderr)
+    return code
+
+
+def _storage_failed(error: OSError) -> int:
+    """A place that cannot be used, a full or broken disk; a closed pipe is a reader who has seen enough."""
+    if isinstance(error, BrokenPipeError):
+        drop_output()
+        return 0
+    where = f"{error.filename}: " if error.filename else ""
+    return _one_line(f"{where}{error.strerror or error}", 2 if error.errno in _WRONG_PLACE else 1)
+
+
+def _crashed(error: Exception) -> int:
+    """A fault of the program or of a user's module, outside of a run: one line, and the traceback in a file."""
+    import tempfile
+    import traceback
+
+    lines = "".join(traceback.format_exception(error))
+    path = Path("bnexp-error.log")
+    try:
+        path.write_text(lines, encoding="utf-8")
+    except OSError:
+        with tempfile.NamedTemporaryFile("w", prefix="bnexp-error-", suffix=".log", delete=False) as file:
+            file.write(lines)
+        path = Path(file.name)
+    reason = str(error).strip().partition("\n")[0]
+    return _one_line(f"{type(error).__name__}: {reason}; details in {path}", 1)
+
+
+def complete(arguments: list[str]) -> int:
+    """Completion: commands and groups by ourselves, settings by Hydra; with no answer the shell offers files."""
+
+    def hydra() -> int:
+        from bnexp.config import compose
+        from bnexp.config.shipped import configs_folder
+
+        return compose.run_hydra(lambda config: None, arguments, configs_folder())
+
+    if not any(word.startswith("query=") for word in arguments):  # it is to be put up, or taken down
+        return hydra()
+    line = os.environ.get("COMP_LINE", "")
+    words = f"{line}|".split()  # the mark keeps an empty last word
+    if len(words) > 2 and words[1] in ("train", "bench"):
+        os.environ["COMP_LINE"] = line.replace(f" {words[1]} ", " ", 1)  # Hydra must not see the sub-command
+        # A line that is wrong as yet has no completion; a complaint would stand in the middle of it.
+        with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
+            hydra()
+        return 0
+    print(" ".join(word for word in _choices(words) if word.startswith(words[-1][:-1])))
+    return 0
+
+
+def _choices(words: Sequence[str]) -> Sequence[str]:
+    """What can stand at the end of a line that has no settings."""
+    from bnexp.cli.list import GROUPS
+
+    if len(words) == 2:
+        return list(COMMANDS)
+    return GROUPS if len(words) == 3 and words[1] == "list" else ()

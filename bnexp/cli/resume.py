@@ -1,0 +1,33 @@
+"""``bnexp resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bnexp.cli.arguments import parser
+from bnexp.cli.train import do
+
+
+def resume(arguments: list[str]) -> int:
+    """``bnexp resume RUN`` and ``bnexp resume SWEEP``."""
+    text = "Go on with a run or a sweep from its last checkpoints, to the end it would have had undisturbed."
+    options = parser("resume", text)
+    options.add_argument("run", type=Path, help="the folder of a run or a sweep")
+    options.add_argument("--retry-failed", action="store_true", help="of a sweep: run the jobs again that have failed")
+    given = options.parse_args(arguments)
+    from bnexp.sweep.plan import is_sweep
+
+    if is_sweep(given.run):
+        return _resume_sweep(given.run, retry_failed=given.retry_failed)
+    if given.retry_failed:
+        raise ValueError(f"resume: --retry-failed is for sweeps, and {given.run} is none (it has no sweep.json)")
+    from bnexp.experiment.job import saved_job
+
+    return do(saved_job(given.run))
+
+
+def _resume_sweep(folder: Path, *, retry_failed: bool) -> int:
+    from bnexp.config import compose
+    from bnexp.sweep.supervisor import carry_out
+
+    return carry_out(folder, None, command=(), options=None, notes=compose.notes, retry_failed=retry_failed)

@@ -1,0 +1,110 @@
+"""``bnexp train``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnexp.cli.output import say
+from bnexp.config.shipped import configs_folder
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from bnexp.experiment.job import Job, Outcome
+    from bnexp.sweep.fork_server import ForkServer
+
+
+def train(arguments: list[str]) -> int:
+    """``bnexp train``: Hydra composes the config, ``experiment`` does the run."""
+    if {"-m", "--multirun"}.isdisjoint(arguments):
+        return _train(arguments, server=None)
+    from bnexp.sweep.fork_server import ForkServer
+
+    with contextlib.closing(ForkServer()) as server:
+        server.begin()  # it imports torch while Hydra composes
+        return _train(arguments, server)
+
+
+def _train(arguments: list[str], server: ForkServer | None) -> int:
+    """Have Hydra compose one config and do its run, or many and do the sweep."""
+    from bnexp.cli import hydra_plugins
+    from bnexp.config import compose
+
+    hydra_plugins.register(server)
+    results: list[int | Exception] = []
+
+    def task(config: DictConfig) -> None:
+        # Hydra prints and wraps what a task raises; kept here, it arrives at main as it is.
+        try:
+            results.append(_train_one(config))
+        except Exception as error:
+            results.append(error)
+
+    code = compose.run_hydra(task, arguments, configs_folder())
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return max((result for result in results if isinstance(result, int)), default=code)
+
+
+def _train_one(config: DictConfig) -> int:
+    from bnexp.config import compose
+    from bnexp.config.schema import to_dict
+    from bnexp.experiment.job import Job
+
+    plain, words = compose.plain(config), compose.overrides()
+    notes = compose.notes(to_dict(plain), words)
+    return do(Job(plain, compose.output_folder(), compose.run_name(), words, notes))
+
+
+def do(job: Job) -> int:
+    """Do one run, say how it ended, and return the exit code."""
+    from bnexp.experiment.display import console
+    from bnexp.experiment.job import already_done, import_modules
+    from bnexp.experiment.run import run
+    from bnexp.stopping import Stop
+
+    stop = Stop()
+    with stop.listening(), console():
+        import_modules(job.config.imports)
+        done = already_done(job)
+        (outcome,) = [done] if done else run([job], stop=stop)
+    say(sentence(outcome), end="\n", also=f"; run: {_shown(job.folder)} ({outcome.status})")
+    return stop.exit_code if outcome.status == "interrupted" else 0
+
+
+def _shown(folder: Path) -> Path:
+    return Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def sentence(outcome: Outcome) -> str:
+    """How a run ended, for a person.
+
+    Raises:
+        ValueError: the run.json of a run that had ended before does not say it.
+    """
+    try:
+        return _ending(outcome.status, outcome.facts, _shown(outcome.job.folder))
+    except (KeyError, TypeError, ValueError) as error:
+        path = _shown(outcome.job.folder) / "run.json"
+        raise ValueError(f"{path}: damaged ({error.args[0]}: missing or not a number)") from None
+
+
+def _ending(status: str, facts: Mapping[str, Any], shown: Path) -> str:
+    quoted = shlex.quote(str(shown))
+    if status == "interrupted":
+        return f"interrupted at step {facts['step']} of {facts['steps']}; go on with: bnexp resume {quoted}"
+    if status == "diverged":
+        return f"diverged: the loss of step {facts['diverged_at']} is not finite; run {shown}"
+    final = facts["final"]
+    precise = final["test/accuracy_precise"]
+    also = f" ({precise:.4f} with precise statistics)" if precise != final["test/accuracy"] else ""
+    return (
+        f"finished: test accuracy {final['test/accuracy']:.4f}{also}, {facts['steps']} steps in "
+        f"{facts['seconds']:.1f} s\nrun: {shown}\ncurves: bnexp board {quoted}"
+    )

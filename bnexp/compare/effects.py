@@ -1,0 +1,158 @@
+"""What is said of arms: levels, differences to a baseline over equal seeds, and the best value of a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from bnexp.compare.lookup import agrees, assignments, instead
+from bnexp.compare.statistics import Interval, holm, larger_is_better, mean_interval, paired
+from bnexp.compare.tables import Row
+from bnexp.runs.arms import Arm, group, known
+from bnexp.runs.collect import STATUSES, Setting, short, show
+
+LEARNING_RATES = ("lr", "learning_rate")
+
+
+def describe(arm: Arm, metric: str) -> Row:
+    """Level, spread and fate of an arm's runs; what there is no value for is ``None``."""
+    values = list(arm.values(metric).values())
+    usable = [run for some in arm.by_seed.values() for run in some]
+    return {
+        "n": len(values),
+        "runs": len(arm.runs),
+        **_interval("", mean_interval(values) if values else None),
+        "min": min(values, default=None),
+        "max": max(values, default=None),
+        "best": _mean(run.best_value(metric) for run in usable),
+        **{status: arm.count(status) for status in STATUSES},
+        "seconds": _mean(run.seconds for run in usable),
+    }
+
+
+def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
+    """The arm's differences to its baseline over the seeds that both have; how many others were dropped."""
+    mine = arm.values(metric)
+    theirs = baseline.values(metric) if baseline else {}
+    seeds = sorted(mine.keys() & theirs.keys())
+    result = paired([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds]) if seeds else None
+    low, high = result.bca if result and result.bca else (None, None)
+    return {
+        "baseline": baseline.label if baseline else None,
+        "pairs": len(seeds) if baseline else None,
+        "dropped": len(mine.keys() ^ theirs.keys()) if baseline else None,
+        **_interval("difference_", result.interval if result else None),
+        "d_z": result.d_z if result else None,
+        "p": result.p if result else None,
+        "p_holm": None,
+        "bca_low": low,
+        "bca_high": high,
+    }
+
+
+def choose(arm: Arm, key: str, metric: str) -> tuple[Arm, Row]:
+    """The arm at the value of ``key`` with the best mean validation metric, and how it was chosen.
+
+    A value at which a run diverged that cannot be counted (a loss has no chance level) comes after all others: its
+    mean is one of survivors. Of equal values the first (smallest) is taken.
+
+    Raises:
+        ValueError: the arm's runs have no validation metric.
+    """
+    validation = f"validation/{metric.rpartition('/')[2]}"
+    grid = [tried for tried in group(arm.runs, by=[key]) if tried.by_seed]
+    scored = {index: values for index, tried in enumerate(grid) if (values := list(tried.values(validation).values()))}
+    if not scored and any(tried.count("finished") for tried in grid):
+        raise ValueError(
+            f"--best={short(key)}: the runs of {arm.label} have no {validation}, and test is never used for choosing; "
+            "train with a validation split"
+        )
+    if not scored:
+        return arm, _choice(key, grid, None, None)
+    sign = 1 if larger_is_better(metric) else -1
+    means = {index: mean_interval(values) for index, values in scored.items()}
+    index = max(means, key=lambda index: (not _censored(grid[index], validation), sign * means[index].mean))
+    return Arm(arm.settings, grid[index].runs), _choice(key, grid, index, means[index])
+
+
+def pair(arms: Sequence[Arm], baseline: Sequence[str], metric: str) -> list[Row]:
+    """Each arm's differences to its baseline, seed by seed, with p-values adjusted over all arms.
+
+    Raises:
+        ValueError: the baseline is no arm, all arms, or several that could be meant.
+    """
+    wanted = assignments("--baseline", baseline, [run for arm in arms for run in arm.runs])
+    stands = [arm for arm in arms if all(agrees(run, wanted) for run in arm.runs)]
+    if len(stands) in (0, len(arms)):
+        found = "every arm is" if stands else "no arm is only"
+        labels = [arm.label for arm in arms]
+        typed = " ".join(baseline)
+        raise ValueError(f"--baseline {typed}: {found} that; name one arm{instead(typed, labels)}")
+    rows = [against(arm, _counterpart(arm, stands, wanted), metric) for arm in arms]
+    for arm, row in zip(arms, rows, strict=True):
+        if any(arm is stand for stand in stands):
+            row["baseline"] = arm.label
+    tested = [row for row in rows if row["p"] is not None]
+    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = p
+    return rows
+
+
+def _counterpart(arm: Arm, stands: Sequence[Arm], wanted: Collection[str]) -> Arm | None:
+    """The baseline that agrees with the arm in all that the baseline leaves open, or the only one there is."""
+    if any(arm is stand for stand in stands):
+        return None
+    open_in_arm = _left_open(arm, wanted)
+    alike = [stand for stand in stands if len(stands) == 1 or _left_open(stand, wanted) == open_in_arm]
+    if len(alike) > 1:
+        raise ValueError(f"--baseline: {arm.label} could be paired with {alike[0].label} or {alike[1].label}; name one")
+    return alike[0] if alike else None
+
+
+def _left_open(arm: Arm, wanted: Collection[str]) -> dict[str, Setting]:
+    """The arm's settings that the baseline does not name, nor their group: norm=bn also speaks for norm.eps."""
+    groups = tuple(path.removesuffix("name") for path in wanted if path.endswith(".name"))
+    return {path: value for path, value in arm.settings.items() if path not in wanted and not path.startswith(groups)}
+
+
+def _censored(arm: Arm, metric: str) -> bool:
+    return any(run.status == "diverged" and run.value(metric) is None for run in arm.runs)
+
+
+def _choice(key: str, grid: Sequence[Arm], index: int | None, validation: Interval | None) -> Row:
+    values = [tried.settings.get(key) for tried in grid]
+    row: Row = {
+        "chosen": None if index is None else values[index],
+        **_interval("validation_", validation),
+        "edge": None if index is None else _edge(values, index),
+        "grid": " ".join(show(value) for value in values),
+    }
+    if key.rpartition(".")[2] in LEARNING_RATES:
+        row["largest_stable"] = _largest_stable(grid, values)
+        row["stable_to_the_end"] = bool(values) and row["largest_stable"] == values[-1]
+    return row
+
+
+def _edge(values: Sequence[Setting], index: int) -> str:
+    """Where on the grid the chosen value lies; inside, and for words, nowhere."""
+    if len(values) == 1:
+        return "only value"
+    if isinstance(values[index], str | bool | None):
+        return ""
+    return {0: "lower edge", len(values) - 1: "upper edge"}.get(index, "")
+
+
+def _largest_stable(grid: Sequence[Arm], values: Sequence[Setting]) -> Setting:
+    """The largest value up to which no seed diverged; ``None`` when one did at the smallest."""
+    stable = [not tried.count("diverged") for tried in grid]
+    length = stable.index(False) if False in stable else len(stable)
+    return values[length - 1] if length else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    some = known(values)
+    return mean_interval(some).mean if some else None
+
+
+def _interval(prefix: str, interval: Interval | None) -> Row:
+    fields = ("mean", "sd", "low", "high")
+    return {prefix + name: getattr(interval, name) if interval else None for name in fields}

@@ -1,0 +1,64 @@
+"""What the user names: settings and values, looked up in the runs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from bnexp.config.checks import near_miss
+from bnexp.runs.collect import Run, Setting, short, show
+
+
+def resolve(option: str, key: str, runs: Iterable[Run]) -> str:
+    """The dotted path that a typed key means.
+
+    Raises:
+        ValueError: no run has such a setting.
+    """
+    paths = list(dict.fromkeys(path for run in runs for path in run.settings))
+    for path in (f"{key}.name", key):
+        if path in paths:
+            return path
+    raise ValueError(f"{option}={key}: these runs have no such setting{instead(key, [short(path) for path in paths])}")
+
+
+def instead(word: str, allowed: Sequence[str], most: int = 12) -> str:
+    """What could have been meant, for the end of a message."""
+    more = f" and {len(allowed) - most} more" if len(allowed) > most else ""
+    return f"{near_miss(word, allowed)} (there are: {', '.join(allowed[:most])}{more})"
+
+
+def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> dict[str, str]:
+    """``["norm=bn", ...]`` as path -> text of the value.
+
+    Raises:
+        ValueError: a text without ``=``, an unknown key, or a value that no run has.
+    """
+    chosen = {}
+    # An arm's label is several at once: norm=bn,optim.lr=0.1.
+    for text in itertools.chain.from_iterable(re.split(r",(?=[\w.]+=)", text) for text in texts):
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{option} {text}: expected KEY=VALUE, such as norm=bn")
+        path = resolve(option, key, runs)
+        seen = sorted({show(run.settings[path]) for run in runs if path in run.settings})
+        if not any(agrees(run, {path: value}) for run in runs):
+            raise ValueError(f"{option} {text}: no run has it{instead(value, seen)}")
+        chosen[path] = value
+    return chosen
+
+
+def agrees(run: Run, wanted: Mapping[str, str]) -> bool:
+    """Whether the run's settings are what was asked for."""
+    return all(path in run.settings and _means(run.settings[path], text) for path, text in wanted.items())
+
+
+def _means(value: Setting, text: str) -> bool:
+    """Whether a typed text names this value; numbers compare as numbers (0.10 is 0.1)."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(text) == value
+        except ValueError:
+            return False
+    return show(value) == text

@@ -1,0 +1,6 @@
+"""What can be asked for, and whether it is allowed; words into a config.
+
+In which order to read: ``schema`` (every setting of a run), ``checks`` (ranges and choices), ``registry`` (a name finds
+its builder), ``compose`` (Hydra: words of the command line into a config), ``names`` (what runs are called),
+``shipped`` (where the yaml files are).
+"""

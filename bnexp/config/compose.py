@@ -1,0 +1,344 @@
+"""Hydra: composing a config from words, and its errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import hydra
+import yaml  # type: ignore[import-untyped]
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from bnexp.config import names
+from bnexp.config.checks import near_miss, unknown
+from bnexp.config.schema import TrainConfig, flat, to_dict
+
+_FLAGS = (
+    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--info", "-i"),
+)
+
+# What Hydra lets through of a yaml file that is none.
+_YAML_FAULTS = (yaml.YAMLError, UnicodeDecodeError)
+
+# Hydra settings that would break what is promised of a run folder: setting -> (the values that keep it, what they say).
+_FIXED = {
+    "hydra.output_subdir": ("null", "bnexp writes .hydra in the run folder itself"),
+    "hydra.job.chdir": ("false", "paths are those of the working folder"),
+}
+# Where a value from the environment is a place; elsewhere it may be a secret, and would be shown and stored.
+_FROM_ENVIRONMENT = ("data.root", "data.path")
+# Where a value is a folder or a file, taken as it stands.
+_PLACES = ("init_from", "data.path", "data.root")
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\s*\.\s*(env|\$)")
+
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+
+@dataclass
+class SweeperConf:
+    """Hydra's schema of the sweeper in ``cli/hydra_plugins``: that of its own basic one."""
+
+    _target_: str = "hydra_plugins.bnexp.BnexpSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+class RunFolder(Callback):
+    """Takes a single run's folder from Hydra, which would make it before anything has been checked."""
+
+    path: ClassVar[str | None] = None
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note where the run is to be, and have Hydra make and fill nothing."""
+        HydraConfig.instance().set_config(config)  # for ${hydra:...} in the folder's name
+        # An error here would be a warning only; Hydra meets the same one a moment later.
+        with contextlib.suppress(OmegaConfBaseException), read_write(config.hydra):
+            RunFolder.path = str(config.hydra.run.dir)
+            config.hydra.run.dir = "."
+            config.hydra.output_subdir, config.hydra.job.chdir = None, False
+
+
+ConfigStore.instance().store("bnexp_train", TrainConfig)
+ConfigStore.instance().store(
+    group="hydra/callbacks",
+    name="bnexp",
+    node={"run_folder": {"_target_": f"{RunFolder.__module__}.{RunFolder.__qualname__}"}},
+)
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=SweeperConf)
+# Its options, with their values, are in configs/hydra/launcher; their types and limits in sweep/options.py.
+ConfigStore.instance().store(
+    group="hydra/launcher", name="bnexp", node={"_target_": "hydra_plugins.bnexp.BnexpLauncher"}
+)
+# The plugin's own schema has the name of our file, which hides it.
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="bnexp_ray",
+    node={"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"},
+)
+OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
+OmegaConf.register_new_resolver("free_folder", names.free_folder, use_cache=True)
+
+
+def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs: Path) -> int:
+    """Give the command line to Hydra, which calls ``task`` with the composed config, or the sweeper.
+
+    Returns:
+        The exit code of a sweep, else 0.
+
+    Raises:
+        ValueError: something in it is wrong, in one line.
+    """
+    _refuse(arguments)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
+    before, sys.argv = sys.argv, ["bnexp", *map(_with_equals_in_paths, arguments)]
+    # Our launcher of this name stands before the plugin's on purpose.
+    warnings.filterwarnings("ignore", r"\n'hydra/launcher/ray' is validated against")
+    try:
+        folder = _config_dir(arguments)
+        hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_in_one_line(error, arguments, configs)) from None
+    except _YAML_FAULTS as error:
+        raise ValueError(_yaml_fault(error, folder)) from None
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _with_equals_in_paths(argument: str) -> str:
+    """The word as Hydra's grammar wants it: run folders have equals signs in their names, and ours a ``{seed}``."""
+    key, equals, value = argument.partition("=")
+    if key not in _PLACES or any(mark in value for mark in "\\'\"$"):
+        return argument
+    return f"{key}{equals}" + value.replace("=", r"\=").replace("{seed}", r"\{seed\}")
+
+
+def _refuse(arguments: list[str]) -> None:
+    """Refuse what Hydra would take and bnexp does not.
+
+    Raises:
+        ValueError: there is something of that kind.
+    """
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key.startswith("-") and key not in _FLAGS:
+            raise unknown("option", key, [known for known in _FLAGS if known.startswith("--")])
+        key = key.lstrip("+")
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and equals and value.strip("'\" ") in ("", "null"):
+            raise ValueError(f"{argument}: expected a folder")
+        if key in _FIXED and value.lower() != _FIXED[key][0]:
+            allowed, why = _FIXED[key]
+            raise ValueError(f"{argument}: not allowed ({why}; allowed: {key}={allowed})")
+        if _ENVIRONMENT.search(argument) and key not in _FROM_ENVIRONMENT:
+            where = " and ".join(_FROM_ENVIRONMENT)
+            raise ValueError(f"{argument}: only {where} take environment variables, which may be secrets")
+
+
+def _config_dir(arguments: list[str]) -> Path | None:
+    """The folder of the user's own yaml files, if one is given.
+
+    Raises:
+        ValueError: an option lacks its value; Hydra would print its whole usage.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        given, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"train: {error} (bnexp train --help)") from None
+    if rest:
+        raise ValueError(f"{rest[0]}: settings stand together, not on both sides of an option")
+    return Path(given.config_dir) if given.config_dir else None
+
+
+def _yaml_fault(error: Exception, folder: Path | None) -> str:
+    """A yaml file that cannot be read: which, in which line, why."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: {error.problem}"
+    for path in sorted(folder.rglob("*.yaml")) if folder else ():
+        with contextlib.suppress(OSError):
+            try:
+                yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError):
+                return f"{path}: not a text of yaml"
+    return f"{folder or 'configs'}: a yaml file there cannot be read ({str(error).partition(chr(10))[0]})"
+
+
+def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
+    """What Hydra's error means, in the words of the command line."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, word = error.missing_cfg_file.rpartition("/")
+        return str(unknown(group, word, error.options))
+    if "hydra/launcher/submitit_slurm" in text:
+        return "hydra/launcher=slurm: not installed; pip install bnexp[slurm]"
+    if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # one of a list, as in probes=[a,b]
+        return str(unknown(match[1], match[2], sorted(path.stem for path in (configs / match[1]).glob("*.yaml"))))
+    if isinstance(error, OverrideParseException):
+        quoted = (
+            ", and a value with spaces, commas or equals signs as name=\"'value'\"" if "=" in error.override else ""
+        )
+        return f"{error.override}: not understood; settings are given as name=value{quoted}"
+    if match := re.match(r"Could not override '([^']+)'", text):
+        return _unknown_key(match[1], arguments, configs)
+    if match := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match[1]}: several values make a sweep, which needs -m"
+    if match := re.match(r"Error merging override (.+)", text):
+        reason = str(error.__cause__ or "not allowed").partition("\n")[0]
+        wanted = re.search(r"could not be converted to (\w+)", reason)
+        return f"{match[1]}: {f'expected {_TYPES.get(wanted[1], wanted[1])}' if wanted else reason}"
+    if match := re.match(r"In '([^']+)': \w+ raised while composing config:\n(.+)", text):
+        return f"{match[1]}.yaml: {match[2]}"
+    return text.partition("\n")[0]
+
+
+def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:
+    """The key, and what could stand in its place when all other words of the command line are composed."""
+    words = [word for word in arguments if not word.startswith("-") and not _sweeps(word)]
+    others = [word for word in words if word.partition("=")[0].lstrip("+") != key]
+    try:
+        with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+            composed = hydra.compose("train", others, return_hydra_config=key.startswith("hydra."))
+            config = cast(dict[str, Any], OmegaConf.to_container(composed))
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return f"{key}: there is no such setting"
+    first, _, rest = key.partition(".")
+    probe = rest.partition(".")[0]
+    if first == "probes" and probe and probe not in config["probes"]:
+        return f"{key}: this probe is not chosen; a probe's settings stand beside probes=[{probe}]"
+    known = [*flat(config), *config]
+    same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    hint = f"; did you mean {same_leaf[0]}?" if same_leaf else near_miss(key, known)
+    group = key.rpartition(".")[0]
+    allowed = [name for name in known if name.startswith(group + ".")] or list(config)
+    return f"{key}: there is no such setting{hint} (allowed: {', '.join(allowed)})"
+
+
+def _sweeps(word: str) -> bool:
+    """Whether it gives a setting several values."""
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return True
+
+
+class Composer:
+    """Composes the jobs of a sweep, reading the yaml files once for each choice of groups.
+
+    Plain values are put on a copy by Hydra's own function for it: composing a job takes 2 ms instead of 70.
+    """
+
+    def __init__(self, context: HydraContext, master: DictConfig) -> None:
+        loader = context.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+        self._loader, self._master = loader, master
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, words: Sequence[str]) -> DictConfig:
+        """The config of a job, as Hydra composes it, without Hydra's own settings."""
+        parsed = self._parser.parse_overrides(list(words))
+        values = [override for override in parsed if self._is_value(override)]
+        key = tuple(str(override.input_line) for override in parsed if not self._is_value(override))
+        if key not in self._bases:
+            base = self._loader.load_sweep_config(self._master, list(key))
+            with open_dict(base):
+                del base["hydra"]
+            self._bases[key] = base
+        config = copy.deepcopy(self._bases[key])
+        self._loader._apply_overrides_to_config(values, config)
+        return config
+
+    def _is_value(self, override: Override) -> bool:
+        """Whether it sets a value in the config, and chooses no file."""
+        plain = not (
+            override.is_add() or override.is_force_add() or override.is_delete() or override.is_hydra_override()
+        )
+        return plain and not self._loader.repository.group_exists(override.key_or_group)
+
+
+def compose_all(jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:
+    """The checked configs of many jobs, each given by its words, outside of any command of Hydra's.
+
+    Raises:
+        ValueError: one of them is wrong, in one line.
+    """
+    composed: list[dict[str, Any]] = []
+    words: Sequence[str] = ()
+    try:
+        with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            master = loader.load_configuration("train", [], RunMode.MULTIRUN)
+            compose = Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
+            for words in jobs:
+                composed.append(to_dict(plain(compose(words))))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_in_one_line(error, list(words), configs)) from None
+    return composed
+
+
+def plain(config: DictConfig) -> TrainConfig:
+    """The composed config as a Python object, checked.
+
+    Raises:
+        ValueError: a key that is none of the settings, a value out of range, or a reference that leads nowhere.
+    """
+    known = [setting.name for setting in fields(TrainConfig)]
+    for key in config:  # `+key=value` puts keys in that the object would not have
+        if key not in known:
+            hint = near_miss(str(key), known)
+            raise ValueError(f"{key!s}: there is no such setting{hint} (allowed: {', '.join(known)})")
+    try:
+        resolved = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).partition("\n")[0]) from None
+    assert isinstance(resolved, TrainConfig)
+    return resolved
+
+
+def output_folder() -> Path:
+    """The folder that this run is to have; nothing has been made of it."""
+    return Path(os.path.abspath(RunFolder.path or HydraConfig.get().runtime.output_dir))
+
+
+def overrides() -> list[str]:
+    """What the user typed for this job."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def run_name() -> str:
+    """What this job is called."""
+    return names.run_name(overrides())
+
+
+def notes(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
+    """The files that Hydra's users look for in a run folder: name -> text."""
+    return {
+        ".hydra/config.yaml": OmegaConf.to_yaml(OmegaConf.create(dict(config))),
+        ".hydra/overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),
+    }

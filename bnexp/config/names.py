@@ -1,0 +1,44 @@
+"""Names of runs: what differs, as ``key=value`` joined by commas, fit for a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bnexp.config.schema import WHERE
+
+# File systems allow 255 bytes; a time and a counter are put around the name.
+_LONGEST = 150
+
+
+def run_name(overrides: Iterable[str]) -> str:
+    """``norm=gn,seed=0`` of the overrides of a command line, ``default`` of none; long names end in a hash."""
+    parts = [part.lstrip("+~") for part in overrides]
+    kept = [part for part in parts if not _says_where(part.partition("=")[0])]
+    name = "".join("_" if c in "/\\\0" or not c.isprintable() else c for c in ",".join(kept))
+    name = name.replace(" ", "").lstrip(".-") or "default"
+    if len(name.encode()) <= _LONGEST:
+        return name
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name.encode()[: _LONGEST - len(mark) - 1].decode(errors="ignore") + "-" + mark
+
+
+def sweep_names(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """A sweep's jobs, each a list of overrides, named by what differs among them; by everything where nothing does."""
+    values: dict[str, set[str]] = {}
+    for part in itertools.chain(*jobs):
+        values.setdefault(part.partition("=")[0], set()).add(part)
+    axes = {key for key, parts in values.items() if len(parts) > 1} or set(values)
+    return [run_name(part for part in job if part.partition("=")[0] in axes) for job in jobs]
+
+
+def _says_where(key: str) -> bool:
+    return key in WHERE or key.startswith(("hydra.", "hydra/"))
+
+
+def free_folder(folder: str) -> str:
+    """The folder, or one with the process id behind its name where it is there already (two runs in one second)."""
+    return f"{folder}-{os.getpid()}" if Path(folder).exists() else folder

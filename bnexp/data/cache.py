@@ -1,0 +1,37 @@
+"""Data sets that a process has prepared beforehand for those that are forked from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bnexp.data.base import Data
+from bnexp.data.prepare import load as prepared
+
+_kept: dict[str, Data] = {}
+
+
+def load(options: Mapping[str, Any]) -> Data:
+    """The data set of a config's ``data`` group, on the CPU: the one that is kept, or else read and prepared.
+
+    Nobody writes into its tensors. Raises as that does.
+    """
+    kept = _kept.get(_key(options))
+    return prepared(options) if kept is None else kept
+
+
+def keep(wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Read and prepare data sets now, and forget all others; forked processes have them at once, in shared memory.
+
+    Raises as ``prepare.load``.
+    """
+    named = {_key(options): options for options in wanted}
+    for key in _kept.keys() - named.keys():
+        del _kept[key]
+    for key in named.keys() - _kept.keys():
+        _kept[key] = prepared(named[key])
+
+
+def _key(options: Mapping[str, Any]) -> str:
+    return json.dumps(options, sort_keys=True)

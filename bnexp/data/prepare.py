@@ -1,0 +1,240 @@
+"""From a source's arrays to standardized tensors: the choice of images, the pixels, the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnexp.data.augmentation import Augmentation
+from bnexp.data.base import DATA, Data, Part, Preparation, Raw, Split, fault
+from bnexp.data.whitening import whitening
+from bnexp.randomness import generator
+
+# The split belongs to the data set, not to a run: every seed and every arm of a comparison has the same images.
+_SPLIT_SEED = 0
+# Images a step of the statistics, so that their float64 copies stay small.
+_CHUNK = 4096
+
+
+def load(options: Mapping[str, Any]) -> Data:
+    """Read and prepare the data set of a config's ``data`` group, on the CPU.
+
+    Args:
+        options: ``{name: mnist, root: ..., validation: 0.1, ...}``: the source's own options and those of
+            ``Preparation``, all of them.
+
+    Raises:
+        ValueError: an option is unknown, missing or out of range; a file is missing or damaged; images and labels do
+            not fit together; the options ask for more images than there are.
+    """
+    bound = DATA.bind(options)
+    shared = {option: bound.options[option] for option in DATA.shared}
+    own = {option: value for option, value in bound.options.items() if option not in DATA.shared}
+    return prepare(bound.name, bound.builder(**own), Preparation(**shared))
+
+
+def prepare(name: str, raw: Raw, how: Preparation) -> Data:
+    """Choose the images, then resize, binarize, standardize and whiten them.
+
+    First the classes, then the validation images, from what is left the limits: ``train_limit``, in it
+    ``labels_per_class``. The choice is the same for every seed. All statistics are those of the chosen training images.
+
+    Raises:
+        ValueError: the data are inconsistent, or too few for what is asked.
+    """
+    _check_labels(raw)
+    classes = _classes(raw, how)
+    train_rows, validation_rows = _split(raw, how, classes)
+    train = _samples(raw, raw.train, train_rows, how)
+    validation = _samples(raw, raw.train, validation_rows, how) if len(validation_rows) else None
+    test = _samples(raw, raw.test, _test_rows(raw, how, classes), how)
+    _check_test(raw, train, test)
+    mean, std = moments(train.x) if how.standardize else _identity(train.x)
+    for split in (train, validation, test):
+        if split is not None:
+            _standardize(split.x, mean, std)
+    augmentation = Augmentation(how.flip, how.crop, how.cutout)
+    data = Data(name, len(classes), train, validation, test, mean.tolist(), std.tolist(), augmentation)
+    whiten = whitening(how.whiten, train.x, how.whiten_eps)
+    if whiten is not None:
+        data = data.mapped(lambda split: Split(whiten(split.x), split.y))
+    _check_augmentation(data.train, how)
+    return data
+
+
+def _classes(raw: Raw, how: Preparation) -> Sequence[int]:
+    """The source's labels of the classes to keep; the place in the list is the new label.
+
+    Raises:
+        ValueError: there is no such class, one is named twice, or there are fewer than two.
+    """
+    if how.classes is None:
+        return range(raw.classes)
+    unknown = [label for label in how.classes if label >= raw.classes]
+    if unknown:
+        raise ValueError(f"data.classes={how.classes}: no class {unknown[0]}; allowed are 0 to {raw.classes - 1}")
+    if len(set(how.classes)) < max(len(how.classes), 2):
+        raise ValueError(f"data.classes={how.classes}: expected two classes or more, each once")
+    return how.classes
+
+
+def _rows_of(raw: Raw, part: Part, classes: Sequence[int]) -> Tensor:
+    """Indices of the samples of these classes, ascending.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows = torch.isin(part.y, torch.tensor(classes)).nonzero().flatten()
+    if not len(rows):
+        raise fault(raw.origin, f"{part.labels} has none of data.classes={list(classes)}")
+    return rows
+
+
+def _split(raw: Raw, how: Preparation, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Indices of the training and the validation images, ascending; a smaller limit takes a part of a larger one's."""
+    kept = _rows_of(raw, raw.train, classes)
+    total = len(kept)
+    held = round(how.validation * total)
+    if how.validation and not 0 < held < total:
+        kind = "training" if held else "validation"
+        raise ValueError(f"data.validation={how.validation}: leaves no {kind} image of the {total} there are")
+    left = total - held
+    limit = how.train_limit or left
+    if limit > left:
+        raise ValueError(f"data.train_limit={limit}: there are {left} training images")
+    shuffled = kept[torch.randperm(total, generator=generator(_SPLIT_SEED, "validation"))]
+    train = _balanced(shuffled[held : held + limit], raw.train.y, how.labels_per_class, classes)
+    return train.sort().values, shuffled[:held].sort().values
+
+
+def _test_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> Tensor:
+    """Indices of the test images, ascending; the halves of MNIST's test set are not equally hard, hence the mix."""
+    kept = _rows_of(raw, raw.test, classes)
+    limit = how.test_limit or len(kept)
+    if limit > len(kept):
+        raise ValueError(f"data.test_limit={limit}: there are {len(kept)} test images")
+    return kept[torch.randperm(len(kept), generator=generator(_SPLIT_SEED, "test"))[:limit]].sort().values
+
+
+def _balanced(rows: Tensor, y: Tensor, each: int | None, classes: Sequence[int]) -> Tensor:
+    """The first so many of each class among these rows; all of them where no number is given.
+
+    Raises:
+        ValueError: a class has fewer.
+    """
+    if each is None:
+        return rows
+    found = [rows[y[rows] == label][:each] for label in classes]
+    for label, some in zip(classes, found, strict=True):
+        if len(some) < each:
+            raise ValueError(f"data.labels_per_class={each}: there are {len(some)} training images of class {label}")
+    return torch.cat(found)
+
+
+def _samples(raw: Raw, part: Part, rows: Tensor, how: Preparation) -> Split:
+    """The chosen samples in memory of their own, pixels in [0, 1], resized and binarized; labels 0 to K - 1."""
+    x = _pixels(part.x[rows], how.size) if isinstance(part.x, Tensor) else _uneven(raw, part, rows, how.size)
+    if how.binarize is not None:
+        x = (x > how.binarize).float()
+    return Split(x, _labels(part.y[rows], how.classes))
+
+
+def _labels(y: Tensor, classes: Sequence[int] | None) -> Tensor:
+    """Each label's place among the kept classes."""
+    return y if classes is None else (y.unsqueeze(1) == torch.tensor(classes)).nonzero()[:, 1]
+
+
+def _pixels(x: Tensor, size: int | None) -> Tensor:
+    """As float32, 0..255 mapped to [0, 1]; images [N, C, H, W] resized to ``size``."""
+    x = x / 255 if x.dtype == torch.uint8 else x.float()
+    if size is None:
+        return x
+    if x.ndim != 4:
+        raise ValueError(f"data.size={size}: vectors of {x.shape[1]} features cannot be resized; it must be null")
+    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=False)
+
+
+def _uneven(raw: Raw, part: Part, rows: Tensor, size: int | None) -> Tensor:
+    """Images [C, H, W] of differing H and W, resized one by one into [N, C, size, size]."""
+    if size is None:
+        raise ValueError(f"data.size=null: the images of {part.images} ({raw.origin}) differ in size; give one size")
+    return torch.cat([_pixels(part.x[row].unsqueeze(0), size) for row in rows.tolist()])
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) standard deviation over all axes but the second, two passes in float64.
+
+    Args:
+        x: [N, C, H, W] or [N, F].
+
+    Returns:
+        Two float64 tensors [C] or [F]; the standard deviation of a constant channel is given as 1.
+    """
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    count = x.numel() // x.shape[1]
+    zero = torch.zeros(x.shape[1], dtype=torch.float64)
+    mean = sum((part.double().sum(axes) for part in _chunks(x)), zero) / count
+    centre = _per_channel(mean, x)
+    variance = sum(((part.double() - centre).square().sum(axes) for part in _chunks(x)), zero) / count
+    # Exactly 0 for a constant channel: fewer than 2^29 equal float32 values add up in float64 without rounding.
+    return mean, variance.sqrt().masked_fill(variance == 0, 1.0)
+
+
+def _chunks(x: Tensor) -> Iterator[Tensor]:
+    return (x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK))
+
+
+def _identity(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros(x.shape[1], dtype=torch.float64), torch.ones(x.shape[1], dtype=torch.float64)
+
+
+def _standardize(x: Tensor, mean: Tensor, std: Tensor) -> None:
+    """In place, for a data set may fill half the memory."""
+    x.sub_(_per_channel(mean, x).float()).div_(_per_channel(std, x).float())
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (x.ndim - 2))
+
+
+def _check_labels(raw: Raw) -> None:
+    for part in (raw.train, raw.test):
+        if len(part.x) != len(part.y):
+            raise fault(raw.origin, f"{part.images} has {len(part.x)} images, but {part.labels} {len(part.y)} labels")
+        if not len(part.y):
+            raise fault(raw.origin, f"{part.images} has no image")
+        outside = part.y[(part.y < 0) | (part.y >= raw.classes)]
+        if len(outside):
+            raise fault(raw.origin, f"{part.labels} has label {outside[0]}; labels are 0 to {raw.classes - 1}")
+    present = sorted(set(raw.train.y.tolist()))
+    if len(present) < raw.classes:
+        absent = next((i for i, label in enumerate(present) if i != label), len(present))
+        raise fault(raw.origin, f"{raw.train.labels} lacks label {absent}; 0 to {raw.classes - 1} must all occur")
+
+
+def _check_test(raw: Raw, train: Split, test: Split) -> None:
+    shape, other = tuple(train.x.shape[1:]), tuple(test.x.shape[1:])
+    if shape != other:
+        raise fault(raw.origin, f"{raw.train.images} has samples {shape}, but {raw.test.images} has {other}")
+    if torch.equal(raw.train.y, raw.test.y) and _same(raw.train.x, raw.test.x):
+        raise fault(raw.origin, f"{raw.test.images} holds the training images of {raw.train.images} again")
+
+
+def _check_augmentation(train: Split, how: Preparation) -> None:
+    shape = train.x.shape[1:]
+    asked = {name: value for name in ("flip", "crop", "cutout") if (value := getattr(how, name))}
+    if asked and len(shape) != 3:
+        option, value = next(iter(asked.items()))
+        raise ValueError(f"data.{option}={str(value).lower()}: is for images, not for vectors of {shape[0]} features")
+    for option in ("crop", "cutout"):
+        if asked.get(option, 0) >= min(shape[1:], default=1):
+            size = f"the image size {shape[1]}x{shape[2]}"
+            raise ValueError(f"data.{option}={asked[option]}: too large; allowed is less than {size}")
+
+
+def _same(x: Tensor | list[Tensor], other: Tensor | list[Tensor]) -> bool:
+    return isinstance(x, Tensor) and isinstance(other, Tensor) and torch.equal(x, other)

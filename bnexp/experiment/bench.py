@@ -1,0 +1,311 @@
+"""Which batch size is large enough: the ordinary training loop, timed at many."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from bnexp.config.schema import TrainConfig, to_dict
+from bnexp.experiment.dry_run import WARM_UP, records
+from bnexp.experiment.setup import Setup, build
+from bnexp.runs.provenance import provenance
+
+log = logging.getLogger(__name__)
+
+Way = TypeVar("Way")
+# A rate as good as the best one, the largest noise (IQR over median) on which a knee is named, and how sure it is.
+_GOOD, _NOISE, _CONFIDENCE = 0.95, 0.2, 0.9
+# The default sizes, and the seconds of a round: hundreds of small steps, one large one.
+_SMALLEST, _LARGEST, _ROUND = 8, 4096, 0.3
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured at one batch size.
+
+    Attributes:
+        size: images a step.
+        rates: training images per second, one a round.
+        memory: bytes at the peak; of the GPU, or of the whole process (not on Linux: up to this size).
+    """
+
+    size: int
+    rates: tuple[float, ...]
+    memory: int
+
+    @property
+    def median(self) -> float:
+        """Images per second."""
+        return statistics.median(self.rates)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The first and the third, images per second."""
+        return quartiles(self.rates)
+
+    @property
+    def noise(self) -> float:
+        """The distance of the quartiles over the median."""
+        low, high = self.quartiles
+        return (high - low) / self.median
+
+
+@dataclass(frozen=True)
+class Knee:
+    """The smallest batch size with 95 % of the best rate, or None and why; ``reason`` is a sentence for a person."""
+
+    size: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All measurements of one config.
+
+    Attributes:
+        setup: what was trained.
+        speeds: by rising size.
+        failures: size -> why it is not possible.
+        knee: the answer.
+    """
+
+    setup: Setup
+    speeds: tuple[Speed, ...]
+    failures: Mapping[int, str]
+    knee: Knee
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The first and the third quartile, both interpolated between values that occurred."""
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """A 90 % interval for the median, whatever the distribution: the k-th smallest and the k-th largest value.
+
+    It holds the median unless fewer than k of n values fall on one side: with probability
+    1 - 2 P(Binomial(n, 1/2) < k) (Conover 1999, section 3.2). Of four values and fewer it is the range, and holds less.
+    """
+    ordered, n = sorted(values), len(values)
+    missed = itertools.accumulate(2 * math.comb(n, below) / 2**n for below in range(n))
+    k = max(1, sum(chance <= 1 - _CONFIDENCE for chance in missed))
+    return ordered[k - 1], ordered[n - k]
+
+
+def bench(config: TrainConfig, *, sizes: Sequence[int] | None, repeats: int) -> Bench:
+    """Train at each batch size, in turn, ``repeats`` rounds of some steps.
+
+    Args:
+        config: its batch size is the one that the model is checked with.
+        sizes: None for the powers of two from 8 to 4096 that the training set has images for.
+        repeats: rounds.
+
+    Raises:
+        ValueError: the config cannot be trained, or no size can.
+    """
+    if config.compile:
+        raise ValueError("compile=true: torch.compile stops compiling anew after a few batch sizes; use compile=false")
+    setup = build([config], stacked=False, resumed=[True])
+    wanted = sorted(set(sizes or default_sizes(len(setup.data.train))))
+    with _memory_is_limited(setup.factors.device):
+        tried = {size: _tried(setup, size) for size in wanted}
+        possible = {size: trial for size, trial in tried.items() if not isinstance(trial, str)}
+        failures = {size: trial for size, trial in tried.items() if isinstance(trial, str)}
+        if not possible:
+            raise ValueError(f"--sizes: none is possible; batch_size={wanted[-1]}: {failures[wanted[-1]]}")
+        speeds = _measured(setup, possible, repeats)
+    return Bench(setup, speeds, failures, knee(speeds))
+
+
+def default_sizes(images: int) -> list[int]:
+    """Powers of two from 8 to 4096, at most ``images``."""
+    powers = [2**power for power in range(_SMALLEST.bit_length() - 1, _LARGEST.bit_length())]
+    return [size for size in powers if size <= images] or [images]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The warm-up of a size: seconds of its last step, and bytes at the peak."""
+
+    seconds: float
+    memory: int
+
+
+def _tried(setup: Setup, size: int) -> _Trial | str:
+    """Warm up at a size; why it is not possible, if so."""
+    log.info("batch size %d", size)
+    try:
+        return _warmed_up(setup, size)
+    except ValueError as error:
+        return str(error)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return "out of memory"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
+def _warmed_up(setup: Setup, size: int) -> _Trial:
+    device = setup.factors.device
+    _reset_peak_memory(device)
+    loop, seconds = records(setup, size, every=1, count=WARM_UP), math.inf
+    for _ in range(WARM_UP):
+        start = time.perf_counter()
+        record = next(loop)
+        seconds = time.perf_counter() - start
+        if not math.isfinite(record.values["train/loss"][0]):
+            raise ValueError("the loss is not finite")
+    return _Trial(seconds, peak_memory(device))
+
+
+def _measured(setup: Setup, trials: Mapping[int, _Trial], repeats: int) -> tuple[Speed, ...]:
+    steps = {size: max(1, round(_ROUND / trial.seconds)) for size, trial in trials.items()}
+    loops = {size: records(setup, size, every=steps[size], count=repeats) for size in trials}
+    ways: dict[int, Callable[[], object]] = {size: loop.__next__ for size, loop in loops.items()}
+    seconds = interleaved(ways, rounds=repeats)
+    return tuple(
+        Speed(size, tuple(size * steps[size] / each for each in seconds[size]), trial.memory)
+        for size, trial in trials.items()
+    )
+
+
+def interleaved(
+    ways: Mapping[Way, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[Way, list[float]]:
+    """Seconds of each way in each round; the ways take turns, so that a slow spell of the machine hits all of them."""
+    seconds: dict[Way, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = clock()
+            way()
+            seconds[name].append(clock() - start)
+    return seconds
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # Linux alone can; elsewhere it is the peak of all sizes so far
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes since the last reset: allocated on the GPU, or resident of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextlib.contextmanager
+def _memory_is_limited(device: torch.device) -> Iterator[None]:
+    """On a CPU, have an allocation fail that this machine has no memory for; the process would be killed otherwise."""
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.type != "cpu" or any(0 <= limit < there for limit in (before, most)):  # -1 stands for none
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (there, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
+
+
+def knee(speeds: Sequence[Speed]) -> Knee:
+    """The smallest batch size with 95 % of the best median rate, where the measurements determine it.
+
+    Rates of the same round are compared, as ratios to the best size's: a size is surely good when the interval for
+    their median lies above 0.95, surely not when it lies below.
+
+    Args:
+        speeds: by rising size.
+    """
+    best = max(speeds, key=lambda speed: speed.median)
+    pairs = [zip(each.rates, best.rates, strict=True) for each in speeds]
+    ratios = [median_interval([own / top for own, top in rounds]) for rounds in pairs]
+    first = next(index for index, (_, high) in enumerate(ratios) if high >= _GOOD)
+    last = next(index for index, (low, _) in enumerate(ratios) if low >= _GOOD)
+    below = speeds[max(first - 1, 0)]
+    noisy = max((below, *speeds[first : last + 1], best), key=lambda speed: speed.noise)
+    if noisy.noise > _NOISE:
+        return Knee(None, f"too noisy (IQR / median is {noisy.noise:.2f} at {noisy.size}, above {_NOISE})")
+    if first < last:
+        between = f"anything from {speeds[first].size} to {speeds[last].size}"
+        return Knee(None, f"the differences are smaller than the noise: {between} may be it")
+    return Knee(
+        speeds[first].size, f"the smallest with 95 % of the best rate ({best.median:,.0f} images/s at {best.size})"
+    )
+
+
+_ADVICE = (
+    "After a change of the batch size, tune the learning rate again, and what regularizes: the best values of one\n"
+    "batch size are not those of another (Godbole et al. 2023, Deep Learning Tuning Playbook)."
+)
+
+
+def table(result: Bench) -> str:
+    """All of it, for a person."""
+    config, device = result.setup.config, result.setup.factors.device
+    words = " ".join(f"{group}={getattr(config, group)['name']}" for group in ("model", "norm", "data"))
+    memory = "of the GPU" if device.type == "cuda" else "of the process"
+    threads = f", threads={config.threads}" if device.type == "cpu" else ""
+    lines = {speed.size: _line(speed) for speed in result.speeds}
+    lines |= {size: f"{size:10d}  not possible: {reason}" for size, reason in result.failures.items()}
+    return "\n".join(
+        [
+            f"{words} on {device}{threads}: medians and quartiles of {len(result.speeds[0].rates)} rounds in turns",
+            f"{'batch_size':10}  {'images/s':>10}  {'quartiles':^20}  {'ms/step':>9}  peak memory {memory}",
+            *(lines[size] for size in sorted(lines)),
+            _verdict(result),
+            _ADVICE,
+        ]
+    )
+
+
+def _line(speed: Speed) -> str:
+    low, high = speed.quartiles
+    rate = f"{speed.median:10,.0f}  {low:>8,.0f} to {high:<8,.0f}"
+    return f"{speed.size:10d}  {rate}  {1000 * speed.size / speed.median:9.2f}  {speed.memory / 2**20:,.0f} MiB"
+
+
+def _verdict(result: Bench) -> str:
+    knee, largest = result.knee, result.speeds[-1].size
+    if knee.size is None:
+        return f"no knee is named: {knee.reason}; more --repeats or a quieter machine help"
+    if knee.size < largest:
+        end = ""
+    elif max(result.failures, default=0) > largest:
+        end = "; it is the largest that is possible here"
+    else:
+        end = "; it is the largest here, and larger ones may be faster still"
+    return f"knee: batch_size={knee.size}, {knee.reason}{end}"
+
+
+def facts(result: Bench) -> dict[str, Any]:
+    """All of it, ready for JSON."""
+    config, device = result.setup.config, result.setup.factors.device
+    return {
+        "config": to_dict(config),
+        "provenance": provenance(device, config.threads),
+        "sizes": [{**asdict(speed), "median": speed.median, "quartiles": speed.quartiles} for speed in result.speeds],
+        "not_possible": dict(result.failures),
+        "knee": asdict(result.knee),
+    }

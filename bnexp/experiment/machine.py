@@ -1,0 +1,73 @@
+"""What a config asks of the machine: device, threads, number formats, determinism, layout, compilation."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+
+import torch
+from torch import nn
+
+from bnexp.config.schema import TrainConfig
+from bnexp.training.precision import allow_tf32
+from bnexp.training.step import Recorder, cuda_graph
+
+log = logging.getLogger(__name__)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a setting: auto is CUDA where there is one.
+
+    Raises:
+        ValueError: not a device that bnexp knows, or not in this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+        raise ValueError(f"device={name}: not known (allowed: auto, cpu, cuda, cuda:N)")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu")
+    return torch.device(name)
+
+
+def prepare_machine(config: TrainConfig) -> torch.device:
+    """Set threads, number formats and determinism of this process, and return the device."""
+    device = pick_device(config.device)
+    torch.set_num_threads(config.threads)
+    allow_tf32(config.precision == "tf32")
+    if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError("precision=bf16: this GPU has no bfloat16 (allowed here: fp32, tf32, fp16)")
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports all of torch.compile
+        torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not config.deterministic
+    return device
+
+
+def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
+    """What records a step to be replayed, where that is asked for and possible."""
+    if config.graph and device.type != "cuda":
+        log.info("graph=true: has no effect on device=%s", device)
+    return cuda_graph if config.graph and device.type == "cuda" else None
+
+
+def set_executor(config: TrainConfig, member: nn.Module) -> None:
+    """Memory layout and compilation of a member's forward pass.
+
+    Raises:
+        ValueError: compilation is asked for, and there is no compiler on this machine.
+    """
+    if config.channels_last:
+        member.register_forward_pre_hook(lambda _, inputs: _channels_last(*inputs))
+    if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+        raise ValueError("compile=true: torch.compile needs a C++ compiler, and there is none; use compile=false")
+    if config.compile:
+        member.compile(dynamic=False)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Convolutions hand the layout of their input on, so that one conversion serves the whole network."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

@@ -1,0 +1,311 @@
+"""One run, or one stack of runs: build what the configs ask for, train, keep the records."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from bnexp.config.checks import RunFailedError
+from bnexp.config.schema import config_hash, to_dict
+from bnexp.experiment.display import Display
+from bnexp.experiment.job import Job, Outcome
+from bnexp.experiment.setup import Setup, build
+from bnexp.probes.observer import Finish
+from bnexp.record import Record
+from bnexp.runs import checkpoint
+from bnexp.runs.logbook import Logbook
+from bnexp.runs.provenance import provenance
+from bnexp.runs.run_json import read_run
+from bnexp.runs.storage import held
+from bnexp.training.loop import train
+
+log = logging.getLogger(__name__)
+
+Stop = Callable[[], bool]
+# What of the provenance decides the last bits of a result.
+_BITS = ("torch", "device", "device_name", "cpu_capability", "threads")
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+class StorageFailedError(RunFailedError):
+    """A file could not be written in the middle of a run."""
+
+
+def run(jobs: Sequence[Job], *, stop: Stop, stacked: bool = False) -> list[Outcome]:
+    """Train jobs as one population and keep their records; go on from checkpoints where there are any.
+
+    Args:
+        jobs: one a member.
+        stop: asked after every step; True saves and ends the run as ``interrupted``.
+        stacked: see ``Population``.
+
+    Raises:
+        ValueError: something the user can mend; no run folder has been made or changed.
+        RunFailedError: the program failed, or (``StorageFailedError``) a file could not be written in the middle of the
+            run; the last checkpoint is intact.
+        torch.OutOfMemoryError: there are several jobs, and the device has no memory for all of them at once.
+    """
+    folder = jobs[0].folder
+    with ExitStack() as holds:
+        said = holds.enter_context(_remembered())
+        resumed = [checkpoint.exists(job.folder) for job in jobs]
+        setup = build([job.config for job in jobs], stacked=stacked, resumed=resumed)
+        for job in jobs:
+            holds.enter_context(_open_folder(job.folder, said))
+        try:
+            return _run_in_folders(jobs, setup, stop)
+        except OSError as error:
+            raise StorageFailedError(f"{folder}: {error.strerror or error}; what was saved is kept") from None
+
+
+@contextmanager
+def _remembered() -> Iterator[Sequence[logging.LogRecord]]:
+    """The messages of the with block, for logs that are opened later in it."""
+    logger, keeper = logging.getLogger("bnexp"), MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(keeper)
+    try:
+        yield keeper.buffer
+    finally:
+        logger.removeHandler(keeper)
+        logger.setLevel(level)
+
+
+def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outcome]:
+    resumed = [_load(setup, row, job, repair=True) for row, job in enumerate(jobs)]
+    with ExitStack() as open_books:
+        books = [_open_book(job, setup, state) for job, state in zip(jobs, resumed, strict=True)]
+        for book in books:
+            open_books.callback(book.close)
+        try:
+            return _keep_records(jobs, setup, books, stop)
+        except Exception as error:
+            if _can_go_on(error, len(jobs)):
+                for book in books:
+                    _say_stopped(book, setup)
+                raise
+            for book in books:
+                if book.facts["status"] == "running":  # a member that had diverged before has its result
+                    _say_failed(book, error)
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise RunFailedError(f"{reason}; details in {jobs[0].folder / 'error.log'}") from None
+
+
+def _can_go_on(error: Exception, members: int) -> bool:
+    """Whether the runs may still come to their end: with room on the disk, or with fewer members in the memory."""
+    return isinstance(error, OSError) or (isinstance(error, torch.OutOfMemoryError) and members > 1)
+
+
+def _load(setup: Setup, row: int, job: Job, *, repair: bool) -> checkpoint.State | None:
+    """Put a member back to its last checkpoint, if there is one.
+
+    Raises:
+        ValueError: no checkpoint is usable, or it is that of another config.
+    """
+    state = checkpoint.load(job.folder, repair=repair)
+    if state is None:
+        return None
+    if state.get("config_hash") != config_hash(to_dict(job.config)):
+        raise ValueError(f"{job.folder}: the checkpoint is that of another config than run.json describes")
+    setup.load(row, state)
+    return state
+
+
+@contextmanager
+def _open_folder(folder: Path, said: Sequence[logging.LogRecord]) -> Iterator[None]:
+    """Make and hold a run's folder; train.log in it gets the program's messages but for those of other folders.
+
+    Args:
+        folder: of the run.
+        said: messages from before, for the log too.
+
+    Raises:
+        ValueError: it cannot be written, or another process holds it.
+        StorageFailedError: the disk is full.
+    """
+    with ExitStack() as opened:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            opened.enter_context(held(folder))
+            handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFailedError(f"{folder}: {error.strerror}") from None
+            raise ValueError(f"{folder}: cannot be written ({error.strerror})") from None
+        opened.callback(handler.close)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.addFilter(lambda message: getattr(message, "folder", folder) == folder)
+        for message in said:
+            handler.handle(message)
+        logger = logging.getLogger("bnexp")
+        logger.addHandler(handler)
+        opened.callback(logger.removeHandler, handler)
+        yield
+
+
+def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logbook:
+    config = to_dict(job.config)
+    made_with = provenance(setup.population.theta_MP.device, torch.get_num_threads())
+    facts = {
+        "name": job.name,
+        "config": config,
+        "config_hash": config_hash(config),
+        "overrides": list(job.overrides),
+        "steps": setup.plan.steps,
+        "classes": setup.data.classes,
+        "images": {name: len(split) for name, split in setup.data.splits().items()},
+        "parameters": sum(parameter[0].numel() for _, parameter in setup.population.parameters()),
+        "provenance": made_with,
+        "diverged_at": None,
+        "failure": None,
+    }
+    for name, text in job.notes.items():
+        path = job.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    if state is not None:
+        log.info("%s goes on from step %d of %d", job.folder, state["step"], setup.plan.steps)
+        _warn_of_changes(job.folder, made_with)
+    return Logbook(job.folder, facts, after=None if state is None else state["step"])
+
+
+def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
+    """Say what of this machine is not as it was: the result may then differ in its last bits."""
+    with contextlib.suppress(ValueError):  # no readable run.json to compare with
+        before = read_run(folder)["provenance"]
+        changes = [f"{key} {before.get(key)} -> {now[key]}" for key in _BITS if before.get(key) != now[key]]
+        if changes:
+            log.warning("%s: not as it was, so that last bits may differ: %s", folder, ", ".join(changes))
+
+
+def _say_stopped(book: Logbook, setup: Setup) -> None:
+    """Record that a run can go on, as well as the disk allows."""
+    with contextlib.suppress(OSError):
+        if book.facts["status"] == "running":
+            book.say("interrupted", step=setup.progress.step)
+
+
+def _say_failed(book: Logbook, error: Exception) -> None:
+    """Record a failure as well as the disk allows."""
+    lines = traceback.format_exception(error)
+    with contextlib.suppress(OSError):
+        (book.folder / "error.log").write_text("".join(lines), encoding="utf-8")
+        book.say("failed", failure={"reason": f"{type(error).__name__}: {error}", "lines": lines[-3:]})
+
+
+class _Clock:
+    """Seconds of a run over all its sessions, and the rate of training without the time of evaluations and probes."""
+
+    def __init__(self, step: int, before: float, batch_size: int) -> None:
+        self._start = self._last = time.perf_counter()
+        self._step, self._before, self._batch_size = step, before, batch_size
+        self._aside = 0.0
+
+    def aside(self, measure: Callable[Given, Found]) -> Callable[Given, Found]:
+        """The same function, its time left out of the rate."""
+
+        def timed(*args: Given.args, **kwargs: Given.kwargs) -> Found:
+            start = time.perf_counter()
+            measured = measure(*args, **kwargs)
+            self._aside += time.perf_counter() - start
+            return measured
+
+        return timed
+
+    def look(self, step: int) -> tuple[float, float]:
+        """(seconds so far, training images per second and member since the last look)."""
+        now = time.perf_counter()
+        rate = (step - self._step) * self._batch_size / max(now - self._last - self._aside, 1e-9)
+        self._step, self._last, self._aside = step, now, 0.0
+        return self._before + now - self._start, rate
+
+
+def _keep_records(jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], stop: Stop) -> list[Outcome]:
+    """Enter what the loop hands out in the books of the members that are still alive, and close those that are not."""
+    ended: dict[int, Outcome] = {}
+    clock = _Clock(setup.progress.step, books[0].seconds, jobs[0].config.batch_size)
+    name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} stacked runs"
+    display = Display(name, setup.progress.step, setup.plan.steps, [job.folder for job in jobs])
+    with display.bar:
+        for record in _records(setup, clock, stop):
+            seconds, rate = clock.look(record.step)
+            diverged = setup.progress.diverged_at()
+            for row in set(range(len(jobs))) - set(ended):
+                books[row].enter(record, row, seconds, rate)
+                if diverged[row] is not None:
+                    ended[row] = _end(jobs[row], books[row], "diverged", seconds, record.step, diverged[row])
+                elif setup.plan.due(record.step, setup.plan.checkpoint_every) or setup.progress.stopping:
+                    _save(setup, books[row], row)
+            display.show(record)
+    seconds, _ = clock.look(setup.progress.step)
+    status = "finished" if setup.progress.step == setup.plan.steps else "interrupted"
+    for row in set(range(len(jobs))) - set(ended):
+        ended[row] = _end(jobs[row], books[row], status, seconds, setup.progress.step)
+    return [ended[row] for row in range(len(jobs))]
+
+
+def _records(setup: Setup, clock: _Clock, stop: Stop) -> Iterator[Record]:
+    def observe(step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> Finish | None:
+        finish = clock.aside(setup.observe)(step, x_MB, y_MB)
+        return clock.aside(finish) if finish else None
+
+    return train(
+        setup.population,
+        setup.optimizer,
+        setup.factors,
+        setup.batches.at,
+        clock.aside(setup.evaluate),
+        observe,
+        plan=setup.plan,
+        precision=setup.precision,
+        progress=setup.progress,
+        stop=stop,
+        recorder=setup.recorder,
+    )
+
+
+def _save(setup: Setup, book: Logbook, row: int) -> None:
+    """Write a member's checkpoint, behind all entries it stands for; weights that are not finite are never saved."""
+    if setup.finite(row):
+        book.flush()
+        checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
+        if not (setup.progress.stopping or setup.progress.step == setup.plan.steps):  # else its end is told at once
+            book.say("running", step=setup.progress.step)
+
+
+def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverged_at: int | None = None) -> Outcome:
+    book.flush()
+    book.say(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
+    return Outcome(job, status, book.facts)
+
+
+def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str, float, float]]]:
+    """A run's last checkpoint under all three kinds of statistics.
+
+    Args:
+        job: from ``saved_job``.
+        split: train, validation or test; None for all.
+
+    Returns:
+        The step, and rows (split, statistics, accuracy, loss).
+
+    Raises:
+        ValueError: there is no checkpoint, or no such split.
+    """
+    setup = build([job.config], stacked=False, resumed=[True])
+    state = _load(setup, 0, job, repair=False)
+    if state is None:
+        raise ValueError(f"{job.folder}: has no checkpoint; none was saved before it ended, or none yet")
+    return state["step"], list(setup.compare_statistics(split))

@@ -1,0 +1,98 @@
+"""The layers of a model by name, for those who look inside one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from bnexp.norms import BatchStatistics, Norm
+
+Linear = nn.Linear | nn.Conv1d | nn.Conv2d
+
+
+def stored_weight(layer: nn.Module) -> Tensor:
+    """The weight that is drawn and learnt: behind a norm of weights, not the one that the layer computes with."""
+    normalized = parametrize.is_parametrized(layer, "weight")
+    return layer.get_parameter("parametrizations.weight.original" if normalized else "weight")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear map with the norm that is defined behind it.
+
+    Attributes:
+        name: of the unit, such as ``hidden1``, or of the linear map itself, such as ``head``.
+        linear: the Linear or Conv layer.
+        norm: None where there is none.
+        parameters: all trained parameters of both: their names in the model -> parameters.
+    """
+
+    name: str
+    linear: nn.Module
+    norm: Norm | None
+    parameters: Mapping[str, nn.Parameter]
+
+
+def layers(model: nn.Module) -> dict[str, Layer]:
+    """The layers with weights, by name, in the order in which the model defines (and runs) them."""
+    found: dict[str, Layer] = {}
+    first_names = dict(model.named_parameters())  # a parameter that layers share belongs to the first
+    for path, module in model.named_modules():
+        own = {name: p for name, p in module.named_parameters(prefix=path) if name in first_names}
+        if isinstance(module, Linear):
+            name = path.removesuffix(".linear")
+            found[name] = Layer(name, module, None, own)
+        elif isinstance(module, Norm) and found:
+            name, last = found.popitem()
+            found[name] = Layer(name, last.linear, last.norm or module, {**last.parameters, **own})
+    return found
+
+
+def head_parameters(model: nn.Module) -> list[str]:
+    """Names of the weight and bias of the layer that answers with logits: the last one with weights."""
+    *_, head = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    return [f"{head}.{leaf}" for leaf, _ in model.get_submodule(head).named_parameters()]
+
+
+def norm_parameters(model: nn.Module) -> list[str]:
+    """Names of the gains and biases of norms."""
+    own = {id(parameter) for module in model.modules() if isinstance(module, Norm) for parameter in module.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in own]
+
+
+def batch_norms(model: nn.Module) -> list[BatchStatistics]:
+    """The layers of a model that keep statistics of batches."""
+    return [layer for layer in model.modules() if isinstance(layer, BatchStatistics)]
+
+
+def moving_norms(model: nn.Module) -> list[BatchStatistics]:
+    """Those of them that train by statistics of batches; frozen ones train, as they evaluate, by fixed ones."""
+    return [layer for layer in batch_norms(model) if not layer.frozen]
+
+
+def keeps_variances(layer: BatchStatistics) -> bool:
+    """Whether a layer's statistics are a mean and a variance a channel, and no covariances."""
+    return type(layer).products is BatchStatistics.products
+
+
+@torch.no_grad()
+def largest_map(model: nn.Module, x_B: Tensor) -> int:
+    """The most numbers that a layer of the model is given for one image; the model is left in training mode."""
+    numbers = [x_B[0].numel()]
+
+    def look(_: nn.Module, given: tuple[Any, ...]) -> None:
+        numbers.extend(x.numel() // len(x_B) for x in given if isinstance(x, Tensor))
+
+    with ExitStack() as hooks:
+        for name, layer in model.named_modules():
+            if "parametrizations" not in name.split("."):  # these are given weights
+                hooks.callback(layer.register_forward_pre_hook(look).remove)
+        model.train(False)(x_B)
+    model.train()
+    return max(numbers)

@@ -1,0 +1,166 @@
+"""Probes of the state: covariances of inputs, norms of weights, and how far running statistics are from the truth."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bnexp.config.checks import Positive
+from bnexp.data import Split
+from bnexp.models.layers import keeps_variances, layers, moving_norms, stored_weight
+from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, signals
+from bnexp.training.evaluation import batch_statistics, write_precise
+
+log = logging.getLogger(__name__)
+
+# Eigenvalues below this share of the largest are rounding.
+_SUPPORT = 1e-6
+# Samples a variable that a covariance needs.
+_SAMPLES = 4
+
+
+@PROBES.register("covariance")
+class Covariance(Probe):
+    """How far the inputs x of each linear map are from white, C = Cov(x) over the probe batch.
+
+    Variables are the features of vectors and the channels of maps, whose positions count as samples. With the
+    eigenvalues l of C above 1e-6 of the largest::
+
+        condition      = max(l) / min(l)
+        rank           = how many these are
+        effective_rank = exp(-sum(p log p)), p = l / sum(l)                    (Roy & Vetterli 2007)
+        correlation    = mean over i != j of |C_ij| / sqrt(C_ii C_jj), of variables that vary
+
+    Computed in float64. A layer with at most 4 samples a variable is left out.
+
+    Options:
+        samples: at most; more than that (of maps) are thinned out evenly.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, *, samples: Positive) -> None:
+        super().__init__()
+        self.samples = samples
+        for layer, x in signals(model, images).inputs.items():
+            units, count = by_unit(x, samples).shape
+            if count <= _SAMPLES * units:
+                needed = f"more than {_SAMPLES * units} needed for {units} inputs"
+                log.info("probes=covariance: %d samples of layer %s are too few (%s), left out", count, layer, needed)
+
+    def measure(self, moment: Moment) -> Values:
+        """The four numbers of each layer."""
+        measured: Values = {}
+        for layer, x in signals(moment.model, moment.images).inputs.items():
+            x_UN = by_unit(x, self.samples)
+            if x_UN.shape[1] > _SAMPLES * len(x_UN):
+                measured |= {f"{quantity}/{layer}": value for quantity, value in whiteness(x_UN).items()}
+        return measured
+
+
+def whiteness(x_UN: Tensor) -> dict[str, float]:
+    """Condition number, rank, effective rank and mean absolute correlation of variables, [U, N]."""
+    centred = x_UN.double() - x_UN.double().mean(1, keepdim=True)
+    covariance = centred @ centred.T / x_UN.shape[1]
+    if not torch.isfinite(covariance).all():
+        return dict.fromkeys(("condition", "rank", "effective_rank", "correlation"), math.nan)
+    values = torch.linalg.eigvalsh(covariance)
+    values = values[values > _SUPPORT * values[-1]]
+    if len(values) == 0:  # nothing varies
+        return {"condition": math.nan, "rank": 0.0, "effective_rank": math.nan, "correlation": math.nan}
+    p = values / values.sum()
+    return {
+        "condition": (values[-1] / values[0]).item(),
+        "rank": float(len(values)),
+        "effective_rank": (-(p * p.log()).sum()).exp().item(),
+        "correlation": _mean_correlation(covariance),
+    }
+
+
+def _mean_correlation(covariance: Tensor) -> float:
+    varying = covariance.diagonal() > 0
+    covariance = covariance[varying][:, varying]
+    sd, count = covariance.diagonal().sqrt(), len(covariance)
+    if count < 2:
+        return math.nan
+    correlation = (covariance / sd / sd[:, None]).abs()
+    return ((correlation.sum() - correlation.trace()) / (count * (count - 1))).item()
+
+
+@PROBES.register("weight_norms")
+class WeightNorms(Probe):
+    """Sizes of the weights: ``weight``, the norm of a layer's whole weight; ``row``, the median norm of its rows.
+
+    A row holds the weights of one output unit, the object that a norm behind the map makes scale-invariant (van
+    Laarhoven 2017). Behind a norm of weights it is the stored weight that is measured. ``gain`` is the median of the
+    absolute gains of the norm, where it has any. The norms of the rows are a histogram too.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        super().__init__()
+
+    def measure(self, moment: Moment) -> Values:
+        """The sizes of each layer."""
+        measured: Values = {}
+        for name, layer in layers(moment.model).items():
+            rows_U = stored_weight(layer.linear).detach().flatten(1).norm(dim=1)
+            found: Values = {"weight": rows_U.norm().item(), "row": rows_U.median().item(), "rows": rows_U}
+            if layer.norm is not None and layer.norm.gain is not None:
+                found["gain"] = layer.norm.gain.detach().abs().median().item()
+            measured |= {f"{quantity}/{name}": value for quantity, value in found.items()}
+        return measured
+
+
+@PROBES.register("eval_mismatch")
+class EvalMismatch(Probe):
+    """How far evaluation is from training for batch norms: three kinds of statistics under the same weights.
+
+    ``accuracy/running``, ``accuracy/precise`` and ``accuracy/batch`` on the probe batch (see ``evaluation``; batches as
+    large as the step's, which without ``drop_last`` is what was left over at the end of an epoch). With the
+    precise statistics mu, var of channel j, and sigma = sqrt(var), per layer::
+
+        mean = mean_j |running_mean_j - mu_j| / sigma_j
+        var  = mean_j |log(running_var_j / var_j)|
+
+    Channels that do not vary do not count. A norm that uses the mean or the variance alone has the error of that; norms
+    that whiten have the accuracies only; those that keep no statistics of batches, or are frozen, have no such curves.
+    Wu & Johnson 2021, sec. 3, on the lag of running averages.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        super().__init__()
+
+    @torch.no_grad()
+    def measure(self, moment: Moment) -> Values:
+        """The accuracies, and the errors of each norm."""
+        model, norms = moment.model, moving_norms(moment.model)
+        if not norms:
+            return {}
+        model.eval()
+        size = min(len(moment.x_B), len(moment.images))
+        found: Values = {"accuracy/running": _accuracy(moment, size)}
+        with batch_statistics(model):
+            found["accuracy/batch"] = _accuracy(moment, size)
+        plain = [norm for norm in norms if keeps_variances(norm)]
+        running = {norm: (norm.running_mean.clone(), norm.running_var.clone()) for norm in plain}
+        write_precise(model, Split(moment.images, moment.labels), size)
+        found["accuracy/precise"] = _accuracy(moment, size)
+        for path, norm in model.named_modules():
+            if norm in running:
+                errors = _errors(*running[norm], norm.running_mean, norm.running_var)
+                found |= {f"{quantity}/{path.removesuffix('.norm')}": errors[quantity] for quantity in norm.used}
+        return found
+
+
+def _accuracy(moment: Moment, size: int) -> float:
+    """In full batches, as all statistics of batches are then equally noisy."""
+    full = len(moment.images) // size * size
+    logits_BK = torch.cat([moment.logits(x_B) for x_B in torch.split(moment.images[:full], size)])
+    return (logits_BK.argmax(1) == moment.labels[:full]).double().mean().item()
+
+
+def _errors(running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor) -> dict[str, float]:
+    varies = var > 0
+    shift = ((running_mean - mean).abs() / var.sqrt())[varies].mean()
+    return {"mean": shift.item(), "var": (running_var / var).log().abs()[varies].mean().item()}

@@ -1,1 +1,0 @@
-"""How a comparison is shown: ``tables`` in four formats, ``figures``, and both in one self-contained ``page``."""

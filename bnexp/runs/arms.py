@@ -1,0 +1,100 @@
+"""Runs grouped into arms: what differs between them, and what does not."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bnexp.config.schema import WHERE
+from bnexp.runs.collect import (
+    Run,
+    Setting,
+    short,
+    show,
+)
+
+# What does not make two runs different: the seed, which is what arms are averaged over, and where things are.
+NOT_COMPARED = ("seed", *WHERE)
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in nothing but the seed (or agree in what ``--by`` names), and what sets them apart."""
+
+    settings: Mapping[str, Setting]
+    runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        """The settings that set it apart, as they are typed."""
+        return ",".join(f"{short(key)}={show(value)}" for key, value in self.settings.items()) or "all runs"
+
+    @cached_property
+    def by_seed(self) -> dict[int, list[Run]]:
+        """The runs that have a result, by seed."""
+        seeds: defaultdict[int, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            if run.usable:
+                seeds[run.seed].append(run)
+        return dict(sorted(seeds.items()))
+
+    def values(self, metric: str) -> dict[int, float]:
+        """One value a seed: the seed is the unit of replication, so an arm that pools settings averages over them."""
+        values = {seed: known(run.value(metric) for run in runs) for seed, runs in self.by_seed.items()}
+        return {seed: math.fsum(some) / len(some) for seed, some in values.items() if some}
+
+    def count(self, *statuses: str) -> int:
+        """How many runs ended so."""
+        return sum(run.status in statuses for run in self.runs)
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """The values that are there."""
+    return [value for value in values if value is not None]
+
+
+def group(runs: Sequence[Run], by: Sequence[str] = (), without: Collection[str] = NOT_COMPARED) -> list[Arm]:
+    """Runs with equal settings together: the settings ``by`` if given, else all but ``without``."""
+    keys = list(by) or [key for key in dict.fromkeys(key for run in runs for key in run.settings) if key not in without]
+    members: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        members[tuple(run.settings.get(key, _ABSENT) for key in keys)].append(run)
+    firsts = [some[0].settings for some in members.values()]
+    apart = (differing(keys, firsts) or keys) if by else telling(keys, firsts)
+    arms = [
+        Arm({key: some[0].settings[key] for key in apart if key in some[0].settings}, tuple(some))
+        for some in members.values()
+    ]
+    return sorted(arms, key=lambda arm: [natural(arm.settings.get(key)) for key in apart])
+
+
+def differing(keys: Iterable[str], settings: Sequence[Mapping[str, Setting]]) -> list[str]:
+    """The keys whose value is not the same everywhere."""
+    return [key for key in keys if len({some.get(key, _ABSENT) for some in settings}) > 1]
+
+
+def telling(keys: Iterable[str], settings: Sequence[Mapping[str, Setting]]) -> list[str]:
+    """The differing keys without those that another one decides."""
+    apart = differing(keys, settings)
+    return [key for key in apart if not _implied(key, apart, settings)]
+
+
+def _implied(key: str, apart: Collection[str], settings: Sequence[Mapping[str, Setting]]) -> bool:
+    """Whether an option differs only because its group's name does (norm.groups between norm=gn and norm=bn)."""
+    name = key.rpartition(".")[0] + ".name"
+    if key == name or name not in apart:
+        return False
+    pairs = {(some.get(name, _ABSENT), some.get(key, _ABSENT)) for some in settings}
+    return len(pairs) == len({value for value, _ in pairs})
+
+
+def natural(value: Setting) -> tuple[int, float, str]:
+    """Sorts numbers by size, before words by letter."""
+    if isinstance(value, int | float):
+        return (0, float(value), "")
+    return (1, 0.0, show(value))

@@ -1,0 +1,236 @@
+"""Run folders read back: found, read, chosen by their settings, and grouped into arms.
+
+Only ``run.json`` is read (and ``metrics.csv`` for curves). Whatever lies in a folder, reading it never raises: what
+cannot be used becomes a ``Skip`` with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnexp.runs.run_json import RUN_FORMAT
+
+STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
+# A run.json is a few kilobytes; a file beyond this is something else and is not read into memory.
+LARGEST = 16 * 2**20
+# Beyond this a value is as good as infinite: sums of squares over it would overflow.
+FINITE = 1e100
+_FIELDS = {"name": str, "config": dict, "config_hash": str, "final": dict}
+_OPTIONAL_FIELDS = {"best": dict, "provenance": dict}
+
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says of itself.
+
+    Attributes:
+        settings: the config as dotted path -> plain value (lists as text).
+        final: metric -> value at the last step; ``best``: metric -> best value over the steps. Finite values only.
+        started: ISO 8601, or an empty string.
+        classes: number of classes of the data, where the folder tells.
+        has_curve: whether there is a ``metrics.csv``.
+    """
+
+    folder: Path
+    name: str
+    status: str
+    settings: Mapping[str, Setting]
+    config_hash: str
+    final: Mapping[str, float]
+    best: Mapping[str, float]
+    seconds: float | None
+    started: str
+    classes: int | None
+    has_curve: bool
+
+    @property
+    def seed(self) -> int:
+        """The seed: runs of different arms with the same one are a pair."""
+        return int(self.settings["seed"] or 0)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it came to an end of its own: divergence is a result."""
+        return self.status in ("finished", "diverged")
+
+    def chance(self, metric: str) -> float | None:
+        """What guessing scores: ``1 / classes`` for an accuracy, else unknown."""
+        return 1 / self.classes if self.classes and "accuracy" in metric.rpartition("/")[2] else None
+
+    def value(self, metric: str) -> float | None:
+        """The run's result; a diverged run counts as chance, since a dead network's logits say nothing."""
+        if self.status == "diverged":
+            return self.chance(metric)
+        return self.final.get(metric) if self.status == "finished" else None
+
+    def best_value(self, metric: str) -> float | None:
+        """The best value over the steps, which a choice on the metric itself makes optimistic."""
+        return self.chance(metric) if self.status == "diverged" else self.best.get(metric)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A folder that could not be used."""
+
+    folder: Path
+    reason: str
+
+
+def short(key: str) -> str:
+    """A setting as it is typed: a group's name goes by the group alone."""
+    return key.removesuffix(".name")
+
+
+def show(value: Any) -> str:
+    """A setting's value as it is typed, on one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Skip]]:
+    """All runs in and below the folders, in the order of their names, and what was skipped.
+
+    Raises:
+        ValueError: a given folder does not exist.
+    """
+    runs: list[Run] = []
+    skips: list[Skip] = []
+    for found in _found(folders):
+        if isinstance(found, Run):
+            runs.append(found)
+        else:
+            skips.append(found)
+    return runs, skips
+
+
+def _found(folders: Sequence[Path]) -> Iterator[Run | Skip]:
+    for folder, files in _walk(folders):
+        if files is None:
+            yield Skip(folder, "folder cannot be read")
+        elif "run.json" in files:
+            yield read(folder, has_curve="metrics.csv" in files)
+        elif "metrics.csv" in files:
+            yield Skip(folder, "no run.json beside metrics.csv")
+
+
+def _walk(folders: Sequence[Path]) -> Iterator[tuple[Path, set[str] | None]]:
+    """Every folder once, however many links lead to it, with its files (``None``: unreadable); hidden ones not."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{show(folder)}: {'not a folder' if folder.exists() else 'no such folder'}; give one")
+    stack = list(reversed(folders))
+    seen: set[tuple[int, int]] = set()
+    while stack:
+        folder = stack.pop()
+        try:
+            place = folder.stat()
+            if (place.st_dev, place.st_ino) in seen:
+                continue
+            seen.add((place.st_dev, place.st_ino))
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name, reverse=True)
+        except OSError:
+            yield folder, None
+            continue
+        yield folder, {entry.name for entry in entries if _holds(entry.is_file)}
+        stack += [Path(entry.path) for entry in entries if not entry.name.startswith(".") and _holds(entry.is_dir)]
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """The answer, and no where a link leads in circles."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def read(folder: Path, *, has_curve: bool = True) -> Run | Skip:
+    """One run folder; a ``Skip`` when its ``run.json`` is broken or not ours."""
+    try:
+        with open(folder / "run.json", "rb") as file:
+            content = file.read(LARGEST + 1)
+        record: Any = json.loads(content) if len(content) <= LARGEST else None
+        fault = _fault(record)
+        return Skip(folder, fault) if fault else _run(folder, record, has_curve)
+    except OSError:
+        return Skip(folder, "run.json cannot be read")
+    except (ValueError, RecursionError):
+        return Skip(folder, "run.json is empty, cut or not JSON")
+
+
+def _fault(record: Any) -> str | None:
+    if not isinstance(record, dict) or "format" not in record:
+        return "run.json is not of bnexp"
+    if record["format"] != RUN_FORMAT:
+        return "run.json has a format that this version does not know"
+    if record.get("status") not in STATUSES:
+        return "run.json has an unknown status"
+    for field, kind in _FIELDS.items():
+        if not isinstance(record.get(field), kind):
+            return f"run.json has no proper {field}"
+    for field, kind in _OPTIONAL_FIELDS.items():
+        if not isinstance(record.get(field), kind | None):
+            return f"run.json has no proper {field}"
+    seed = record["config"].get("seed")
+    return None if isinstance(seed, int) and record["config_hash"] else "run.json has no seed or no config hash"
+
+
+def _run(folder: Path, record: dict[str, Any], has_curve: bool) -> Run:
+    settings = dict(_flat(record["config"]))
+    provenance = record.get("provenance") or {}
+    best = {tag: point.get("value") for tag, point in (record.get("best") or {}).items() if isinstance(point, dict)}
+    return Run(
+        folder=folder,
+        name=record["name"],
+        status=record["status"],
+        settings=settings,
+        config_hash=record["config_hash"],
+        final=_finite(record["final"]),
+        best=_finite(best),
+        seconds=_finite(record).get("seconds"),
+        started=str(provenance.get("started", "")),
+        classes=_classes(record.get("classes")),
+        has_curve=has_curve,
+    )
+
+
+def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Setting]]:
+    """Dotted paths to plain, hashable values; the keys are interned, since thousands of runs share them."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{key}.")
+        elif isinstance(value, list) or (isinstance(value, float) and not math.isfinite(value)):
+            yield sys.intern(path + key), json.dumps(value, separators=(",", ":"))
+        else:
+            yield sys.intern(path + key), value
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        sys.intern(tag): float(value)
+        for tag, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < FINITE
+    }
+
+
+def _classes(told: Any) -> int | None:
+    return told if isinstance(told, int) and told >= 2 else None
+
+
+def newest(runs: Sequence[Run]) -> list[Run]:
+    """One run a config hash: a finished or diverged one if there is any, and of these the one started last."""
+    chosen: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.usable, run.started, run.folder)):
+        chosen[run.config_hash] = run
+    return [run for run in runs if chosen[run.config_hash] is run]

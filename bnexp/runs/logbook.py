@@ -1,0 +1,140 @@
+"""What a run leaves behind: run.json, metrics.csv, timing.csv and TensorBoard events, written by one object."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from bnexp.record import Record
+from bnexp.runs.events import EventFile, HParam
+from bnexp.runs.run_json import RUN_FORMAT, write_run
+from bnexp.runs.storage import write_atomically
+
+METRICS_HEADER = ["step", "epoch", "metric", "value"]
+TIMING_HEADER = ["step", "seconds", "images_per_s"]
+
+
+_HPARAMS = (
+    *("model", "norm", "affine", "init", "data", "optim", "schedule"),
+    *("activation", "placement", "seed", "epochs", "steps", "batch_size", "precision"),
+)
+
+
+def hparams(config: Mapping[str, Any]) -> dict[str, HParam]:
+    """What of a config decides the result, as the columns of TensorBoard's HParams table.
+
+    The same keys whatever was chosen, as TensorBoard shows only the keys of the first run: a group is two columns, its
+    name and its options in one text.
+    """
+    table: dict[str, HParam] = {"optim.lr": config["optim"]["lr"]}
+    for key in _HPARAMS:
+        value = config[key]
+        if isinstance(value, dict):
+            table[key] = value["name"]
+            table[f"{key}.options"] = " ".join(f"{k}={v}" for k, v in value.items() if k not in ("name", "root"))
+        else:
+            table[key] = value if isinstance(value, str | int | float) else str(value)
+    return table
+
+
+class Logbook:
+    """The open books of one run.
+
+    ``metrics.csv`` is a pure function of the config: no times in it, so that a resumed run's is byte for byte that of
+    an uninterrupted one. Times and rates go to ``timing.csv``.
+
+    Args:
+        folder: exists, and is held by this process.
+        facts: the fixed part of run.json (name, config, provenance and so on).
+        after: the step to go on behind, None for a new run; later rows are cut off.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], *, after: int | None) -> None:
+        self.folder = folder
+        self.facts = dict(facts)
+        self.final: dict[str, float] = {}
+        self.best: dict[str, dict[str, float]] = {}
+        self._metrics = _open_csv(folder / "metrics.csv", METRICS_HEADER, after)
+        self._timing = _open_csv(folder / "timing.csv", TIMING_HEADER, after)
+        self._metric_rows, self._timing_rows = _writer(self._metrics), _writer(self._timing)
+        for step, _, tag, value in _rows(folder / "metrics.csv", len(METRICS_HEADER)):
+            self._remember(int(step), tag, float(value))
+        # Trained in earlier sessions.
+        self.seconds = max([float(row[1]) for row in _rows(folder / "timing.csv", len(TIMING_HEADER))], default=0.0)
+        self._events = EventFile(folder, hparams(self.facts["config"]), after=after)
+        self.say("running", step=after or 0)
+
+    def _remember(self, step: int, tag: str, value: float) -> None:
+        if not math.isfinite(value):
+            return
+        self.final[tag] = value
+        quantity = tag.rpartition("/")[2]
+        sign = 1 if quantity.startswith("accuracy") else -1 if quantity.startswith("loss") else 0
+        best = self.best.get(tag)
+        if sign and (best is None or sign * value > sign * best["value"]):
+            self.best[tag] = {"value": value, "step": step}
+
+    def enter(self, record: Record, row: int, seconds: float, images_per_s: float) -> None:
+        """Write one member's part of a record, with how long the run has trained (s) and its rate."""
+        self._events.histograms(record.step, {tag: numbers[row] for tag, numbers in record.distributions.items()})
+        if not record.values:
+            return
+        values = {tag: measured[row] for tag, measured in record.values.items()}
+        for tag, value in values.items():
+            self._metric_rows.writerow([record.step, repr(record.epoch), tag, repr(value)])
+            self._remember(record.step, tag, value)
+        self._timing_rows.writerow([record.step, f"{seconds:.3f}", f"{images_per_s:.1f}"])
+        self._events.scalars(record.step, {**values, "speed/images_per_s": images_per_s})
+
+    def flush(self) -> None:
+        """Make every entry durable, so that a checkpoint never stands behind entries that are not on the disk."""
+        for file in (self._metrics, self._timing):
+            file.flush()
+            os.fsync(file.fileno())
+        self._events.flush()
+
+    def say(self, status: str, **facts: Any) -> None:
+        """Write run.json: ``running``, ``finished``, ``diverged``, ``interrupted`` or ``failed``, and further facts."""
+        self.facts |= {"format": RUN_FORMAT, "status": status, "final": self.final, "best": self.best, **facts}
+        write_run(self.folder, self.facts)
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in (self._metrics, self._timing, self._events):
+            file.close()
+
+
+def _open_csv(path: Path, header: list[str], after: int | None) -> TextIO:
+    """Open for appending: new with its header, or with the rows up to ``after``, without a torn last line."""
+    kept = [header] if after is None else [header, *_rows_until(path, len(header), after)]
+    text = "".join(",".join(row) + "\n" for row in kept)
+    if after is None:
+        path.write_text(text, encoding="utf-8")  # nothing is lost with it, and waiting for the disk takes time
+    else:
+        write_atomically(path, text.encode())
+    return path.open("a", newline="", encoding="utf-8")
+
+
+def _rows_until(path: Path, width: int, step: int) -> Iterator[list[str]]:
+    for row in _rows(path, width):
+        if int(row[0]) <= step:
+            yield row
+
+
+def _rows(path: Path, width: int) -> Iterator[list[str]]:
+    """The whole rows of a csv file; a line that a crash has torn has no line end or too few cells."""
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            cells = line.rstrip("\r\n").split(",")
+            if line.endswith("\n") and len(cells) == width and cells[0].isdigit():
+                yield cells
+
+
+def _writer(file: TextIO) -> Any:
+    return csv.writer(file, lineterminator="\n")

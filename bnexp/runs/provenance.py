@@ -1,0 +1,60 @@
+"""What a result was made with: code, versions, machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from bnexp import __version__
+
+_LIBRARIES = ("torch", "torchvision", "hydra-core", "numpy")
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """A git answer about the checkout that this package runs from, None where it runs from no checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+@cache
+def code() -> dict[str, str | bool | None]:
+    """What of a process is decided when it imports its code; asked for again, in it or a fork of it, it is at hand."""
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "bnexp": __version__,
+        **{library: _version(library) for library in _LIBRARIES},
+        "python": platform.python_version(),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": None if changes is None else bool(changes),
+    }
+
+
+def provenance(device: torch.device, threads: int) -> dict[str, str | int | bool | None]:
+    """Flat facts for run.json; times are UTC."""
+    return {
+        **code(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,140 @@
+"""Weights from unlabelled training images: one hidden layer after another learns to reconstruct its input."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnexp.config.checks import Fraction, Positive, PositiveFloat
+from bnexp.data import Split
+from bnexp.models import Unit
+from bnexp.models.dropout import Dropout
+from bnexp.models.init import INITS, Init, xavier
+from bnexp.randomness import generator
+from bnexp.training.optim import SGD
+from bnexp.training.population import Population
+
+log = logging.getLogger(__name__)
+
+
+class Autoencoder(nn.Module):
+    """a = W^T h + c for the answer h of a fully connected unit to x, of which W is the weight: tied weights.
+
+    A decoder's answer is a itself where x are images, and sigmoid(a) where x are answers of sigmoid units. Its error is
+    -log p(x | a) under a normal distribution, |x - a|^2 / 2, or the cross-entropy (Vincent et al. 2010, sec. 2.2).
+
+    Attributes:
+        of_images: x are images.
+    """
+
+    def __init__(self, unit: Unit, *, of_images: bool) -> None:
+        super().__init__()
+        assert isinstance(unit.linear, nn.Linear)
+        self.unit, self.linear = unit, unit.linear
+        self.of_images = of_images
+        self.shift = nn.Parameter(self.linear.weight.new_zeros(self.linear.in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """a, (B, F) of (B, F)."""
+        return F.linear(self.unit(x), self.linear.weight.T, self.shift)
+
+    def error(self, a: Tensor, x: Tensor) -> Tensor:
+        """The sum over features, the mean over the batch."""
+        if self.of_images:
+            return F.mse_loss(a, x, reduction="sum") / (2 * len(x))
+        return F.binary_cross_entropy_with_logits(a, x, reduction="sum") / len(x)
+
+
+@INITS.register("autoencoder")
+def autoencoder(
+    *, gain: PositiveFloat, epochs: Positive, lr: PositiveFloat, momentum: Fraction, batch_size: Positive
+) -> Init:
+    """Xavier, then greedy pre-training of each hidden layer as an autoencoder (Bengio et al. 2007, sec. 3.1).
+
+    From the first layer to the last, a unit (linear map, norm, sigmoid) learns, by SGD on the training images without
+    their labels, to reconstruct what the layers before it answer (``Autoencoder``). The head is only drawn. Then all
+    layers are trained as ever. It made deep networks of sigmoid units trainable (Hinton & Salakhutdinov 2006; Erhan et
+    al. 2010), and is for fully connected ones: model=mlp, activation=sigmoid, placement=before.
+
+    Options:
+        gain: of the Xavier weights.
+        epochs: passes over the training images for each layer.
+        lr: learning rate of the pre-training.
+        batch_size: images a step of the pre-training.
+
+    Raises:
+        ValueError: (before the first step) the model is none of these.
+    """
+    draw = xavier(distribution="uniform", gain=gain).draw
+    return Init(draw, pretrain=partial(pretrain, epochs=epochs, lr=lr, momentum=momentum, batch_size=batch_size))
+
+
+def pretrain(
+    model: nn.Module, train: Split, seed: int, *, epochs: int, lr: float, momentum: float, batch_size: int
+) -> None:
+    """Train the hidden layers of a model one by one, each behind the trained ones before it.
+
+    Everything is a function of the model's weights, the images and the seed. Dropout is left out; the buffers of norms
+    are left as they were.
+
+    Raises:
+        ValueError: the model has layers other than fully connected ones of sigmoid units.
+    """
+    units = _units(model)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for depth, (name, unit) in enumerate(units):
+        below = [unit for _, unit in units[:depth]]
+        population = Population([Autoencoder(unit, of_images=depth == 0)])
+        sgd = SGD(population, (), lr=lr, momentum=momentum, nesterov=False, weight_decay=0.0, decay_norm=True)
+        errors = []
+        for epoch in range(epochs):
+            order = torch.randperm(len(train), generator=generator(seed, "pretrain", name, epoch))
+            batches = _batches(train.x, order, batch_size)
+            errors.append(torch.stack([_step(population, sgd, _answer(below, x_B)) for x_B in batches]).mean())
+        log.info("init=autoencoder: the error of %s falls from %.4g to %.4g", name, errors[0], errors[-1])
+    for name, buffer in model.named_buffers():
+        buffer.copy_(before[name])
+
+
+def _units(model: nn.Module) -> list[tuple[str, Unit]]:
+    """The hidden layers, from the first to the last.
+
+    Raises:
+        ValueError: there is something else than a fully connected one, or units are not sigmoid ones.
+    """
+    units = []
+    for name, layer in model.named_children():
+        if isinstance(layer, Unit) and isinstance(layer.linear, nn.Linear):
+            units.append((name, layer))
+        elif not isinstance(layer, nn.Flatten | nn.Linear | Dropout):
+            raise ValueError(f"init=autoencoder: {name} is no fully connected layer; use model=mlp")
+    if any(unit.after or not isinstance(unit.activation, nn.Sigmoid) for _, unit in units):
+        raise ValueError("init=autoencoder: is for sigmoid units; use activation=sigmoid placement=before")
+    return units
+
+
+def _batches(x: Tensor, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Full batches; what is left over sits out the epoch."""
+    full = max(len(order) // batch_size, 1) * batch_size
+    return (x[rows] for rows in order[:full].to(x.device).split(batch_size))  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def _answer(below: Sequence[nn.Module], x_B: Tensor) -> Tensor:
+    """What the layers that are trained already make of images."""
+    return nn.Sequential(nn.Flatten(), *below)(x_B)  # type: ignore[no-any-return]
+
+
+def _step(population: Population, sgd: SGD, x_BF: Tensor) -> Tensor:
+    """One step of an autoencoder, and its error before it."""
+    (autoencoder,) = population.members
+    assert isinstance(autoencoder, Autoencoder)
+    error = autoencoder.error(population(x_BF.unsqueeze(0))[0], x_BF)
+    population.backward(error.unsqueeze(0))
+    sgd.step(torch.ones_like(error))
+    return error.detach()

@@ -1,0 +1,137 @@
+"""Further running averages of batch statistics, which one training carries along without being changed by them.
+
+Every layer with batch statistics gets buffers for them, so that they are stacked, saved and put back with all other
+state. With the decay d (TensorFlow's momentum: the weight of the old) and the batch's statistics b::
+
+    z <- d * z + (1 - d) * b                from z = 0
+    running    r = z + d^t * r_0            what ``bn`` would hold
+    corrected  r = z / (1 - d^t)            without the start (Kingma & Ba 2015, sec. 3)
+
+r_0 are the running statistics with which the training begins: 0 for means and 1 for variances, or, with ``init_from``,
+those that were taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bnexp.data import Split
+from bnexp.models.layers import batch_norms, keeps_variances
+from bnexp.norms import BatchStatistics
+from bnexp.norms.batch import pooled_axes
+from bnexp.training.evaluation import Measures, evaluate_splits
+from bnexp.training.population import Population
+
+
+class Averages(nn.Module):
+    """The averages of one layer, a part of it.
+
+    Attributes:
+        decay: [E, 1].
+        mean: [E, C], z of the batches' means.
+        var: [E, C], z of their unbiased variances.
+        first_mean: [C], r_0 of the means.
+        first_var: [C], r_0 of the variances.
+        batches: t, an int64 scalar.
+    """
+
+    decay: Tensor
+    mean: Tensor
+    var: Tensor
+    first_mean: Tensor
+    first_var: Tensor
+    batches: Tensor
+
+    def __init__(self, decays: Sequence[float], mean: Tensor, var: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("decay", mean.new_tensor(decays).unsqueeze(1))
+        self.register_buffer("mean", mean.new_zeros(len(decays), len(mean)))
+        self.register_buffer("var", mean.new_zeros(len(decays), len(mean)))
+        self.register_buffer("first_mean", mean.clone())
+        self.register_buffer("first_var", var.clone())
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64, device=mean.device))
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> None:
+        """Take in a batch, (B, C, ...)."""
+        var, mean = torch.var_mean(x.to(self.mean.dtype), pooled_axes(x))
+        self.mean.mul_(self.decay).add_((1 - self.decay) * mean)
+        self.var.mul_(self.decay).add_((1 - self.decay) * var)
+        self.batches.add_(1)
+
+    def statistics(self, index: int, *, corrected: bool) -> tuple[Tensor, Tensor]:
+        """The mean and the variance, [C], by one of the decays."""
+        start = self.decay[index].double() ** self.batches  # the weight of r_0
+        mean, var = self.mean[index], self.var[index]
+        if corrected:
+            return mean / (1 - start), var / (1 - start)
+        return mean + start * self.first_mean, var + start * self.first_var
+
+
+def attach(model: nn.Module, decays: Sequence[float]) -> None:
+    """Have every layer with batch statistics average those of its training batches, once with each decay.
+
+    The statistics are a channel's mean and unbiased variance over the whole batch, as torch's batch norm takes them in.
+
+    Raises:
+        ValueError: a norm evaluates with more than means and variances, or trains with fixed ones.
+    """
+    for layer in batch_norms(model) if decays else ():
+        if layer.frozen:
+            raise ValueError(f"ema={decays}: norm_state=frozen takes in no statistics of batches; use ema=[]")
+        if not keeps_variances(layer):
+            raise ValueError(f"ema={decays}: norm={layer.word} keeps covariances, which are not averaged; use ema=[]")
+        layer.add_module("averages", Averages(decays, layer.running_mean, layer.running_var))
+        layer.register_forward_pre_hook(_take_in)
+
+
+def _take_in(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    if layer.training:
+        layer.get_submodule("averages")(inputs[0])
+
+
+def evaluate_averages(
+    population: Population, splits: Mapping[str, Split], decays: Sequence[float], *, batch_size: int
+) -> Measures:
+    """Loss and accuracy with each average as the running statistics: {split/quantity_ema0.9[_corrected]: [M]}.
+
+    Norms without statistics of batches get the same numbers under all names, so that all runs have the same curves.
+    """
+    kinds = [
+        (index, corrected, f"_ema{decay}{'_corrected' if corrected else ''}")
+        for index, decay in enumerate(decays)
+        for corrected in (False, True)
+    ]
+    if kinds and not batch_norms(population.members[0]):
+        same = evaluate_splits(population, splits, batch_size, "")
+        return {f"{name}{suffix}": values for _, _, suffix in kinds for name, values in same.items()}
+    measured: Measures = {}
+    for index, corrected, suffix in kinds:
+        with _running(population, index, corrected=corrected):
+            measured |= evaluate_splits(population, splits, batch_size, suffix)
+    return measured
+
+
+@contextmanager
+def _running(population: Population, index: int, *, corrected: bool) -> Iterator[None]:
+    """Put an average in the place of the running statistics inside the with block."""
+    layers = [layer for member in population.members for layer in batch_norms(member)]
+    kept = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+    for layer in layers:
+        averages = layer.get_submodule("averages")
+        assert isinstance(averages, Averages)
+        _write(layer, *averages.statistics(index, corrected=corrected))
+    try:
+        yield
+    finally:
+        for layer, statistics in zip(layers, kept, strict=True):
+            _write(layer, *statistics)
+
+
+def _write(layer: BatchStatistics, mean: Tensor, var: Tensor) -> None:
+    layer.running_mean.copy_(mean)
+    layer.running_var.copy_(var)

@@ -1,0 +1,177 @@
+"""Loss and accuracy in evaluation mode, under three kinds of statistics.
+
+Batch norms evaluate with *running* averages of what they saw in training. Those lag behind the weights at a high
+learning rate; *precise* statistics are the moments of the training data under the weights as they are (Wu & Johnson
+2021, sec. 3), and *batch* statistics are those of each evaluated batch. Norms without such statistics are not affected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bnexp.data import Split
+from bnexp.models.layers import batch_norms, moving_norms
+from bnexp.norms import BatchStatistics
+from bnexp.norms.base import per_channel
+from bnexp.norms.batch import pooled_axes
+from bnexp.training.losses import each_loss
+from bnexp.training.population import Population
+
+Measures = dict[str, list[float]]
+
+
+@torch.no_grad()
+def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
+    """Mean cross-entropy (nats) and accuracy (0 to 1) of every member on all of a split: {quantity: [M]}.
+
+    Where the loss is not finite the accuracy is nan: the largest of logits that are nan would be the first class.
+    """
+    population.train(False)
+    loss_M = torch.zeros(len(population), dtype=torch.float64, device=split.y.device)
+    hits_M = torch.zeros_like(loss_M)
+    least = max((layer.least_values for layer in batch_norms(population.members[0])), default=2)
+    for x_B, y_B in _batches(split, batch_size, least):
+        logits_MBK = population(x_B.expand(len(population), *x_B.shape))
+        loss_M += each_loss(logits_MBK.float(), y_B.expand(len(population), -1)).double().sum(1)
+        hits_M += (logits_MBK.argmax(2) == y_B).sum(1)
+    population.train()
+    hits_M.masked_fill_(~torch.isfinite(loss_M), torch.nan)
+    return {"loss": (loss_M / len(split)).tolist(), "accuracy": (hits_M / len(split)).tolist()}  # waits for the device
+
+
+def _batches(split: Split, batch_size: int, least: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """In order; fewer than ``least`` images left over join the last batch, as they have no statistics of their own."""
+    full, rest = divmod(len(split), batch_size)
+    sizes = [batch_size] * full + [rest] * (rest > 0)
+    if 0 < rest < least and full:
+        sizes[-2:] = [batch_size + rest]
+    return zip(torch.split(split.x, sizes), torch.split(split.y, sizes), strict=True)
+
+
+class _Moments:
+    """Mean per channel and products of deviations over all positions seen, merged exactly (Chan et al. 1979, eq. 2.1).
+
+    Which products is the layer's to say: the squares for variances, those of whole groups for covariances.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.m2: Tensor | float = 0.0
+
+    def add(self, layer: BatchStatistics, inputs: tuple[Tensor, ...]) -> None:
+        """Take in one batch; a forward pre-hook."""
+        x = inputs[0].float() if inputs[0].dtype in (torch.float16, torch.bfloat16) else inputs[0]
+        count = x.numel() // x.shape[1]
+        mean = x.mean(pooled_axes(x))
+        within = layer.products(x - per_channel(mean, x)).double()
+        total, delta = self.count + count, mean.double() - self.mean
+        self.m2 = self.m2 + within * count + layer.products(delta[None]) * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+
+    def write(self, layer: BatchStatistics) -> None:
+        """Make them the layer's running statistics."""
+        assert isinstance(self.mean, Tensor)
+        assert isinstance(self.m2, Tensor)
+        layer.population(self.mean, self.m2 / self.count)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Evaluate with the statistics of each evaluated batch, inside the with block; frozen layers keep their own."""
+    for layer in moving_norms(model):
+        layer.source = "batch"
+    try:
+        yield
+    finally:
+        for layer in moving_norms(model):
+            layer.source = "running"
+
+
+@contextmanager
+def precise_statistics(population: Population, train: Split, batch_size: int) -> Iterator[None]:
+    """Evaluate with the population statistics of ``train`` under the present weights, inside the with block.
+
+    As in fvcore's precise_bn: one pass, all layers fed as in training (by batch statistics of ``batch_size``), dropout
+    off, variance E[x^2] - E[x]^2 over all positions and not the mean of the batches' variances. Norms that train by
+    more than these feed the next layer by them alone: ``batch_renorm`` without its correction, ``noisy_bn`` without
+    its noise. Frozen layers stay as they are. Running statistics are put back afterwards. A last batch that is not
+    full is left out, as its statistics would be noisier.
+    """
+    saved = {name: buffer.clone() for name, buffer in population.buffers.items()}
+    population.train(False)
+    for member in population.members:
+        write_precise(member, train, batch_size)
+    population.train()
+    try:
+        yield
+    finally:
+        for name, buffer in population.buffers.items():
+            buffer.copy_(saved[name])
+
+
+@torch.no_grad()
+def write_precise(model: nn.Module, train: Split, batch_size: int) -> None:
+    """Make the precise statistics the running ones of a model in evaluation mode; see ``precise_statistics``."""
+    moments = {layer: _Moments() for layer in moving_norms(model)}
+    hooks = [layer.register_forward_pre_hook(moments[layer].add) for layer in moments]
+    full = max(len(train) // batch_size, 1) * batch_size
+    with batch_statistics(model):
+        for x_B in torch.split(train.x[:full], batch_size):
+            model(x_B)
+    for hook in hooks:
+        hook.remove()
+    for layer, moment in moments.items():
+        moment.write(layer)
+
+
+def evaluate_all(
+    population: Population, splits: Mapping[str, Split], train: Split, *, batch_size: int, train_batch_size: int
+) -> Measures:
+    """All that an evaluation in training records: {split/quantity: [M]}, and the same with the suffix ``_precise``.
+
+    Norms without statistics of batches get the same numbers twice, so that all runs have the same curves.
+
+    Args:
+        population: what to evaluate.
+        splits: tag -> images.
+        train: training images for the precise statistics.
+        batch_size: images a forward pass.
+        train_batch_size: images a batch statistic, as in training.
+    """
+    measured = evaluate_splits(population, splits, batch_size, "")
+    if not moving_norms(population.members[0]):
+        return measured | {f"{tag}_precise": values for tag, values in measured.items()}
+    with precise_statistics(population, train, train_batch_size):
+        return measured | evaluate_splits(population, splits, batch_size, "_precise")
+
+
+def evaluate_splits(population: Population, splits: Mapping[str, Split], batch_size: int, suffix: str) -> Measures:
+    """``evaluate`` on several splits: {split/quantity + suffix: [M]}."""
+    return {
+        f"{name}/{quantity}{suffix}": values
+        for name, split in splits.items()
+        for quantity, values in evaluate(population, split, batch_size).items()
+    }
+
+
+def evaluate_kinds(
+    population: Population, split: Split, train: Split, *, batch_size: int, train_batch_size: int
+) -> dict[str, Measures]:
+    """One split with running, precise and batch statistics: {kind: {quantity: [M]}}; arguments as above."""
+    kinds = {"running": evaluate(population, split, batch_size)}
+    if not batch_norms(population.members[0]):
+        return {"-": kinds["running"]}
+    with precise_statistics(population, train, train_batch_size):
+        kinds["precise"] = evaluate(population, split, batch_size)
+    with ExitStack() as stack:
+        for network in population.networks():
+            stack.enter_context(batch_statistics(network))
+        # In a sorted split the statistics of a batch would be those of one class.
+        kinds["batch"] = evaluate(population, split.mixed(len(split)), train_batch_size)
+    return kinds

@@ -1,0 +1,181 @@
+"""Optimizers as update rules on the matrix of all parameters, theta_MP; one member or many, with numbers of their own.
+
+Each rule's numbers are columns [M, 1], so members of a population may differ in learning rate, momentum and weight
+decay. For M = 1 the rules are those of ``torch.optim``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnexp.config.checks import Fraction, NonNegative, PositiveFloat
+from bnexp.config.registry import Bound, Registry
+from bnexp.training.population import Population
+
+OPTIMS = Registry("optim")
+
+
+class Optimizer(ABC):
+    """An update rule with its state.
+
+    Args:
+        population: whose parameters are updated by their gradients.
+        lr, weight_decay: [M, 1].
+        spared: names of parameters that do not decay.
+
+    Attributes:
+        lr_M1: base learning rates; the schedule's factor multiplies them.
+        slots: state by name, each with one row a member.
+        frozen_MP: see ``freeze``.
+    """
+
+    frozen_MP: Tensor | None = None
+
+    def __init__(self, population: Population, *, lr: Tensor, weight_decay: Tensor, spared: Sequence[str]) -> None:
+        self.theta_MP, self.gradient_MP = population.theta_MP, population.gradient_MP
+        self.lr_M1 = lr
+        decays_P = 1 - population.mask_P(spared)
+        self.decay_MP = weight_decay * decays_P if bool(weight_decay.any()) else None
+        self.slots: dict[str, Tensor] = {}
+
+    def freeze(self, frozen_MP: Tensor) -> None:
+        """Never change the parameters where this is True: their gradients count as 0, and they do not decay."""
+        self.frozen_MP = frozen_MP
+        if self.decay_MP is not None:
+            self.decay_MP = self.decay_MP.masked_fill(frozen_MP, 0)
+
+    def step(self, factor: Tensor) -> None:
+        """Update all parameters by their gradients at ``factor`` (a scalar tensor) times the base learning rates."""
+        with torch.no_grad():
+            # A copy is masked: the gradient itself is there to be looked at.
+            g = self.gradient_MP if self.frozen_MP is None else self.gradient_MP.masked_fill(self.frozen_MP, 0)
+            self._update(g, self.lr_M1 * factor)
+
+    @abstractmethod
+    def _update(self, g: Tensor, lr_M1: Tensor) -> None: ...
+
+    def state(self, row: int) -> dict[str, Tensor]:
+        """One member's slots, on the CPU."""
+        return {name: slot[row].cpu().clone() for name, slot in self.slots.items()}
+
+    def load(self, row: int, state: dict[str, Tensor]) -> None:
+        """Put a member's slots back.
+
+        Raises:
+            ValueError: the state is that of another optimizer.
+        """
+        if {name: slot.shape[1:] for name, slot in self.slots.items()} != {k: v.shape for k, v in state.items()}:
+            raise ValueError("the saved optimizer state is that of another optimizer than the config describes")
+        for name, slot in self.slots.items():
+            slot[row].copy_(state[name])
+
+
+@OPTIMS.register("sgd")
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum (Polyak 1964; Nesterov's form of Sutskever et al. 2013), as torch's.
+
+    b <- momentum * b + g + weight_decay * theta;  theta <- theta - lr * b  (nesterov: lr * (g + momentum * b)).
+    The slot ``velocity`` is momentum * b: always 0 where momentum is, so that such members need no pass over it, and a
+    member's state does not depend on the others' momentum.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        norm_parameters: Sequence[str],
+        *,
+        lr: PositiveFloat,
+        momentum: Fraction,
+        nesterov: bool,
+        weight_decay: NonNegative,
+        decay_norm: bool,
+    ) -> None:
+        lr_M1, self.momentum_M1, weight_decay_M1 = columns(population, lr, momentum, weight_decay)
+        spared = () if decay_norm else norm_parameters
+        super().__init__(population, lr=lr_M1, weight_decay=weight_decay_M1, spared=spared)
+        self.nesterov = nesterov
+        self.moves_on = bool(self.momentum_M1.any())
+        self.slots["velocity"] = torch.zeros_like(self.theta_MP)
+
+    def _update(self, g: Tensor, lr_M1: Tensor) -> None:
+        if self.decay_MP is not None:
+            g = torch.addcmul(g, self.decay_MP, self.theta_MP)
+        b = self.slots["velocity"].add_(g) if self.moves_on else g
+        self.theta_MP.addcmul_(torch.addcmul(g, self.momentum_M1, b) if self.nesterov else b, lr_M1, value=-1)
+        if self.moves_on:
+            b.mul_(self.momentum_M1)
+
+
+@OPTIMS.register("adam")
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015, Algorithm 1); weight decay is an L2 term of the gradient, as in ``torch.optim.Adam``."""
+
+    decoupled = False
+
+    def __init__(
+        self,
+        population: Population,
+        norm_parameters: Sequence[str],
+        *,
+        lr: PositiveFloat,
+        beta1: Fraction,
+        beta2: Fraction,
+        eps: PositiveFloat,
+        weight_decay: NonNegative,
+        decay_norm: bool,
+    ) -> None:
+        numbers = columns(population, lr, weight_decay, beta1, beta2, eps)
+        lr_M1, weight_decay_M1, self.beta1_M1, self.beta2_M1, self.eps_M1 = numbers
+        spared = () if decay_norm else norm_parameters
+        super().__init__(population, lr=lr_M1, weight_decay=weight_decay_M1, spared=spared)
+        self.slots["mean"] = torch.zeros_like(self.theta_MP)
+        self.slots["square"] = torch.zeros_like(self.theta_MP)
+        self.slots["t"] = torch.zeros_like(self.lr_M1)
+
+    def _update(self, g: Tensor, lr_M1: Tensor) -> None:
+        m, v, t = self.slots["mean"], self.slots["square"], self.slots["t"].add_(1)
+        if self.decay_MP is not None and self.decoupled:
+            self.theta_MP.mul_(1 - lr_M1 * self.decay_MP)
+        elif self.decay_MP is not None:
+            g = torch.addcmul(g, self.decay_MP, self.theta_MP)
+        m.lerp_(g, (1 - self.beta1_M1).expand_as(m))
+        v.mul_(self.beta2_M1).addcmul_(g * g, 1 - self.beta2_M1)
+        scale_M1 = lr_M1 / (1 - self.beta1_M1**t)
+        root = (v / (1 - self.beta2_M1**t)).sqrt_().add_(self.eps_M1)
+        self.theta_MP.addcdiv_(m * scale_M1, root, value=-1)
+
+
+@OPTIMS.register("adamw")
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, Algorithm 2), as ``torch.optim.AdamW``."""
+
+    decoupled = True
+
+
+def columns(population: Population, *numbers: Any) -> list[Tensor]:
+    """Each number, or sequence of one a member, as [M, 1] on the population's device."""
+    like = population.theta_MP
+    wide = [torch.as_tensor(number, device=like.device, dtype=like.dtype) for number in numbers]
+    return [number.expand(len(like)).clone().unsqueeze(1) for number in wide]
+
+
+def optimizer(rules: Sequence[Bound], population: Population, norm_parameters: Sequence[str]) -> Optimizer:
+    """One optimizer for a population whose members' rules differ at most in numbers.
+
+    Args:
+        rules: one a member, bound by ``OPTIMS``.
+        population: whose parameters are updated.
+        norm_parameters: names of the gains and biases of norms; ``decay_norm`` says whether they decay.
+    """
+    first = rules[0]
+    options: dict[str, Any] = dict(first.options)
+    for option, value in first.options.items():
+        if isinstance(value, float):
+            options[option] = [rule.options[option] for rule in rules]
+    built: Optimizer = first.builder(population, norm_parameters, **options)
+    return built
