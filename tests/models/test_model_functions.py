@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from conftest import ROOT
 from torch import nn
 
 from bnexp.models import MODELS, Units
@@ -17,7 +17,7 @@ from bnexp.norms import NORMS
 from bnexp.randomness import seed_streams
 from bnexp.training.population import Population
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 SHAPE, CLASSES = (2, 9, 7), 4
 
 

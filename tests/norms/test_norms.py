@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ from bnexp.norms import NORMS, BatchStatistics, Norm
 from bnexp.norms.base import per_channel
 from bnexp.norms.group import _largest_divisor, fitting_groups
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "norm"
+CONFIGS = ROOT / "configs" / "norm"
 CHANNELS = 9  # gn makes 3 groups of 3 of them; with 2 values a group, x_hat would be +-1 and nearly all gradients 0
 SHAPES = {"2-D": (5, CHANNELS), "3-D": (4, CHANNELS, 3), "4-D": (3, CHANNELS, 2, 2)}
 # What the families say of themselves: inputs that are refused, and common tests that a norm's definition contradicts.

@@ -8,7 +8,8 @@ import json
 
 import pytest
 from conftest import ROOT, SMALL_RUN
-from test_sweep import WORDS, Ended, begin, furnish, results, sweep
+from processes import Ended, begin, furnish
+from test_sweep import WORDS, results, sweep
 
 ENGINES = {
     "submitit": ("hydra_plugins.hydra_submitit_launcher", "hydra/launcher=submitit_local"),

@@ -3,19 +3,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from conftest import ROOT
 from torch import nn
 
 from bnexp.models import ACTIVATIONS, MODELS, Units
 from bnexp.norms import NORMS, Norm
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 RESIDUAL = ("resnet", "resnet9", "resnet18", "resnet34", "resnet50")
 

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 
 from bnexp.runs import checkpoint
 from bnexp.runs.checkpoint import NEWEST, PREVIOUS, digest, load, save
-
-ROOT = Path(__file__).parents[1]
 
 
 def state(step: int) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from conftest import ROOT
 from torch import Tensor, nn
 
 from bnexp.models import MODELS, Units
@@ -17,7 +17,7 @@ from bnexp.norms import NORMS, Norm
 from bnexp.norms.batch import BatchNorm
 from bnexp.norms.frozen import FrozenBatchNorm
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 # 240,000 weights each, so that a measured std is right within 0.5 %; the third has two groups of 20 channels.
 LAYERS = {
     "linear": (nn.Linear(400, 600), 400, 600),

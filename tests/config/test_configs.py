@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from conftest import composed
+from conftest import ROOT, composed
 from omegaconf import OmegaConf
 
 from bnexp.config import compose
@@ -67,6 +65,6 @@ def test_no_yaml_names_python_code():
 
 
 def test_the_readme_names_every_choice():
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     missing = [f"{group}={name}" for group, name in CHOICES if f"`{name}`" not in readme]
     assert not missing

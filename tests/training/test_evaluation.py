@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import composed
+from conftest import ROOT, composed
 from torch import Tensor, nn
 
 from bnexp.config.compose import plain
@@ -19,7 +17,7 @@ from bnexp.randomness import seed_streams
 from bnexp.training.evaluation import evaluate, evaluate_all, evaluate_kinds, precise_statistics
 from bnexp.training.population import Population
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "norm"
+CONFIGS = ROOT / "configs" / "norm"
 N, CLASSES = 37, 4
 EXACT = {"rtol": 0, "atol": 1e-12}
 EXECUTORS = pytest.mark.parametrize("stacked", [False, True], ids=["one_by_one", "stacked"])

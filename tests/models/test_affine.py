@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from conftest import ROOT
 from torch import Tensor, nn
 
 from bnexp.models import MODELS, Units
@@ -15,7 +15,7 @@ from bnexp.models.affine import AFFINES
 from bnexp.models.init import INITS, fit, initialize
 from bnexp.norms import NORMS, Norm
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 IMAGES = (2, 12, 12)
 
 

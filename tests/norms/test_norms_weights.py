@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from conftest import ROOT
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -27,7 +27,7 @@ from bnexp.models.layers import stored_weight
 from bnexp.norms import NORMS, Branch, Norm
 from bnexp.training.population import Population
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 ON_MAPS = [
     "weight_norm",
     "weight_norm_mbn",

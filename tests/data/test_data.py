@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from conftest import ROOT
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch.testing import assert_close
@@ -23,7 +24,7 @@ from bnexp.data import DATA, Batches, Data, Split, load
 from bnexp.data.augmentation import Augmentation, shifted
 from bnexp.data.prepare import moments
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "data"
+CONFIGS = ROOT / "configs" / "data"
 PLAIN = {
     "classes": None,
     "validation": 0,

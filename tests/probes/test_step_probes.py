@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from conftest import ROOT
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ from bnexp.probes.invariance import scale_invariant
 from bnexp.probes.landscape import along_gradient
 from bnexp.probes.sharpness import hessian, largest_eigenvalue
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 WORDS = ("gradients", "ics", "landscape", "effective_lr", "sharpness")
 SHAPE, CLASSES = (1, 12, 12), 4
 

@@ -5,16 +5,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import scipy.stats
+from conftest import ROOT
 
 from bnexp.cli.compare import main
 from bnexp.runs.collect import Run, Skip, read
 from bnexp.runs.metrics import curve
 
-ROOT = Path(__file__).parent.parent
 STARTED = "2026-11-21T08:00:00Z"
 
 

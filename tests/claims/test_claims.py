@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import start
-from test_sweep import until
+from processes import until
 
 from bnexp.claims import declaration, judging, result, sweeps
 from bnexp.claims.declaration import PROFILES, load

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from bnexp.runs.storage import held, write_atomically
 
-ROOT = Path(__file__).parents[1]
 OLDER, OLD, NEW = b"older", b"old" * 1000, b"new" * 1_000_000
 
 # Writes, and ends without any clean-up just before or after the n-th call of one function; exit 9 says that it did.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from conftest import ROOT
 from torch import Tensor, nn
 
 from bnexp.models import MODELS, Units
@@ -20,7 +20,7 @@ from bnexp.randomness import seed_streams
 from bnexp.training.optim import OPTIMS, Optimizer, optimizer
 from bnexp.training.population import Population
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 MLP = {"name": "mlp", "depth": 2, "width": 9, "dropout": 0.25}
 MODEL_CONFIGS = {"lenet": {"name": "lenet"}, "mlp": MLP}
 SHAPE, CLASSES, BATCH = (1, 14, 14), 4, 12

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL_RUN, composed
-from test_sweep import Ended, begin, furnish, survivors, until
+from processes import Ended, begin, furnish, survivors, until
 
 from bnexp.config.compose import plain
 from bnexp.experiment import worker

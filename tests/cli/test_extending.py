@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from bnexp.data import DATA
 from bnexp.models import MODELS
 from bnexp.norms import NORMS
 from bnexp.probes import PROBES
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "extending"
+EXAMPLE = ROOT / "docs" / "extending"
 WORDS = ("norm=peak", "model=wide", "data=quadrants", "probes=[kurtosis]", "epochs=5", "hydra.run.dir=run")
 
 
