@@ -13,7 +13,7 @@ The rooms, in the order in which to read them; each begins with a docstring that
     sweep       many runs: the plan, who runs when, what an end means
     compare     finished runs in; intervals, differences, tables, figures, pages out
     claims      what is said of normalization: declared, run as sweeps, judged, written up
-    cli         the words on the command line
+    cli         the words on the command line; ``api`` has the same for Python
 
 On the ground lie ``record`` (what flows out of a training), ``randomness`` (random numbers as a function of a seed and
 a purpose) and ``stopping`` (Ctrl-C and SIGTERM). Imports point one way, from ``cli`` down; ``tests/test_floors.py``
@@ -23,4 +23,23 @@ Shape suffixes of tensor names: M members of a population, B batch, N all sample
 height and width, K classes, P all parameters of a member.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnexp.api import find as find
+    from bnexp.api import load as load
+    from bnexp.api import train as train
+    from bnexp.api import train_all as train_all
+
 __version__ = "0.1.0"
+
+_API = ("find", "load", "train", "train_all")
+
+
+def __getattr__(name: str) -> Any:
+    """The names of ``api``, imported when one is asked for."""
+    if name not in _API:
+        raise AttributeError(f"module 'bnexp' has no attribute {name!r}")
+    from bnexp import api
+
+    return getattr(api, name)

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bnexp"
 ROOMS = {
     "__main__": {"cli"},
     "cli": {"experiment", "claims", "sweep", "compare", "runs", "config"},
+    "api": {"compare", "runs", "config"},
     "experiment": {"probes", "training", "models", "norms", "data", "runs", "config"},
     "claims": {"sweep", "compare", "runs", "config", "models", "norms"},  # models and norms: exact.py alone
     "probes": {"training", "models", "norms", "data", "config"},
@@ -126,7 +127,7 @@ def modules(*names: str) -> list[str]:
     return [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in paths]
 
 
-@pytest.mark.parametrize("rooms", [("sweep",), ("compare",), ("claims",), ("cli",), ("config", "stopping")])
+@pytest.mark.parametrize("rooms", [("sweep",), ("compare",), ("claims",), ("cli",), ("api", "config", "stopping")])
 def test_who_does_not_train_imports_no_torch(rooms):
     program = f"import {', '.join(modules(*rooms))}, sys; print([n for n in ('torch', 'scipy') if n in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent)

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnexp.config import compose
 from bnexp.config.checks import RunFailedError
 from bnexp.config.compose import Composer
+from bnexp.config.names import quoted
 from bnexp.config.schema import to_dict
 from bnexp.stopping import Stop
 from bnexp.sweep.fork_server import ForkServer
@@ -166,7 +167,7 @@ class BnexpSweeper(Sweeper):
         assert launcher is not None
 
         def engine(todo: Sequence[Entry]) -> None:
-            words = [[*entry.overrides, f"hydra.sweep.subdir={_quoted(entry.name)}"] for entry in todo]
+            words = [[*entry.overrides, f"hydra.sweep.subdir={quoted(entry.name)}"] for entry in todo]
             try:
                 for start in range(0, len(words), size or len(words)):
                     batch = words[start : start + (size or len(words))]
@@ -188,12 +189,6 @@ def _refuse_names(overrides: Any) -> None:
 
 def _values(override: Override) -> Any:
     return itertools.islice(override.sweep_string_iterator(), 1) if override.is_discrete_sweep() else [None]
-
-
-def _quoted(name: str) -> str:
-    """A word that Hydra's grammar reads as this very text."""
-    assert "\\" not in name
-    return "'" + name.replace("'", "\\'").replace("${", "\\${") + "'"
 
 
 def run_composed(config: DictConfig) -> None:

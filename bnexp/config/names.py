@@ -42,3 +42,9 @@ def _is_named(key: str) -> bool:
 def free_folder(folder: str) -> str:
     """The folder, or one with the process id behind its name where it is there already (two runs in one second)."""
     return f"{folder}-{os.getpid()}" if Path(folder).exists() else folder
+
+
+def quoted(text: str) -> str:
+    """A value that Hydra's grammar reads as this very text."""
+    assert "\\" not in text
+    return "'" + text.replace("'", "\\'").replace("${", "\\${") + "'"

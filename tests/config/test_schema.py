@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from bnexp.config.schema import TrainConfig, config_hash, differences, flat, from_dict, identity, to_dict
+from bnexp.config import schema
+from bnexp.config.schema import (
+    TrainConfig,
+    config_hash,
+    differences,
+    flat,
+    from_dict,
+    identity,
+    role,
+    roles,
+    shape,
+    to_dict,
+)
 
 
 def full() -> dict[str, Any]:
@@ -125,3 +137,57 @@ def test_taking_the_identity_leaves_the_config_as_it_is():
     config = full()
     assert "root" not in identity(config)["data"]
     assert config == full()
+
+
+# --- roles ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_role_belongs_to_a_setting_that_exists():
+    known = to_dict(TrainConfig())
+    assert {setting.partition(".")[0] for setting in roles()} <= known.keys()
+
+
+def test_what_a_role_says():
+    assert not role("data.root").decides
+    assert not role("imports").named
+    assert role("seed").stacks
+    assert not role("seed").compared
+    assert role("optim.lr").stacks
+    assert role("optim.lr").compared
+    assert role("optim.nesterov") == role("batch_size") == schema.Role()
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 5), ("optim.lr", 0.2), ("init.gain", 2.0)])
+def test_numbers_may_differ_in_a_stack(key, value):
+    assert shape(changed(key, value) if key != "init.gain" else full() | {"init": {"gain": value}}) == shape(
+        full() if key != "init.gain" else full() | {"init": {"gain": 1.0}}
+    )
+
+
+@pytest.mark.parametrize(("key", "value"), [("norm.groups", 4), ("optim.name", "adam"), ("batch_size", 3)])
+def test_what_changes_a_shape_or_a_branch_may_not(key, value):
+    assert shape(changed(key, value)) != shape(full())
+
+
+def test_a_later_option_leaves_older_folders_their_hash(monkeypatch):
+    """As if ``norm.bias_groups`` came now, with 1 as the value that all older runs had."""
+    old = full()
+    before = config_hash(old)
+    monkeypatch.setitem(schema.LATER_OPTIONS, ("norm", "gn"), {"bias_groups": 1})
+    new = changed("norm.bias_groups", 1)
+    assert config_hash(new) == config_hash(old) == before
+    assert from_dict(old).norm["bias_groups"] == 1
+    assert differences(old, new) == []
+    other = changed("norm.bias_groups", 2)
+    assert config_hash(other) != before
+    assert differences(old, other) == ["norm.bias_groups: None -> 2"]
+    bn = changed("norm.name", "bn")
+    assert "bias_groups" not in from_dict(bn).norm
+
+
+def test_a_later_setting_leaves_older_folders_their_hash(monkeypatch):
+    """``drop_last`` stands for a setting that came later, with its default as the value of older runs."""
+    monkeypatch.setattr(schema, "roles", lambda: {"drop_last": schema.Later})
+    old = {key: value for key, value in full().items() if key != "drop_last"}
+    assert config_hash(old) == config_hash(full()) == config_hash(to_dict(from_dict(old)))
+    assert config_hash(changed("drop_last", True)) != config_hash(old)

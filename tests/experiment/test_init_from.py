@@ -176,7 +176,7 @@ def test_a_frozen_net_is_watched_as_what_it_is(sources):
 
 def test_frozen_statistics_allow_batches_of_one(sources):
     words = ("data.labels_per_class=2", "batch_size=1")
-    assert start(sources / "norm=bn,seed=0", "norm_state=frozen", *words).batches.per_epoch == 10
+    assert start(sources / "norm=bn,seed=0", "norm_state=frozen", *words).training.cadence.per_epoch == 10
     with pytest.raises(ValueError, match="gives one value per channel"):
         start(sources / "norm=bn,seed=0", *words)
 

@@ -127,11 +127,11 @@ def test_members_that_are_too_many_for_the_memory_go_on_in_halves(tmp_path, alon
 
     trained, tried = run.train, []
 
-    def with_room_for_one(population, *args, **more):
-        for record in trained(population, *args, **more):
+    def with_room_for_one(training, *args, **more):
+        for record in trained(training, *args, **more):
             yield record
-            if len(population) > 1 and record.step >= 4:
-                tried.append(len(population))
+            if len(training.population) > 1 and record.step >= 4:
+                tried.append(len(training.population))
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(run, "train", with_room_for_one)

@@ -19,7 +19,7 @@ from hydra.types import HydraContext
 from processes import Ended, begin, furnish, survivors, until
 
 from bnexp.config.compose import plain
-from bnexp.config.names import sweep_names
+from bnexp.config.names import quoted, sweep_names
 from bnexp.config.schema import to_dict
 from bnexp.config.shipped import configs_folder
 from bnexp.runs import checkpoint
@@ -331,10 +331,8 @@ def test_jobs_that_ask_for_the_same_run_are_one_and_equal_names_are_told_apart()
 
 
 def test_odd_names_survive_hydras_grammar():
-    from bnexp.cli.hydra_plugins import _quoted
-
     for name in ("a'b", "it's,c=d'", "x${y}", "ż ;$(z)", 'say "x"', "{a:b}"):
-        (override,) = OverridesParser.create().parse_overrides([f"hydra.sweep.subdir={_quoted(name)}"])
+        (override,) = OverridesParser.create().parse_overrides([f"hydra.sweep.subdir={quoted(name)}"])
         assert str(override.value()).replace("\\${", "${") == name
 
 

@@ -1,0 +1,79 @@
+"""bnexp in Python: train in a child process, find runs and read them back.
+
+``bnexp.train``, ``bnexp.train_all``, ``bnexp.load`` and ``bnexp.find`` come from here. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from bnexp.compare.lookup import agrees, assignments
+from bnexp.config.checks import RunFailedError
+from bnexp.config.names import free_folder, quoted, run_name
+from bnexp.runs.collect import Run, Skip, collect, read, show
+
+# Exit code of a command that was given something wrong.
+_WRONG_INPUT = 2
+
+
+def load(folder: str | Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        ValueError: there is no usable run.
+    """
+    run = read(Path(folder))
+    if isinstance(run, Skip):
+        raise ValueError(f"{folder}: {run.reason}")
+    return run
+
+
+def find(folder: str | Path = "outputs", **settings: object) -> Iterator[Run]:
+    """The runs in and below a folder that have these settings, such as ``norm="bn"``; ``__`` stands for a dot.
+
+    Raises:
+        ValueError: there is no such folder, or no run with such a setting.
+    """
+    runs, _ = collect([Path(folder)])
+    words = [f"{key.replace('__', '.')}={show(value)}" for key, value in settings.items()]
+    wanted = assignments("find", words, runs) if runs else {}
+    return (run for run in runs if agrees(run, wanted))
+
+
+def train(*words: str) -> Run:
+    """Do what ``bnexp train`` does with these words, and return the run.
+
+    The training has a process of its own, so that threads, number formats and signals of this one stay as they are.
+
+    Raises:
+        ValueError: the words are wrong.
+        RunFailedError: the run has failed.
+    """
+    return load(_trained(words, "hydra.run.dir", f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S}-{run_name(words)}"))
+
+
+def train_all(*words: str) -> list[Run]:
+    """Do what ``bnexp train -m`` does with these words, and return the sweep's runs.
+
+    Raises:
+        ValueError: the words are wrong.
+        RunFailedError: a job has failed.
+    """
+    folder = _trained(["-m", *words], "hydra.sweep.dir", f"outputs/sweeps/{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    return list(find(folder))
+
+
+def _trained(words: Sequence[str], setting: str, folder: str) -> Path:
+    """Train in a child process; the folder of what came out, which the setting gives if it is among the words."""
+    given = [word.partition("=")[2] for word in words if word.startswith(f"{setting}=")]
+    folder = given[-1] if given else free_folder(folder)
+    command = [sys.executable, "-m", "bnexp", "train", *words, *([] if given else [f"{setting}={quoted(folder)}"])]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        complaint = (done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix("bnexp: ")
+        raise (ValueError if done.returncode == _WRONG_INPUT else RunFailedError)(complaint)
+    return Path(folder)
