@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from bnexp.compare.statistics import larger_is_better
 from bnexp.compare.tables import Row
 from bnexp.runs.arms import NOT_COMPARED, Arm, telling
-from bnexp.runs.collect import STATUSES, Run, Skip, short, show
+from bnexp.runs.collect import Run, Skip, short, show
+from bnexp.runs.run_json import STATUSES
 
 
 def about_values(arms: Sequence[Arm], metric: str) -> Iterator[str]:

@@ -22,10 +22,9 @@ from bnexp.experiment.job import Job, Outcome
 from bnexp.experiment.setup import Setup, build
 from bnexp.probes.observer import Finish
 from bnexp.record import Record
-from bnexp.runs import checkpoint
+from bnexp.runs import checkpoint, run_json
 from bnexp.runs.logbook import Logbook
 from bnexp.runs.provenance import provenance
-from bnexp.runs.run_json import read_run
 from bnexp.runs.storage import held
 from bnexp.training.loop import train
 
@@ -184,7 +183,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
     """Say what of this machine is not as it was: the result may then differ in its last bits."""
     with contextlib.suppress(ValueError):  # no readable run.json to compare with
-        before = read_run(folder)["provenance"]
+        before = run_json.read(folder).get("provenance") or {}
         changes = [f"{key} {before.get(key)} -> {now[key]}" for key in _BITS if before.get(key) != now[key]]
         if changes:
             log.warning("%s: not as it was, so that last bits may differ: %s", folder, ", ".join(changes))

@@ -142,7 +142,7 @@ def refresh(sweep: Path, entry: Entry) -> None:
     if not (folder / run_json.NAME).exists():
         entry.state = "failed" if entry.state == "failed" else "waiting"
         return
-    saved = run_json.read_run(folder)
+    saved = run_json.read(folder)
     if config_hash(saved["config"]) != entry.config_hash:
         _refuse_change(folder, Entry("", [], saved["config"], ""), entry.config)
     entry.state = "interrupted" if saved["status"] == "running" else saved["status"]

@@ -328,7 +328,7 @@ class Supervisor:
         seconds = time.monotonic() - running.started
         if entry.state != "finished":
             return None, seconds
-        return run_json.read_run(self._plan.folder / entry.name)["final"].get("test/accuracy"), seconds
+        return run_json.read(self._plan.folder / entry.name)["final"].get("test/accuracy"), seconds
 
     def _halt(self, why: str, not_started: list[Entry]) -> None:
         """Start nothing more."""
