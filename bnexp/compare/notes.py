@@ -10,6 +10,7 @@ from bnexp.compare.statistics import larger_is_better
 from bnexp.compare.tables import Row
 from bnexp.runs.arms import NOT_COMPARED, Arm, telling
 from bnexp.runs.collect import Run, Skip, short, show
+from bnexp.runs.paths import METRICS
 from bnexp.runs.run_json import STATUSES
 
 
@@ -31,7 +32,7 @@ def about_values(arms: Sequence[Arm], metric: str) -> Iterator[str]:
         yield f"Without a finite {metric}, left out: {_runs(len(blank))}, such as {show(blank[0].folder)}."
     cut = sum(not run.has_curve for arm in arms for run in arm.runs if run.status == "finished")
     if cut:
-        yield f"Without metrics.csv, in the tables but not in the curves: {_runs(cut)}."
+        yield f"Without {METRICS}, in the tables but not in the curves: {_runs(cut)}."
 
 
 def _pooled(arm: Arm) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from bnexp.config.schema import TrainConfig, differences, from_dict, to_dict
 from bnexp.runs import run_json
+from bnexp.runs.paths import RunPaths
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def already_done(job: Job) -> Outcome | None:
     Raises:
         ValueError: the folder holds a run of another config; the message says what differs.
     """
-    if not (job.folder / "run.json").exists():
+    if not RunPaths(job.folder).run_json.exists():
         return None
     saved = run_json.read(job.folder)
     changes = differences(saved["config"], to_dict(job.config))

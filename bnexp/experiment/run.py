@@ -24,6 +24,7 @@ from bnexp.probes.observer import Finish
 from bnexp.record import Record
 from bnexp.runs import checkpoint, run_json
 from bnexp.runs.logbook import Logbook
+from bnexp.runs.paths import RunPaths
 from bnexp.runs.provenance import provenance
 from bnexp.runs.storage import held
 from bnexp.training.loop import train
@@ -99,7 +100,7 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outco
                 if book.facts["status"] == "running":  # a member that had diverged before has its result
                     _say_failed(book, error)
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise RunFailedError(f"{reason}; details in {jobs[0].folder / 'error.log'}") from None
+            raise RunFailedError(f"{reason}; details in {RunPaths(jobs[0].folder).error_log}") from None
 
 
 def _can_go_on(error: Exception, members: int) -> bool:
@@ -138,7 +139,7 @@ def _open_folder(folder: Path, said: Sequence[logging.LogRecord]) -> Iterator[No
         try:
             folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(held(folder))
-            handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+            handler = logging.FileHandler(RunPaths(folder).train_log, encoding="utf-8")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFailedError(f"{folder}: {error.strerror}") from None
@@ -200,7 +201,7 @@ def _say_failed(book: Logbook, error: Exception) -> None:
     """Record a failure as well as the disk allows."""
     lines = traceback.format_exception(error)
     with contextlib.suppress(OSError):
-        (book.folder / "error.log").write_text("".join(lines), encoding="utf-8")
+        RunPaths(book.folder).error_log.write_text("".join(lines), encoding="utf-8")
         book.say("failed", failure={"reason": f"{type(error).__name__}: {error}", "lines": lines[-3:]})
 
 

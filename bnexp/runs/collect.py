@@ -18,6 +18,7 @@ from typing import Any, cast
 from bnexp.config.schema import flat
 from bnexp.runs import run_json
 from bnexp.runs.metrics import is_finite
+from bnexp.runs.paths import METRICS, RUN_JSON
 
 Setting = str | int | float | bool | None
 
@@ -114,10 +115,10 @@ def _found(folders: Sequence[Path]) -> Iterator[Run | Skip]:
     for folder, files in _walk(folders):
         if files is None:
             yield Skip(folder, "folder cannot be read")
-        elif "run.json" in files:
-            yield read(folder, has_curve="metrics.csv" in files)
-        elif "metrics.csv" in files:
-            yield Skip(folder, "no run.json beside metrics.csv")
+        elif RUN_JSON in files:
+            yield read(folder, has_curve=METRICS in files)
+        elif METRICS in files:
+            yield Skip(folder, f"no {RUN_JSON} beside {METRICS}")
 
 
 def _walk(folders: Sequence[Path]) -> Iterator[tuple[Path, set[str] | None]]:

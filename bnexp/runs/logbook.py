@@ -10,6 +10,7 @@ from typing import Any
 from bnexp.record import Record
 from bnexp.runs import metrics, run_json
 from bnexp.runs.events import EventFile, HParam
+from bnexp.runs.paths import RunPaths
 
 _HPARAMS = (
     *("model", "norm", "affine", "init", "data", "optim", "schedule"),
@@ -51,8 +52,9 @@ class Logbook:
         self.facts = dict(facts)
         self.final: dict[str, float] = {}
         self.best: dict[str, dict[str, float]] = {}
-        self._metrics = metrics.Rows(folder / metrics.NAME, metrics.METRICS_HEADER, after=after)
-        self._timing = metrics.Rows(folder / metrics.TIMING, metrics.TIMING_HEADER, after=after)
+        paths = RunPaths(folder)
+        self._metrics = metrics.Rows(paths.metrics, metrics.METRICS_HEADER, after=after)
+        self._timing = metrics.Rows(paths.timing, metrics.TIMING_HEADER, after=after)
         for step, tag, value in metrics.points(folder):
             self._remember(step, tag, value)
         self.seconds = metrics.seconds(folder)  # trained in earlier sessions

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
+from bnexp.runs.paths import RunPaths
 from bnexp.runs.storage import write_atomically
 
-NAME, TIMING = "metrics.csv", "timing.csv"
 METRICS_HEADER = ("step", "epoch", "metric", "value")
 TIMING_HEADER = ("step", "seconds", "images_per_s")
 # Beyond this a value is as good as infinite: sums of squares over it would overflow.
@@ -72,7 +72,7 @@ def points(folder: Path, *, of: str = "") -> Iterator[tuple[int, str, float]]:
     Raises:
         OSError: the file cannot be read; where there is none, there are no points.
     """
-    for step, _, tag, value in _rows(folder / NAME, METRICS_HEADER, of):
+    for step, _, tag, value in _rows(RunPaths(folder).metrics, METRICS_HEADER, of):
         if of in ("", tag):
             yield int(step), tag, float(value)
 
@@ -91,7 +91,7 @@ def curves(folder: Path) -> Mapping[str, Curve]:
     Raises:
         ValueError: the file is not there or cannot be read.
     """
-    path = (folder / NAME).absolute()
+    path = RunPaths(folder).metrics.absolute()
     try:
         return _curves(path.parent, path.stat().st_mtime_ns)
     except OSError as error:
@@ -110,7 +110,7 @@ def _curves(folder: Path, changed: int) -> Mapping[str, Curve]:
 
 def seconds(folder: Path) -> float:
     """How long a run has trained (s), by the last row of its ``timing.csv``; 0 where there is none."""
-    return max((float(row[1]) for row in _rows(folder / TIMING, TIMING_HEADER)), default=0.0)
+    return max((float(row[1]) for row in _rows(RunPaths(folder).timing, TIMING_HEADER)), default=0.0)
 
 
 def _rows(path: Path, header: Sequence[str], holding: str = "") -> Iterator[list[str]]:

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bnexp.runs.paths import RUN_JSON, RunPaths, SweepPaths
 from bnexp.runs.storage import held, write_atomically
 
-NAME = "run.json"
-# The plan of a sweep, by which its folder is known (``sweep.plan``).
-SWEEP = "sweep.json"
 FORMAT = 1
 STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
 # A run.json is a few kilobytes; a file beyond this is something else and is not read into memory.
@@ -31,7 +29,7 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder is not that of a run, or the file is damaged or of another version.
     """
-    path = folder / NAME
+    path = RunPaths(folder).run_json
     try:
         run = _parsed(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -69,8 +67,8 @@ def _is_deeper(node: Any, levels: int) -> bool:
 def _why_no_run(folder: Path) -> str:
     if not folder.exists():
         return "there is no such folder"
-    kind = "a sweep, not a run; name one of the runs in it" if (folder / SWEEP).exists() else "not a run"
-    return f"{kind} (it has no {NAME})"
+    kind = "a sweep, not a run; name one of the runs in it" if SweepPaths(folder).sweep_json.exists() else "not a run"
+    return f"{kind} (it has no {RUN_JSON})"
 
 
 def _fault(run: Mapping[str, Any]) -> str | None:
@@ -97,7 +95,7 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         OSError: it could not be written; the old one is untouched.
     """
-    write_atomically(folder / NAME, json_text(facts))
+    write_atomically(RunPaths(folder).run_json, json_text(facts))
 
 
 def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Sequence[str]) -> None:
@@ -114,7 +112,7 @@ def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Se
         OSError: it could not be written.
     """
     with held(folder):
-        known = read(folder) if (folder / NAME).exists() else {"final": {}, "best": {}, **facts}
+        known = read(folder) if RunPaths(folder).run_json.exists() else {"final": {}, "best": {}, **facts}
         failure = {"reason": reason, "lines": list(lines)}
         write(folder, {**known, "format": FORMAT, "status": "failed", "failure": failure})
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bnexp.config.checks import RunFailedError
+from bnexp.runs.paths import RunPaths
 from bnexp.stopping import Stop
 from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
 from bnexp.sweep.options import Options
@@ -35,7 +36,7 @@ def slots_after_check(
         RunFailedError: no process can be started.
     """
     with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
-        log = Path(folder) / "output.log"
+        log = RunPaths(Path(folder)).output_log
         given = {"configs": [entry.config for entry in todo]}
         server.revive()
         try:
