@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bnexp.claims.declaration import Measure, Reduce
-from bnexp.compare.statistics import larger_is_better
+from bnexp.config.metrics import larger_is_better
 from bnexp.runs.collect import Run, Setting
 from bnexp.runs.metrics import Curve, curves
 

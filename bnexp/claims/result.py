@@ -15,6 +15,7 @@ from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side
 from bnexp.claims.sweeps import Choice, Outcome
 from bnexp.compare.statistics import Interval, holm, mean_interval
+from bnexp.config.metrics import metric_of
 from bnexp.runs import metrics, run_json
 from bnexp.runs.collect import show
 from bnexp.runs.storage import write_atomically
@@ -134,7 +135,7 @@ def _choice(regime: str, point: str, choice: Choice) -> dict[str, Any]:
 
 def _noise_floor(metric: str, sides: Iterable[Side], images: int | None) -> float | None:
     """Standard error of an accuracy from the number of test images alone, ``sqrt(p (1 - p) / N)``."""
-    if images is None or not metric.startswith("test/accuracy"):
+    if images is None or not (metric.startswith("test/") and metric_of(metric).is_proportion):
         return None
     values = [value for side in sides for value in side.values.values() if value is not None]
     p = math.fsum(values) / len(values) if values else 0.0

@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from bnexp.compare.statistics import larger_is_better
 from bnexp.compare.tables import Row
+from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.runs.arms import NOT_COMPARED, Arm, telling
 from bnexp.runs.collect import Run, Skip, short, show
 from bnexp.runs.paths import METRICS
@@ -47,7 +47,7 @@ def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:
     for level, count in sorted(levels.items(), key=str):
         if level is not None:
             yield f"Diverged, counted as chance ({level:.4g}): {_runs(count)}."
-        elif "accuracy" in metric:
+        elif metric_of(metric).chance:
             yield f"Diverged, left out of the means since the number of classes is not known: {_runs(count)}."
         else:
             yield f"Diverged, left out of the means, which so flatter (a loss has no chance level): {_runs(count)}."

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from bnexp.config.metrics import metric_of
 from bnexp.config.schema import flat
 from bnexp.runs import run_json
 from bnexp.runs.metrics import is_finite
@@ -58,10 +59,9 @@ class Run:
         return self.status in ("finished", "diverged")
 
     def chance(self, metric: str) -> float | None:
-        """What guessing scores: ``1 / classes`` for an accuracy, else unknown."""
-        if self.classes is None or self.classes < 2 or "accuracy" not in metric.rpartition("/")[2]:
-            return None
-        return 1 / self.classes
+        """What guessing scores, such as ``1 / classes``; None where that is not known."""
+        score = metric_of(metric).chance
+        return score(self.classes) if score and self.classes is not None and self.classes > 1 else None
 
     def value(self, metric: str) -> float | None:
         """The run's result; a diverged run counts as chance, since a dead network's logits say nothing."""

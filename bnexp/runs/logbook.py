@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bnexp.config.metrics import metric_of
 from bnexp.record import Record
 from bnexp.runs import metrics, run_json
 from bnexp.runs.events import EventFile, HParam
@@ -65,10 +66,8 @@ class Logbook:
         if not math.isfinite(value):
             return
         self.final[tag] = value
-        quantity = tag.rpartition("/")[2]
-        sign = 1 if quantity.startswith("accuracy") else -1 if quantity.startswith("loss") else 0
-        best = self.best.get(tag)
-        if sign and (best is None or sign * value > sign * best["value"]):
+        larger, best = metric_of(tag).larger_is_better, self.best.get(tag)
+        if larger is not None and (best is None or (value > best["value"] if larger else value < best["value"])):
             self.best[tag] = {"value": value, "step": step}
 
     def enter(self, record: Record, row: int, seconds: float, images_per_s: float) -> None:

@@ -317,6 +317,16 @@ def test_diverged_runs_count_as_chance_where_the_classes_are_known(tmp_path, arm
     assert "counted as chance (0.1): 1 run." in found["notes"]
 
 
+def test_a_diverged_run_counts_as_five_guesses_of_a_top5_accuracy(tmp_path, arms):
+    top5 = {"final": {"test/top5_accuracy": 0.99}, "classes": 20}
+    write_run(tmp_path / "a", **top5)
+    write_run(tmp_path / "d", seed=1, status="diverged", classes=20)
+    found = arms(tmp_path, "--metric", "test/top5_accuracy")
+    assert found["all runs"]["values"] == {"0": 0.99, "1": 0.25}
+    assert "test/top5_accuracy at the last step, larger is better" in found["notes"]
+    assert "counted as chance (0.25): 1 run." in found["notes"]
+
+
 def test_diverged_runs_are_left_out_of_an_accuracy_without_classes_and_of_a_loss(tmp_path, arms):
     write_run(tmp_path / "a", classes=None)
     write_run(tmp_path / "d", seed=1, status="diverged", classes=None)

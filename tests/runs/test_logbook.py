@@ -63,6 +63,15 @@ def test_the_best_value_is_the_largest_accuracy_and_the_smallest_loss_and_never_
     assert "4,0.4,test/accuracy,nan" in (tmp_path / "metrics.csv").read_text()
 
 
+def test_a_top5_accuracy_has_a_best_value_and_an_unknown_quantity_has_none(book, tmp_path):
+    for step, value in ((1, 0.4), (2, 0.8), (3, 0.7)):
+        book.enter(record(step, test__top5_accuracy=value, probe__landscape__beta=value), 1, 0.0, 0.0)
+    book.say("finished")
+    run = read(tmp_path)
+    assert run["best"] == {"test/top5_accuracy": {"value": 0.8, "step": 2}}
+    assert run["final"] == {"test/top5_accuracy": 0.7, "probe/landscape/beta": 0.7}
+
+
 def test_going_on_behind_a_step_drops_what_came_later_everywhere(book, tmp_path):
     for step in (1, 2, 3, 4):
         book.enter(record(step, train__loss=step / 10), 1, seconds=float(step), images_per_s=1.0)
