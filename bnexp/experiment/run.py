@@ -94,11 +94,11 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outco
         except Exception as error:
             if _can_go_on(error, len(jobs)):
                 for book in books:
-                    _say_stopped(book, setup)
+                    _record_stop(book, setup)
                 raise
             for book in books:
                 if book.facts["status"] == "running":  # a member that had diverged before has its result
-                    _say_failed(book, error)
+                    _record_failure(book, error)
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise RunFailedError(f"{reason}; details in {RunPaths(jobs[0].folder).error_log}") from None
 
@@ -190,19 +190,19 @@ def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
             log.warning("%s: not as it was, so that last bits may differ: %s", folder, ", ".join(changes))
 
 
-def _say_stopped(book: Logbook, setup: Setup) -> None:
+def _record_stop(book: Logbook, setup: Setup) -> None:
     """Record that a run can go on, as well as the disk allows."""
     with contextlib.suppress(OSError):
         if book.facts["status"] == "running":
-            book.say("interrupted", step=setup.progress.step)
+            book.update("interrupted", step=setup.progress.step)
 
 
-def _say_failed(book: Logbook, error: Exception) -> None:
+def _record_failure(book: Logbook, error: Exception) -> None:
     """Record a failure as well as the disk allows."""
     lines = traceback.format_exception(error)
     with contextlib.suppress(OSError):
         RunPaths(book.folder).error_log.write_text("".join(lines), encoding="utf-8")
-        book.say("failed", failure={"reason": f"{type(error).__name__}: {error}", "lines": lines[-3:]})
+        book.update("failed", failure={"reason": f"{type(error).__name__}: {error}", "lines": lines[-3:]})
 
 
 class _Clock:
@@ -282,12 +282,12 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
         book.flush()
         checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
         if not (setup.progress.stopping or setup.progress.step == setup.plan.steps):  # else its end is told at once
-            book.say("running", step=setup.progress.step)
+            book.update("running", step=setup.progress.step)
 
 
 def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverged_at: int | None = None) -> Outcome:
     book.flush()
-    book.say(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
+    book.update(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
     return Outcome(job, status, book.facts)
 
 

@@ -60,7 +60,7 @@ class Logbook:
             self._remember(step, tag, value)
         self.seconds = metrics.seconds(folder)  # trained in earlier sessions
         self._events = EventFile(folder, hparams(self.facts["config"]), after=after)
-        self.say("running", step=after or 0)
+        self.update("running", step=after or 0)
 
     def _remember(self, step: int, tag: str, value: float) -> None:
         if not math.isfinite(value):
@@ -88,7 +88,7 @@ class Logbook:
             file.sync()
         self._events.flush()
 
-    def say(self, status: str, **facts: Any) -> None:
+    def update(self, status: str, **facts: Any) -> None:
         """Write run.json: ``running``, ``finished``, ``diverged``, ``interrupted`` or ``failed``, and further facts."""
         self.facts |= {"format": run_json.FORMAT, "status": status, "final": self.final, "best": self.best, **facts}
         run_json.write(self.folder, self.facts)

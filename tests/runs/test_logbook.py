@@ -55,7 +55,7 @@ def test_a_members_column_goes_to_csv_and_tensorboard(book, tmp_path):
 def test_the_best_value_is_the_largest_accuracy_and_the_smallest_loss_and_never_nan(book, tmp_path):
     for step, accuracy, loss in ((1, 0.4, 0.9), (2, 0.8, 0.3), (3, 0.7, 0.5), (4, math.nan, math.nan)):
         book.enter(record(step, test__accuracy=accuracy, test__loss=loss), 1, 0.0, 0.0)
-    book.say("diverged", diverged_at=4)
+    book.update("diverged", diverged_at=4)
     run = read(tmp_path)
     assert run["best"] == {"test/accuracy": {"value": 0.8, "step": 2}, "test/loss": {"value": 0.3, "step": 2}}
     assert run["final"] == {"test/accuracy": 0.7, "test/loss": 0.5}
@@ -66,7 +66,7 @@ def test_the_best_value_is_the_largest_accuracy_and_the_smallest_loss_and_never_
 def test_a_top5_accuracy_has_a_best_value_and_an_unknown_quantity_has_none(book, tmp_path):
     for step, value in ((1, 0.4), (2, 0.8), (3, 0.7)):
         book.enter(record(step, test__top5_accuracy=value, probe__landscape__beta=value), 1, 0.0, 0.0)
-    book.say("finished")
+    book.update("finished")
     run = read(tmp_path)
     assert run["best"] == {"test/top5_accuracy": {"value": 0.8, "step": 2}}
     assert run["final"] == {"test/top5_accuracy": 0.7, "probe/landscape/beta": 0.7}
@@ -117,5 +117,5 @@ def test_hparams_have_the_same_keys_whatever_was_chosen():
 
 
 def test_run_json_is_strict_json_without_nan(book, tmp_path):
-    book.say("failed", failure={"reason": math.inf})
+    book.update("failed", failure={"reason": math.inf})
     assert json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)["failure"] == {"reason": None}
