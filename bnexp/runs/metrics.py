@@ -109,7 +109,7 @@ def _curves(folder: Path, changed: int) -> Mapping[str, Curve]:
 
 
 def seconds(folder: Path) -> float:
-    """How long a run has trained (s), by the last row of its ``timing.csv``; 0 where there is none."""
+    """How long a run has trained (s), by its ``timing.csv``; 0 where there is none."""
     return max((float(row[1]) for row in _rows(RunPaths(folder).timing, TIMING_HEADER)), default=0.0)
 
 

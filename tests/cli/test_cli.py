@@ -250,7 +250,8 @@ DAMAGES = {
     "no status": ({"status": 3}, "status: expected"),
     "odd status": ({"status": "done"}, "status: done is none of finished,"),
     "no results": ({"final": []}, "final: expected"),
-    "odd failure": ({"failure": "it broke"}, "failure: expected reason and lines"),
+    "odd failure": ({"failure": "it broke"}, "failure: expected another kind"),
+    "half a failure": ({"failure": {"reason": "it broke"}}, "failure: expected reason and lines"),
 }
 
 
