@@ -115,7 +115,7 @@ def population(config: TrainConfig, members: int = 1, *, stacked: bool = False) 
 def bnexp_loop(setup: Setup, steps: int) -> Way:
     """The ordinary loop, with a record at the end."""
     loop = records(setup, setup.config.batch_size, every=steps, count=MOST_CALLS)
-    return timed(loop.__next__, setup.factors.device)
+    return timed(loop.__next__, setup.population.theta_MP.device)
 
 
 # What trains or evaluates, and the images of a call.
@@ -127,15 +127,15 @@ def evaluations(net: torch.nn.Module, setup: Setup, images: int) -> Ways:
     size = min(setup.eval_batch_size, len(setup.data.train), max(images, setup.config.batch_size))
     split = setup.data.train.mixed(-(-images // size) * size)
     passes = competitors.forward(net, split.x, size, setup.config.precision)
-    whole = timed(lambda: evaluate(setup.population, split, size), setup.factors.device)
+    whole = timed(lambda: evaluate(setup.population, split, size), setup.population.theta_MP.device)
     return {"forward": (passes, len(split)), "evaluation": (whole, len(split))}
 
 
 def ways_of(config: TrainConfig, images: competitors.Images, members: Sequence[int]) -> tuple[Ways, int]:
     """All ways, and the steps of a call."""
     setup, precision, size = population(config), config.precision, config.batch_size
-    device = setup.factors.device
-    x, y = (batch[0] for batch in setup.batches.at(0))
+    device = setup.population.theta_MP.device
+    x, y = (batch[0] for batch in setup.training.batches(0))
 
     def net() -> torch.nn.Module:
         return competitors.plain(build_model(config, bind(config), setup.data, 1)).to(device)

@@ -50,8 +50,9 @@ def setups() -> dict[str, tuple[Setup, list[Watch]]]:
 
 def step(setup: Setup, number: int) -> torch.Tensor:
     """One training step; its loss."""
-    one = Step(setup.population, setup.optimizer, setup.precision, setup.progress.note)
-    return one(*setup.batches.at(number), setup.factors[0])
+    training = setup.training
+    one = Step(training.population, training.optimizer, training.precision, training.progress.note)
+    return one(*training.batches(number), training.factors[0])
 
 
 def steps(setup: Setup) -> None:
@@ -61,12 +62,15 @@ def steps(setup: Setup) -> None:
 
 
 def measurement(setup: Setup, watch: Watch) -> Callable[[], object]:
-    """A function that has the probe measure one more step, its training left out."""
+    """A function that has the probe look at a step, without the training of that step."""
     observer = Observer(setup.population, [watch], setup.data.train, steps=1)
-    finish = observer.observe(1, *setup.batches.at(0))
-    assert finish is not None
-    loss_M, lr_M = step(setup, 0), setup.optimizer.lr_M1[:, 0]
-    return lambda: finish(lr_M, loss_M)
+    loss_M, lr_M = step(setup, 0), setup.training.optimizer.lr_M1[:, 0]
+
+    def measure() -> object:
+        observer.before(1, *setup.training.batches(0))
+        return observer.after(lr_M, loss_M)
+
+    return measure
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -14,7 +14,7 @@ from bnexp.compare.effects import choose, describe, pair
 from bnexp.compare.lookup import agrees, assignments, instead, resolve
 from bnexp.compare.notes import about_divergence, about_edges, about_left_out, about_pairs, about_skips, about_values
 from bnexp.compare.tables import Comparison, Row
-from bnexp.runs.arms import NOT_COMPARED, group
+from bnexp.runs.arms import group
 from bnexp.runs.collect import Run, collect, newest, show
 
 
@@ -42,7 +42,7 @@ def _comparison(runs: Sequence[Run], options: argparse.Namespace) -> Comparison:
     key = resolve("--best", options.best, runs) if options.best else ""
     if key in by:
         raise ValueError(f"--best={options.best}: is also in --by; name it in one of them")
-    arms = group(runs, by=by, without=(*NOT_COMPARED, key))
+    arms = group(runs, by=by, without=[key])
     rows: list[Row] = [{} for _ in arms]
     notes: list[str] = []
     if key:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from bnexp.compare.tables import Row
 from bnexp.config.metrics import larger_is_better, metric_of
-from bnexp.runs.arms import NOT_COMPARED, Arm, telling
+from bnexp.config.schema import role
+from bnexp.runs.arms import Arm, telling
 from bnexp.runs.collect import Run, Skip, short, show
 from bnexp.runs.paths import METRICS
 from bnexp.runs.run_json import STATUSES
@@ -37,7 +38,7 @@ def about_values(arms: Sequence[Arm], metric: str) -> Iterator[str]:
 
 def _pooled(arm: Arm) -> list[str]:
     settings = [run.settings for run in arm.runs]
-    return [key for key in telling(settings[0], settings) if key not in NOT_COMPARED]
+    return [key for key in telling(settings[0], settings) if role(key).compared]
 
 
 def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:

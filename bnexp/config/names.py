@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bnexp.config.schema import WHERE
+from bnexp.config.schema import role
 
 # File systems allow 255 bytes; a time and a counter are put around the name.
 _LONGEST = 150
@@ -17,7 +17,7 @@ _LONGEST = 150
 def run_name(overrides: Iterable[str]) -> str:
     """``norm=gn,seed=0`` of the overrides of a command line, ``default`` of none; long names end in a hash."""
     parts = [part.lstrip("+~") for part in overrides]
-    kept = [part for part in parts if not _says_where(part.partition("=")[0])]
+    kept = [part for part in parts if _is_named(part.partition("=")[0])]
     name = "".join("_" if c in "/\\\0" or not c.isprintable() else c for c in ",".join(kept))
     name = name.replace(" ", "").lstrip(".-") or "default"
     if len(name.encode()) <= _LONGEST:
@@ -35,8 +35,8 @@ def sweep_names(jobs: Sequence[Sequence[str]]) -> list[str]:
     return [run_name(part for part in job if part.partition("=")[0] in axes) for job in jobs]
 
 
-def _says_where(key: str) -> bool:
-    return key in WHERE or key.startswith(("hydra.", "hydra/"))
+def _is_named(key: str) -> bool:
+    return role(key).named and not key.startswith(("hydra.", "hydra/"))
 
 
 def free_folder(folder: str) -> str:

@@ -1,19 +1,52 @@
-"""Every setting of a run: default, type, unit and check. Standard library only; Hydra takes it as its schema."""
+"""Every setting of a run: default, type, unit, check and role. Standard library only; Hydra takes it as its schema."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, get_type_hints
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from bnexp.config.checks import Fraction, OneOf, Positive, Range, checked
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
 
-# Settings that say where things are, not what is computed: two runs that differ in these alone are the same run.
-WHERE = ("data.root", "imports")
+# Options of groups that came after version 0.1: (group, name) -> option -> the value that runs without it had. A new
+# option stands here, so that older run folders are read, found and resumed as before. A new setting outside of groups
+# has the role ``Later``, and its default is that value.
+LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Role:
+    """How runs that differ in a setting are told apart.
+
+    Attributes:
+        decides: it decides the result, and so enters the config's hash.
+        compared: runs that differ in it belong to different arms.
+        named: names of runs show it.
+        stacks: members of one population may differ in it.
+        later: it came after version 0.1; at its default it does not enter the hash.
+    """
+
+    decides: bool = True
+    compared: bool = True
+    named: bool = True
+    stacks: bool = False
+    later: bool = False
+
+
+Where = Role(decides=False, compared=False, named=False)  # where files or code are found
+Number = Role(stacks=True)  # a number that changes no shape and no branch
+Seed = Role(stacks=True, compared=False)  # arms are averaged over it
+Later = Role(later=True)
+_ORDINARY = Role()
+
+
+class Options(dict[str, Role]):
+    """The roles of a group's options; options that are not named here are ordinary."""
 
 
 @dataclass
@@ -27,9 +60,11 @@ class TrainConfig:
     model: dict[str, Any] = field(default_factory=dict)
     norm: dict[str, Any] = field(default_factory=dict)
     affine: dict[str, Any] = field(default_factory=dict)
-    init: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    optim: dict[str, Any] = field(default_factory=dict)
+    init: Annotated[dict[str, Any], Options(gain=Number)] = field(default_factory=dict)
+    data: Annotated[dict[str, Any], Options(root=Where)] = field(default_factory=dict)
+    optim: Annotated[dict[str, Any], Options(lr=Number, momentum=Number, weight_decay=Number)] = field(
+        default_factory=dict
+    )
     schedule: dict[str, Any] = field(default_factory=dict)
     # What is watched inside the training: word -> {name, every (steps), images (of the probe batch), options}.
     probes: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +78,7 @@ class TrainConfig:
     # Which parameters are trained; random_as_norms is as many others as norms have, chosen by the seed.
     trainable: Annotated[str, OneOf(("all", "norms", "head", "norms_and_head", "random_as_norms"))] = "all"
     # Sets initial weights, batch order, augmentation and dropout.
-    seed: Annotated[int, Range(least=0, below=2**63)] = 0
+    seed: Annotated[int, Range(least=0, below=2**63), Seed] = 0
     # Passes over the training set; `steps` (optimizer steps), when given, is used instead.
     epochs: Positive = 20
     steps: Annotated[int | None, Range(least=1)] = None
@@ -71,7 +106,7 @@ class TrainConfig:
     # Decay constants (weight of the old) of further running averages of batch norms to evaluate with.
     ema: list[Fraction] = field(default_factory=list)
     # Python modules to import first, where a user registers norms, models or data sets of their own.
-    imports: list[str] = field(default_factory=list)
+    imports: Annotated[list[str], Where] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, annotation in get_type_hints(type(self), include_extras=True).items():
@@ -80,16 +115,61 @@ class TrainConfig:
             raise ValueError(f"norm_state={self.norm_state}: is about the run that init_from names; it must be keep")
 
 
+@cache
+def roles() -> Mapping[str, Role]:
+    """The settings whose role is not the ordinary one: ``{"seed": Seed, "data.root": Where, ...}``."""
+    found: dict[str, Role] = {}
+    for name, annotation in get_type_hints(TrainConfig, include_extras=True).items():
+        for extra in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
+            if isinstance(extra, Role):
+                found[name] = extra
+            elif isinstance(extra, Options):
+                found |= {f"{name}.{option}": role for option, role in extra.items()}
+    return found
+
+
+def role(setting: str) -> Role:
+    """The role of a setting, such as ``optim.lr``."""
+    return roles().get(setting, _ORDINARY)
+
+
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that decides the result (all of it but ``WHERE``), with 1.0 and 1 as the same number."""
-    kept = json.loads(json.dumps(config), parse_float=_shortest)
-    for setting in WHERE:
-        *path, last = setting.split(".")
-        node = kept
-        for key in path:
-            node = node.get(key, {})
-        node.pop(last, None)
-    return dict(kept)
+    """The settings that decide the result, without later ones that stand at their neutral value.
+
+    1.0 and 1 become the same number.
+    """
+    left_out = [setting for setting, role in roles().items() if not role.decides]
+    kept = _without(config, [*left_out, *_neutral(config)])
+    return dict(json.loads(json.dumps(kept), parse_float=_shortest))
+
+
+def _without(config: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """A config without some settings, given by their dotted names."""
+    left_out = set(settings)
+    options = {key.partition(".")[0] for key in left_out if "." in key}
+    return {
+        key: {name: option for name, option in value.items() if f"{key}.{name}" not in left_out}
+        if key in options and isinstance(value, Mapping)
+        else value
+        for key, value in config.items()
+        if key not in left_out
+    }
+
+
+def _neutral(config: Mapping[str, Any]) -> Iterator[str]:
+    """The later settings of a config that say what older versions did anyway."""
+    for setting in fields(TrainConfig):
+        if role(setting.name).later and config.get(setting.name) == setting.default:
+            yield setting.name
+    for group, later in _later_options(config):
+        yield from (f"{group}.{option}" for option, value in later.items() if config[group].get(option) == value)
+
+
+def _later_options(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The groups of a config whose choice has later options, with the values that older versions had."""
+    for (group, name), later in LATER_OPTIONS.items():
+        if isinstance(config.get(group), Mapping) and config[group].get("name") == name:
+            yield group, later
 
 
 def _shortest(digits: str) -> float:
@@ -128,7 +208,8 @@ def from_dict(config: Mapping[str, Any]) -> TrainConfig:
     for key in config:
         if key not in known:
             raise ValueError(f"{key}: this version of bnexp has no such setting")
-    return TrainConfig(**config)
+    filled = {group: {**later, **config[group]} for group, later in _later_options(config)}
+    return TrainConfig(**{**config, **filled})
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -136,16 +217,7 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return asdict(config)
 
 
-STACKABLE = (("seed",), ("optim", "lr"), ("optim", "momentum"), ("optim", "weight_decay"), ("init", "gain"))
-
-
 def shape(config: Mapping[str, Any]) -> str:
-    """What a config says apart from stackable settings; equal for configs that can train as one population."""
-    kept = json.loads(json.dumps(config))
-    for *path, last in STACKABLE:
-        node = kept
-        for key in path:
-            node = node.get(key, {})
-        if last in node:
-            node[last] = None
+    """The settings in which the members of a population must agree, as one text."""
+    kept = _without(config, [setting for setting, role in roles().items() if role.stacks])
     return json.dumps(kept, sort_keys=True)

@@ -121,7 +121,7 @@ def bench(config: TrainConfig, *, sizes: Sequence[int] | None, repeats: int) -> 
         raise ValueError("compile=true: torch.compile stops compiling anew after a few batch sizes; use compile=false")
     setup = build([config], stacked=False, resumed=[True])
     wanted = sorted(set(sizes or default_sizes(len(setup.data.train))))
-    with _memory_is_limited(setup.factors.device):
+    with _memory_is_limited(setup.population.theta_MP.device):
         tried = {size: _tried(setup, size) for size in wanted}
         possible = {size: trial for size, trial in tried.items() if not isinstance(trial, str)}
         failures = {size: trial for size, trial in tried.items() if isinstance(trial, str)}
@@ -163,7 +163,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _warmed_up(setup: Setup, size: int) -> _Trial:
-    device = setup.factors.device
+    device = setup.population.theta_MP.device
     _reset_peak_memory(device)
     loop, seconds = records(setup, size, every=1, count=WARM_UP), math.inf
     for _ in range(WARM_UP):
@@ -263,7 +263,7 @@ _ADVICE = (
 
 def table(result: Bench) -> str:
     """All of it, for a person."""
-    config, device = result.setup.config, result.setup.factors.device
+    config, device = result.setup.config, result.setup.population.theta_MP.device
     words = " ".join(f"{group}={getattr(config, group)['name']}" for group in ("model", "norm", "data"))
     memory = "of the GPU" if device.type == "cuda" else "of the process"
     threads = f", threads={config.threads}" if device.type == "cpu" else ""
@@ -301,7 +301,7 @@ def _verdict(result: Bench) -> str:
 
 def facts(result: Bench) -> dict[str, Any]:
     """All of it, ready for JSON."""
-    config, device = result.setup.config, result.setup.factors.device
+    config, device = result.setup.config, result.setup.population.theta_MP.device
     return {
         "config": to_dict(config),
         "provenance": provenance(device, config.threads),

@@ -1,20 +1,26 @@
-"""A config's choices, checked: which builder each group names, and with which options."""
+"""A config's choices, checked: which builder each group names, with which options; and what is built from them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from bnexp.config.registry import Bound
 from bnexp.config.schema import TrainConfig
-from bnexp.models import MODELS
+from bnexp.data import Data
+from bnexp.models import MODELS, Units
 from bnexp.models.affine import AFFINES
 from bnexp.models.init import INITS
+from bnexp.models.layers import norm_parameters
 from bnexp.norms import NORMS
 from bnexp.probes.observer import Watch, watches
 from bnexp.training.autoencoder import autoencoder as autoencoder  # registers itself
-from bnexp.training.optim import OPTIMS
+from bnexp.training.optim import OPTIMS, Optimizer, optimizer
+from bnexp.training.population import Population
 from bnexp.training.schedule import SCHEDULES
+from bnexp.training.trainable import frozen_MP
 
 
 @dataclass(frozen=True)
@@ -42,3 +48,24 @@ def bind(config: TrainConfig) -> Choices:
     }
     bound = {group: registry.bind(getattr(config, group)) for group, registry in registries.items()}
     return Choices(**bound, probes=watches(config.probes))
+
+
+def blank_model(config: TrainConfig, choices: Choices, data: Data, steps: int) -> nn.Module:
+    """The model that a config names, with weights that nobody has drawn yet, for a training of so many steps."""
+    units = Units(choices.norm, config.activation, config.placement, steps)
+    model: nn.Module = choices.model(data.shape, data.classes, units)
+    return model
+
+
+def build_optimizer(configs: Sequence[TrainConfig], choices: Sequence[Choices], population: Population) -> Optimizer:
+    """The optimizer of the parameters that are to be trained.
+
+    Raises:
+        ValueError: the model has no such parameters.
+    """
+    norms = norm_parameters(population.members[0])
+    built = optimizer([choice.optim for choice in choices], population, norms)
+    frozen = frozen_MP(configs[0].trainable, population, norms, [config.seed for config in configs])
+    if frozen is not None:
+        built.freeze(frozen)
+    return built

@@ -23,7 +23,7 @@ _SHOWN = {
 log = logging.getLogger(__name__)
 
 
-class Display:
+class RunDisplay:
     """How the members of a population stand: the first in the bar, each in a line of its own.
 
     Args:

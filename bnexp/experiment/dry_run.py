@@ -16,7 +16,7 @@ from bnexp.experiment.machine import pick_device
 from bnexp.experiment.setup import Setup, build
 from bnexp.record import Record
 from bnexp.training.evaluation import evaluate
-from bnexp.training.loop import Plan, Progress, train
+from bnexp.training.loop import Cadence, Progress, train
 
 # Of the memory that is free; the rest is for fragments, and for what libraries take for themselves.
 _SHARE = 0.9
@@ -94,18 +94,14 @@ def records(setup: Setup, size: int, *, every: int, count: int) -> Iterator[Reco
     Raises:
         ValueError: there are not so many images, or the norm cannot take such a batch.
     """
-    device, steps = setup.factors.device, every * count + 1
+    device, steps = setup.population.theta_MP.device, every * count + 1
     members = len(setup.population)
     batches = make_batches([replace(setup.config, batch_size=size, drop_last=True)] * members, setup.data)
-    return train(
-        setup.population,
-        setup.optimizer,
-        torch.zeros(steps, device=device),
-        batches.at,
-        dict,
-        plan=Plan(steps, batches.per_epoch, log_every=every, eval_every=steps, checkpoint_every=steps),
-        precision=setup.precision,
+    training = replace(
+        setup.training,
+        factors=torch.zeros(steps, device=device),
+        batches=batches.at,
+        cadence=Cadence(steps, batches.per_epoch, log_every=every, eval_every=steps, checkpoint_every=steps),
         progress=Progress(members, device),
-        stop=lambda: False,
-        recorder=setup.recorder,
     )
+    return train(training, dict, stop=lambda: False)

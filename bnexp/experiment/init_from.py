@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,54 @@ def read_source(config: TrainConfig) -> Source:
     return Source(said, run["config"], state["step"], state["parameters"], state["buffers"])
 
 
-def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
-    """Give a new member the parameters and buffers of the run that its config names.
+@dataclass(frozen=True)
+class Takeover:
+    """Which tensors of a model come from another run.
+
+    Attributes:
+        parameters, buffers: their names.
+        drawn: names of the head's parameters where these keep their own draw.
+    """
+
+    source: Source
+    parameters: Sequence[str]
+    buffers: Sequence[str]
+    drawn: Sequence[str]
+
+
+def takeover(model: nn.Module, config: TrainConfig) -> Takeover:
+    """Which parameters and buffers a new member copies from the run that ``init_from`` names; copies nothing yet.
 
     The head keeps its own draw where the classes are others: another number, ``data.classes``, source or file. Streams
-    of random numbers (dropout) are those of the new seed. ``norm_state`` says what becomes of the statistics of norms:
+    of random numbers (dropout) are those of the new seed.
 
-    - keep: they are taken over, and in training go on from there;
+    Raises:
+        ValueError: ``init_from`` names no run, or a run of another model or norm.
+    """
+    source = read_source(config)
+    head = head_parameters(model)
+    keeps_statistics = config.norm_state != "reset"
+    _check_meaning(source, to_dict(config))
+    _check_surplus(source, model, head, statistics=keeps_statistics)
+    drawn = head if _head_is_new(source, to_dict(config), model, head) else []
+    parameters = {name: own for name, own in model.named_parameters() if name not in drawn}
+    buffers = _own_buffers(model, statistics=keeps_statistics)
+    _require_alike(source, parameters, source.parameters)
+    _require_alike(source, buffers, source.buffers)
+    return Takeover(source, list(parameters), list(buffers), drawn)
+
+
+@torch.no_grad()
+def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
+    """Copy parameters and buffers from the run named by ``init_from`` into a new member; see ``takeover``.
+
+    ``norm_state`` says what becomes of the statistics of norms:
+
+    - keep: they are taken over, and training moves them on from there;
     - frozen: they are taken over and fixed, see ``apply_norm_state``;
     - reset: they begin anew, at mean 0 and variance 1;
     - precise: they become the population statistics of ``train`` under the weights taken over (Wu & Johnson 2021,
-      sec. 3), and in training go on from there.
+      sec. 3), and training moves them on from there.
 
     Args:
         model: on the device of ``train``.
@@ -89,21 +126,19 @@ def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
         train: training images.
 
     Raises:
-        ValueError: the run to start from is none, or is one of another model or norm.
+        ValueError: as ``takeover``.
     """
-    source = read_source(config)
-    head = head_parameters(model)
-    _check_meaning(source, to_dict(config))
-    _check_surplus(source, model, head, statistics=config.norm_state != "reset")
-    anew = set(head) if _head_is_new(source, to_dict(config), model, head) else set()
-    parameters = {name: own.data for name, own in model.named_parameters() if name not in anew}
-    _copy(source, parameters, source.parameters)
-    _copy(source, _own_buffers(model, statistics=config.norm_state != "reset"), source.buffers)
+    taken = takeover(model, config)
+    source = taken.source
+    for name in taken.parameters:
+        model.get_parameter(name).copy_(source.parameters[name])
+    for name in taken.buffers:
+        model.get_buffer(name).copy_(source.buffers[name])
     if config.norm_state == "precise":
         model.eval()
         write_precise(model, train, min(config.batch_size, len(train)))
         model.train()
-    outcome = f"{', '.join(head)} drawn anew" if anew else "the head included"
+    outcome = f"{', '.join(taken.drawn)} drawn anew" if taken.drawn else "the head included"
     log.info("%s: weights of step %d of run %s, %s", source.said, source.step, config_hash(source.config), outcome)
 
 
@@ -169,17 +204,11 @@ def _own_buffers(model: nn.Module, *, statistics: bool) -> dict[str, Tensor]:
     return {name: own for name, own in found.items() if name.rpartition(".")[2] != _PROGRESS}
 
 
-@torch.no_grad()
-def _copy(source: Source, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    """Fill tensors from those of the same name.
-
-    Raises:
-        ValueError: there is none of that name, or it has another shape.
-    """
+def _require_alike(source: Source, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Refuse a run that lacks a tensor, or has it in another shape."""
     for name, tensor in own.items():
         if name not in theirs:
             raise ValueError(f"{source.said}: that run has no {name}, this one has; {_AGREE}")
         if theirs[name].shape != tensor.shape:
             shapes = f"is {list(theirs[name].shape)} there and {list(tensor.shape)} here"
             raise ValueError(f"{source.said}: {name} {shapes}; only the head may differ")
-        tensor.copy_(theirs[name])

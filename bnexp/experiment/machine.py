@@ -33,12 +33,18 @@ def pick_device(name: str) -> torch.device:
 
 
 def prepare_machine(config: TrainConfig) -> torch.device:
-    """Set threads, number formats and determinism of this process, and return the device."""
+    """Set threads, number formats and determinism of this process, and return the device.
+
+    Raises:
+        ValueError: this machine lacks the device, its number format, or a compiler.
+    """
     device = pick_device(config.device)
     torch.set_num_threads(config.threads)
     allow_tf32(config.precision == "tf32")
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError("precision=bf16: this GPU has no bfloat16 (allowed here: fp32, tf32, fp16)")
+    if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+        raise ValueError("compile=true: torch.compile needs a C++ compiler, and there is none; use compile=false")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports all of torch.compile
@@ -55,15 +61,9 @@ def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
 
 
 def set_executor(config: TrainConfig, member: nn.Module) -> None:
-    """Memory layout and compilation of a member's forward pass.
-
-    Raises:
-        ValueError: compilation is asked for, and there is no compiler on this machine.
-    """
+    """Memory layout and compilation of a member's forward pass."""
     if config.channels_last:
         member.register_forward_pre_hook(lambda _, inputs: _channels_last(*inputs))
-    if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
-        raise ValueError("compile=true: torch.compile needs a C++ compiler, and there is none; use compile=false")
     if config.compile:
         member.compile(dynamic=False)
 

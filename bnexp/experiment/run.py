@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 
 from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import config_hash, to_dict
-from bnexp.experiment.display import Display
+from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.job import Job, Outcome
 from bnexp.experiment.setup import Setup, build
-from bnexp.probes.observer import Finish
-from bnexp.record import Record
 from bnexp.runs import checkpoint, run_json
 from bnexp.runs.logbook import Logbook
 from bnexp.runs.paths import RunPaths
@@ -31,18 +28,15 @@ from bnexp.training.loop import train
 
 log = logging.getLogger(__name__)
 
-Stop = Callable[[], bool]
-# What of the provenance decides the last bits of a result.
+# Provenance fields that can change the last bits of a result.
 _BITS = ("torch", "device", "device_name", "cpu_capability", "threads")
-Given = ParamSpec("Given")
-Found = TypeVar("Found")
 
 
 class StorageFailedError(RunFailedError):
     """A file could not be written in the middle of a run."""
 
 
-def run(jobs: Sequence[Job], *, stop: Stop, stacked: bool = False) -> list[Outcome]:
+def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False) -> list[Outcome]:
     """Train jobs as one population and keep their records; go on from checkpoints where there are any.
 
     Args:
@@ -83,7 +77,7 @@ def _remembered() -> Iterator[Sequence[logging.LogRecord]]:
         logger.setLevel(level)
 
 
-def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outcome]:
+def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:
     resumed = [_load(setup, row, job, repair=True) for row, job in enumerate(jobs)]
     with ExitStack() as open_books:
         books = [_open_book(job, setup, state) for job, state in zip(jobs, resumed, strict=True)]
@@ -104,7 +98,7 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Stop) -> list[Outco
 
 
 def _can_go_on(error: Exception, members: int) -> bool:
-    """Whether the runs may still come to their end: with room on the disk, or with fewer members in the memory."""
+    """Whether the runs can be resumed: after a full disk, or in a smaller stack."""
     return isinstance(error, OSError) or (isinstance(error, torch.OutOfMemoryError) and members > 1)
 
 
@@ -163,7 +157,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "config": config,
         "config_hash": config_hash(config),
         "overrides": list(job.overrides),
-        "steps": setup.plan.steps,
+        "steps": setup.training.cadence.steps,
         "classes": setup.data.classes,
         "images": {name: len(split) for name, split in setup.data.splits().items()},
         "parameters": sum(parameter[0].numel() for _, parameter in setup.population.parameters()),
@@ -176,7 +170,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     if state is not None:
-        log.info("%s goes on from step %d of %d", job.folder, state["step"], setup.plan.steps)
+        log.info("%s goes on from step %d of %d", job.folder, state["step"], setup.training.cadence.steps)
         _warn_of_changes(job.folder, made_with)
     return Logbook(job.folder, facts, after=None if state is None else state["step"])
 
@@ -194,7 +188,7 @@ def _record_stop(book: Logbook, setup: Setup) -> None:
     """Record that a run can go on, as well as the disk allows."""
     with contextlib.suppress(OSError):
         if book.facts["status"] == "running":
-            book.update("interrupted", step=setup.progress.step)
+            book.update("interrupted", step=setup.training.progress.step)
 
 
 def _record_failure(book: Logbook, error: Exception) -> None:
@@ -205,75 +199,31 @@ def _record_failure(book: Logbook, error: Exception) -> None:
         book.update("failed", failure={"reason": f"{type(error).__name__}: {error}", "lines": lines[-3:]})
 
 
-class _Clock:
-    """Seconds of a run over all its sessions, and the rate of training without the time of evaluations and probes."""
-
-    def __init__(self, step: int, before: float, batch_size: int) -> None:
-        self._start = self._last = time.perf_counter()
-        self._step, self._before, self._batch_size = step, before, batch_size
-        self._aside = 0.0
-
-    def aside(self, measure: Callable[Given, Found]) -> Callable[Given, Found]:
-        """The same function, its time left out of the rate."""
-
-        def timed(*args: Given.args, **kwargs: Given.kwargs) -> Found:
-            start = time.perf_counter()
-            measured = measure(*args, **kwargs)
-            self._aside += time.perf_counter() - start
-            return measured
-
-        return timed
-
-    def look(self, step: int) -> tuple[float, float]:
-        """(seconds so far, training images per second and member since the last look)."""
-        now = time.perf_counter()
-        rate = (step - self._step) * self._batch_size / max(now - self._last - self._aside, 1e-9)
-        self._step, self._last, self._aside = step, now, 0.0
-        return self._before + now - self._start, rate
-
-
-def _keep_records(jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], stop: Stop) -> list[Outcome]:
-    """Enter what the loop hands out in the books of the members that are still alive, and close those that are not."""
+def _keep_records(
+    jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], stop: Callable[[], bool]
+) -> list[Outcome]:
+    """Write each record to the logbooks of members still training; finish the logbooks of members that diverged."""
     ended: dict[int, Outcome] = {}
-    clock = _Clock(setup.progress.step, books[0].seconds, jobs[0].config.batch_size)
+    progress, cadence = setup.training.progress, setup.training.cadence
+    setup.clock.start(progress.step, before=books[0].seconds)
     name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} stacked runs"
-    display = Display(name, setup.progress.step, setup.plan.steps, [job.folder for job in jobs])
+    display = RunDisplay(name, progress.step, cadence.steps, [job.folder for job in jobs])
     with display.bar:
-        for record in _records(setup, clock, stop):
-            seconds, rate = clock.look(record.step)
-            diverged = setup.progress.diverged_at()
+        for record in train(setup.training, setup.evaluate, setup, stop=stop):
+            seconds, rate = setup.clock.look(record.step)
+            diverged = progress.diverged_at()
             for row in set(range(len(jobs))) - set(ended):
                 books[row].enter(record, row, seconds, rate)
                 if diverged[row] is not None:
                     ended[row] = _end(jobs[row], books[row], "diverged", seconds, record.step, diverged[row])
-                elif setup.plan.due(record.step, setup.plan.checkpoint_every) or setup.progress.stopping:
+                elif cadence.due(record.step, cadence.checkpoint_every) or progress.stopping:
                     _save(setup, books[row], row)
             display.show(record)
-    seconds, _ = clock.look(setup.progress.step)
-    status = "finished" if setup.progress.step == setup.plan.steps else "interrupted"
+    seconds, _ = setup.clock.look(progress.step)
+    status = "finished" if progress.step == cadence.steps else "interrupted"
     for row in set(range(len(jobs))) - set(ended):
-        ended[row] = _end(jobs[row], books[row], status, seconds, setup.progress.step)
+        ended[row] = _end(jobs[row], books[row], status, seconds, progress.step)
     return [ended[row] for row in range(len(jobs))]
-
-
-def _records(setup: Setup, clock: _Clock, stop: Stop) -> Iterator[Record]:
-    def observe(step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> Finish | None:
-        finish = clock.aside(setup.observe)(step, x_MB, y_MB)
-        return clock.aside(finish) if finish else None
-
-    return train(
-        setup.population,
-        setup.optimizer,
-        setup.factors,
-        setup.batches.at,
-        clock.aside(setup.evaluate),
-        observe,
-        plan=setup.plan,
-        precision=setup.precision,
-        progress=setup.progress,
-        stop=stop,
-        recorder=setup.recorder,
-    )
 
 
 def _save(setup: Setup, book: Logbook, row: int) -> None:
@@ -281,8 +231,9 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
     if setup.finite(row):
         book.flush()
         checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
-        if not (setup.progress.stopping or setup.progress.step == setup.plan.steps):  # else its end is told at once
-            book.update("running", step=setup.progress.step)
+        progress = setup.training.progress
+        if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else its end is told at once
+            book.update("running", step=progress.step)
 
 
 def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverged_at: int | None = None) -> Outcome:

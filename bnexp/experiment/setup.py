@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,115 +11,98 @@ import torch
 from torch import nn
 
 from bnexp.config.schema import TrainConfig
-from bnexp.data import Batches, Data, Split, load
-from bnexp.experiment.check import check_model, make_batches, make_plan
-from bnexp.experiment.choices import Choices, bind
+from bnexp.data import Data, Split
+from bnexp.experiment.check import Checked, check, make_batches
+from bnexp.experiment.choices import Choices, blank_model, build_optimizer
+from bnexp.experiment.clock import Clock
 from bnexp.experiment.init_from import apply_norm_state, start_from
-from bnexp.experiment.machine import prepare_machine, recorder, set_executor
-from bnexp.models import Units
+from bnexp.experiment.machine import pick_device, recorder, set_executor
 from bnexp.models.init import Init, fit, initialize
-from bnexp.models.layers import largest_map, norm_parameters
-from bnexp.norms import Norm
-from bnexp.probes.observer import Finish, Observed, Observer
+from bnexp.models.layers import largest_map
+from bnexp.probes.observer import Observed, Observer
 from bnexp.randomness import seed_streams
 from bnexp.runs.checkpoint import State
 from bnexp.training import ema
 from bnexp.training.evaluation import Measures, evaluate_all, evaluate_kinds
-from bnexp.training.loop import Plan, Progress
-from bnexp.training.optim import Optimizer, optimizer
+from bnexp.training.loop import Progress, Training
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
-from bnexp.training.step import Recorder
-from bnexp.training.trainable import frozen_MP
 
-log = logging.getLogger(__name__)
 # At most so many images a forward pass of an evaluation, and on a CPU so many numbers in a map: 8 MB, of which caches
 # keep a good part. ResNet-20 takes half as long an image as in batches of 1000.
 _EVAL_BATCH_SIZE, _EVAL_MAP = 1000, 2**21
 
 
-def build_model(config: TrainConfig, rule: Choices, data: Data, steps: int) -> nn.Module:
+def build_model(config: TrainConfig, choices: Choices, data: Data, steps: int) -> nn.Module:
     """A member with the initial weights of its seed, on the CPU."""
-    units = Units(rule.norm, config.activation, config.placement, steps)
-    model: nn.Module = rule.model(data.shape, data.classes, units)
-    initialize(model, rule.init(), config.seed)
-    rule.affine().fill(model)
+    model = blank_model(config, choices, data, steps)
+    initialize(model, choices.init(), config.seed)
+    choices.affine().fill(model)
     seed_streams(model, config.seed)
     return model
 
 
-def start_member(config: TrainConfig, rule: Choices, member: nn.Module, data: Data, x_B: torch.Tensor) -> None:
-    """Bring a new member to where its training begins: another run's weights, or what its rules make of the data.
+def start_member(config: TrainConfig, choices: Choices, member: nn.Module, data: Data, x_B: torch.Tensor) -> None:
+    """Bring a new member to where its training begins: by another run's weights, or by rules for its first batch.
 
     Args:
         config: the member's settings.
-        rule: the same, bound.
+        choices: the same, bound.
         member: as ``build_model`` makes it, on the device of the data.
-        data: what it is trained on.
+        data: its training data.
         x_B: its first batch.
 
     Raises:
-        ValueError: the run to start from does not fit, or a layer cannot start as the rules say.
+        ValueError: the run to start from does not fit.
     """
     if config.init_from is not None:
         start_from(member, config, data.train.mixed(config.eval_train))
         return
-    init: Init = rule.init()
-    restore = rule.affine().restore
-    if restore and init.pretrain is not None:
-        raise ValueError(f"affine=identity: init={rule.init.name} trains gains and biases; use affine=usual")
-    fit(member, init, x_B, restore=restore)
+    init: Init = choices.init()
+    fit(member, init, x_B, restore=choices.affine().restore)
     if init.pretrain is not None:
         init.pretrain(member, data.train, config.seed)
 
 
-def _say_ignored(config: TrainConfig, model: nn.Module) -> None:
-    """Say what was asked for of gains and has no effect."""
-    affine, gains = config.affine["name"], [norm.gain for norm in model.modules() if isinstance(norm, Norm)]
-    if config.init_from is not None and affine != "usual":
-        log.info("affine=%s: has no effect, as gains and biases are those of init_from", affine)
-    elif config.affine.get("gain", 1) != 1 and all(gain is None for gain in gains):
-        log.info(
-            "affine.gain=%s: has no effect, as norm=%s has no gain here", config.affine["gain"], config.norm["name"]
-        )
-
-
 @dataclass(frozen=True)
 class Setup:
-    """Everything that the loop needs, built and checked; no file has been written yet."""
+    """A training, ready to begin; no file has been written yet. It watches itself: see ``training.loop.Watcher``."""
 
     config: TrainConfig
     data: Data
-    population: Population
-    optimizer: Optimizer
-    factors: torch.Tensor
-    batches: Batches
-    plan: Plan
-    precision: Precision
-    progress: Progress
+    training: Training
     observer: Observer
-    recorder: Recorder | None
+    clock: Clock
+
+    @property
+    def population(self) -> Population:
+        """The members."""
+        return self.training.population
 
     def evaluate(self) -> Measures:
-        """What an evaluation in training records."""
+        """The measures of an evaluation in training."""
         splits = {"train_eval": self._some} | self._splits("validation", "test")
-        with self._uncompiled():
+        with self._aside():
             measured = evaluate_all(self.population, splits, self._some, **self._batch_sizes())
             return measured | ema.evaluate_averages(
                 self.population, self._splits("test"), self.config.ema, batch_size=self.eval_batch_size
             )
 
-    def observe(self, step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> Finish | None:
-        """Have the probes that are due look at a step; see ``Observer``."""
-        finish = self.observer.observe(step, x_MB, y_MB)
-        if finish is None:
-            return None
+    def before(self, step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> bool:
+        """Whether a probe looks at this step; see ``Observer.before``."""
+        with self._aside():
+            return self.observer.before(step, x_MB, y_MB)
 
-        def finish_uncompiled(lr_M: torch.Tensor, loss_M: torch.Tensor) -> Observed:
-            with self._uncompiled():
-                return finish(lr_M, loss_M)
+    def after(self, lr_M: torch.Tensor, loss_M: torch.Tensor) -> Observed:
+        """What the probes have measured; see ``Observer.after``."""
+        with self._aside():
+            return self.observer.after(lr_M, loss_M)
 
-        return finish_uncompiled
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Leave the time of the with block out of the rate of training, and compile nothing in it."""
+        with self.clock.paused(), self._uncompiled():
+            yield
 
     def compare_statistics(self, split: str | None) -> Iterator[tuple[str, str, float, float]]:
         """Rows (split, statistics, accuracy, loss) of the first member.
@@ -154,7 +136,7 @@ class Setup:
         """Images a forward pass of an evaluation: the config's, or what suits the device and the model."""
         if self.config.eval_batch_size is not None:
             return self.config.eval_batch_size
-        if self.factors.device.type != "cpu":
+        if self.population.theta_MP.device.type != "cpu":
             return _EVAL_BATCH_SIZE
         with self._uncompiled():
             largest = largest_map(self.population.members[0], self._some.x[:2])
@@ -166,21 +148,23 @@ class Setup:
 
     def state(self, row: int) -> State:
         """All of one member that a resumed run needs."""
+        training = self.training
         return {
-            "step": self.progress.step,
-            **self.population.state(row),
-            "optimizer": self.optimizer.state(row),
-            "progress": self.progress.state(row),
-            "precision": self.precision.state(row),
+            "step": training.progress.step,
+            **training.population.state(row),
+            "optimizer": training.optimizer.state(row),
+            "progress": training.progress.state(row),
+            "precision": training.precision.state(row),
             "probes": self.observer.state(row),
         }
 
     def load(self, row: int, state: State) -> None:
         """Put a member back to where it was saved."""
-        self.population.load(row, state)
-        self.optimizer.load(row, state["optimizer"])
-        self.progress.load(row, state["step"], state["progress"])
-        self.precision.load(row, state["precision"])
+        training = self.training
+        training.population.load(row, state)
+        training.optimizer.load(row, state["optimizer"])
+        training.progress.load(row, state["step"], state["progress"])
+        training.precision.load(row, state["precision"])
         self.observer.load(row, state["probes"])
 
     def finite(self, row: int) -> bool:
@@ -189,64 +173,48 @@ class Setup:
 
 
 def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bool] = ()) -> Setup:
-    """Read the data and build a population of one member a config.
-
-    The configs differ at most in the seed, the init and the numbers of the optimizer.
+    """Check configs, read the data, and build a population of one member a config.
 
     Args:
-        configs: one a member.
+        configs: one a member; they differ at most in the seed, the init and the numbers of the optimizer.
         stacked: see ``Population``.
-        resumed: for each member whether a checkpoint will be loaded into it, so that where it starts is of no matter;
-            none will be where nothing is given.
+        resumed: for each member whether a checkpoint will be loaded into it, so that its start does not matter; by
+            default none will.
 
     Raises:
         ValueError: anything the user can mend; nothing has been written then.
     """
-    config, bound = configs[0], [bind(each) for each in configs]
-    device = prepare_machine(config)
-    data = load(config.data)
+    checked = check(configs, starts=not (resumed and all(resumed)))
+    config, device = configs[0], pick_device(configs[0].device)
+    data = checked.data.to(device)
     batches = make_batches(configs, data)
-    check_model(config, bound[0], data, batches.sizes())
-    plan = make_plan(config, batches.per_epoch)
-    pairs = zip(configs, bound, strict=True)
-    members = [build_model(each, rule, data, plan.steps).to(device) for each, rule in pairs]
-    data = data.to(device)
-    batches = make_batches(configs, data)
-    x_MB, _ = batches.at(0)
-    for row, (each, rule) in enumerate(zip(configs, bound, strict=True)):
+    members = _members(checked, data, batches.at(0)[0], resumed)
+    population = Population(members, stacked=stacked)
+    steps = checked.cadence.steps
+    schedule = checked.choices[0].schedule(steps)
+    training = Training(
+        population=population,
+        optimizer=build_optimizer(configs, checked.choices, population),
+        factors=torch.tensor([schedule(step) for step in range(steps)], device=device),
+        batches=batches.at,
+        cadence=checked.cadence,
+        precision=Precision(config.precision, len(configs), device),
+        progress=Progress(len(configs), device),
+        recorder=recorder(config, device),
+    )
+    observer = Observer(population, checked.choices[0].probes, data.train, steps)
+    return Setup(config, data, training, observer, Clock(config.batch_size))
+
+
+def _members(checked: Checked, data: Data, x_MB: torch.Tensor, resumed: Sequence[bool]) -> list[nn.Module]:
+    """The models, each with its initial weights, where its training begins."""
+    members = []
+    for row, (config, choices) in enumerate(zip(checked.configs, checked.choices, strict=True)):
+        member = build_model(config, choices, data, checked.cadence.steps).to(x_MB.device)
         if not (resumed and resumed[row]):
-            start_member(each, rule, members[row], data, x_MB[row])
-    _say_ignored(config, members[0])
-    for member in members:
+            start_member(config, choices, member, data, x_MB[row])
         apply_norm_state(member, config)
         ema.attach(member, config.ema)
         set_executor(config, member)
-    population = Population(members, stacked=stacked)
-    schedule = bound[0].schedule(plan.steps)
-    return Setup(
-        config=config,
-        data=data,
-        population=population,
-        optimizer=build_optimizer(configs, bound, population),
-        factors=torch.tensor([schedule(step) for step in range(plan.steps)], device=device),
-        batches=batches,
-        plan=plan,
-        precision=Precision(config.precision, len(configs), device),
-        progress=Progress(len(configs), device),
-        observer=Observer(population, bound[0].probes, data.train, plan.steps),
-        recorder=recorder(config, device),
-    )
-
-
-def build_optimizer(configs: Sequence[TrainConfig], bound: Sequence[Choices], population: Population) -> Optimizer:
-    """What updates the parameters that are to be trained.
-
-    Raises:
-        ValueError: the model has no such parameters.
-    """
-    norms = norm_parameters(population.members[0])
-    built = optimizer([rule.optim for rule in bound], population, norms)
-    frozen = frozen_MP(configs[0].trainable, population, norms, [config.seed for config in configs])
-    if frozen is not None:
-        built.freeze(frozen)
-    return built
+        members.append(member)
+    return members

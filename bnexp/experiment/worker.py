@@ -23,7 +23,7 @@ import torch
 from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import from_dict
 from bnexp.data import keep
-from bnexp.experiment.check import check
+from bnexp.experiment.check import check_sweep
 from bnexp.experiment.display import console
 from bnexp.experiment.dry_run import members_that_fit
 from bnexp.experiment.job import Job, already_done, import_modules
@@ -252,4 +252,4 @@ def _stacked(executor: str, device: str) -> bool:
     return executor == "stacked"
 
 
-_TASKS: Mapping[str, Callable[..., int]] = {"train": train, "check": check}
+_TASKS: Mapping[str, Callable[..., int]] = {"train": train, "check": check_sweep}

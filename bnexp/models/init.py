@@ -34,11 +34,13 @@ class Init:
         draw: fills a layer from a source of random numbers.
         fit: adjusts a layer that has been drawn to its first input, where the rule looks at data.
         pretrain: trains a model that has been drawn on images without their labels, by a seed, where the rule does so.
+        require: raises a ValueError for a model to which the rule does not apply.
     """
 
     draw: Callable[[Linear, torch.Generator], None]
     fit: Callable[[Linear, Tensor], None] | None = None
     pretrain: Callable[[nn.Module, Split, int], None] | None = None
+    require: Callable[[nn.Module], object] | None = None
 
 
 def initialize(model: nn.Module, init: Init, seed: int) -> None:

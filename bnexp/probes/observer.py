@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -20,8 +20,6 @@ from bnexp.training.population import Population
 State = dict[str, dict[str, Tensor]]
 # Curves and histograms: tag -> a number a member, tag -> a list of numbers a member.
 Observed = tuple[dict[str, list[float]], dict[str, list[list[float]]]]
-# Takes the learning rates [M] and the losses [M] of the step that was observed.
-Finish = Callable[[Tensor, Tensor], Observed]
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,13 @@ class Watch:
     """A probe as a config asks for it.
 
     Attributes:
-        word: its name.
+        name: as in ``PROBES``.
         every: its cadence in steps.
         images: size of the fixed probe batch.
         build: model, probe batch -> probe.
     """
 
-    word: str
+    name: str
     every: int
     images: int
     build: Bound
@@ -77,69 +75,74 @@ class Observer:
 
     def __init__(self, population: Population, wanted: Sequence[Watch], train: Split, steps: int) -> None:
         self._population, self._watches, self._steps = population, wanted, steps
-        self._batches = {watch.word: train.mixed(watch.images) for watch in wanted}
+        self._looked_at: _Before | None = None
+        self._batches = {watch.name: train.mixed(watch.images) for watch in wanted}
         self.probes: dict[str, list[Probe]] = {
-            watch.word: [watch.build(member, self._batches[watch.word].x) for member in population.members]
+            watch.name: [watch.build(member, self._batches[watch.name].x) for member in population.members]
             for watch in wanted
         }
 
-    def observe(self, step: int, x_MB: Tensor, y_MB: Tensor) -> Finish | None:
-        """Look at a step that is about to be done.
+    def before(self, step: int, x_MB: Tensor, y_MB: Tensor) -> bool:
+        """Whether a probe is due at this step; if so, copy everything that the step is going to change.
 
         Args:
             step: its number, from 1.
             x_MB: its batch.
             y_MB: its labels.
-
-        Returns:
-            What is to be called when it has been done; None where nothing is due.
         """
         due = [watch for watch in self._watches if step in (1, self._steps) or step % watch.every == 0]
-        if not due:
-            return None
-        sound_M = torch.isfinite(self._population.theta_MP).all(1)
-        before = _copies(self._population.parameters())
-        buffers = _copies(self._population.buffers.items())
+        if due:
+            sound_M = torch.isfinite(self._population.theta_MP).all(1)
+            parameters, buffers = _copies(self._population.parameters()), _copies(self._population.buffers.items())
+            self._looked_at = _Before(step, x_MB, y_MB, due, sound_M, parameters, buffers)
+        return bool(due)
 
-        def finish(lr_M: Tensor, loss_M: Tensor) -> Observed:
-            sound_M.logical_and_(torch.isfinite(self._population.theta_MP).all(1) & torch.isfinite(loss_M))
-            after, gradient = _copies(self._population.parameters()), _copies(self._population.gradients())
-            done = _Step(step, x_MB, y_MB, lr_M, before, after, gradient, buffers)
-            return self._measured(due, done, sound_M.tolist())  # waits for the device
+    def after(self, lr_M: Tensor, loss_M: Tensor) -> Observed:
+        """What the due probes measure at the step that ``before`` was told of.
 
-        return finish
+        Args:
+            lr_M: the step's learning rates.
+            loss_M: its losses.
+        """
+        seen, self._looked_at = self._looked_at, None
+        assert seen is not None
+        sound_M = seen.sound_M & torch.isfinite(self._population.theta_MP).all(1) & torch.isfinite(loss_M)
+        after, gradient = _copies(self._population.parameters()), _copies(self._population.gradients())
+        step = _Step(seen, lr_M, after, gradient)
+        return self._measured(step, sound_M.tolist())  # waits for the device
 
-    def _measured(self, due: Sequence[Watch], done: _Step, sound: Sequence[bool]) -> Observed:
+    def _measured(self, step: _Step, sound: Sequence[bool]) -> Observed:
         rows: list[Values] = [{} for _ in sound]
         with _unchanged(self._population):
             for row in (row for row, ok in enumerate(sound) if ok):
-                for watch in due:
-                    values = self.probes[watch.word][row].measure(self._moment(row, watch, done))
-                    rows[row] |= {f"probe/{watch.word}/{quantity}": value for quantity, value in values.items()}
+                for watch in step.begun.due:
+                    values = self.probes[watch.name][row].measure(self._moment(row, watch, step))
+                    rows[row] |= {f"probe/{watch.name}/{quantity}": value for quantity, value in values.items()}
         return _by_tag(rows)
 
     @torch.no_grad()
-    def _moment(self, row: int, watch: Watch, done: _Step) -> Moment:
+    def _moment(self, row: int, watch: Watch, step: _Step) -> Moment:
         """Bring a member back to where it was before the step, and show that step."""
         for name, parameter in self._population.parameters():
-            parameter[row].copy_(done.before[name][row])
+            parameter[row].copy_(step.begun.parameters[name][row])
         for name, buffer in self._population.buffers.items():
-            buffer[row].copy_(done.buffers[name][row])
-        model, batch = self._population.members[row].train(), self._batches[watch.word]
+            buffer[row].copy_(step.begun.buffers[name][row])
+        model, batch = self._population.members[row].train(), self._batches[watch.name]
         before, after, gradient = (
-            {name: stack[row] for name, stack in stacks.items()} for stacks in (done.before, done.after, done.gradient)
+            {name: stack[row] for name, stack in stacks.items()}
+            for stacks in (step.begun.parameters, step.after, step.gradient)
         )
         return Moment(
             model=model,
-            step=done.step,
-            x_B=done.x_MB[row],
-            y_B=done.y_MB[row],
+            step=step.begun.step,
+            x_B=step.begun.x_MB[row],
+            y_B=step.begun.y_MB[row],
             images=batch.x,
             labels=batch.y,
             before=before,
             after=after,
             gradient=gradient,
-            lr=done.lr_M[row].item(),
+            lr=step.lr_M[row].item(),
         )
 
     def state(self, row: int) -> State:
@@ -157,17 +160,31 @@ class Observer:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """What is known of a step of all members; each tensor has a row a member."""
+class _Before:
+    """A step that is about to be done: its batch, the probes that are due, and copies of what it will change.
+
+    Attributes:
+        sound_M: members whose parameters are finite.
+        parameters, buffers: name -> [M, ...].
+    """
 
     step: int
     x_MB: Tensor
     y_MB: Tensor
+    due: Sequence[Watch]
+    sound_M: Tensor
+    parameters: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step that has been done; each tensor has a row a member."""
+
+    begun: _Before
     lr_M: Tensor
-    before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     gradient: Mapping[str, Tensor]
-    buffers: Mapping[str, Tensor]
 
 
 def _by_tag(rows: Sequence[Values]) -> Observed:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bnexp.config.schema import WHERE
+from bnexp.config.schema import role
 from bnexp.runs.collect import (
     Run,
     Setting,
@@ -17,8 +17,6 @@ from bnexp.runs.collect import (
     show,
 )
 
-# What does not make two runs different: the seed, which is what arms are averaged over, and where things are.
-NOT_COMPARED = ("seed", *WHERE)
 _ABSENT = object()
 
 
@@ -58,9 +56,13 @@ def known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def group(runs: Sequence[Run], by: Sequence[str] = (), without: Collection[str] = NOT_COMPARED) -> list[Arm]:
-    """Runs with equal settings together: the settings ``by`` if given, else all but ``without``."""
-    keys = list(by) or [key for key in dict.fromkeys(key for run in runs for key in run.settings) if key not in without]
+def group(runs: Sequence[Run], by: Sequence[str] = (), without: Collection[str] = ()) -> list[Arm]:
+    """Runs with equal settings together: the settings ``by`` if given, else all that are compared but ``without``."""
+    keys = list(by) or [
+        key
+        for key in dict.fromkeys(key for run in runs for key in run.settings)
+        if role(key).compared and key not in without
+    ]
     members: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         members[tuple(run.settings.get(key, _ABSENT) for key in keys)].append(run)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from bnexp.sweep.plan import Entry, Plan
 
 
-class Display:
+class SweepDisplay:
     """A bar with done, running and failed jobs and the time left; where there is no terminal, plain lines."""
 
     def __init__(self, todo: int) -> None:

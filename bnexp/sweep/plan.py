@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,13 +187,17 @@ def _require_inside(name: str) -> None:
         raise ValueError(f"job name {name!r}")
 
 
-def stacks(jobs: Iterable[Entry], max_stack: int) -> list[list[Entry]]:
-    """Jobs in groups that share a process, at most ``max_stack`` each, in the order of their first members.
+def stacks(jobs: Iterable[Entry], max_stack: int, unstackable: Collection[str] = ()) -> list[list[Entry]]:
+    """Jobs in groups that train as one population, at most ``max_stack`` each, in the order of their first members.
 
-    A compiled network is not stacked: vmap would have to go through the compiler.
+    Args:
+        jobs: what is to be run.
+        max_stack: 1 puts every job in a group alone.
+        unstackable: shapes (``config.schema.shape``) whose jobs train alone.
     """
     groups: dict[str, list[Entry]] = {}
     for entry in jobs:
-        key = entry.config_hash if max_stack == 1 or entry.config["compile"] else shape(entry.config)
+        common = shape(entry.config)
+        key = entry.config_hash if max_stack == 1 or common in unstackable else common
         groups.setdefault(key, []).append(entry)
     return [group[at : at + max_stack] for group in groups.values() for at in range(0, len(group), max_stack)]

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bnexp.config.checks import RunFailedError
@@ -26,18 +27,53 @@ _LATE = (
 )
 
 
-def slots_after_check(
-    server: ForkServer, todo: Sequence[Entry], options: Options, stop: Stop
-) -> list[Mapping[str, str]]:
-    """Check what is to be run, in a process of its own; the environment variables of each slot for jobs.
+@dataclass(frozen=True)
+class Ready:
+    """A sweep whose configs have been checked.
+
+    Attributes:
+        slots: environment variables of each of the processes that may run at once.
+        unstackable: shape of configs -> why such jobs train alone.
+    """
+
+    slots: Sequence[Mapping[str, str]]
+    unstackable: Mapping[str, str]
+
+
+def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop: Stop) -> Ready | None:
+    """Check the jobs in a child process, and find out where they can run; None where a signal has stopped it.
 
     Raises:
-        ValueError: something in the configs is wrong, or in what they read and import.
+        ValueError: something in the configs is wrong, or in the files that they read and import.
         RunFailedError: no process can be started.
+    """
+    lines = _checked(server, todo, stop)
+    if stop():
+        return None
+    *remarks, answer = lines
+    for remark in dict.fromkeys(remarks):
+        print(remark, file=sys.stderr)
+    found = json.loads(answer)
+    if found["gpus"] == 0:  # a library may ask the driver of a GPU, which does not survive a fork
+        server.load(found["modules"])
+        server.keep(found["data"])
+    reasons = {shape: each["unstackable"] for shape, each in found["shapes"].items() if each["unstackable"]}
+    if options.max_stack > 1:
+        for reason in dict.fromkeys(reasons.values()):
+            print(f"not stacked, but trained one by one: {reason}", file=sys.stderr)
+    return Ready(slots(options, found["gpus"], max(entry.config["threads"] for entry in todo)), reasons)
+
+
+def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]:
+    """What the child that checks the jobs has printed.
+
+    Raises:
+        ValueError, RunFailedError: as ``preflight``.
     """
     with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
         log = RunPaths(Path(folder)).output_log
-        given = {"configs": [entry.config for entry in todo]}
+        begun = [entry.state != "waiting" for entry in todo]
+        given = {"configs": [entry.config for entry in todo], "begun": begun}
         server.revive()
         try:
             server.fork(0, "check", given, log=str(log), env={})
@@ -48,20 +84,10 @@ def slots_after_check(
         except ForkServerDiedError:
             raise RunFailedError("no process can be started for the jobs; what it said is above") from None
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    if stop():
-        return []
-    ((_, code),) = ended
-    if code != 0:
-        died = f"checking the jobs ended with code {code}: {' / '.join(lines[-3:])}"
+    if ended and ended[0][1] != 0:
+        died = f"checking the jobs ended with code {ended[0][1]}: {' / '.join(lines[-3:])}"
         raise ValueError(complaint(lines) or died)
-    *remarks, answer = lines
-    for remark in dict.fromkeys(remarks):
-        print(remark, file=sys.stderr)
-    found = json.loads(answer)
-    if found["gpus"] == 0:  # a library may ask the driver of a GPU, which does not survive a fork
-        server.load(found["modules"])
-        server.keep(found["data"])
-    return slots(options, found["gpus"], max(entry.config["threads"] for entry in todo))
+    return lines
 
 
 def slots(options: Options, gpus: int, threads: int) -> list[Mapping[str, str]]:

@@ -22,11 +22,11 @@ from bnexp.runs.paths import SWEEP_JSON
 from bnexp.runs.storage import held
 from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
-from bnexp.sweep.display import Display, summary
+from bnexp.sweep.display import SweepDisplay, summary
 from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry, Plan, stacks
-from bnexp.sweep.preflight import slots_after_check
+from bnexp.sweep.preflight import Ready, preflight
 
 Notes = Callable[[Mapping[str, Any], Sequence[str]], dict[str, str]]
 Engine = Callable[[Sequence[Entry]], None]
@@ -85,13 +85,13 @@ def carry_out(
         trouble = None
         if todo:
             server = server or holds.enter_context(contextlib.closing(ForkServer()))
-            slots = slots_after_check(server, todo, plan.options, stop)
-            if stop():
+            ready = preflight(server, todo, plan.options, stop)
+            if ready is None:
                 return stop.exit_code
             if is_new:
                 holds.enter_context(_made(folder))
             _first_write(plan)
-            trouble = _run(plan, todo, slots, notes, stop, server, engine)
+            trouble = _run(plan, todo, ready, notes, stop, server, engine)
         for line in summary(plan, asked, trouble):
             with contextlib.suppress(OSError):
                 print(line, flush=True)
@@ -134,7 +134,7 @@ def _first_write(plan: Plan) -> None:
 def _run(
     plan: Plan,
     todo: Sequence[Entry],
-    slots: Sequence[Mapping[str, str]],
+    ready: Ready,
     notes: Notes,
     stop: Stop,
     server: ForkServer,
@@ -142,7 +142,7 @@ def _run(
 ) -> str | None:
     """Run jobs; a sentence if something has kept some from being run."""
     if engine is None:
-        supervisor = Supervisor(plan, todo, slots, notes, stop, server)
+        supervisor = Supervisor(plan, todo, ready, notes, stop, server)
         return supervisor.run()
     server.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an engine waits for its jobs in calls of its own
@@ -182,7 +182,7 @@ class Supervisor:
     Args:
         plan: kept up to date on the disk.
         todo: the jobs to run, in this order.
-        slots: environment variables of each of the processes that may run at once.
+        ready: where they can run, and which cannot be stacked.
         notes: see ``carry_out``.
         stop: asked all the time; True ends the running jobs, after they have saved.
         server: forks the processes.
@@ -192,21 +192,21 @@ class Supervisor:
         self,
         plan: Plan,
         todo: Sequence[Entry],
-        slots: Sequence[Mapping[str, str]],
+        ready: Ready,
         notes: Notes,
         stop: Stop,
         server: ForkServer,
     ) -> None:
-        self._plan, self._options, self._slots = plan, plan.options, slots
+        self._plan, self._options, self._slots = plan, plan.options, ready.slots
         self._notes, self._stop, self._server = notes, stop, server
-        self._queue = deque(stacks(todo, plan.options.max_stack))
-        self._free = list(reversed(range(len(slots))))
+        self._queue = deque(stacks(todo, plan.options.max_stack, ready.unstackable))
+        self._free = list(reversed(range(len(ready.slots))))
         self._running: dict[int, _Running] = {}
         self._numbers = 0
         self._failures = 0
         self._restarts = 0
         self._trouble: str | None = None
-        self._display = Display(len(todo))
+        self._display = SweepDisplay(len(todo))
         self._written = time.monotonic()
 
     def run(self) -> str | None:

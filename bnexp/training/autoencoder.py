@@ -71,7 +71,8 @@ def autoencoder(
         ValueError: (before the first step) the model is none of these.
     """
     draw = xavier(distribution="uniform", gain=gain).draw
-    return Init(draw, pretrain=partial(pretrain, epochs=epochs, lr=lr, momentum=momentum, batch_size=batch_size))
+    trained = partial(pretrain, epochs=epochs, lr=lr, momentum=momentum, batch_size=batch_size)
+    return Init(draw, pretrain=trained, require=_units)
 
 
 def pretrain(
@@ -135,6 +136,7 @@ def _step(population: Population, sgd: SGD, x_BF: Tensor) -> Tensor:
     (autoencoder,) = population.members
     assert isinstance(autoencoder, Autoencoder)
     error = autoencoder.error(population(x_BF.unsqueeze(0))[0], x_BF)
-    population.backward(error.unsqueeze(0))
+    population.gradient_MP.zero_()
+    error.backward()  # type: ignore[no-untyped-call]
     sgd.step(torch.ones_like(error))
     return error.detach()

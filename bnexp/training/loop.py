@@ -9,31 +9,42 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from bnexp.record import Record
 from bnexp.training.losses import hits
+from bnexp.training.optim import Optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
-from bnexp.training.step import Recorder, ReplayedStep, Step, Stepper
+from bnexp.training.step import Do, Recorder, ReplayedStep, Step
 
 # Steps whose results are added up together.
 _MOST_NOTED = 16
 
+# Step, counted from 0 -> inputs (M, B, ...) and classes [M, B].
 Batches = Callable[[int], tuple[Tensor, Tensor]]
+# Metric tag -> a number a member.
 Evaluate = Callable[[], Mapping[str, Sequence[float]]]
-# Given a step's number (from 1) and batch before it is done: None, or what is called with its learning rates [M] and
-# losses [M] when it has been done; that gives a record's values and distributions.
+# A record's values and distributions.
 Observed = tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[Sequence[float]]]]
-Observe = Callable[[int, Tensor, Tensor], Callable[[Tensor, Tensor], Observed] | None]
+
+
+class Watcher(Protocol):
+    """Looks at steps, before and after; leaves everything as it found it."""
+
+    def before(self, step: int, x_MB: Tensor, y_MB: Tensor) -> bool:
+        """Whether this step, counted from 1, is to be looked at; if so, what it changes has been copied."""
+
+    def after(self, lr_M: Tensor, loss_M: Tensor) -> Observed:
+        """What the step that ``before`` chose has shown; called only after that."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """When what is due, in optimizer steps.
+class Cadence:
+    """How often records, evaluations and checkpoints are due, in optimizer steps.
 
     Attributes:
         steps: the length of the run.
@@ -82,13 +93,13 @@ class Progress:
         self.seen += images
 
     def note(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
-        """Keep what a step came to, to be added up with that of others."""
+        """Record a step's losses and logits, to be added to the sums together with those of other steps."""
         self._noted.append((loss_M, logits_MBK, y_MB))
         if len(self._noted) == _MOST_NOTED:
             self.add_up()
 
     def add(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
-        """Add up what a step came to at once, for steps that are recorded."""
+        """Record a step and add it to the sums at once, as a captured step must."""
         self.note(loss_M, logits_MBK, y_MB)
         self.add_up()
 
@@ -144,70 +155,83 @@ class Progress:
         self.survived_M[row] = step
 
 
-def train(
-    population: Population,
-    optimizer: Stepper,
-    factors: Tensor,
-    batches: Batches,
-    evaluate: Evaluate,
-    observe: Observe = lambda *_: None,
-    *,
-    plan: Plan,
-    precision: Precision,
-    progress: Progress,
-    stop: Callable[[], bool],
-    recorder: Recorder | None = None,
-) -> Iterator[Record]:
-    """Train on from ``progress``, and hand out a record wherever one is due.
+@dataclass(frozen=True)
+class Training:
+    """Everything that a training needs and moves.
 
-    Everything is a pure function of what goes in: the batch of a step comes from the step's number alone. Between
-    records the caller may save or stop; what it needs for going on later is in ``population``, ``optimizer``,
-    ``precision`` and ``progress``.
-
-    Args:
+    Attributes:
         population: M models, updated in place.
         optimizer: updates them.
-        factors: [steps], the schedule: what the base learning rates are multiplied by in each step.
-        batches: step -> (x_MB..., y_MB).
-        evaluate: measures the population on data of its own.
-        observe: looks at steps; leaves everything as it found it.
-        plan: what is due when.
+        factors: [steps], the schedule: the base learning rates are multiplied by these numbers.
+        batches: step -> batch.
+        cadence: what is due when.
         precision: how a step computes.
-        progress: where to start.
+        progress: where the training stands.
+        recorder: captures a step to be replayed, see ``ReplayedStep``; None runs every step eagerly.
+    """
+
+    population: Population
+    optimizer: Optimizer
+    factors: Tensor
+    batches: Batches
+    cadence: Cadence
+    precision: Precision
+    progress: Progress
+    recorder: Recorder | None = None
+
+
+def train(
+    training: Training, evaluate: Evaluate, watcher: Watcher | None = None, *, stop: Callable[[], bool]
+) -> Iterator[Record]:
+    """Train on from ``training.progress``, and hand out a record wherever one is due.
+
+    Everything is a pure function of the arguments: the batch of a step depends on the step's number alone. Between
+    records the caller may save or stop; the state that a resumed run needs is in the parts of ``training``.
+
+    Args:
+        training: is moved on.
+        evaluate: measures the population on other data.
+        watcher: looks at steps.
         stop: asked after each step; True ends the loop with a record of that step.
-        recorder: records a step to be replayed, see ``ReplayedStep``; None does every step kernel by kernel.
 
     Yields:
         Records; with no values at a step where only a checkpoint is due. A member whose loss was not finite is not
-        evaluated any more, and its values are nan; when it has happened to all members, the loop ends.
+        evaluated any more, and its values are nan; when that has happened to all members, the loop ends.
     """
-    population.train()
-    # A recording is of one step, with all that it adds up.
-    step = Step(population, optimizer, precision, progress.note if recorder is None else progress.add)
-    unwatched = step if recorder is None else ReplayedStep(step, recorder)
-    while progress.step < plan.steps:
-        factor = factors[progress.step]
-        x_MB, y_MB = batches(progress.step)
-        finish = observe(progress.step + 1, x_MB, y_MB)
-        loss_M = (step if finish else unwatched)(x_MB, y_MB, factor)
+    progress, cadence, optimizer = training.progress, training.cadence, training.optimizer
+    training.population.train()
+    step, unwatched = _steps(training)
+    while progress.step < cadence.steps:
+        factor = training.factors[progress.step]
+        x_MB, y_MB = training.batches(progress.step)
+        watched = watcher is not None and watcher.before(progress.step + 1, x_MB, y_MB)
+        loss_M = (step if watched else unwatched)(x_MB, y_MB, factor)
         progress.count(y_MB.shape[1])
-        observed = finish(optimizer.lr_M1[:, 0] * factor, loss_M) if finish else ({}, {})
+        observed = watcher.after(optimizer.lr_M1[:, 0] * factor, loss_M) if watcher and watched else ({}, {})
         progress.stopping = stop()
-        if progress.stopping or finish or plan.halts(progress.step):
-            yield _record(plan, progress, optimizer.lr_M1 * factor, evaluate, observed)
+        if progress.stopping or watched or cadence.halts(progress.step):
+            yield _record(cadence, progress, optimizer.lr_M1 * factor, evaluate, observed)
             if progress.stopping or None not in progress.diverged_at():
                 return
 
 
-def _record(plan: Plan, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, observed: Observed) -> Record:
+def _steps(training: Training) -> tuple[Do, Do]:
+    """The eager step, and the step to use where nobody watches: the same, or its replay."""
+    # A captured step is a whole step, with the sums that it adds to.
+    note = training.progress.note if training.recorder is None else training.progress.add
+    step = Step(training.population, training.optimizer, training.precision, note)
+    return step, step if training.recorder is None else ReplayedStep(step, training.recorder)
+
+
+def _record(cadence: Cadence, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, observed: Observed) -> Record:
     """What is due after this step; an evaluation and a divergence come with a point of the training curves."""
     step = progress.step
     over = None not in progress.diverged_at()
     values, distributions = dict(observed[0]), observed[1]
-    if over or plan.due(step, plan.log_every) or plan.due(step, plan.eval_every):
+    if over or cadence.due(step, cadence.log_every) or cadence.due(step, cadence.eval_every):
         values |= {**progress.take(), "lr": lr_M1[:, 0].tolist()}
-    if not over and plan.due(step, plan.eval_every):
+    if not over and cadence.due(step, cadence.eval_every):
         measured = evaluate()
         progress.judge(measured)
         values |= measured
-    return Record(step, step / plan.per_epoch, values, distributions)
+    return Record(step, step / cadence.per_epoch, values, distributions)

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bnexp.training.losses import mean_loss, mean_losses
+from bnexp.training.precision import Precision
+
 # A parameter starts on a multiple of this many elements: 256 bytes in float32, torch's own alignment on a GPU.
 _ALIGNMENT = 64
 
@@ -45,13 +48,14 @@ class Population:
 
     Args:
         members: the models, alike but for their numbers, on the device and in the type to train in.
-        stacked: run all members as one vectorized model (``torch.func.vmap``), which pays on a GPU, where small
-            networks are bound by kernel launches; on a CPU one after another is faster.
+        stacked: run all members at once (``Stacked``) instead of one after another (``OneByOne``); a single member is
+            always run by itself.
 
     Attributes:
         theta_MP: all parameters. Padding between parameters is 0 and stays 0.
-        gradient_MP: their gradients after ``backward``.
+        gradient_MP: their gradients after ``learn``.
         buffers: name -> [M, ...].
+        executor: runs the members.
     """
 
     def __init__(self, members: Sequence[nn.Module], *, stacked: bool = False) -> None:
@@ -63,7 +67,7 @@ class Population:
         self.buffers = {name: self._adopt_buffer(name) for name, _ in members[0].named_buffers()}
         for row, member in enumerate(self.members):
             self._adopt_parameters(row, member)
-        self._stack = _Stack(self) if stacked and len(members) > 1 else None
+        self.executor: OneByOne | Stacked = Stacked(self) if stacked and len(members) > 1 else OneByOne(self)
 
     def _adopt_buffer(self, name: str) -> Tensor:
         path, _, leaf = name.rpartition(".")
@@ -79,32 +83,23 @@ class Population:
             parameter.data = view
             parameter.grad = self._slots[name].view(self.gradient_MP)[row]
 
-    @property
-    def stacked(self) -> bool:
-        """Whether all members run as one vectorized model."""
-        return self._stack is not None
-
     def __len__(self) -> int:
         return len(self.members)
 
     def __call__(self, x_MB: Tensor) -> Tensor:
         """Logits [M, B, K] of inputs [M, B, ...]."""
-        if self._stack is not None:
-            return self._stack(x_MB)
-        return torch.stack([member(x) for member, x in zip(self.members, x_MB, strict=True)])
+        return self.executor(x_MB)
 
-    def backward(self, loss_M: Tensor) -> None:
-        """Fill ``gradient_MP`` with the gradient of every member's loss."""
-        if self._stack is not None:
-            self._stack.backward(loss_M)
-            return
-        self.gradient_MP.zero_()
-        # Of a sum: with a gradient given, torch imports its symbolic shapes, which takes a second.
-        loss_M.sum().backward()  # type: ignore[no-untyped-call]
+    def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+        """Fill ``gradient_MP`` on a batch (x_MB..., y_MB); the losses [M] and the logits [M, B, K], both detached.
+
+        Losses are multiplied by the scale of ``precision`` before the backward pass, and the gradients are left so.
+        """
+        return self.executor.learn(x_MB, y_MB, precision)
 
     def networks(self) -> list[nn.Module]:
         """Every module whose settings, such as its mode, decide how the members run."""
-        return self.members if self._stack is None else [*self.members, self._stack.skeleton]
+        return [*self.members, *self.executor.networks]
 
     def train(self, mode: bool = True) -> None:
         """Set all members to training (or evaluation) mode."""
@@ -139,7 +134,7 @@ class Population:
         """Put a member's saved state back.
 
         Raises:
-            ValueError: the state is that of another architecture.
+            ValueError: the state belongs to another architecture.
         """
         for kind, own in (("parameters", dict(self.parameters())), ("buffers", self.buffers)):
             saved = state[kind]
@@ -149,29 +144,67 @@ class Population:
                 stack[row].copy_(saved[name])
 
 
-class _Stack:
-    """The vectorized executor: one functional call of a model without storage, mapped over members."""
+class OneByOne:
+    """Runs each member forward and backward before the next, while its activations are still in a CPU's cache."""
+
+    networks: Sequence[nn.Module] = ()  # besides the members
+
+    def __init__(self, population: Population) -> None:
+        self._members, self._gradient_MP = population.members, population.gradient_MP
+
+    def __call__(self, x_MB: Tensor) -> Tensor:
+        """Logits [M, B, K]."""
+        return torch.stack([member(x) for member, x in zip(self._members, x_MB, strict=True)])
+
+    def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+        """See ``Population.learn``."""
+        self._gradient_MP.zero_()
+        losses, logits = [], []
+        for row, member in enumerate(self._members):
+            with precision.forward():
+                logits_BK = member(x_MB[row])
+            loss = mean_loss(logits_BK, y_MB[row])
+            scaled = loss * precision.scale_M[row] if precision.scaled else loss
+            scaled.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            logits.append(logits_BK.detach())
+        return torch.stack(losses), torch.stack(logits)
+
+
+class Stacked:
+    """Runs all members as one vectorized model: a functional call of a model without storage, mapped over members.
+
+    It pays on a GPU, where small networks are bound by kernel launches; on a CPU one after another is faster.
+    """
 
     def __init__(self, population: Population) -> None:
         model = population.members[0]
-        self.skeleton = copy.deepcopy(model).to("meta")
+        skeleton = copy.deepcopy(model).to("meta")
+        self.networks = [skeleton]
         # A parameter that layers share has several names, each of which the skeleton looks up.
         first = {id(parameter): name for name, parameter in model.named_parameters()}
-        self.names = {name: first[id(shared)] for name, shared in model.named_parameters(remove_duplicate=False)}
-        self.buffers = population.buffers
-        self.parameters: dict[str, Tensor] = {name: nn.Parameter(stack) for name, stack in population.parameters()}
-        self.gradients = [stack for _, stack in population.gradients()]
+        self._names = {name: first[id(shared)] for name, shared in model.named_parameters(remove_duplicate=False)}
+        self._skeleton, self._buffers = skeleton, population.buffers
+        self._parameters: dict[str, Tensor] = {name: nn.Parameter(stack) for name, stack in population.parameters()}
+        self._gradients = [stack for _, stack in population.gradients()]
 
     def __call__(self, x_MB: Tensor) -> Tensor:
-        logits_MBK: Tensor = torch.func.vmap(self._one)(self.parameters, self.buffers, x_MB)
+        """Logits [M, B, K]."""
+        logits_MBK: Tensor = torch.func.vmap(self._one)(self._parameters, self._buffers, x_MB)
         return logits_MBK
 
-    def backward(self, loss_M: Tensor) -> None:
-        # Not loss.backward(): autograd would add into these views too, but warns of their strides.
-        found = torch.autograd.grad(loss_M.sum(), list(self.parameters.values()), materialize_grads=True)
-        torch._foreach_copy_(self.gradients, found)
+    def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+        """See ``Population.learn``."""
+        with precision.forward():
+            logits_MBK = self(x_MB)
+        loss_M = mean_losses(logits_MBK, y_MB)
+        scaled_M = loss_M * precision.scale_M if precision.scaled else loss_M
+        # Not loss.backward(): autograd would add into the views of the gradients too, but warns of their strides.
+        found = torch.autograd.grad(scaled_M.sum(), list(self._parameters.values()), materialize_grads=True)
+        torch._foreach_copy_(self._gradients, found)
+        return loss_M.detach(), logits_MBK.detach()
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x_B: Tensor) -> Tensor:
-        named = {name: parameters[first] for name, first in self.names.items()}
-        logits_BK: Tensor = functional_call(self.skeleton, (named, buffers), (x_B,))
+        named = {name: parameters[first] for name, first in self._names.items()}
+        logits_BK: Tensor = functional_call(self._skeleton, (named, buffers), (x_B,))
         return logits_BK

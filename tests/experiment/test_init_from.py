@@ -93,7 +93,7 @@ def test_all_but_the_head_and_the_random_streams_is_taken_over(sources):
     assert len(own) == 2 + 2 * 2
     for name, value in found.items():
         assert torch.equal(value, (fresh if name in own else saved)[name]), name
-    assert setup.progress.step == 0
+    assert setup.training.progress.step == 0
 
 
 @pytest.mark.parametrize(("words", "same"), [((FIRST,), True), ((LAST,), False), (("data.classes=[0,1,2]",), False)])

@@ -26,6 +26,7 @@ from bnexp.models.init import INITS, fit, initialize
 from bnexp.models.layers import stored_weight
 from bnexp.norms import NORMS, Branch, Norm
 from bnexp.training.population import Population
+from bnexp.training.precision import Precision
 
 CONFIGS = ROOT / "configs"
 ON_MAPS = [
@@ -465,7 +466,7 @@ def test_members_of_a_population_answer_and_learn_as_they_would_alone(name):
         F.cross_entropy(member(x), y).backward()
     for stacked in (False, True):
         population, other = Population(members(), stacked=stacked), Population(members(), stacked=stacked)
-        population.backward(torch.stack([F.cross_entropy(logits, y) for logits in population(x_M)]))
+        population.learn(x_M, y.expand(2, -1), Precision("fp32", 2, torch.device("cpu")))
         for m, member in enumerate(alone):
             wanted = {key: parameter.grad for key, parameter in member.named_parameters()}
             assert_close({key: value[m] for key, value in population.gradients()}, wanted, rtol=1e-9)

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bnexp.config.compose import plain
 from bnexp.data import Split
+from bnexp.experiment.clock import Clock
 from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
 from bnexp.experiment.setup import build
@@ -111,16 +112,11 @@ def test_distributions_are_histograms_in_tensorboard_only(watched):
 
 
 def test_the_time_of_probes_is_not_in_the_rate_of_training(tmp_path, monkeypatch):
-    from bnexp.experiment import run
-
     now = [0.0]
-    monkeypatch.setattr(run.time, "perf_counter", lambda: now[0])
-    clock = run._Clock(0, 0.0, 10)
-
-    def probe(seconds):
-        now[0] += seconds
-
-    clock.aside(probe)(5.0)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock = Clock(batch_size=10)
+    with clock.paused():
+        now[0] += 5.0
     now[0] += 2.0
     assert clock.look(4) == (7.0, 20.0)
 
@@ -156,20 +152,20 @@ def test_the_moment_is_that_of_the_step():
     setup = build([plain(composed(*WORDS, "norm.momentum=0.5"))], stacked=False)
     population, split = setup.population, Split(torch.rand(9, 1, 8, 8), torch.arange(9))
     observer = Observer(population, [Watch("spoiler", 2, 4, lambda model, images: Spoiler(model, images))], split, 7)
-    assert [bool(observer.observe(step, *setup.batches.at(step))) for step in range(1, 9)] == [
+    assert [observer.before(step, *setup.training.batches(step)) for step in range(1, 9)] == [
         *(True, True, False, True),
         *(False, True, True, True),
     ]
-    x_MB, y_MB = setup.batches.at(0)
+    x_MB, y_MB = setup.training.batches(0)
     weights = {name: value[0].clone() for name, value in population.parameters()}
     running = population.members[0].hidden1.norm.running_mean.clone()
-    finish = observer.observe(1, x_MB, y_MB)
+    assert observer.before(1, x_MB, y_MB)
     population(x_MB).square().mean().backward()
     with torch.no_grad():
         population.theta_MP.mul_(1.5)
     kept = [tensor.clone() for tensor in (population.theta_MP, population.gradient_MP, *population.buffers.values())]
     generator = torch.random.get_rng_state()
-    assert finish(torch.tensor([0.25]), torch.tensor([1.0])) == ({"probe/spoiler/seen": [1.0]}, {})
+    assert observer.after(torch.tensor([0.25]), torch.tensor([1.0])) == ({"probe/spoiler/seen": [1.0]}, {})
     after = [population.theta_MP, population.gradient_MP, *population.buffers.values()]
     assert all(torch.equal(a, b) for a, b in zip(kept, after, strict=True))
     assert torch.equal(torch.random.get_rng_state(), generator)
@@ -194,13 +190,13 @@ def test_a_member_that_is_not_finite_gets_nan_beside_one_that_is():
     setup = build(configs, stacked=False)
     population = setup.population
     observer = Observer(population, [Watch("signal", 1, 8, PROBES.bind({"name": "signal"}))], setup.data.train, 9)
-    finish = observer.observe(1, *setup.batches.at(0))
+    assert observer.before(1, *setup.training.batches(0))
     population.gradient_MP.zero_()
-    curves, _ = finish(torch.ones(2), torch.tensor([math.nan, 1.0]))
+    curves, _ = observer.after(torch.ones(2), torch.tensor([math.nan, 1.0]))
     assert all(math.isnan(values[0]) and math.isfinite(values[1]) for values in curves.values())
     population.theta_MP[0, 0] = math.inf
-    finish = observer.observe(2, *setup.batches.at(1))
-    assert math.isnan(finish(torch.ones(2), torch.ones(2))[0]["probe/signal/growth"][0])
+    assert observer.before(2, *setup.training.batches(1))
+    assert math.isnan(observer.after(torch.ones(2), torch.ones(2))[0]["probe/signal/growth"][0])
 
 
 @pytest.mark.parametrize(
@@ -222,5 +218,5 @@ def test_what_is_wrong_with_probes_is_said_before_anything_is_read(groups, messa
 def test_a_population_without_probes_observes_nothing():
     population = Population([torch.nn.Linear(2, 2)])
     observer = Observer(population, [], Split(torch.zeros(1, 2), torch.zeros(1)), 3)
-    assert observer.observe(1, torch.zeros(1, 1, 2), torch.zeros(1, 1)) is None
+    assert not observer.before(1, torch.zeros(1, 1, 2), torch.zeros(1, 1))
     assert observer.state(0) == {}

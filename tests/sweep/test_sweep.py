@@ -29,7 +29,7 @@ from bnexp.sweep import plan as plans
 from bnexp.sweep.fork_server import ForkServer
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import entries
-from bnexp.sweep.preflight import slots, slots_after_check
+from bnexp.sweep.preflight import preflight, slots
 
 WORDS = ("train", "-m", "--config-dir", "my", "imports=[my_norms]", "norm=faulty", *SMALL_RUN, "checkpoint_every=4")
 JOBS = 8
@@ -344,7 +344,9 @@ def test_a_server_that_died_between_two_sweeps_begins_again(tmp_path):
     todo = entries([(words, to_dict(plain(composed(*words))))])
     with contextlib.closing(ForkServer()) as server:
         for _ in range(2):
-            assert slots_after_check(server, todo, options(given), Stop()) == [{}, {}]
+            ready = preflight(server, todo, options(given), Stop())
+            assert ready is not None
+            assert ready.slots == [{}, {}]
             os.kill(server._process.pid, signal.SIGKILL)
             server._process.wait()
 

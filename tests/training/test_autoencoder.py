@@ -93,7 +93,7 @@ def weights(*words: str, seeds: tuple[int, ...] = (0,), stacked: bool = False, r
 
 def test_rules_that_look_at_the_first_batch_do_not_undo_it():
     setup = build([plain(composed(*NET, *PRETRAINED, "norm=weight_norm"))], stacked=False)
-    unit, (x_MB, _) = setup.population.members[0].hidden1, setup.batches.at(0)
+    unit, (x_MB, _) = setup.population.members[0].hidden1, setup.training.batches(0)
     y = unit.norm(unit.linear(x_MB[0].flatten(1)))  # behind the rule alone: of mean 0 and variance 1
     assert (y.var(0, correction=0) - 1).abs().mean() > 1e-3
     with pytest.raises(ValueError, match=r"^affine=identity: init=autoencoder trains gains and biases"):
@@ -116,10 +116,9 @@ def test_a_deep_sigmoid_network_that_does_not_train_from_scratch_trains_behind_i
         deep = (*SMALL, "data.train_limit=null", "model.depth=4", "model.width=50", "activation=sigmoid", "norm=none")
         setup = build([plain(composed(*deep, *words))], stacked=False)
         for step in range(100):
-            x_MB, y_MB = setup.batches.at(step)
-            loss = nn.functional.cross_entropy(setup.population(x_MB)[0], y_MB[0])
-            setup.population.backward(loss.unsqueeze(0))
-            setup.optimizer.step(torch.tensor(1.0))
+            x_MB, y_MB = setup.training.batches(step)
+            setup.population.learn(x_MB, y_MB, setup.training.precision)
+            setup.training.optimizer.step(torch.tensor(1.0))
         return setup.evaluate()["test/accuracy"][0]
 
     assert accuracy("init=xavier") < 0.3

@@ -168,7 +168,7 @@ def test_a_decay_out_of_range_is_refused(decay):
 def test_the_averages_look_at_what_the_norm_sees_in_bfloat16():
     setup = build([plain(composed(*SMALL_RUN, "norm=bn", "ema=[0.9]"))], stacked=False)
     with torch.autocast("cpu", torch.bfloat16):
-        setup.population(setup.batches.at(0)[0])
+        setup.population(setup.training.batches(0)[0])
     norm = setup.population.members[0].hidden1.norm
     torch.testing.assert_close(norm.averages.mean[0], norm.running_mean, rtol=1e-2, atol=1e-3)
     assert norm.averages.mean.dtype == torch.float32

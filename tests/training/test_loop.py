@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnexp.training.loop import Plan, Progress, train
+from bnexp.training.loop import Cadence, Progress, Training, train
 from bnexp.training.losses import hits, mean_loss, mean_losses
 from bnexp.training.optim import OPTIMS, optimizer
 from bnexp.training.population import Population
@@ -35,24 +35,21 @@ class Trained:
 
     accuracy = 0.5
 
-    def __init__(self, members, plan, *, batches=batch, stop=lambda: False, progress=None):
+    def __init__(self, members, cadence, *, batches=batch, stop=lambda: False, progress=None):
         self.population = Population(members)
         rules = [OPTIMS.bind(SGD)] * len(members)
         self.evaluated_at = []
         self.progress = progress or Progress(len(members), CPU)
-        self.records = list(
-            train(
-                self.population,
-                optimizer(rules, self.population, []),
-                torch.linspace(1, 0.5, plan.steps, dtype=torch.float64),
-                batches,
-                self.evaluate,
-                plan=plan,
-                precision=Precision("fp32", len(members), CPU),
-                progress=self.progress,
-                stop=stop,
-            )
+        training = Training(
+            self.population,
+            optimizer(rules, self.population, []),
+            torch.linspace(1, 0.5, cadence.steps, dtype=torch.float64),
+            batches,
+            cadence,
+            Precision("fp32", len(members), CPU),
+            self.progress,
         )
+        self.records = list(train(training, self.evaluate, stop=stop))
 
     def evaluate(self):
         self.evaluated_at.append(self.progress.step)
@@ -60,8 +57,8 @@ class Trained:
 
 
 def test_the_loop_does_what_a_plain_loop_does():
-    plan = Plan(steps=12, per_epoch=4, log_every=3, eval_every=5, checkpoint_every=4)
-    trained = Trained([network(0)], plan)
+    cadence = Cadence(steps=12, per_epoch=4, log_every=3, eval_every=5, checkpoint_every=4)
+    trained = Trained([network(0)], cadence)
 
     plain, losses, hits = network(0), [], []
     theirs = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
@@ -90,8 +87,8 @@ def test_the_loop_does_what_a_plain_loop_does():
 
 
 def test_records_come_where_something_is_due_and_nowhere_else():
-    plan = Plan(steps=10, per_epoch=4, log_every=6, eval_every=5, checkpoint_every=4)
-    trained = Trained([network(0)], plan)
+    cadence = Cadence(steps=10, per_epoch=4, log_every=6, eval_every=5, checkpoint_every=4)
+    trained = Trained([network(0)], cadence)
     assert [record.step for record in trained.records] == [4, 5, 6, 8, 10]
     assert trained.evaluated_at == [5, 10]
     training = ["lr", "train/accuracy", "train/loss"]
@@ -105,8 +102,8 @@ def test_records_come_where_something_is_due_and_nowhere_else():
 
 def test_stopping_hands_out_the_step_it_stopped_at():
     asked = iter([False, False, True])
-    plan = Plan(steps=10, per_epoch=4, log_every=5, eval_every=5, checkpoint_every=5)
-    trained = Trained([network(0)], plan, stop=lambda: next(asked))
+    cadence = Cadence(steps=10, per_epoch=4, log_every=5, eval_every=5, checkpoint_every=5)
+    trained = Trained([network(0)], cadence, stop=lambda: next(asked))
     (record,) = trained.records
     assert (record.step, dict(record.values), trained.progress.stopping) == (3, {}, True)
 
@@ -117,8 +114,8 @@ def poisoned(step: int):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_its_step():
-    plan = Plan(steps=20, per_epoch=20, log_every=4, eval_every=8, checkpoint_every=20)
-    trained = Trained([network(0)], plan, batches=poisoned)
+    cadence = Cadence(steps=20, per_epoch=20, log_every=4, eval_every=8, checkpoint_every=20)
+    trained = Trained([network(0)], cadence, batches=poisoned)
     assert trained.progress.diverged_at() == [7]
     assert [record.step for record in trained.records] == [4, 8]
     assert math.isnan(trained.records[-1].values["train/loss"][0])
@@ -130,9 +127,9 @@ def test_a_diverged_member_does_not_disturb_the_others():
         x, y = batch(step)
         return torch.cat([x, x * math.nan if step == 3 else x]), y.expand(2, -1)
 
-    plan = Plan(steps=8, per_epoch=8, log_every=2, eval_every=8, checkpoint_every=8)
-    both = Trained([network(0), network(0)], plan, batches=twice)
-    alone = Trained([network(0)], plan)
+    cadence = Cadence(steps=8, per_epoch=8, log_every=2, eval_every=8, checkpoint_every=8)
+    both = Trained([network(0), network(0)], cadence, batches=twice)
+    alone = Trained([network(0)], cadence)
     assert both.progress.diverged_at() == [None, 4]
     torch.testing.assert_close(both.population.theta_MP[:1], alone.population.theta_MP, rtol=0, atol=1e-12)
     assert both.records[-1].values["train/loss"][0] == alone.records[-1].values["train/loss"][0]
@@ -154,8 +151,8 @@ def test_losses_and_hits_are_those_of_each_member():
 
 def test_weights_that_evaluate_to_nothing_finite_have_diverged_though_no_training_loss_told(monkeypatch):
     monkeypatch.setattr(Trained, "accuracy", math.nan)
-    plan = Plan(steps=20, per_epoch=20, log_every=4, eval_every=5, checkpoint_every=20)
-    trained = Trained([network(0)], plan)
+    cadence = Cadence(steps=20, per_epoch=20, log_every=4, eval_every=5, checkpoint_every=20)
+    trained = Trained([network(0)], cadence)
     assert trained.progress.diverged_at() == [5]
     assert [record.step for record in trained.records] == [4, 5]
 

@@ -68,7 +68,8 @@ def build(population: Population, configs: list[dict[str, Any]]) -> Optimizer:
 def train(population: Population, rule: Optimizer, steps: range) -> None:
     for step in steps:
         x = batch(step)
-        population.backward(loss(population(x.expand(len(population), *x.shape))))
+        population.gradient_MP.zero_()
+        loss(population(x.expand(len(population), *x.shape))).sum().backward()
         rule.step(torch.tensor(FACTORS[step], dtype=torch.float64))
 
 

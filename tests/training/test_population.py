@@ -19,8 +19,10 @@ from bnexp.norms import NORMS, BatchStatistics
 from bnexp.randomness import seed_streams
 from bnexp.training.optim import OPTIMS, Optimizer, optimizer
 from bnexp.training.population import Population
+from bnexp.training.precision import Precision
 
 CONFIGS = ROOT / "configs"
+PLAIN = Precision("fp32", 3, torch.device("cpu"))
 MLP = {"name": "mlp", "depth": 2, "width": 9, "dropout": 0.25}
 MODEL_CONFIGS = {"lenet": {"name": "lenet"}, "mlp": MLP}
 SHAPE, CLASSES, BATCH = (1, 14, 14), 4, 12
@@ -51,10 +53,6 @@ def batch(step: int, members: int, dtype: torch.dtype = torch.float64) -> tuple[
     return x.to(dtype), torch.randint(CLASSES, (members, BATCH), generator=source)
 
 
-def losses(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
-    return torch.stack([F.cross_entropy(logits, y) for logits, y in zip(logits_MBK, y_MB, strict=True)])
-
-
 def rule_for(population: Population, config: dict[str, Any] = SGD) -> Optimizer:
     return optimizer([OPTIMS.bind(config)] * len(population), population, [])
 
@@ -64,10 +62,9 @@ def train(population: Population, rule: Optimizer, steps: range) -> Tensor:
     logits = torch.empty(0)
     for step in steps:
         x, y = batch(step, len(population), population.theta_MP.dtype)
-        logits = population(x)
-        population.backward(losses(logits, y))
+        _, logits = population.learn(x, y, PLAIN)
         rule.step(torch.ones((), dtype=population.theta_MP.dtype))
-    return logits.detach()
+    return logits
 
 
 def train_alone(member: nn.Module, row: int, members: int, steps: range, dtype: torch.dtype) -> Tensor:
@@ -137,9 +134,9 @@ def test_gradients_are_those_of_the_last_loss_only(stacked):
     population = Population(models(norm="none"), stacked=stacked)
     x, y = batch(0, 3)
     population.train(False)
-    population.backward(losses(population(x), y))
+    population.learn(x, y, PLAIN)
     first = population.gradient_MP.clone()
-    population.backward(losses(population(x), y))
+    population.learn(x, y, PLAIN)
     assert torch.equal(first, population.gradient_MP)
     assert first.abs().max() > 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,24 +45,12 @@ def trained(
 ) -> tuple[Setup, list[Record]]:
     configs = [plain(composed(*WORDS, f"seed={seed}", *words)) for seed in range(members)]
     setup = build(configs, stacked=stacked)
-    records = train(
-        setup.population,
-        setup.optimizer,
-        setup.factors,
-        setup.batches.at,
-        setup.evaluate,
-        setup.observe,
-        plan=setup.plan,
-        precision=setup.precision,
-        progress=setup.progress,
-        stop=lambda: False,
-        recorder=recorder,
-    )
-    return setup, list(records)
+    training = replace(setup.training, recorder=recorder)
+    return setup, list(train(training, setup.evaluate, setup, stop=lambda: False))
 
 
 def weights(setup: Setup) -> dict[str, torch.Tensor]:
-    state = {"theta": setup.population.theta_MP, **setup.population.buffers, **setup.optimizer.slots}
+    state = {"theta": setup.population.theta_MP, **setup.population.buffers, **setup.training.optimizer.slots}
     return {name: tensor.clone() for name, tensor in state.items()}
 
 
@@ -97,15 +86,14 @@ def test_what_cannot_be_recorded_is_done_kernel_by_kernel_and_said(caplog):
     torch.testing.assert_close(weights(setup), weights(wanted), rtol=0, atol=0)
     (said,) = [record.getMessage() for record in caplog.records]
     assert said == (
-        "graph=true: a step cannot be recorded (operation not permitted when stream is capturing); "
-        "done kernel by kernel instead"
+        "graph=true: CUDA graph capture failed (operation not permitted when stream is capturing); running eagerly"
     )
 
 
 def test_without_cuda_a_graph_has_no_effect_and_the_log_says_so(caplog):
     with caplog.at_level(logging.INFO, "bnexp"):
         setup = build([plain(composed(*WORDS, "graph=true", "device=cpu"))], stacked=False)
-    assert setup.recorder is None
+    assert setup.training.recorder is None
     assert "graph=true: has no effect on device=cpu" in [record.getMessage() for record in caplog.records]
 
 
@@ -127,6 +115,6 @@ def test_graphs_train_as_kernels_do(words, members):
 def test_a_norm_that_waits_for_the_device_falls_back(caplog):
     with caplog.at_level(logging.WARNING, "bnexp"):
         setup, _ = trained(cuda_graph, "norm=zca", "ema=[]", "device=cuda")
-    assert "a step cannot be recorded" in caplog.text
+    assert "CUDA graph capture failed" in caplog.text
     wanted, _ = trained(None, "norm=zca", "ema=[]", "device=cuda")
     torch.testing.assert_close(weights(setup), weights(wanted), rtol=1e-3, atol=1e-4)

@@ -36,11 +36,9 @@ def steps(setup, count=3):
     """Train, and return the parameters before and after by name, [M, ...]."""
     before = {name: stack.clone() for name, stack in setup.population.parameters()}
     for step in range(count):
-        x_MB, y_MB = setup.batches.at(step)
-        logits_MBK = setup.population(x_MB)
-        loss_M = nn.functional.cross_entropy(logits_MBK.flatten(0, 1), y_MB.flatten(), reduction="none").view_as(y_MB)
-        setup.population.backward(loss_M.mean(1))
-        setup.optimizer.step(torch.tensor(1.0))
+        x_MB, y_MB = setup.training.batches(step)
+        setup.population.learn(x_MB, y_MB, setup.training.precision)
+        setup.training.optimizer.step(torch.tensor(1.0))
     return before, {name: stack.clone() for name, stack in setup.population.parameters()}
 
 
@@ -79,7 +77,7 @@ def test_the_trained_part_goes_as_it_would_with_the_rest_held_by_torch():
     reference = torch.optim.SGD(trained, lr=0.1, momentum=0.9, weight_decay=0.1)
     _, after = steps(setup)
     for step in range(3):
-        x_MB, y_MB = setup.batches.at(step)
+        x_MB, y_MB = setup.training.batches(step)
         reference.zero_grad()
         nn.functional.cross_entropy(model(x_MB[0]), y_MB[0]).backward()
         reference.step()
@@ -101,10 +99,10 @@ def test_a_member_trains_what_it_would_train_alone(stacked):
 
 def test_the_gradient_of_what_is_frozen_is_there_to_be_looked_at():
     setup = setup_of("trainable=norms")
-    x_MB, y_MB = setup.batches.at(0)
-    setup.population.backward(nn.functional.cross_entropy(setup.population(x_MB)[0], y_MB[0]).unsqueeze(0))
+    x_MB, y_MB = setup.training.batches(0)
+    setup.population.learn(x_MB, y_MB, setup.training.precision)
     before = setup.population.gradient_MP.clone()
-    setup.optimizer.step(torch.tensor(1.0))
+    setup.training.optimizer.step(torch.tensor(1.0))
     assert torch.equal(setup.population.gradient_MP, before)
     assert dict(setup.population.gradients())["hidden1.linear.weight"].any()
 
