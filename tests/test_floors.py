@@ -134,7 +134,7 @@ def test_who_does_not_train_imports_no_torch(rooms):
     assert (answer.stdout.strip(), answer.stderr) == ("[]", "")
 
 
-@pytest.mark.parametrize("module", ["schema", "checks", "names"])
+@pytest.mark.parametrize("module", ["schema", "checks", "names", "metrics"])
 def test_checking_a_config_needs_the_standard_library_only(module):
     outside = {name.split(".")[0] for name in imported(PACKAGE / "config" / f"{module}.py")}
     assert outside - {"bnexp"} <= sys.stdlib_module_names

@@ -12,7 +12,8 @@ from bnexp.claims.declaration import Measure, Test
 from bnexp.claims.design import Design, Point
 from bnexp.claims.sweeps import Choice, Outcome
 from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NONE, SUPPORTED, Verdict, judge
-from bnexp.compare.statistics import larger_is_better, mcnemar
+from bnexp.compare.statistics import mcnemar
+from bnexp.config.metrics import larger_is_better
 from bnexp.runs.collect import Run, Setting, show
 
 # Which sign of the contrast a claim is about.

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import functools
 import math
 import re
 import statistics as standard
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bnexp.claims.declaration import Measure, Reduce
-from bnexp.compare.statistics import larger_is_better
-from bnexp.runs.collect import FINITE, Run, Setting
-
-Curve = dict[int, float]
+from bnexp.config.metrics import larger_is_better
+from bnexp.runs.collect import Run, Setting
+from bnexp.runs.metrics import Curve, curves
 
 
 class MissingMetricError(ValueError):
@@ -123,31 +119,6 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Least-squares slope, ``sum (x - mean x) y / sum (x - mean x)^2``."""
     middle = standard.fmean(x)
     return math.fsum((a - middle) * b for a, b in zip(x, y, strict=True)) / math.fsum((a - middle) ** 2 for a in x)
-
-
-def curves(folder: Path) -> Mapping[str, Curve]:
-    """Tag -> step -> finite value, tags in the order in which ``metrics.csv`` has them.
-
-    Raises:
-        ValueError: the file is not there or damaged.
-    """
-    path = (folder / "metrics.csv").absolute()
-    try:
-        return _read(path, path.stat().st_mtime_ns)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); delete its folder and run again") from None
-
-
-@functools.lru_cache(maxsize=4096)
-def _read(path: Path, changed: int) -> Mapping[str, Curve]:
-    """The file as it was at the time ``changed``: several tests measure the same runs."""
-    found: dict[str, Curve] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            number = float(row["value"])
-            if abs(number) < FINITE:
-                found.setdefault(row["metric"], {})[int(row["step"])] = number
-    return found
 
 
 # --- over the axis ----------------------------------------------------------------------------------------------------

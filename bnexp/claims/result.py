@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bnexp.claims import measures
 from bnexp.claims.declaration import Test
 from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side
 from bnexp.claims.sweeps import Choice, Outcome
 from bnexp.compare.statistics import Interval, holm, mean_interval
-from bnexp.runs import run_json
+from bnexp.config.metrics import metric_of
+from bnexp.runs import metrics, run_json
 from bnexp.runs.collect import show
 from bnexp.runs.storage import write_atomically
 
@@ -40,7 +40,7 @@ def document(
         seconds: that the command took.
     """
     claim = design.claim
-    first = run_json.read_run(outcome.all[0].folder) if outcome.all else {}
+    first = run_json.read(outcome.all[0].folder) if outcome.all else {}
     images = first.get("images", {}).get("test")
     return {
         "format": FORMAT,
@@ -135,7 +135,7 @@ def _choice(regime: str, point: str, choice: Choice) -> dict[str, Any]:
 
 def _noise_floor(metric: str, sides: Iterable[Side], images: int | None) -> float | None:
     """Standard error of an accuracy from the number of test images alone, ``sqrt(p (1 - p) / N)``."""
-    if images is None or not metric.startswith("test/accuracy"):
+    if images is None or not (metric.startswith("test/") and metric_of(metric).is_proportion):
         return None
     values = [value for side in sides for value in side.values.values() if value is not None]
     p = math.fsum(values) / len(values) if values else 0.0
@@ -162,7 +162,7 @@ def _curves(design: Design, outcome: Outcome, regime: str, metric: str) -> Lines
     lines: Lines = {}
     for point in design.points:
         runs = [run for (name, label, _), run in outcome.runs.items() if (name, label) == (regime, point.label)]
-        curves = [measures.curves(run.folder).get(metric, {}) for run in runs if run.status == "finished"]
+        curves = [metrics.curves(run.folder).get(metric, {}) for run in runs if run.status == "finished"]
         steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
         lines[point.label] = [_band(step, [curve[step] for curve in curves]) for step in steps]
     return lines

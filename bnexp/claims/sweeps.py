@@ -18,8 +18,8 @@ import yaml  # type: ignore[import-untyped]
 
 from bnexp.claims.declaration import Regime
 from bnexp.claims.design import Design, Point
-from bnexp.compare.statistics import larger_is_better
 from bnexp.config import compose
+from bnexp.config.metrics import larger_is_better
 from bnexp.config.names import run_name
 from bnexp.config.schema import config_hash
 from bnexp.runs.collect import Run, Setting, collect, newest, show

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bnexp.cli.arguments import parser
 from bnexp.cli.train import do
+from bnexp.runs.paths import SWEEP_JSON
 
 
 def resume(arguments: list[str]) -> int:
@@ -20,7 +21,7 @@ def resume(arguments: list[str]) -> int:
     if is_sweep(given.run):
         return _resume_sweep(given.run, retry_failed=given.retry_failed)
     if given.retry_failed:
-        raise ValueError(f"resume: --retry-failed is for sweeps, and {given.run} is none (it has no sweep.json)")
+        raise ValueError(f"resume: --retry-failed is for sweeps, and {given.run} is none (it has no {SWEEP_JSON})")
     from bnexp.experiment.job import saved_job
 
     return do(saved_job(given.run))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnexp.cli.output import say
 from bnexp.config.shipped import configs_folder
+from bnexp.runs.paths import RunPaths
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -91,7 +92,7 @@ def sentence(outcome: Outcome) -> str:
     try:
         return _ending(outcome.status, outcome.facts, _shown(outcome.job.folder))
     except (KeyError, TypeError, ValueError) as error:
-        path = _shown(outcome.job.folder) / "run.json"
+        path = RunPaths(_shown(outcome.job.folder)).run_json
         raise ValueError(f"{path}: damaged ({error.args[0]}: missing or not a number)") from None
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from bnexp.compare.lookup import agrees, assignments, instead
-from bnexp.compare.statistics import Interval, holm, larger_is_better, mean_interval, paired
+from bnexp.compare.statistics import Interval, holm, mean_interval, paired
 from bnexp.compare.tables import Row
+from bnexp.config.metrics import larger_is_better
 from bnexp.runs.arms import Arm, group, known
-from bnexp.runs.collect import STATUSES, Setting, short, show
+from bnexp.runs.collect import Setting, short, show
+from bnexp.runs.run_json import STATUSES
 
 LEARNING_RATES = ("lr", "learning_rate")
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnexp.compare.bands import mean_curve
-from bnexp.compare.statistics import Interval, larger_is_better, mean_interval
+from bnexp.compare.statistics import Interval, mean_interval
+from bnexp.config.metrics import larger_is_better
 from bnexp.runs.arms import Arm, natural
 from bnexp.runs.collect import short, show
 

@@ -6,11 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from bnexp.compare.statistics import larger_is_better
 from bnexp.compare.tables import Row
+from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.config.schema import role
 from bnexp.runs.arms import Arm, telling
-from bnexp.runs.collect import STATUSES, Run, Skip, short, show
+from bnexp.runs.collect import Run, Skip, short, show
+from bnexp.runs.paths import METRICS
+from bnexp.runs.run_json import STATUSES
 
 
 def about_values(arms: Sequence[Arm], metric: str) -> Iterator[str]:
@@ -31,7 +33,7 @@ def about_values(arms: Sequence[Arm], metric: str) -> Iterator[str]:
         yield f"Without a finite {metric}, left out: {_runs(len(blank))}, such as {show(blank[0].folder)}."
     cut = sum(not run.has_curve for arm in arms for run in arm.runs if run.status == "finished")
     if cut:
-        yield f"Without metrics.csv, in the tables but not in the curves: {_runs(cut)}."
+        yield f"Without {METRICS}, in the tables but not in the curves: {_runs(cut)}."
 
 
 def _pooled(arm: Arm) -> list[str]:
@@ -46,7 +48,7 @@ def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:
     for level, count in sorted(levels.items(), key=str):
         if level is not None:
             yield f"Diverged, counted as chance ({level:.4g}): {_runs(count)}."
-        elif "accuracy" in metric:
+        elif metric_of(metric).chance:
             yield f"Diverged, left out of the means since the number of classes is not known: {_runs(count)}."
         else:
             yield f"Diverged, left out of the means, which so flatter (a loss has no chance level): {_runs(count)}."

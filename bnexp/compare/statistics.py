@@ -15,8 +15,6 @@ EXACT_UP_TO = 16
 RESAMPLES = 99_999
 # Where the search for a number of pairs ends: nobody runs more seeds than that.
 MOST_PAIRS = 10_000
-# Quantities that are better when smaller; all others are better when larger.
-SMALLER_IS_BETTER = ("loss", "error", "perplexity", "seconds")
 
 
 @dataclass(frozen=True)
@@ -219,8 +217,3 @@ def pairs_needed(effect: float, power: float = 0.8, level: float = 0.95, *, equi
     else:
         reached_N = 1 - nctdtr(n_N - 1, shift_N, t_N) + nctdtr(n_N - 1, shift_N, -t_N) >= power
     return int(n_N[reached_N.argmax()]) if reached_N.any() else None
-
-
-def larger_is_better(metric: str) -> bool:
-    """Which way the metric points, by its name."""
-    return not any(word in metric for word in SMALLER_IS_BETTER)

@@ -17,8 +17,7 @@ from bnexp.data import Split
 from bnexp.models.layers import batch_norms, head_parameters
 from bnexp.norms import Norm
 from bnexp.randomness import Stream
-from bnexp.runs import checkpoint
-from bnexp.runs.run_json import read_run
+from bnexp.runs import checkpoint, run_json
 from bnexp.training.evaluation import write_precise
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def read_source(config: TrainConfig) -> Source:
     folder = config.init_from.replace("{seed}", str(config.seed))
     said, path = f"init_from={folder}", Path(os.path.expanduser(folder))
     try:
-        run, state = read_run(path), checkpoint.load(path)
+        run, state = run_json.read(path), checkpoint.load(path)
     except ValueError as error:
         raise ValueError(f"{said}: {error}") from None
     if state is None:

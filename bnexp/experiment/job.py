@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.config.schema import TrainConfig, differences, from_dict, to_dict
-from bnexp.runs.run_json import read_run
+from bnexp.runs import run_json
+from bnexp.runs.paths import RunPaths
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def saved_job(folder: Path) -> Job:
     Raises:
         ValueError: it is not a run's folder, or its config is not one of this version.
     """
-    saved = read_run(folder)
+    saved = run_json.read(folder)
     return Job(from_dict(saved["config"]), folder, saved["name"], saved["overrides"])
 
 
@@ -78,9 +79,9 @@ def already_done(job: Job) -> Outcome | None:
     Raises:
         ValueError: the folder holds a run of another config; the message says what differs.
     """
-    if not (job.folder / "run.json").exists():
+    if not RunPaths(job.folder).run_json.exists():
         return None
-    saved = read_run(job.folder)
+    saved = run_json.read(job.folder)
     changes = differences(saved["config"], to_dict(job.config))
     if changes:
         raise ValueError(f"{job.folder}: holds a run of another config ({'; '.join(changes)}); choose another folder")

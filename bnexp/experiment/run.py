@@ -19,10 +19,10 @@ from bnexp.config.schema import config_hash, to_dict
 from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.job import Job, Outcome
 from bnexp.experiment.setup import Setup, build
-from bnexp.runs import checkpoint
+from bnexp.runs import checkpoint, run_json
 from bnexp.runs.logbook import Logbook
+from bnexp.runs.paths import RunPaths
 from bnexp.runs.provenance import provenance
-from bnexp.runs.run_json import read_run
 from bnexp.runs.storage import held
 from bnexp.training.loop import train
 
@@ -88,13 +88,13 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool])
         except Exception as error:
             if _can_go_on(error, len(jobs)):
                 for book in books:
-                    _say_stopped(book, setup)
+                    _record_stop(book, setup)
                 raise
             for book in books:
                 if book.facts["status"] == "running":  # a member that had diverged before has its result
-                    _say_failed(book, error)
+                    _record_failure(book, error)
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise RunFailedError(f"{reason}; details in {jobs[0].folder / 'error.log'}") from None
+            raise RunFailedError(f"{reason}; details in {RunPaths(jobs[0].folder).error_log}") from None
 
 
 def _can_go_on(error: Exception, members: int) -> bool:
@@ -133,7 +133,7 @@ def _open_folder(folder: Path, said: Sequence[logging.LogRecord]) -> Iterator[No
         try:
             folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(held(folder))
-            handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+            handler = logging.FileHandler(RunPaths(folder).train_log, encoding="utf-8")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFailedError(f"{folder}: {error.strerror}") from None
@@ -178,25 +178,25 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
     """Say what of this machine is not as it was: the result may then differ in its last bits."""
     with contextlib.suppress(ValueError):  # no readable run.json to compare with
-        before = read_run(folder)["provenance"]
+        before = run_json.read(folder).get("provenance") or {}
         changes = [f"{key} {before.get(key)} -> {now[key]}" for key in _BITS if before.get(key) != now[key]]
         if changes:
             log.warning("%s: not as it was, so that last bits may differ: %s", folder, ", ".join(changes))
 
 
-def _say_stopped(book: Logbook, setup: Setup) -> None:
+def _record_stop(book: Logbook, setup: Setup) -> None:
     """Record that a run can go on, as well as the disk allows."""
     with contextlib.suppress(OSError):
         if book.facts["status"] == "running":
-            book.say("interrupted", step=setup.training.progress.step)
+            book.update("interrupted", step=setup.training.progress.step)
 
 
-def _say_failed(book: Logbook, error: Exception) -> None:
+def _record_failure(book: Logbook, error: Exception) -> None:
     """Record a failure as well as the disk allows."""
     lines = traceback.format_exception(error)
     with contextlib.suppress(OSError):
-        (book.folder / "error.log").write_text("".join(lines), encoding="utf-8")
-        book.say("failed", failure={"reason": f"{type(error).__name__}: {error}", "lines": lines[-3:]})
+        RunPaths(book.folder).error_log.write_text("".join(lines), encoding="utf-8")
+        book.update("failed", failure={"reason": f"{type(error).__name__}: {error}", "lines": lines[-3:]})
 
 
 def _keep_records(
@@ -233,12 +233,12 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
         checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
         progress = setup.training.progress
         if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else its end is told at once
-            book.say("running", step=progress.step)
+            book.update("running", step=progress.step)
 
 
 def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverged_at: int | None = None) -> Outcome:
     book.flush()
-    book.say(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
+    book.update(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
     return Outcome(job, status, book.facts)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bnexp.runs.paths import RunPaths
 from bnexp.runs.storage import write_atomically
 
-NEWEST, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.damaged.pt"
 FORMAT = 1
 
 State = dict[str, Any]
@@ -52,12 +52,13 @@ def save(folder: Path, state: State) -> None:
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "digest": digest(state), "state": state}, buffer)
-    write_atomically(folder / NEWEST, buffer.getbuffer(), keep=folder / PREVIOUS)
+    paths = RunPaths(folder)
+    write_atomically(paths.checkpoint, buffer.getbuffer(), keep=paths.previous)
 
 
 def exists(folder: Path) -> bool:
     """Whether a checkpoint was ever written, usable or not."""
-    return any((folder / name).exists() for name in (NEWEST, PREVIOUS))
+    return RunPaths(folder).checkpoint.exists() or RunPaths(folder).previous.exists()
 
 
 def load(folder: Path, *, repair: bool = False) -> State | None:
@@ -75,8 +76,8 @@ def load(folder: Path, *, repair: bool = False) -> State | None:
     """
     if not exists(folder):
         return None
-    paths, faults = [folder / NEWEST, folder / PREVIOUS], []
-    for path in paths:
+    paths, faults = RunPaths(folder), []
+    for path in (paths.checkpoint, paths.previous):
         try:
             state = _read(path)
         except ValueError as error:
@@ -84,8 +85,8 @@ def load(folder: Path, *, repair: bool = False) -> State | None:
             continue
         for fault in faults:
             log.warning("%s; going on from the one before, step %s", fault, state["step"])
-        if faults and repair and paths[0].exists():
-            paths[0].replace(folder / DAMAGED)
+        if faults and repair and paths.checkpoint.exists():
+            paths.checkpoint.replace(paths.damaged)
         return state
     raise ValueError(f"no usable checkpoint: {'; '.join(faults)}; delete checkpoint*.pt to start the run again")
 

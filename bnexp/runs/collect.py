@@ -13,17 +13,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from bnexp.runs.run_json import RUN_FORMAT
-
-STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
-# A run.json is a few kilobytes; a file beyond this is something else and is not read into memory.
-LARGEST = 16 * 2**20
-# Beyond this a value is as good as infinite: sums of squares over it would overflow.
-FINITE = 1e100
-_FIELDS = {"name": str, "config": dict, "config_hash": str, "final": dict}
-_OPTIONAL_FIELDS = {"best": dict, "provenance": dict}
+from bnexp.config.metrics import metric_of
+from bnexp.config.schema import flat
+from bnexp.runs import run_json
+from bnexp.runs.metrics import is_finite
+from bnexp.runs.paths import METRICS, RUN_JSON
 
 Setting = str | int | float | bool | None
 
@@ -36,7 +32,7 @@ class Run:
         settings: the config as dotted path -> plain value (lists as text).
         final: metric -> value at the last step; ``best``: metric -> best value over the steps. Finite values only.
         started: ISO 8601, or an empty string.
-        classes: number of classes of the data, where the folder tells.
+        classes: number of classes of the data, where run.json tells.
         has_curve: whether there is a ``metrics.csv``.
     """
 
@@ -63,8 +59,9 @@ class Run:
         return self.status in ("finished", "diverged")
 
     def chance(self, metric: str) -> float | None:
-        """What guessing scores: ``1 / classes`` for an accuracy, else unknown."""
-        return 1 / self.classes if self.classes and "accuracy" in metric.rpartition("/")[2] else None
+        """What guessing scores, such as ``1 / classes``; None where that is not known."""
+        score = metric_of(metric).chance
+        return score(self.classes) if score and self.classes is not None and self.classes > 1 else None
 
     def value(self, metric: str) -> float | None:
         """The run's result; a diverged run counts as chance, since a dead network's logits say nothing."""
@@ -118,10 +115,10 @@ def _found(folders: Sequence[Path]) -> Iterator[Run | Skip]:
     for folder, files in _walk(folders):
         if files is None:
             yield Skip(folder, "folder cannot be read")
-        elif "run.json" in files:
-            yield read(folder, has_curve="metrics.csv" in files)
-        elif "metrics.csv" in files:
-            yield Skip(folder, "no run.json beside metrics.csv")
+        elif RUN_JSON in files:
+            yield read(folder, has_curve=METRICS in files)
+        elif METRICS in files:
+            yield Skip(folder, f"no {RUN_JSON} beside {METRICS}")
 
 
 def _walk(folders: Sequence[Path]) -> Iterator[tuple[Path, set[str] | None]]:
@@ -158,74 +155,38 @@ def _holds(question: Callable[[], bool]) -> bool:
 def read(folder: Path, *, has_curve: bool = True) -> Run | Skip:
     """One run folder; a ``Skip`` when its ``run.json`` is broken or not ours."""
     try:
-        with open(folder / "run.json", "rb") as file:
-            content = file.read(LARGEST + 1)
-        record: Any = json.loads(content) if len(content) <= LARGEST else None
-        fault = _fault(record)
-        return Skip(folder, fault) if fault else _run(folder, record, has_curve)
-    except OSError:
-        return Skip(folder, "run.json cannot be read")
-    except (ValueError, RecursionError):
-        return Skip(folder, "run.json is empty, cut or not JSON")
+        return _run(folder, run_json.read(folder), has_curve)
+    except ValueError as error:
+        return Skip(folder, str(error).removeprefix(f"{folder}{os.sep}"))
 
 
-def _fault(record: Any) -> str | None:
-    if not isinstance(record, dict) or "format" not in record:
-        return "run.json is not of bnexp"
-    if record["format"] != RUN_FORMAT:
-        return "run.json has a format that this version does not know"
-    if record.get("status") not in STATUSES:
-        return "run.json has an unknown status"
-    for field, kind in _FIELDS.items():
-        if not isinstance(record.get(field), kind):
-            return f"run.json has no proper {field}"
-    for field, kind in _OPTIONAL_FIELDS.items():
-        if not isinstance(record.get(field), kind | None):
-            return f"run.json has no proper {field}"
-    seed = record["config"].get("seed")
-    return None if isinstance(seed, int) and record["config_hash"] else "run.json has no seed or no config hash"
-
-
-def _run(folder: Path, record: dict[str, Any], has_curve: bool) -> Run:
-    settings = dict(_flat(record["config"]))
-    provenance = record.get("provenance") or {}
-    best = {tag: point.get("value") for tag, point in (record.get("best") or {}).items() if isinstance(point, dict)}
+def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
+    best = {tag: point.get("value") for tag, point in (facts.get("best") or {}).items() if isinstance(point, dict)}
     return Run(
         folder=folder,
-        name=record["name"],
-        status=record["status"],
-        settings=settings,
-        config_hash=record["config_hash"],
-        final=_finite(record["final"]),
+        name=facts["name"],
+        status=facts["status"],
+        settings={sys.intern(key): _plain(value) for key, value in flat(facts["config"]).items()},
+        config_hash=facts["config_hash"],
+        final=_finite(facts["final"]),
         best=_finite(best),
-        seconds=_finite(record).get("seconds"),
-        started=str(provenance.get("started", "")),
-        classes=_classes(record.get("classes")),
+        seconds=_finite(facts).get("seconds"),
+        started=str((facts.get("provenance") or {}).get("started", "")),
+        classes=facts.get("classes"),
         has_curve=has_curve,
     )
 
 
-def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Setting]]:
-    """Dotted paths to plain, hashable values; the keys are interned, since thousands of runs share them."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}{key}.")
-        elif isinstance(value, list) or (isinstance(value, float) and not math.isfinite(value)):
-            yield sys.intern(path + key), json.dumps(value, separators=(",", ":"))
-        else:
-            yield sys.intern(path + key), value
+def _plain(value: Any) -> Setting:
+    """A setting that can be compared and hashed: lists as text, and what is not finite."""
+    if isinstance(value, list) or (isinstance(value, float) and not math.isfinite(value)):
+        return json.dumps(value, separators=(",", ":"))
+    return cast("Setting", value)
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        sys.intern(tag): float(value)
-        for tag, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < FINITE
-    }
-
-
-def _classes(told: Any) -> int | None:
-    return told if isinstance(told, int) and told >= 2 else None
+    """The finite values; keys are interned, since thousands of runs share them."""
+    return {sys.intern(tag): float(value) for tag, value in values.items() if is_finite(value)}
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:

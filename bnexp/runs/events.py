@@ -18,7 +18,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
-PREFIX = "events.out.tfevents."
+from bnexp.runs.paths import EVENTS, RunPaths
 
 # Curves that belong together, one chart each under "Custom Scalars".
 LAYOUT = {
@@ -115,11 +115,11 @@ def write_bands(folder: Path, bands: Mapping[str, Mapping[int, Band]]) -> None:
 
 def _remove_events(folder: Path) -> None:
     """What earlier writers have left is void."""
-    for old in folder.glob(PREFIX + "*"):
+    for old in RunPaths(folder).events:
         old.unlink()
 
 
 def _name(folder: Path) -> str:
     """A file name that sorts behind those already there, also when the clock was set back."""
-    times = [int(path.name.removeprefix(PREFIX).split(".")[0]) for path in folder.glob(PREFIX + "*")]
-    return f"{PREFIX}{max([int(time.time()), *(t + 1 for t in times)]):010d}.{socket.gethostname()}.{os.getpid()}"
+    times = [int(path.name.removeprefix(EVENTS).split(".")[0]) for path in RunPaths(folder).events]
+    return f"{EVENTS}{max([int(time.time()), *(t + 1 for t in times)]):010d}.{socket.gethostname()}.{os.getpid()}"

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from bnexp.config.metrics import metric_of
 from bnexp.record import Record
+from bnexp.runs import metrics, run_json
 from bnexp.runs.events import EventFile, HParam
-from bnexp.runs.run_json import RUN_FORMAT, write_run
-from bnexp.runs.storage import write_atomically
-
-METRICS_HEADER = ["step", "epoch", "metric", "value"]
-TIMING_HEADER = ["step", "seconds", "images_per_s"]
-
+from bnexp.runs.paths import RunPaths
 
 _HPARAMS = (
     *("model", "norm", "affine", "init", "data", "optim", "schedule"),
@@ -58,24 +53,21 @@ class Logbook:
         self.facts = dict(facts)
         self.final: dict[str, float] = {}
         self.best: dict[str, dict[str, float]] = {}
-        self._metrics = _open_csv(folder / "metrics.csv", METRICS_HEADER, after)
-        self._timing = _open_csv(folder / "timing.csv", TIMING_HEADER, after)
-        self._metric_rows, self._timing_rows = _writer(self._metrics), _writer(self._timing)
-        for step, _, tag, value in _rows(folder / "metrics.csv", len(METRICS_HEADER)):
-            self._remember(int(step), tag, float(value))
-        # Trained in earlier sessions.
-        self.seconds = max([float(row[1]) for row in _rows(folder / "timing.csv", len(TIMING_HEADER))], default=0.0)
+        paths = RunPaths(folder)
+        self._metrics = metrics.Rows(paths.metrics, metrics.METRICS_HEADER, after=after)
+        self._timing = metrics.Rows(paths.timing, metrics.TIMING_HEADER, after=after)
+        for step, tag, value in metrics.points(folder):
+            self._remember(step, tag, value)
+        self.seconds = metrics.seconds(folder)  # trained in earlier sessions
         self._events = EventFile(folder, hparams(self.facts["config"]), after=after)
-        self.say("running", step=after or 0)
+        self.update("running", step=after or 0)
 
     def _remember(self, step: int, tag: str, value: float) -> None:
         if not math.isfinite(value):
             return
         self.final[tag] = value
-        quantity = tag.rpartition("/")[2]
-        sign = 1 if quantity.startswith("accuracy") else -1 if quantity.startswith("loss") else 0
-        best = self.best.get(tag)
-        if sign and (best is None or sign * value > sign * best["value"]):
+        larger, best = metric_of(tag).larger_is_better, self.best.get(tag)
+        if larger is not None and (best is None or (value > best["value"] if larger else value < best["value"])):
             self.best[tag] = {"value": value, "step": step}
 
     def enter(self, record: Record, row: int, seconds: float, images_per_s: float) -> None:
@@ -85,56 +77,23 @@ class Logbook:
             return
         values = {tag: measured[row] for tag, measured in record.values.items()}
         for tag, value in values.items():
-            self._metric_rows.writerow([record.step, repr(record.epoch), tag, repr(value)])
+            self._metrics.append(record.step, repr(record.epoch), tag, repr(value))
             self._remember(record.step, tag, value)
-        self._timing_rows.writerow([record.step, f"{seconds:.3f}", f"{images_per_s:.1f}"])
+        self._timing.append(record.step, f"{seconds:.3f}", f"{images_per_s:.1f}")
         self._events.scalars(record.step, {**values, "speed/images_per_s": images_per_s})
 
     def flush(self) -> None:
         """Make every entry durable, so that a checkpoint never stands behind entries that are not on the disk."""
         for file in (self._metrics, self._timing):
-            file.flush()
-            os.fsync(file.fileno())
+            file.sync()
         self._events.flush()
 
-    def say(self, status: str, **facts: Any) -> None:
+    def update(self, status: str, **facts: Any) -> None:
         """Write run.json: ``running``, ``finished``, ``diverged``, ``interrupted`` or ``failed``, and further facts."""
-        self.facts |= {"format": RUN_FORMAT, "status": status, "final": self.final, "best": self.best, **facts}
-        write_run(self.folder, self.facts)
+        self.facts |= {"format": run_json.FORMAT, "status": status, "final": self.final, "best": self.best, **facts}
+        run_json.write(self.folder, self.facts)
 
     def close(self) -> None:
         """Close all files."""
         for file in (self._metrics, self._timing, self._events):
             file.close()
-
-
-def _open_csv(path: Path, header: list[str], after: int | None) -> TextIO:
-    """Open for appending: new with its header, or with the rows up to ``after``, without a torn last line."""
-    kept = [header] if after is None else [header, *_rows_until(path, len(header), after)]
-    text = "".join(",".join(row) + "\n" for row in kept)
-    if after is None:
-        path.write_text(text, encoding="utf-8")  # nothing is lost with it, and waiting for the disk takes time
-    else:
-        write_atomically(path, text.encode())
-    return path.open("a", newline="", encoding="utf-8")
-
-
-def _rows_until(path: Path, width: int, step: int) -> Iterator[list[str]]:
-    for row in _rows(path, width):
-        if int(row[0]) <= step:
-            yield row
-
-
-def _rows(path: Path, width: int) -> Iterator[list[str]]:
-    """The whole rows of a csv file; a line that a crash has torn has no line end or too few cells."""
-    if not path.exists():
-        return
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            cells = line.rstrip("\r\n").split(",")
-            if line.endswith("\n") and len(cells) == width and cells[0].isdigit():
-                yield cells
-
-
-def _writer(file: TextIO) -> Any:
-    return csv.writer(file, lineterminator="\n")

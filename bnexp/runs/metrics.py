@@ -1,33 +1,145 @@
-"""``metrics.csv`` read back."""
+"""``metrics.csv`` and ``timing.csv``: the one reader and the one writer of both.
+
+A crash can tear what it interrupts. A line without its line end, with too few cells or with letters where a number
+belongs is no row, whoever reads it.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import functools
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
-from bnexp.runs.collect import (
-    FINITE,
-)
+from bnexp.runs.paths import RunPaths
+from bnexp.runs.storage import write_atomically
+
+METRICS_HEADER = ("step", "epoch", "metric", "value")
+TIMING_HEADER = ("step", "seconds", "images_per_s")
+# Beyond this a value is as good as infinite: sums of squares over it would overflow.
+FINITE = 1e100
+
+Curve = dict[int, float]
 
 
-def curve(folder: Path, metric: str) -> dict[int, float]:
-    """Step -> finite value from ``metrics.csv``; a step written twice counts as last written.
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether a value read from a file is a number that can be computed with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < FINITE
 
-    A last line without its end may be torn inside a number, and is not read.
+
+class Rows:
+    """A csv file open for appending rows.
+
+    Args:
+        path: the file.
+        header: names of its columns.
+        after: the step to go on behind; later rows and torn lines are cut off. None starts the file anew.
     """
+
+    def __init__(self, path: Path, header: Sequence[str], *, after: int | None) -> None:
+        if after is None:
+            path.write_text(_text([header]), encoding="utf-8")  # nothing is lost with it, and the disk takes time
+        else:
+            kept = (row for row in _rows(path, header) if int(row[0]) <= after)
+            write_atomically(path, _text([header, *kept]).encode())
+        self._file = path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+
+    def append(self, *cells: object) -> None:
+        """Write one row; it is durable after ``sync``."""
+        self._writer.writerow(cells)
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def points(folder: Path, *, of: str = "") -> Iterator[tuple[int, str, float]]:
+    """(step, tag, value) of every row of a run's ``metrics.csv``, in the order in which they were written.
+
+    Args:
+        folder: the run's folder.
+        of: only this tag, for whoever needs one curve out of a long file.
+
+    Raises:
+        OSError: the file cannot be read; where there is none, there are no points.
+    """
+    for step, _, tag, value in _rows(RunPaths(folder).metrics, METRICS_HEADER, of):
+        if of in ("", tag):
+            yield int(step), tag, float(value)
+
+
+def curve(folder: Path, metric: str) -> Curve:
+    """Step -> finite value; a step written twice counts as last written. Empty where there is no file."""
     try:
-        text = (folder / "metrics.csv").read_text(encoding="utf-8", errors="replace")
+        return {step: value for step, _, value in points(folder, of=metric) if is_finite(value)}
     except OSError:
         return {}
-    header, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
-    points = csv.DictReader([header, *(line for line in lines if f",{metric}," in line)])
-    return dict(filter(None, (_point(row, metric) for row in points)))
 
 
-def _point(row: Mapping[str, str], metric: str) -> tuple[int, float] | None:
+def curves(folder: Path) -> Mapping[str, Curve]:
+    """Tag -> step -> finite value, tags in the order of the file; kept in memory, for those who ask again and again.
+
+    Raises:
+        ValueError: the file is not there or cannot be read.
+    """
+    path = RunPaths(folder).metrics.absolute()
     try:
-        step, value = int(row["step"]), float(row["value"])
-    except (KeyError, ValueError, TypeError):
-        return None
-    return (step, value) if row["metric"] == metric and abs(value) < FINITE else None
+        return _curves(path.parent, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); delete its folder and run again") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _curves(folder: Path, changed: int) -> Mapping[str, Curve]:
+    """The curves of the file that was written at the time ``changed`` (ns)."""
+    found: dict[str, Curve] = {}
+    for step, tag, value in points(folder):
+        if is_finite(value):
+            found.setdefault(tag, {})[step] = value
+    return found
+
+
+def seconds(folder: Path) -> float:
+    """How long a run has trained (s), by its ``timing.csv``; 0 where there is none."""
+    return max((float(row[1]) for row in _rows(RunPaths(folder).timing, TIMING_HEADER)), default=0.0)
+
+
+def _rows(path: Path, header: Sequence[str], holding: str = "") -> Iterator[list[str]]:
+    """The cells of every whole row, of those lines that contain a text; none where there is no file."""
+    if not path.exists():
+        return
+    with path.open(newline="\n", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if holding in line and line.endswith("\n") and _is_row(cells := _cells(line), header):
+                yield cells
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line.rstrip("\r\n")]), [])
+    except csv.Error:  # a cell of more than a hundred thousand letters
+        return []
+
+
+def _is_row(cells: Sequence[str], header: Sequence[str]) -> bool:
+    try:
+        for cell, name in zip(cells, header, strict=True):
+            (str if name == "metric" else int if name == "step" else float)(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _text(rows: Iterable[Sequence[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()

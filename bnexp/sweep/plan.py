@@ -16,10 +16,10 @@ from typing import Any
 from bnexp.config import names
 from bnexp.config.schema import config_hash, differences, from_dict, shape
 from bnexp.runs import run_json
+from bnexp.runs.paths import RunPaths, SweepPaths
 from bnexp.runs.storage import write_atomically
 from bnexp.sweep.options import Options, options
 
-FILE = run_json.SWEEP
 FORMAT = 1
 # A job that has come to one of these is not run again: divergence is a result.
 OVER = ("finished", "diverged")
@@ -87,6 +87,10 @@ class Plan:
     options: Options
     entries: list[Entry]
 
+    def job(self, entry: Entry) -> RunPaths:
+        """The files of a job."""
+        return SweepPaths(self.folder).job(entry.name)
+
     def write(self) -> None:
         """Put the plan on the disk.
 
@@ -95,7 +99,7 @@ class Plan:
         """
         jobs = [asdict(entry) for entry in self.entries]
         content = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
-        write_atomically(self.folder / FILE, run_json.json_text(content))
+        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(content))
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
         """Take jobs into the plan, those that are there already as they stand; returns what was asked for.
@@ -139,10 +143,10 @@ def refresh(sweep: Path, entry: Entry) -> None:
         ValueError: the folder holds a run of another config.
     """
     folder = sweep / entry.name
-    if not (folder / run_json.NAME).exists():
+    if not RunPaths(folder).run_json.exists():
         entry.state = "failed" if entry.state == "failed" else "waiting"
         return
-    saved = run_json.read_run(folder)
+    saved = run_json.read(folder)
     if config_hash(saved["config"]) != entry.config_hash:
         _refuse_change(folder, Entry("", [], saved["config"], ""), entry.config)
     entry.state = "interrupted" if saved["status"] == "running" else saved["status"]
@@ -153,7 +157,7 @@ def refresh(sweep: Path, entry: Entry) -> None:
 
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is that of a sweep."""
-    return (folder / FILE).exists()
+    return SweepPaths(folder).sweep_json.exists()
 
 
 def read(folder: Path) -> Plan:
@@ -162,7 +166,7 @@ def read(folder: Path) -> Plan:
     Raises:
         ValueError: the file is damaged or of another version.
     """
-    path = folder / FILE
+    path = SweepPaths(folder).sweep_json
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         if saved["format"] != FORMAT:

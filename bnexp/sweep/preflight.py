@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnexp.config.checks import RunFailedError
+from bnexp.runs.paths import RunPaths
 from bnexp.stopping import Stop
 from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
 from bnexp.sweep.options import Options
@@ -70,7 +71,7 @@ def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]
         ValueError, RunFailedError: as ``preflight``.
     """
     with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
-        log = Path(folder) / "output.log"
+        log = RunPaths(Path(folder)).output_log
         begun = [entry.state != "waiting" for entry in todo]
         given = {"configs": [entry.config for entry in todo], "begun": begun}
         server.revive()

@@ -18,6 +18,7 @@ from typing import Any
 
 from bnexp.config.checks import RunFailedError
 from bnexp.runs import run_json
+from bnexp.runs.paths import SWEEP_JSON
 from bnexp.runs.storage import held
 from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
@@ -102,7 +103,7 @@ def _plan(folder: Path, command: Sequence[str], options: Options | None) -> Plan
         saved = plans.read(folder)
         return Plan(folder, saved.command, options or saved.options, saved.entries)
     if options is None:
-        raise ValueError(f"{folder}: not a sweep (it has no {plans.FILE})")
+        raise ValueError(f"{folder}: not a sweep (it has no {SWEEP_JSON})")
     return Plan(folder, list(command), options, [])
 
 
@@ -234,7 +235,7 @@ class Supervisor:
 
     def _start(self, entries: list[Entry]) -> None:
         """Give jobs the next free slot."""
-        log = self._plan.folder / entries[0].name / "output.log"
+        log = self._plan.job(entries[0]).output_log
         try:
             log.parent.mkdir(exist_ok=True)
             size = log.stat().st_size if log.exists() else 0
@@ -257,7 +258,7 @@ class Supervisor:
         return None
 
     def _job(self, entry: Entry) -> dict[str, Any]:
-        folder = str(self._plan.folder / entry.name)
+        folder = str(self._plan.job(entry).folder)
         return {**entry.facts(), "folder": folder, "notes": self._notes(entry.config, entry.overrides)}
 
     def _watch(self, now: float) -> None:
@@ -284,7 +285,7 @@ class Supervisor:
     def _settle(self, running: _Running, code: int) -> None:
         """Enter how a process has ended."""
         self._free.append(running.slot)
-        log = self._plan.folder / running.entries[0].name / "output.log"
+        log = self._plan.job(running.entries[0]).output_log
         lines = _lines(log, running.log_start)
         if code == _STORAGE_FAILED:
             self._halt(complaint(lines) or "the disk cannot be written", [])
@@ -311,7 +312,7 @@ class Supervisor:
             entry.lines = lines[-_KEPT_LINES:]
             entry.state = "failed"
             with contextlib.suppress(OSError, ValueError):
-                run_json.enter_failure(self._plan.folder / entry.name, entry.facts(), entry.reason, entry.lines)
+                run_json.enter_failure(self._plan.job(entry).folder, entry.facts(), entry.reason, entry.lines)
         self._failures += 1
         if self._options.max_failures is not None and self._failures >= self._options.max_failures:
             self._halt(f"{self._failures} jobs have failed (max_failures={self._options.max_failures})", [])
@@ -328,7 +329,7 @@ class Supervisor:
         seconds = time.monotonic() - running.started
         if entry.state != "finished":
             return None, seconds
-        return run_json.read_run(self._plan.folder / entry.name)["final"].get("test/accuracy"), seconds
+        return run_json.read(self._plan.job(entry).folder)["final"].get("test/accuracy"), seconds
 
     def _halt(self, why: str, not_started: list[Entry]) -> None:
         """Start nothing more."""

@@ -11,6 +11,9 @@ import scipy.stats
 
 from bnexp.claims import measures
 from bnexp.claims.declaration import Measure, Reduce
+from bnexp.claims.judging import Side
+from bnexp.claims.report import cells
+from bnexp.claims.result import _noise_floor
 from bnexp.claims.sweeps import choose
 from bnexp.claims.verdicts import judge
 from bnexp.runs.collect import Run
@@ -227,3 +230,19 @@ def test_when_all_diverge_a_loss_has_no_best_and_accuracies_tie_at_chance(tmp_pa
     tried = {lr: validated(tmp_path / str(lr), None, None) for lr in (0.1, 0.3, 1.0)}
     assert set(choose(tried, "validation/loss").means.values()) == {None}
     assert set(choose(tried, "validation/accuracy").means.values()) == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("metric", "effect", "error"),
+    [
+        ("test/accuracy", "+2.0 [+1.0, +3.0] pp", 0.005),
+        ("test/top5_accuracy_precise", "+2.0 [+1.0, +3.0] pp", 0.005),
+        ("train_eval/accuracy", "+2.0 [+1.0, +3.0] pp", None),  # of other images
+        ("test/loss", "+0.020 [+0.010, +0.030]", None),
+    ],
+)
+def test_accuracies_are_shown_in_points_and_have_the_noise_of_their_test_images(metric, effect, error):
+    test = {"mean": 0.02, "low": 0.01, "high": 0.03, "scale": None, "is_level": True, "metric": metric}
+    assert cells.effect(test, lead="") == effect
+    side = Side(weight=1, points=[], values={0: 0.4, 1: 0.6}, diverged=0, runs=2, folders=[])
+    assert _noise_floor(metric, [side], 10_000) == error  # sqrt(0.5 * 0.5 / 10 000)

@@ -248,9 +248,10 @@ DAMAGES = {
     "no words": ({"overrides": "norm=bn"}, "overrides: expected"),
     "odd words": ({"overrides": [1]}, "overrides: expected words"),
     "no status": ({"status": 3}, "status: expected"),
-    "odd status": ({"status": "done"}, "status: done is none of running,"),
+    "odd status": ({"status": "done"}, "status: done is none of finished,"),
     "no results": ({"final": []}, "final: expected"),
-    "odd failure": ({"failure": "it broke"}, "failure: expected reason and lines"),
+    "odd failure": ({"failure": "it broke"}, "failure: expected another kind"),
+    "half a failure": ({"failure": {"reason": "it broke"}}, "failure: expected reason and lines"),
 }
 
 

@@ -44,6 +44,7 @@ def write_run(
         "status": status,
         "config": config,
         "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
+        "overrides": [],
         "final": values if status == "finished" else {},
         "best": {tag: {"value": value + 0.02, "step": 5} for tag, value in values.items()},
         "seconds": 2.0,
@@ -316,6 +317,16 @@ def test_diverged_runs_count_as_chance_where_the_classes_are_known(tmp_path, arm
     assert "counted as chance (0.1): 1 run." in found["notes"]
 
 
+def test_a_diverged_run_counts_as_five_guesses_of_a_top5_accuracy(tmp_path, arms):
+    top5 = {"final": {"test/top5_accuracy": 0.99}, "classes": 20}
+    write_run(tmp_path / "a", **top5)
+    write_run(tmp_path / "d", seed=1, status="diverged", classes=20)
+    found = arms(tmp_path, "--metric", "test/top5_accuracy")
+    assert found["all runs"]["values"] == {"0": 0.99, "1": 0.25}
+    assert "test/top5_accuracy at the last step, larger is better" in found["notes"]
+    assert "counted as chance (0.25): 1 run." in found["notes"]
+
+
 def test_diverged_runs_are_left_out_of_an_accuracy_without_classes_and_of_a_loss(tmp_path, arms):
     write_run(tmp_path / "a", classes=None)
     write_run(tmp_path / "d", seed=1, status="diverged", classes=None)
@@ -361,8 +372,9 @@ def test_the_rest_is_compared_and_the_skipped_are_counted(tmp_path, compare, arm
     assert (found["all runs"]["n"], found["all runs"]["failed"], found["all runs"]["running"]) == (6, 1, 2)
     assert "Left out: 1 failed, 1 interrupted, 2 running." in found["notes"]
     assert "Folders skipped: 11 (1 x no run.json beside metrics.csv; 1 x run.json" in found["notes"]
-    assert "4 x run.json is empty, cut or not JSON; 2 x run.json is not of bnexp)" in found["notes"]
-    assert f"Skipped {tmp_path / 'cut'}: run.json is empty, cut or not JSON." in compare(tmp_path, "-v").replace(
+    assert "4 x run.json: empty, cut or not JSON; 1 x run.json: not a run of this version" in found["notes"]
+    assert "2 x run.json: not written by bnexp)" in found["notes"]
+    assert f"Skipped {tmp_path / 'cut'}: run.json: empty, cut or not JSON." in compare(tmp_path, "-v").replace(
         "\n  ", " "
     )
 
@@ -370,7 +382,7 @@ def test_the_rest_is_compared_and_the_skipped_are_counted(tmp_path, compare, arm
 def test_nothing_but_broken_or_unfinished_runs_is_a_finding_not_an_error(tmp_path, compare):
     (tmp_path / "run.json").write_bytes(b"")
     assert compare(tmp_path, "--baseline", "norm=bn", "--best", "optim.lr") == (
-        "Folders skipped: 1 (1 x run.json is empty, cut or not JSON). -v lists them.\n"
+        "Folders skipped: 1 (1 x run.json: empty, cut or not JSON). -v lists them.\n"
     )
     write_run(tmp_path / "a", status="running")
     assert "Left out: 1 running." in compare(tmp_path, "--best", "optim.lr")
@@ -496,7 +508,7 @@ def test_two_calls_print_the_same_bytes(tmp_path, compare):
 
 
 def run_program(*arguments, **options):
-    program = "import sys; from bnexp.compare import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys; from bnexp.cli.compare import main; sys.exit(main(sys.argv[1:]))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
     return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=environment, **options)
 

@@ -119,12 +119,12 @@ def damage(path: Path, how: str) -> None:
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path, caplog, how):
     folder = tmp_path / "run"
     run_words(folder, StopAt(9))
-    damage(folder / checkpoint.NEWEST, how)
+    damage(folder / "checkpoint.pt", how)
     with caplog.at_level("INFO", logger="bnexp"):
         run_words(folder, StopAt(0))
     assert "goes on from step 8" in caplog.text
-    assert (folder / checkpoint.DAMAGED).exists() == (how != "missing")
-    assert how == "missing" or f"{checkpoint.NEWEST}: damaged" in caplog.text
+    assert (folder / "checkpoint.damaged.pt").exists() == (how != "missing")
+    assert how == "missing" or "checkpoint.pt: damaged" in caplog.text
     assert left_behind(folder) == left_behind(undisturbed)
 
 
@@ -173,7 +173,7 @@ def test_killed_at_random_times(long_words, tmp_path):
 
 
 def written(folder: Path) -> int:
-    path = folder / checkpoint.NEWEST
+    path = folder / "checkpoint.pt"
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
@@ -223,7 +223,7 @@ def test_no_point_stands_twice(undisturbed):
 
 
 def test_the_last_checkpoint_holds_numbers_only(undisturbed):
-    content = torch.load(undisturbed / checkpoint.NEWEST, weights_only=True)
+    content = torch.load(undisturbed / "checkpoint.pt", weights_only=True)
     assert content["state"]["step"] == STEPS
 
 

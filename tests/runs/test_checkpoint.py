@@ -18,7 +18,9 @@ import torch
 from conftest import ROOT
 
 from bnexp.runs import checkpoint
-from bnexp.runs.checkpoint import NEWEST, PREVIOUS, digest, load, save
+from bnexp.runs.checkpoint import digest, load, save
+
+NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
 def state(step: int) -> dict[str, Any]:

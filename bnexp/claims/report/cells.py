@@ -9,6 +9,7 @@ from typing import Any
 
 from bnexp.compare.blocks import Cell
 from bnexp.compare.tables import BLANK, duration
+from bnexp.config.metrics import metric_of
 
 Result = Mapping[str, Any]
 # What a claim says of its effect.
@@ -79,7 +80,7 @@ def _unit(test: Result) -> tuple[Callable[[float], float], str, str]:
         return lambda x: 10.0 ** min(x, 300), "", "ratio "
     if test["scale"] == "log":
         return lambda x: math.exp(min(x, 690)), "", "ratio "
-    if test["is_level"] and "accuracy" in test["metric"].rpartition("/")[2]:
+    if test["is_level"] and metric_of(test["metric"]).is_proportion:
         return lambda x: 100 * x, " pp", ""
     return float, "", ""
 

@@ -1,0 +1,51 @@
+"""What is known of a quantity by its name, written out for every tag that runs have."""
+
+from __future__ import annotations
+
+import pytest
+
+from bnexp.config.metrics import larger_is_better, metric_of
+
+SPLITS = ("train", "validation", "test", "train_eval")
+KINDS = ("", "_precise", "_batch", "_ema0.9", "_ema0.999_corrected")
+# Tag -> (larger is better or unknown, the way it is sorted, chance of 10 classes, a share of the images).
+KNOWN = {
+    **{f"{split}/accuracy{kind}": (True, True, 0.1, True) for split in SPLITS for kind in KINDS},
+    **{f"{split}/top5_accuracy{kind}": (True, True, 0.5, True) for split in SPLITS for kind in KINDS},
+    **{f"{split}/loss{kind}": (False, False, None, False) for split in SPLITS for kind in KINDS},
+    "test/balanced_accuracy": (True, True, 0.1, True),
+    "test/error": (False, False, None, False),
+    "test/perplexity": (False, False, None, False),
+    "seconds": (False, False, None, False),
+    "probe/landscape/loss_max": (False, False, None, False),
+}
+UNKNOWN = {
+    "probe/landscape/beta": True,
+    "probe/gradients/relative/hidden1": True,
+    "probe/eval_mismatch/accuracy/running": True,
+    "probe/mine/loss_change/hidden1": False,  # of a layer; about a loss
+    "probe/mine/errors/hidden1": False,
+    "test/losses": False,
+    "test/top1": True,
+    "": True,
+}
+
+
+@pytest.mark.parametrize(("tag", "facts"), KNOWN.items(), ids=KNOWN)
+def test_what_a_name_tells(tag, facts):
+    metric = metric_of(tag)
+    chance = metric.chance(10) if metric.chance else None
+    assert (metric.larger_is_better, larger_is_better(tag), chance, metric.is_proportion) == facts
+
+
+@pytest.mark.parametrize(("tag", "larger"), UNKNOWN.items(), ids=UNKNOWN)
+def test_of_other_names_only_the_way_they_are_sorted_is_guessed(tag, larger):
+    metric = metric_of(tag)
+    assert (metric.larger_is_better, metric.chance, metric.is_proportion) == (None, None, False)
+    assert larger_is_better(tag) is larger
+
+
+def test_five_guesses_are_never_more_than_all_classes():
+    chance = metric_of("test/top5_accuracy").chance
+    assert chance is not None
+    assert [chance(classes) for classes in (2, 5, 10, 100)] == [1, 1, 0.5, 0.05]
