@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bnexp.config.registry import Registry
 
-NORMS = Registry("norm")
+NORMS = Registry("norm", context=("branch", "steps"))
 
 
 @dataclass(frozen=True)

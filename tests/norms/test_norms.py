@@ -735,14 +735,15 @@ class Doubling(Norm):
 def doubling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A norm of the user's: one function and one yaml."""
 
-    @NORMS.register("doubling")
-    def doubling(channels: int, *, affine: bool) -> Norm:
-        return Doubling(channels, affine=affine)
-
     (tmp_path / "doubling.yaml").write_text("name: doubling\naffine: true\n")
     monkeypatch.setitem(globals(), "CONFIGS", tmp_path)
-    yield "doubling"
-    del NORMS._builders["doubling"]
+    with NORMS.temporarily():
+
+        @NORMS.register("doubling")
+        def doubling(channels: int, *, affine: bool) -> Norm:
+            return Doubling(channels, affine=affine)
+
+        yield "doubling"
 
 
 def test_one_function_and_one_yaml_add_a_norm(doubling):
