@@ -2,5 +2,5 @@
 
 In which order to read: ``schema`` (every setting of a run), ``checks`` (ranges and choices), ``registry`` (a name finds
 its builder), ``compose`` (Hydra: words of the command line into a config), ``names`` (what runs are called),
-``shipped`` (where the yaml files are).
+``shipped`` (where the yaml files are), ``capabilities`` (the record of what a norm can do).
 """

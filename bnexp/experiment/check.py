@@ -20,7 +20,7 @@ from bnexp.experiment.job import import_modules
 from bnexp.experiment.machine import pick_device, prepare_machine
 from bnexp.models import Units
 from bnexp.models.layers import batch_norms
-from bnexp.norms import Norm
+from bnexp.norms import NORMS, Norm
 from bnexp.training.loop import Plan
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def check_model(config: TrainConfig, rule: Choices, data: Data, batch_sizes: set
 def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
     """Say where a norm stood aside because it is undefined there; refuse one that did so everywhere."""
     norms = {name: layer for name, layer in layers.items() if isinstance(layer, Norm)}
-    if any(layer.needs_branches for layer in norms.values()) and not any(n.closes_branch for n in norms.values()):
+    if NORMS.capabilities(norm).needs_branches and not any(layer.closes_branch for layer in norms.values()):
         raise ValueError(
             f"norm={norm}: acts on residual branches, and model={model} has none; use model=resnet, resmlp"
         )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bnexp.config.schema import TrainConfig
+from bnexp.norms import NORMS
 from bnexp.training.precision import allow_tf32
 from bnexp.training.step import Recorder, cuda_graph
 
@@ -39,6 +40,8 @@ def prepare_machine(config: TrainConfig) -> torch.device:
     allow_tf32(config.precision == "tf32")
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError("precision=bf16: this GPU has no bfloat16 (allowed here: fp32, tf32, fp16)")
+    if config.graph and device.type == "cuda" and not NORMS.capabilities(config.norm["name"]).graph:
+        raise ValueError(f"graph=true: norm={config.norm['name']} waits for the device at each step; use graph=false")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports all of torch.compile

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm, per_channel, require_spread, values_per_statistic
 
@@ -180,7 +181,7 @@ class BatchNorm(BatchStatistics):
         return F.batch_norm(x, mean, var, self.gain, self.bias, training=training, momentum=momentum, eps=self.eps)
 
 
-@NORMS.register("bn")
+@NORMS.register("bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def bn(channels: int, *, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Batch normalization, over B, H, W for each channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm, per_channel, require_spread, values_per_statistic
 from bnexp.norms.rms import SIGN
@@ -59,7 +60,7 @@ class FilterResponseNorm(Norm):
         return (wide * (wide.square().mean(axes, keepdim=True) + eps).rsqrt()).to(x.dtype)
 
 
-@NORMS.register("frn")
+@NORMS.register("frn", Capabilities(ranks=("sequences", "maps"), elsewhere="skipped"))
 def frn(
     channels: int,
     *,

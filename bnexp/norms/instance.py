@@ -7,6 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.group import GroupNorm
@@ -44,7 +45,7 @@ class InstanceNorm(GroupNorm):
         return y if self.bias is None else y + self.bias
 
 
-@NORMS.register("in")
+@NORMS.register("in", Capabilities(ranks=("sequences", "maps"), elsewhere="skipped"))
 def instance(channels: int, *, eps: PositiveFloat, affine: bool, vectors: Vectors) -> Norm:
     """Instance normalization, over H, W for each sample and channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 

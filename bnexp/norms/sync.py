@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm, values_per_statistic
 from bnexp.norms.batch import BatchNorm, Momentum, pooled_axes
@@ -74,7 +75,7 @@ class SyncBatchNorm(BatchNorm):
         return self.scaled(self.standardized(wide, mean, var)).to(x.dtype)
 
 
-@NORMS.register("sync_bn")
+@NORMS.register("sync_bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def sync_bn(channels: int, *, shards: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Synchronized batch norm, over all shards' B, H, W by channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm, Scaled
 from bnexp.norms.batch import Momentum, pooled_axes
@@ -182,7 +183,7 @@ def _require_affine(init: str, affine: bool) -> None:
         raise ValueError("norm.affine=false: init=data sets the gain and the bias; use norm.init=unit")
 
 
-@NORMS.register("weight_norm")
+@NORMS.register("weight_norm", Capabilities(bias_in_linear=True))
 def weight_norm(channels: int, *, eps: PositiveFloat, init: Start, affine: bool) -> Norm:
     """Weight normalization, over the weights of each output unit: y = gain * <v, x> / ||v|| + bias.
 
@@ -203,7 +204,7 @@ def weight_norm(channels: int, *, eps: PositiveFloat, init: Start, affine: bool)
     return WeightNorm(channels, eps=eps, init=init, affine=affine)
 
 
-@NORMS.register("weight_norm_mbn")
+@NORMS.register("weight_norm_mbn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def weight_norm_mbn(
     channels: int,
     *,
@@ -233,7 +234,7 @@ def weight_norm_mbn(
     return WeightNormMeanOnly(channels, least=eps, momentum=momentum, init=init, affine=affine)
 
 
-@NORMS.register("weight_standardization")
+@NORMS.register("weight_standardization", Capabilities(bias_in_linear=True))
 def weight_standardization(channels: int, *, eps: PositiveFloat, affine: bool) -> Norm:
     """Weight standardization, over the weights of each output unit: y = gain * <(w - mean) / (std + eps), x> + bias.
 
@@ -253,7 +254,7 @@ def weight_standardization(channels: int, *, eps: PositiveFloat, affine: bool) -
     return NormalizedWeights(channels, word="weight_standardization", rule=rule, affine=affine)
 
 
-@NORMS.register("scaled_ws")
+@NORMS.register("scaled_ws", Capabilities(bias_in_linear=True))
 def scaled_ws(channels: int, *, scale: PositiveFloat, eps: PositiveFloat, affine: bool) -> Norm:
     """Scaled weight standardization, by output unit: y = gain * scale * <(w - mean) / (sqrt(fan_in) sd), x> + bias.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm, values_per_statistic
 from bnexp.norms.batch import BatchStatistics, Momentum, pooled_axes
@@ -99,10 +100,6 @@ class Whitening(BatchStatistics):
         """Make the mean [C] and the covariances [G, d, d] of the layer's input its running statistics."""
         super().population(mean, _variances(products))
         self.running_matrix.copy_(self.whitener(products) if self.averages == "whitener" else products)
-
-    def restore(self, x: Tensor) -> None:
-        """Refused: W mixes channels, which gains cannot undo."""
-        Norm.restore(self, x)
 
     def extra_repr(self) -> str:
         """The channel count and d, for print(model)."""
@@ -253,7 +250,7 @@ class PrincipalWhitening(Whitening):
         return axes
 
 
-@NORMS.register("zca")
+@NORMS.register("zca", Capabilities(batch_of_one=("refused", "differ"), graph=False))
 def zca(channels: int, *, group_size: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """ZCA whitening, over B, H, W for each group of channels: y = gain * (cov + eps)^(-1/2) (x - mean) + bias.
 
@@ -273,7 +270,7 @@ def zca(channels: int, *, group_size: Positive, eps: PositiveFloat, momentum: Mo
     return ZeroPhaseWhitening(channels, group_size=group_size, eps=eps, momentum=momentum, affine=affine)
 
 
-@NORMS.register("pca_whiten")
+@NORMS.register("pca_whiten", Capabilities(batch_of_one=("refused", "differ"), graph=False))
 def pca_whiten(channels: int, *, group_size: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """PCA whitening, over B, H, W for each group of channels: y = gain * diag(s)^(-1) U^T (x - mean) + bias.
 

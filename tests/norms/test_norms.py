@@ -32,10 +32,9 @@ from bnexp.norms.group import _largest_divisor, fitting_groups
 
 CONFIGS = ROOT / "configs" / "norm"
 CHANNELS = 9  # gn makes 3 groups of 3 of them; with 2 values a group, x_hat would be +-1 and nearly all gradients 0
-SHAPES = {"2-D": (5, CHANNELS), "3-D": (4, CHANNELS, 3), "4-D": (3, CHANNELS, 2, 2)}
-# What the families say of themselves: inputs that are refused, and common tests that a norm's definition contradicts.
+SHAPES = {"vectors": (5, CHANNELS), "sequences": (4, CHANNELS, 3), "maps": (3, CHANNELS, 2, 2)}
+# What the families say of themselves: common tests that a norm's definition contradicts.
 FAMILIES = (formulas_batch, formulas_sample, formulas_weights)
-UNDEFINED = {("in", "2-D")}.union(*(family.UNDEFINED for family in FAMILIES))
 # Norms that need more values than the others, with shapes that have them.
 OWN_SHAPES = formulas_sample.OWN_SHAPES
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -141,10 +140,10 @@ def _seed() -> None:
 
 def cases(names: Any) -> list[Any]:
     return [
-        pytest.param(name, OWN_SHAPES.get((name, ndim), shape), id=f"{name}-{ndim}")
+        pytest.param(name, OWN_SHAPES.get((name, rank), shape), id=f"{name}-{rank}")
         for name in names
-        for ndim, shape in SHAPES.items()
-        if (name, ndim) not in UNDEFINED
+        for rank, shape in SHAPES.items()
+        if rank in NORMS.capabilities(name).ranks
     ]
 
 
