@@ -59,17 +59,17 @@ def check_model(config: TrainConfig, rule: Choices, data: Data, batch_sizes: set
 
 
 def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
-    """Say where a norm stood aside because it is undefined there; refuse one that did so everywhere."""
+    """Say which inputs a norm skipped because it is undefined there; refuse a norm that skipped all."""
     norms = {name: layer for name, layer in layers.items() if isinstance(layer, Norm)}
     if NORMS.capabilities(norm).needs_branches and not any(layer.closes_branch for layer in norms.values()):
         raise ValueError(
             f"norm={norm}: acts on residual branches, and model={model} has none; use model=resnet, resmlp"
         )
-    aside = [name for name, layer in norms.items() if layer.stood_aside]
-    if aside and len(aside) == len(norms):
+    skipped = [name for name, layer in norms.items() if layer.skipped]
+    if skipped and len(skipped) == len(norms):
         raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has nothing else; use ln, gn or bn")
-    if aside:
-        log.info("norm=%s: undefined on vectors, nothing is normalized at %s", norm, ", ".join(aside))
+    if skipped:
+        log.info("norm=%s: undefined on vectors, nothing is normalized at %s", norm, ", ".join(skipped))
 
 
 def _check_size(model: str, parameters: int) -> None:

@@ -18,7 +18,7 @@ from bnexp.experiment.choices import Choices, bind
 from bnexp.experiment.init_from import apply_norm_state, start_from
 from bnexp.experiment.machine import prepare_machine, recorder, set_executor
 from bnexp.models import Units
-from bnexp.models.init import Init, fit, initialize
+from bnexp.models.init import Init, adjust, initialize
 from bnexp.models.layers import largest_map, norm_parameters
 from bnexp.norms import Norm
 from bnexp.probes.observer import Finish, Observed, Observer
@@ -69,7 +69,7 @@ def start_member(config: TrainConfig, rule: Choices, member: nn.Module, data: Da
     restore = rule.affine().restore
     if restore and init.pretrain is not None:
         raise ValueError(f"affine=identity: init={rule.init.name} trains gains and biases; use affine=usual")
-    fit(member, init, x_B, restore=restore)
+    adjust(member, init, x_B, restore=restore)
     if init.pretrain is not None:
         init.pretrain(member, data.train, config.seed)
 

@@ -79,15 +79,15 @@ class Norm(nn.Module):
         bias: [C] or None.
         closes_branch: the norm is the last layer of a residual branch.
         zero_head: the model's head starts at zero.
-        stood_aside: the last input was of a kind on which the norm is undefined, and passed unnormalized.
-        given: a config gave gain or bias, which ``fit`` then leaves alone.
+        skipped: the last input was of a kind on which the norm is undefined, and passed unnormalized.
+        given: a config gave gain or bias, which ``adjust`` then leaves alone.
         recurrent: the norm, or its gain and bias, has an input a time step, so that the first one fits none of them.
     """
 
     zero_head: ClassVar[bool] = False
 
     closes_branch = False
-    stood_aside = False
+    skipped = False
     given = False
     recurrent = False
 
@@ -100,7 +100,7 @@ class Norm(nn.Module):
     def attach(self, linear: nn.Module) -> None:
         """Tie the norm to the linear map before it, where it acts on weights or on that map's input; most do not."""
 
-    def fit(self, x: Tensor) -> None:
+    def adjust(self, x: Tensor) -> None:
         """Set what the norm's own rule takes from its first input, (B, C, ...); most have none."""
 
     def scaled(self, x_hat: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class DetachedBatchNorm(BatchNorm):
         detach: which.
     """
 
-    word = "detached_bn"
+    name = "detached_bn"
 
     def __init__(self, channels: int, *, detach: Detach, eps: float, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)

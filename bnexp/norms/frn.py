@@ -45,8 +45,8 @@ class FilterResponseNorm(Norm):
         Raises:
             ValueError: a 1x1 map whose eps is not learnt, or a vector under ``refuse``.
         """
-        self.stood_aside = x.ndim == 2 and self.vectors == "skip"
-        y = self.scaled(x if self.stood_aside else self._standardized(x))
+        self.skipped = x.ndim == 2 and self.vectors == "skip"
+        y = self.scaled(x if self.skipped else self._standardized(x))
         return y if self.tau is None else torch.maximum(y, per_channel(self.tau, y))
 
     def _standardized(self, x: Tensor) -> Tensor:

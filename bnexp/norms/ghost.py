@@ -29,7 +29,7 @@ class GhostBatchNorm(BatchNorm):
         size: samples a chunk.
     """
 
-    word = "ghost_bn"
+    name = "ghost_bn"
 
     def __init__(self, channels: int, *, size: int, eps: float, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)

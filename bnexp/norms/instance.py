@@ -22,7 +22,7 @@ class InstanceNorm(GroupNorm):
         vectors: what stands on inputs (B, C), see ``instance``.
     """
 
-    word = "in"
+    name = "in"
     per = "sample and channel"
     advice = "it is undefined for vectors and 1x1 maps; use norm=ln, norm=gn or norm=bn"
 
@@ -40,7 +40,7 @@ class InstanceNorm(GroupNorm):
             return super().forward(x)
         if self.vectors == "ln":
             return F.layer_norm(x, x.shape[1:], self.gain, self.bias, self.eps)
-        self.stood_aside = True
+        self.skipped = True
         y = x if self.gain is None else self.gain * x
         return y if self.bias is None else y + self.bias
 

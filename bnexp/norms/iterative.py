@@ -26,7 +26,7 @@ class IterativeWhitening(Whitening):
         iterations: T.
     """
 
-    word = "iternorm"
+    name = "iternorm"
 
     def __init__(
         self, channels: int, *, iterations: int, group_size: int, eps: float, momentum: float | None, affine: bool

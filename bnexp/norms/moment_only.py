@@ -14,7 +14,7 @@ from bnexp.norms.batch import BatchStatistics, Momentum, pooled_axes
 class MeanOnlyBatchNorm(BatchStatistics):
     """y = x - mean_c + bias. ``running_var`` is not used and stays 1."""
 
-    word = "mean_only_bn"
+    name = "mean_only_bn"
     used = ("mean",)
 
     def __init__(self, channels: int, *, momentum: float | None, affine: bool) -> None:
@@ -45,7 +45,7 @@ class MeanOnlyBatchNorm(BatchStatistics):
 class VarianceOnlyBatchNorm(BatchStatistics):
     """y = gain * x / sqrt(var_c + eps) + bias. ``running_mean`` is kept but not used."""
 
-    word = "var_only_bn"
+    name = "var_only_bn"
     used = ("var",)
 
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:

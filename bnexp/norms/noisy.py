@@ -43,7 +43,7 @@ class Noise(Stream):
 class NoisyBatchNorm(BatchNorm):
     """Batch norm with noise behind it."""
 
-    word = "noisy_bn"
+    name = "noisy_bn"
 
     def __init__(self, channels: int, *, noise: Noise, eps: float, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)

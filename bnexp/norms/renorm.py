@@ -46,7 +46,7 @@ class BatchRenorm(BatchNorm):
         batches_trained: how many of these there were, an int64 scalar.
     """
 
-    word = "batch_renorm"
+    name = "batch_renorm"
     batches_trained: Tensor
 
     def __init__(

@@ -124,7 +124,7 @@ class ScratchBatchNorm(BatchStatistics):
         unbiased: whether ``running_var`` takes in m / (m - 1) times the batch's variance.
     """
 
-    word = "bn_scratch"
+    name = "bn_scratch"
 
     def __init__(self, channels: int, *, eps: float, momentum: float | None, unbiased: bool, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)

@@ -22,7 +22,7 @@ class SwitchableNorm(BatchStatistics):
         mean_logits, var_logits: [3], w = softmax(mean_logits), w' = softmax(var_logits), 0 at first.
     """
 
-    word = "switchable"
+    name = "switchable"
 
     def __init__(self, channels: int, *, eps: float, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
@@ -43,7 +43,7 @@ class SwitchableNorm(BatchStatistics):
 
     def _mixed(self, x: Tensor, instance: tuple[Tensor, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
         values = values_per_statistic(x, *range(1, x.ndim))
-        require_spread(x, values, norm=self.word, per="sample", advice="use more channels or norm=bn")
+        require_spread(x, values, norm=self.name, per="sample", advice="use more channels or norm=bn")
         kinds = [instance, _pooled(*instance, 1), batch]
         if values == self.channels:
             del kinds[0]

@@ -60,7 +60,7 @@ class SyncBatchNorm(BatchNorm):
         shards: into how many parts of nearly equal size the batch is cut.
     """
 
-    word = "sync_bn"
+    name = "sync_bn"
 
     def __init__(self, channels: int, *, shards: int, eps: float, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)

@@ -96,9 +96,9 @@ class Whitening(BatchStatistics):
         """The mean over batch and positions of the products of deviations (B, C, ...) in each group, [G, d, d]."""
         return _mean_product(self._grouped(deviations))
 
-    def population(self, mean: Tensor, products: Tensor) -> None:
+    def set_running(self, mean: Tensor, products: Tensor) -> None:
         """Make the mean [C] and the covariances [G, d, d] of the layer's input its running statistics."""
-        super().population(mean, _variances(products))
+        super().set_running(mean, _variances(products))
         self.running_matrix.copy_(self.whitener(products) if self.averages == "whitener" else products)
 
     def extra_repr(self) -> str:
@@ -110,7 +110,7 @@ class Whitening(BatchStatistics):
         values = values_per_statistic(x, *pooled_axes(x))
         if values < self.least_values:
             raise ValueError(
-                f"norm={self.word}: an input of shape {list(x.shape)} gives {values} values per channel, and groups of "
+                f"norm={self.name}: an input of shape {list(x.shape)} gives {values} values per channel, and groups of "
                 f"{self.width} channels need {self.least_values}; use a larger batch_size, drop_last=true or a smaller "
                 "norm.group_size"
             )
@@ -225,7 +225,7 @@ class PrincipalWhitener(_Decomposition):
 class ZeroPhaseWhitening(Whitening):
     """W = (cov + eps)^(-1/2), the whitening that moves the values least."""
 
-    word = "zca"
+    name = "zca"
 
     def whitener(self, cov: Tensor) -> Tensor:
         """The inverse square root."""
@@ -240,7 +240,7 @@ class PrincipalWhitening(Whitening):
     The running matrix is the covariance, as averages over whitening matrices of swapped axes would mean nothing.
     """
 
-    word = "pca_whiten"
+    name = "pca_whiten"
     averages = "covariance"
 
     def whitener(self, cov: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bnexp.models import MODELS, Units
 from bnexp.models.affine import AFFINES
-from bnexp.models.init import INITS, fit, initialize
+from bnexp.models.init import INITS, adjust, initialize
 from bnexp.norms import NORMS, Norm
 
 CONFIGS = ROOT / "configs"
@@ -39,7 +39,7 @@ def start(net: nn.Module, affine: str, x: Tensor, **changes: Any) -> None:
     """What building does with a model."""
     rule = AFFINES.bind(options("affine", affine) | changes)()
     rule.fill(net)
-    fit(net, INITS.bind(options("init", "kaiming"))(), x, restore=rule.restore)
+    adjust(net, INITS.bind(options("init", "kaiming"))(), x, restore=rule.restore)
 
 
 @pytest.fixture

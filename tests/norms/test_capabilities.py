@@ -81,7 +81,7 @@ def treatment(name: str, rank: Rank) -> str:
         unit(images(rank))
     except ValueError:
         return "refused"
-    skipped = any(layer.stood_aside for layer in unit.modules() if isinstance(layer, Norm))
+    skipped = any(layer.skipped for layer in unit.modules() if isinstance(layer, Norm))
     return "skipped" if skipped else "defined"
 
 
@@ -174,7 +174,7 @@ def test_bias_in_linear(name):
     b = torch.linspace(-1, 1, CHANNELS, dtype=torch.float64)
     there, here, x = unit_of(name, "maps"), unit_of(name, "maps"), images("maps")
     for unit in (there, here):
-        unit.norm.fit(3 * x)
+        unit.norm.adjust(3 * x)
     there.linear.bias = nn.Parameter(b)
     y = there(x)
     own = here.norm.bias

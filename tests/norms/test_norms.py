@@ -358,14 +358,14 @@ def test_a_statistic_over_one_value_is_refused(name, shape, options, training):
 
 
 @both_modes
-def test_instance_norm_stands_aside_on_vectors_or_is_layer_norm_there(training):
-    x, aside, layer = normal(4, 9), build("in").train(training), build("in", vectors="ln").train(training)
-    assert_close(aside(x), aside.gain * x + aside.bias)
-    assert aside.stood_aside
+def test_instance_norm_skips_vectors_or_is_layer_norm_there(training):
+    x, skipping, layer = normal(4, 9), build("in").train(training), build("in", vectors="ln").train(training)
+    assert_close(skipping(x), skipping.gain * x + skipping.bias)
+    assert skipping.skipped
     centred = x - x.mean(1, keepdim=True)
     x_hat = centred / ((centred**2).mean(1, keepdim=True) + layer.eps).sqrt()
     assert_close(layer(x), layer.gain * x_hat + layer.bias)
-    assert not layer.stood_aside
+    assert not layer.skipped
 
 
 # ------------------------------------------------------------------------------------- batch statistics: bn, bn_scratch

@@ -310,7 +310,7 @@ def test_frozen_statistics_are_those_of_the_first_training_batch():
     norm, bn, first = build("frozen_bn"), build("bn"), normal(*SHAPE)
     norm.gain.data.copy_(bn.gain)
     norm.bias.data.copy_(bn.bias)
-    norm.fit(first)
+    norm.adjust(first)
     assert_close(norm(first), bn(first))
     for _ in range(2):
         x = normal(*SHAPE).requires_grad_()
@@ -341,7 +341,7 @@ def test_given_statistics_stay_as_they_were_loaded():
 def test_frozen_statistics_of_one_value_per_channel_are_refused(shape):
     norm = build("frozen_bn")
     with pytest.raises(ValueError, match=r"^norm=frozen_bn: .* one value per channel, .*; use a larger batch_size"):
-        norm.fit(normal(*shape))
+        norm.adjust(normal(*shape))
     assert norm.batches_seen == 0
 
 

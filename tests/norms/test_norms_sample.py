@@ -324,12 +324,12 @@ def test_a_mean_square_of_one_value_is_refused(name, shape):
 # --------------------------------------------------------------------------------------------------------- frn with tlu
 
 
-def test_frn_stands_aside_on_vectors_and_keeps_its_threshold():
+def test_frn_skips_vectors_and_keeps_its_threshold():
     norm, x = build("frn"), normal(*VECTORS)
     assert_close(norm(x), torch.maximum(norm.gain * x + norm.bias, norm.tau))
-    assert norm.stood_aside
+    assert norm.skipped
     norm(normal(4, CHANNELS, 2, 2))
-    assert not norm.stood_aside
+    assert not norm.skipped
 
 
 @pytest.mark.parametrize("learn_eps", [True, False])
