@@ -76,7 +76,7 @@ def passes(config: TrainConfig, case: str) -> Way:
     unit, x = unit_of(config, case)
     unit, x = unit.to(device), x.to(device).requires_grad_()
     slope = torch.randn_like(unit(x))
-    if any(isinstance(layer, Norm) and layer.stood_aside for layer in unit.modules()):
+    if any(isinstance(layer, Norm) and layer.skipped for layer in unit.modules()):
         raise ValueError("nothing is normalized there")
 
     def once() -> None:

@@ -171,17 +171,17 @@ def rows() -> Iterator[list[str]]:
         for kind in SHAPES:
             torch.manual_seed(0)
             this = case(name, kind)
-            if stands_aside(this):
-                yield [f"`{name}`", kind, "undefined: stands aside", *[""] * (len(MEASURES) - 1)]
+            if skips(this):
+                yield [f"`{name}`", kind, "undefined: skipped", *[""] * (len(MEASURES) - 1)]
             else:
                 yield [f"`{name}`", kind, *(shown(measure(this)) for measure in MEASURES.values())]
 
 
-def stands_aside(case: Case) -> bool:
+def skips(case: Case) -> bool:
     """Whether the norm lets this kind of input pass unnormalized, and says so."""
     layer = case.build()
     layer(case.x)
-    return getattr(layer, "stood_aside", False)
+    return getattr(layer, "skipped", False)
 
 
 def shown(value: float | str) -> str:

@@ -25,6 +25,7 @@ def test_a_wheel_installed_elsewhere_trains_from_any_folder(tmp_path):
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"bnexp/configs/train.yaml", "bnexp/benchmarks/norms.json"} <= set(names)
+    assert {"bnexp/data/digits.csv.gz", "bnexp/data/digits.md"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "outputs/", "configs/"))]
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (tmp_path / "elsewhere").mkdir()

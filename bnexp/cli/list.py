@@ -8,16 +8,15 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bnexp.cli.arguments import parser
+from bnexp.config.capabilities import Capabilities, Rank
 from bnexp.config.checks import unknown
 from bnexp.config.shipped import configs_folder, folder
 
 _WIDTH = 100
 _TEXT = 14  # the column in which texts begin
-# The lines in a norm's yaml under the first, each `# Label: text`.
-LABELS = ("Ranks", "Batch of 1", "Source")
 # The cases of benchmarks/norms.json, and how the costs are read out.
 CASES = {"vectors": "on vectors", "maps": "on maps", "lenet": "in a LeNet step"}
 
@@ -32,13 +31,13 @@ class Choice:
     Attributes:
         name: the word typed.
         title: the first line of its comment.
-        labels: label -> text, of the further comment lines `# Label: text`.
+        source: the text of its comment line `# Source: text`, which norms have.
         options: the lines of the options with their numbers, as they stand there.
     """
 
     name: str
     title: str
-    labels: Mapping[str, str]
+    source: str
     options: tuple[str, ...]
 
 
@@ -51,53 +50,75 @@ def read(path: Path) -> Choice:
     """A yaml as a choice."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = [line.removeprefix("# ") for line in lines if line.startswith("# ") and not line.startswith("# @")]
-    labels = dict(comment.split(": ", 1) for comment in comments if comment.startswith(tuple(f"{x}: " for x in LABELS)))
+    sources = [comment.removeprefix("Source: ") for comment in comments if comment.startswith("Source: ")]
     options = tuple(line for line in lines if line and not line.startswith(("#", "name:")))
-    return Choice(path.stem, comments[0] if comments else "", labels, options)
+    return Choice(path.stem, comments[0] if comments else "", ", ".join(sources), options)
 
 
-def builder_lines(folder: Path, registry: str) -> dict[str, str]:
-    """Registered name -> first line of the builder's docstring, from the sources of a folder.
+@dataclass(frozen=True)
+class Described:
+    """What the source of a norm says of it: the first line of its builder's docstring, and what the norm can do."""
 
-    Args:
-        folder: of the modules whose functions are decorated by ``@REGISTRY.register("name")``.
-        registry: the variable's name, as ``NORMS``.
-    """
-    found: dict[str, str] = {}
+    formula: str
+    capabilities: Capabilities
+
+
+def described(folder: Path) -> dict[str, Described]:
+    """The norms that the modules of a folder register by ``@NORMS.register("name", Capabilities(...))``, by name."""
+    found: dict[str, Described] = {}
     for path in sorted(folder.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if isinstance(node, ast.FunctionDef):
                 line = (ast.get_docstring(node) or "").partition("\n")[0]
-                found |= {name: line for name in _registered(node, registry)}
+                found |= {name: Described(line, record) for name, record in _registered(node)}
     return found
 
 
-def _registered(node: ast.FunctionDef | ast.ClassDef, registry: str) -> Iterator[str]:
+def _registered(node: ast.FunctionDef) -> Iterator[tuple[str, Capabilities]]:
     for decorator in node.decorator_list:
         match decorator:
             case ast.Call(
-                func=ast.Attribute(value=ast.Name(id=owner), attr="register"), args=[ast.Constant(value=str(name))]
-            ) if owner == registry:
-                yield name
+                func=ast.Attribute(value=ast.Name(id="NORMS"), attr="register"),
+                args=[ast.Constant(value=str(name)), *records],
+            ):
+                words = [word for record in records if isinstance(record, ast.Call) for word in record.keywords]
+                yield name, Capabilities(**{str(word.arg): ast.literal_eval(word.value) for word in words})
 
 
-def norm_blocks(choices: list[Choice], formulas: Mapping[str, str], costs: Path) -> Iterator[str]:
-    """A paragraph a norm: formula, ranks, behaviour on a batch of one, options, cost and source.
+def norm_blocks(choices: list[Choice], norms: Mapping[str, Described], costs: Path) -> Iterator[str]:
+    """A paragraph a norm: formula, what it can do, source, cost and options.
 
     Args:
         choices: of the group ``norm``.
-        formulas: name -> the builder's own line.
+        norms: name -> what its source says; every choice is among them.
         costs: ``benchmarks/norms.json``; it need not be there.
     """
     measured = json.loads(costs.read_text(encoding="utf-8"))["norms"] if costs.exists() else {}
     for choice in choices:
+        norm = norms[choice.name]
         rows = {
-            "formula": formulas.get(choice.name, choice.title),
-            **{label.lower(): choice.labels.get(label, "not said") for label in LABELS},
+            "formula": norm.formula,
+            **abilities(norm.capabilities),
+            "source": choice.source,
             "cost": cost(measured.get(choice.name)),
         }
         head = _row(choice.name, choice.title, indent=0)
         yield "\n".join([head, *(_row(label, text) for label, text in rows.items()), *_options(choice)])
+
+
+def abilities(norm: Capabilities) -> dict[str, str]:
+    """Rows about what a norm can do: label -> text."""
+    others = [rank for rank in get_args(Rank) if rank not in norm.ranks]
+    on_vectors, on_maps = norm.batch_of_one
+    works = {"graph=true": norm.graph, "stacked members": norm.stacks, "affine=identity": norm.restorable}
+    needs = {"residual branches": norm.needs_branches, "the length of the run": norm.length_dependent}
+    rows = {
+        "ranks": "; ".join([", ".join(norm.ranks), *(f"{rank} are {norm.elsewhere}" for rank in others)]),
+        "batch of 1": f"vectors {on_vectors}, maps {on_maps}",
+        "works with": ", ".join(label for label, holds in works.items() if holds),
+        "depends on": ", ".join(label for label, holds in needs.items() if holds),
+    }
+    return {label: text for label, text in rows.items() if text}
 
 
 def cost(measured: Mapping[str, Any] | None) -> str:
@@ -130,9 +151,9 @@ def main(arguments: list[str]) -> int:
     if wanted is not None and wanted not in GROUPS:
         raise unknown("list", wanted, GROUPS)
     if wanted == "norm":
-        formulas = builder_lines(Path(__file__).parents[1] / "norms", "NORMS")
+        norms = described(Path(__file__).parents[1] / "norms")
         costs = folder("benchmarks") / "norms.json"
-        print("\n\n".join(norm_blocks(choices(configs_folder() / "norm"), formulas, costs)))
+        print("\n\n".join(norm_blocks(choices(configs_folder() / "norm"), norms, costs)))
         return 0
     for name in [wanted] if wanted else GROUPS:
         print(name)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Self, TypeVar, get_type_hints
 
 from bnexp.config.checks import checked, near_miss, unknown
 
@@ -14,15 +15,29 @@ Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Bound:
-    """A builder with its checked options; the call adds what only the caller knows (a shape, a width)."""
+    """A builder with its checked options; the call adds what only the caller knows (a shape, a width).
+
+    Attributes:
+        setting: where the group stands in the config.
+        name: the name that was chosen.
+        builder: what it names.
+        options: the builder's options with their checked values.
+        context: the keywords that a call may pass, see ``Registry``.
+    """
 
     setting: str
     name: str
     builder: Callable[..., Any]
     options: Mapping[str, Any]
+    context: frozenset[str]
 
     def __call__(self, *args: Any, **context: Any) -> Any:
-        """Build; of the context a builder gets what it has a parameter for."""
+        """Build with the options, and with the part of the context for which the builder has a parameter.
+
+        Raises:
+            TypeError: the registry does not declare this context, so that it would reach no builder at all.
+        """
+        _require_declared(f"{self.setting}={self.name}", context, self.context)
         known = inspect.signature(self.builder).parameters
         wanted = {name: value for name, value in context.items() if name in known}
         return self.builder(*args, **self.options, **wanted)
@@ -32,23 +47,45 @@ class Registry:
     """The builders of one open setting, such as ``norm``.
 
     A builder's keyword-only parameters without a default are its options: each must stand in the config (its yaml is
-    the only place where the number is written), with the annotated type and limits. Positional parameters, and
-    keyword-only ones with a default, are what the program passes.
+    the only place where the number is written), with the annotated type and limits. The program passes the positional
+    parameters and the context.
+
+    Args:
+        setting: the group's place in the config.
+        context: keywords that the program passes and that a builder may take or not; a builder takes one by a
+            keyword-only parameter with a default.
     """
 
-    def __init__(self, setting: str) -> None:
+    def __init__(self, setting: str, *, context: Iterable[str] = ()) -> None:
         self.setting = setting
+        self.context = frozenset(context)
         self._builders: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[Builder], Builder]:
-        """Decorate the builder of ``name``."""
+        """Decorate the builder of ``name``.
+
+        Raises:
+            TypeError: (at the decoration) a keyword-only parameter has a default and is no declared context.
+        """
 
         def add(builder: Builder) -> Builder:
             assert name not in self._builders, f"{self.setting}={name} is registered twice"
+            parameters = inspect.signature(builder).parameters.values()
+            passed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty]
+            _require_declared(f"{self.setting}={name}", passed, self.context)
             self._builders[name] = builder
             return builder
 
         return add
+
+    @contextmanager
+    def temporarily(self) -> Iterator[Self]:
+        """Forget at the end of the ``with`` block what was registered in it."""
+        kept = dict(self._builders)
+        try:
+            yield self
+        finally:
+            self._builders = kept
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._builders))
@@ -97,4 +134,14 @@ class Registry:
             if option not in given:
                 raise ValueError(f"{setting}.{option}: {name} needs this option, and its config does not give it")
         values = {option: checked(f"{setting}.{option}", given[option], wanted[option]) for option in wanted}
-        return Bound(setting, name, self[name], values)
+        return Bound(setting, name, self[name], values, self.context)
+
+
+def _require_declared(where: str, names: Iterable[str], declared: frozenset[str]) -> None:
+    """Refuse context that a registry does not declare: it is a slip in the program, such as a misspelt ``branch``."""
+    undeclared = ", ".join(sorted(set(names) - declared))
+    if undeclared:
+        allowed = ", ".join(sorted(declared)) or "none"
+        raise TypeError(
+            f"{where}: {undeclared} is no declared context (allowed: {allowed}), and options have no default"
+        )

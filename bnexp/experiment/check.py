@@ -23,9 +23,9 @@ from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
 from bnexp.experiment.init_from import apply_norm_state, takeover
 from bnexp.experiment.job import import_modules
 from bnexp.experiment.machine import pick_device, prepare_machine
-from bnexp.models.init import Init, fit
+from bnexp.models.init import Init, adjust
 from bnexp.models.layers import Linear, batch_norms, stored_weight
-from bnexp.norms import Norm
+from bnexp.norms import NORMS, Norm
 from bnexp.probes.observer import Observer
 from bnexp.training import ema
 from bnexp.training.loop import Cadence
@@ -198,13 +198,13 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
 
 
 def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
-    """Say where a norm was skipped because it is undefined there; refuse one that was skipped everywhere."""
+    """Say which inputs a norm skipped because it is undefined there; refuse a norm that skipped all."""
     norms = {name: layer for name, layer in layers.items() if isinstance(layer, Norm)}
-    if any(layer.needs_branches for layer in norms.values()) and not any(n.closes_branch for n in norms.values()):
+    if NORMS.capabilities(norm).needs_branches and not any(layer.closes_branch for layer in norms.values()):
         raise ValueError(
             f"norm={norm}: acts on residual branches, and model={model} has none; use model=resnet, resmlp"
         )
-    skipped = [name for name, layer in norms.items() if layer.stood_aside]
+    skipped = [name for name, layer in norms.items() if layer.skipped]
     if skipped and len(skipped) == len(norms):
         raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has nothing else; use ln, gn or bn")
     if skipped:
@@ -234,7 +234,7 @@ def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Da
     if init.require is not None:
         init.require(model)
     images = torch.rand(size, *data.shape, generator=torch.Generator().manual_seed(0))
-    fit(model.train(), init, images, restore=restore)
+    adjust(model.train(), init, images, restore=restore)
 
 
 @torch.no_grad()

@@ -47,7 +47,17 @@ def bind(config: TrainConfig) -> Choices:
         **{"optim": OPTIMS, "schedule": SCHEDULES},
     }
     bound = {group: registry.bind(getattr(config, group)) for group, registry in registries.items()}
-    return Choices(**bound, probes=watches(config.probes))
+    choices = Choices(**bound, probes=watches(config.probes))
+    if config.init_from is None and choices.affine().restore:
+        _require_restorable(choices.norm.name)
+    return choices
+
+
+def _require_restorable(norm: str) -> None:
+    """Refuse ``affine=identity`` where no gain and bias give the input back."""
+    if not NORMS.capabilities(norm).restorable:
+        allowed = ", ".join(name for name in NORMS if NORMS.capabilities(name).restorable)
+        raise ValueError(f"affine=identity: no gain and bias make norm={norm} the identity (allowed norms: {allowed})")
 
 
 def blank_model(config: TrainConfig, choices: Choices, data: Data, steps: int) -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bnexp.config.schema import TrainConfig
+from bnexp.norms import NORMS
 from bnexp.training.precision import allow_tf32
 from bnexp.training.step import Recorder, cuda_graph
 
@@ -45,6 +46,8 @@ def prepare_machine(config: TrainConfig) -> torch.device:
         raise ValueError("precision=bf16: this GPU has no bfloat16 (allowed here: fp32, tf32, fp16)")
     if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         raise ValueError("compile=true: torch.compile needs a C++ compiler, and there is none; use compile=false")
+    if config.graph and device.type == "cuda" and not NORMS.capabilities(config.norm["name"]).graph:
+        raise ValueError(f"graph=true: norm={config.norm['name']} waits for the device at each step; use graph=false")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports all of torch.compile

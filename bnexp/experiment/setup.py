@@ -17,7 +17,7 @@ from bnexp.experiment.choices import Choices, blank_model, build_optimizer
 from bnexp.experiment.clock import Clock
 from bnexp.experiment.init_from import apply_norm_state, start_from
 from bnexp.experiment.machine import pick_device, recorder, set_executor
-from bnexp.models.init import Init, fit, initialize
+from bnexp.models.init import Init, adjust, initialize
 from bnexp.models.layers import largest_map
 from bnexp.probes.observer import Observed, Observer
 from bnexp.randomness import seed_streams
@@ -59,7 +59,7 @@ def start_member(config: TrainConfig, choices: Choices, member: nn.Module, data:
         start_from(member, config, data.train.mixed(config.eval_train))
         return
     init: Init = choices.init()
-    fit(member, init, x_B, restore=choices.affine().restore)
+    adjust(member, init, x_B, restore=choices.affine().restore)
     if init.pretrain is not None:
         init.pretrain(member, data.train, config.seed)
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from bnexp.config.checks import RunFailedError
-from bnexp.config.schema import from_dict
+from bnexp.config.schema import TrainConfig, from_dict
 from bnexp.data import keep
 from bnexp.experiment.check import check_sweep
 from bnexp.experiment.display import console
@@ -29,6 +29,7 @@ from bnexp.experiment.dry_run import members_that_fit
 from bnexp.experiment.job import Job, already_done, import_modules
 from bnexp.experiment.machine import pick_device
 from bnexp.experiment.run import StorageFailedError, run
+from bnexp.norms import NORMS
 from bnexp.runs import checkpoint, provenance
 from bnexp.stopping import Stop
 
@@ -200,7 +201,7 @@ def train(jobs: Sequence[Mapping[str, Any]], executor: str, slots: int) -> int:
 
 def _parts(group: Sequence[Job], executor: str, slots: int) -> list[Sequence[Job]]:
     """The members that train at once: all of them, or as many as a GPU has memory for."""
-    if len(group) < 3 or not _stacked(executor, group[0].config.device):
+    if len(group) < 3 or not _stacked(executor, group[0].config):
         return [group]
     on_gpu = pick_device(group[0].config.device).type == "cuda"
     most = members_that_fit([job.config for job in group], slots) if on_gpu else None
@@ -218,7 +219,7 @@ def _run(group: Sequence[Job], stop: Stop, executor: str) -> None:
     if not group or stop():
         return
     try:
-        run(group, stop=stop, stacked=_stacked(executor, group[0].config.device))
+        run(group, stop=stop, stacked=_stacked(executor, group[0].config))
         return
     except torch.OutOfMemoryError:
         if len(group) == 1:
@@ -246,9 +247,14 @@ def _by_step(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(groups.values())
 
 
-def _stacked(executor: str, device: str) -> bool:
+def _stacked(executor: str, config: TrainConfig) -> bool:
+    name = config.norm["name"]
+    able = NORMS.capabilities(name).stacks
     if executor == "auto":
-        return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+        on_gpu = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
+        return able and on_gpu
+    if executor == "stacked" and not able:
+        raise ValueError(f"hydra.launcher.executor=stacked: norm={name} has no rule for members; use one_by_one")
     return executor == "stacked"
 
 

@@ -64,6 +64,7 @@ def identity() -> Affine:
     The statistics are those of each layer's input on the run's first training batch.
 
     Raises:
-        ValueError: (when a model is built) the norm is none of the batch norms, or has no gain and bias.
+        ValueError: (when the config is bound) the norm is not ``restorable`` (see ``Capabilities``); (later) it has
+            no gain and bias.
     """
     return Affine(restore=True)

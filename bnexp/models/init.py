@@ -1,7 +1,7 @@
 """Initial weights. A layer's draw depends on the seed, its name and its shape only.
 
 So two arms with equal seeds start from identical weights in every layer that they share, whatever else they differ in.
-Some rules, of weights and of norms, also look at the first batch: ``fit`` hands it through the model.
+Some rules, of weights and of norms, also look at the first batch: ``adjust`` hands it through the model.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Init:
 
     Attributes:
         draw: fills a layer from a source of random numbers.
-        fit: adjusts a layer that has been drawn to its first input, where the rule looks at data.
+        adjust: adjusts a layer that has been drawn to its first input, where the rule looks at data.
         pretrain: trains a model that has been drawn on images without their labels, by a seed, where the rule does so.
         require: raises a ValueError for a model to which the rule does not apply.
     """
 
     draw: Callable[[Linear, torch.Generator], None]
-    fit: Callable[[Linear, Tensor], None] | None = None
+    adjust: Callable[[Linear, Tensor], None] | None = None
     pretrain: Callable[[nn.Module, Split, int], None] | None = None
     require: Callable[[nn.Module], object] | None = None
 
@@ -61,7 +61,7 @@ def initialize(model: nn.Module, init: Init, seed: int) -> None:
 
 
 @torch.no_grad()
-def fit(model: nn.Module, init: Init, x_B: Tensor, *, restore: bool) -> None:
+def adjust(model: nn.Module, init: Init, x_B: Tensor, *, restore: bool) -> None:
     """Adjust weights, gains and biases to the first batch, layer by layer, each behind the adjusted ones before it.
 
     Args:
@@ -91,7 +91,7 @@ def _refuse_recurrent(model: nn.Module, init: Init, restore: bool) -> None:
     if not any(norm.recurrent for norm in model.modules() if isinstance(norm, Norm)):
         return
     why = "sets layers by their first input, and a recurrent one has an input a time step"
-    if init.fit is not None:
+    if init.adjust is not None:
         raise ValueError(f"init: this rule {why}; use another one, such as kaiming")
     if restore:
         raise ValueError(f"affine=identity: {why}; use affine=usual")
@@ -117,12 +117,12 @@ def _at_first_input(
 def _rule(layer: nn.Module, init: Init, restore: bool) -> Callable[[Any, Tensor], None] | None:
     """What adjusts a layer to its first input, if anything does."""
     if isinstance(layer, Linear):
-        return init.fit
+        return init.adjust
     if not isinstance(layer, Norm):
         return None
     if restore:
         return type(layer).restore
-    return type(layer).fit if type(layer).fit is not Norm.fit else None
+    return type(layer).adjust if type(layer).adjust is not Norm.adjust else None
 
 
 def fan_in(weight: Tensor) -> int:
@@ -201,7 +201,7 @@ def lsuv(*, tolerance: PositiveFloat, iterations: Positive) -> Init:
         ValueError: (when the first batch is there) the norm normalizes or scales the weights itself.
     """
 
-    def adjust(layer: Linear, x: Tensor) -> None:
+    def divide(layer: Linear, x: Tensor) -> None:
         if parametrize.is_parametrized(layer, "weight") or "initial_scale" in vars(layer):
             raise ValueError("init=lsuv: this norm sets the size of the weights itself; use another init")
         for _ in range(iterations):
@@ -210,7 +210,7 @@ def lsuv(*, tolerance: PositiveFloat, iterations: Positive) -> Init:
                 return
             stored_weight(layer).div_(variance.sqrt())
 
-    return Init(_scaled(lambda weight, source: nn.init.orthogonal_(weight, generator=source), 1.0).draw, adjust)
+    return Init(_scaled(lambda weight, source: nn.init.orthogonal_(weight, generator=source), 1.0).draw, divide)
 
 
 @INITS.register("kaiming_misquoted")

@@ -1,5 +1,7 @@
 """Normalization layers, one family a file. ``NORMS`` finds them by name."""
 
+from bnexp.config.capabilities import Capabilities
+
 # The families are imported so that their builders register.
 from bnexp.norms import (
     batch,
@@ -32,6 +34,7 @@ __all__ = [
     "NORMS",
     "BatchStatistics",
     "Branch",
+    "Capabilities",
     "Norm",
     "batch",
     "cosine",

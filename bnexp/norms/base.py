@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bnexp.config.registry import Registry
+from bnexp.config.capabilities import Capabilities
+from bnexp.config.registry import Builder, Registry
 
-NORMS = Registry("norm")
+
+class NormRegistry(Registry):
+    """The builders of norms, each with a record of what its norm can do.
+
+    Builders are called with the channel count. As context they may take ``branch``, a ``Branch`` or None, and
+    ``steps``, the optimizer steps of the whole training.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("norm", context=("branch", "steps"))
+        self._capabilities: dict[Callable[..., Any], Capabilities] = {}
+
+    def register(self, name: str, capabilities: Capabilities | None = None) -> Callable[[Builder], Builder]:
+        """Decorate the builder of ``name``; without a record its norm counts as one of the ordinary kind.
+
+        ``bnexp list`` reads the call from the source: what stands in it must be literal.
+        """
+        add = super().register(name)
+
+        def add_both(builder: Builder) -> Builder:
+            added = add(builder)
+            self._capabilities[added] = capabilities or Capabilities()
+            return added
+
+        return add_both
+
+    def capabilities(self, name: str) -> Capabilities:
+        """What a norm can do.
+
+        Raises:
+            ValueError: nothing has that name.
+        """
+        return self._capabilities[self[name]]
+
+
+NORMS = NormRegistry()
 
 
 @dataclass(frozen=True)
@@ -41,18 +78,16 @@ class Norm(nn.Module):
         gain: [C] or None.
         bias: [C] or None.
         closes_branch: the norm is the last layer of a residual branch.
-        needs_branches: the norm is defined by residual branches, and elsewhere no norm at all.
         zero_head: the model's head starts at zero.
-        stood_aside: the last input was of a kind on which the norm is undefined, and passed unnormalized.
-        given: a config gave gain or bias, which ``fit`` then leaves alone.
+        skipped: the last input was of a kind on which the norm is undefined, and passed unnormalized.
+        given: a config gave gain or bias, which ``adjust`` then leaves alone.
         recurrent: the norm, or its gain and bias, has an input a time step, so that the first one fits none of them.
     """
 
-    needs_branches: ClassVar[bool] = False
     zero_head: ClassVar[bool] = False
 
     closes_branch = False
-    stood_aside = False
+    skipped = False
     given = False
     recurrent = False
 
@@ -65,7 +100,7 @@ class Norm(nn.Module):
     def attach(self, linear: nn.Module) -> None:
         """Tie the norm to the linear map before it, where it acts on weights or on that map's input; most do not."""
 
-    def fit(self, x: Tensor) -> None:
+    def adjust(self, x: Tensor) -> None:
         """Set what the norm's own rule takes from its first input, (B, C, ...); most have none."""
 
     def scaled(self, x_hat: Tensor) -> Tensor:
@@ -76,10 +111,9 @@ class Norm(nn.Module):
     def restore(self, x: Tensor) -> None:
         """Set gain and bias so that the layer answers its first input, (B, C, ...), with that input.
 
-        Raises:
-            ValueError: no numbers per channel do that for this norm.
+        Norms whose ``Capabilities`` say ``restorable`` define it; for others it is never called.
         """
-        raise ValueError("affine=identity: gain and bias per channel restore the input of batch norms only")
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """The channel count, for print(model)."""

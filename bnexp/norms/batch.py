@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm, per_channel, require_spread, values_per_statistic
 
@@ -34,7 +35,7 @@ class BatchStatistics(Norm, ABC):
         affine: whether there is a bias and, with ``gain``, a gain.
 
     Attributes:
-        word: the norm's name in configs, for messages.
+        name: the norm's name in configs, for messages.
         used: which of the running mean and variance evaluation uses.
         least_values: how many values a channel the statistics of a batch take.
         source: which statistics evaluation uses; whoever evaluates may set it.
@@ -44,7 +45,7 @@ class BatchStatistics(Norm, ABC):
         batches_seen: how many batches the running statistics have taken in, an int64 scalar.
     """
 
-    word: ClassVar[str]
+    name: ClassVar[str]
     used: ClassVar[tuple[str, ...]] = ("mean", "var")
     least_values: int = 2
     source: Literal["running", "batch"] = "running"
@@ -76,7 +77,7 @@ class BatchStatistics(Norm, ABC):
         """Refuse a batch of fewer than ``least_values`` values a channel."""
         values = values_per_statistic(x, *pooled_axes(x))
         advice = "use a larger batch_size, and drop_last=true if it is the last batch that is too small"
-        require_spread(x, values, norm=self.word, per="channel", advice=advice)
+        require_spread(x, values, norm=self.name, per="channel", advice=advice)
 
     def train(self, mode: bool = True) -> Self:
         """Set training or, where ``mode`` is False or the layer is frozen, evaluation mode."""
@@ -116,13 +117,13 @@ class BatchStatistics(Norm, ABC):
             running.add_(rate * (batch - running))
 
     def products(self, deviations: Tensor) -> Tensor:
-        """The means over batch and positions of those products of deviations (B, C, ...) that ``population`` needs.
+        """The means over batch and positions of those products of deviations (B, C, ...) that ``set_running`` needs.
 
         Here the squares, [C].
         """
         return deviations.square().mean(pooled_axes(deviations))
 
-    def population(self, mean: Tensor, products: Tensor) -> None:
+    def set_running(self, mean: Tensor, products: Tensor) -> None:
         """Make moments of the layer's input the running statistics: its mean [C] and the products of its deviations."""
         self.running_mean.copy_(mean)
         self.running_var.copy_(products)
@@ -148,7 +149,7 @@ class BatchNorm(BatchStatistics):
     biased one in the equation, the unbiased one in ``running_var``.
     """
 
-    word = "bn"
+    name = "bn"
 
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
         """Normalize by the statistics of ``x``; with ``track``, the running ones follow them."""
@@ -180,7 +181,7 @@ class BatchNorm(BatchStatistics):
         return F.batch_norm(x, mean, var, self.gain, self.bias, training=training, momentum=momentum, eps=self.eps)
 
 
-@NORMS.register("bn")
+@NORMS.register("bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def bn(channels: int, *, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Batch normalization, over B, H, W for each channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 

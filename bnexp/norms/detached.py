@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.batch import BatchNorm, Momentum, pooled_axes
@@ -21,7 +22,7 @@ class DetachedBatchNorm(BatchNorm):
         detach: which.
     """
 
-    word = "detached_bn"
+    name = "detached_bn"
 
     def __init__(self, channels: int, *, detach: Detach, eps: float, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
@@ -38,7 +39,7 @@ class DetachedBatchNorm(BatchNorm):
         return self.scaled(self.standardized(wide, mean, var)).to(x.dtype)
 
 
-@NORMS.register("detached_bn")
+@NORMS.register("detached_bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def detached_bn(channels: int, *, detach: Detach, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Batch norm with constant statistics to the gradient, over B, H, W for each channel: y = gain * x_hat + bias.
 

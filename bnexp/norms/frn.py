@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm, per_channel, require_spread, values_per_statistic
 from bnexp.norms.rms import SIGN
@@ -44,8 +45,8 @@ class FilterResponseNorm(Norm):
         Raises:
             ValueError: a 1x1 map whose eps is not learnt, or a vector under ``refuse``.
         """
-        self.stood_aside = x.ndim == 2 and self.vectors == "skip"
-        y = self.scaled(x if self.stood_aside else self._standardized(x))
+        self.skipped = x.ndim == 2 and self.vectors == "skip"
+        y = self.scaled(x if self.skipped else self._standardized(x))
         return y if self.tau is None else torch.maximum(y, per_channel(self.tau, y))
 
     def _standardized(self, x: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class FilterResponseNorm(Norm):
         return (wide * (wide.square().mean(axes, keepdim=True) + eps).rsqrt()).to(x.dtype)
 
 
-@NORMS.register("frn")
+@NORMS.register("frn", Capabilities(ranks=("sequences", "maps"), elsewhere="skipped"))
 def frn(
     channels: int,
     *,

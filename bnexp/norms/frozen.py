@@ -41,7 +41,7 @@ class FrozenBatchNorm(Norm):
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
+    def adjust(self, x: Tensor) -> None:
         """Take the mean and the biased variance of the first batch.
 
         Raises:

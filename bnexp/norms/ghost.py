@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.batch import BatchNorm, Momentum
@@ -28,7 +29,7 @@ class GhostBatchNorm(BatchNorm):
         size: samples a chunk.
     """
 
-    word = "ghost_bn"
+    name = "ghost_bn"
 
     def __init__(self, channels: int, *, size: int, eps: float, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
@@ -53,16 +54,12 @@ class GhostBatchNorm(BatchNorm):
         behind = y.reshape(len(y), count, *x.shape[1:]).transpose(0, 1).flatten(0, 1)
         return behind, mean.view(count, -1).mean(0), var.view(count, -1).mean(0)
 
-    def restore(self, x: Tensor) -> None:
-        """Impossible: each chunk has its own statistics, and all have the same gain and bias."""
-        raise ValueError("affine=identity: norm=ghost_bn has a mean and a variance for each chunk; use norm=bn")
-
 
 def _average(values: tuple[Tensor, ...], shares: list[float]) -> Tensor:
     return torch.stack([value * share for value, share in zip(values, shares, strict=True)]).sum(0)
 
 
-@NORMS.register("ghost_bn")
+@NORMS.register("ghost_bn", Capabilities(batch_of_one=("refused", "differ")))
 def ghost_bn(
     channels: int, *, size: Annotated[int, Range(least=2)], eps: PositiveFloat, momentum: Momentum, affine: bool
 ) -> Norm:

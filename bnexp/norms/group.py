@@ -25,11 +25,11 @@ class GroupNorm(Norm):
         groups: G, a divisor of ``channels``.
 
     Attributes:
-        word, per, advice: for the message when a statistic would have one value; the norm's name in configs, what has
+        name, per, advice: for the message when a statistic would have one value; the norm's name in configs, what has
             a statistic of its own, and what the user can do.
     """
 
-    word: ClassVar[str] = "gn"
+    name: ClassVar[str] = "gn"
     per: ClassVar[str] = "group"
     advice: ClassVar[str] = "use a smaller norm.groups"
 
@@ -45,7 +45,7 @@ class GroupNorm(Norm):
             ValueError: a group has a single value.
         """
         values = values_per_statistic(x, *range(1, x.ndim)) // self.groups
-        require_spread(x, values, norm=self.word, per=self.per, advice=self.advice)
+        require_spread(x, values, norm=self.name, per=self.per, advice=self.advice)
         # For channels_last maps on a CPU, torch takes the variance as E[x^2] - E[x]^2, which cancels for a large mean.
         return F.group_norm(x.contiguous(), self.groups, self.gain, self.bias, self.eps)
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.group import GroupNorm
@@ -21,7 +22,7 @@ class InstanceNorm(GroupNorm):
         vectors: what stands on inputs (B, C), see ``instance``.
     """
 
-    word = "in"
+    name = "in"
     per = "sample and channel"
     advice = "it is undefined for vectors and 1x1 maps; use norm=ln, norm=gn or norm=bn"
 
@@ -39,12 +40,12 @@ class InstanceNorm(GroupNorm):
             return super().forward(x)
         if self.vectors == "ln":
             return F.layer_norm(x, x.shape[1:], self.gain, self.bias, self.eps)
-        self.stood_aside = True
+        self.skipped = True
         y = x if self.gain is None else self.gain * x
         return y if self.bias is None else y + self.bias
 
 
-@NORMS.register("in")
+@NORMS.register("in", Capabilities(ranks=("sequences", "maps"), elsewhere="skipped"))
 def instance(channels: int, *, eps: PositiveFloat, affine: bool, vectors: Vectors) -> Norm:
     """Instance normalization, over H, W for each sample and channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm
 from bnexp.norms.batch import Momentum
@@ -25,7 +26,7 @@ class IterativeWhitening(Whitening):
         iterations: T.
     """
 
-    word = "iternorm"
+    name = "iternorm"
 
     def __init__(
         self, channels: int, *, iterations: int, group_size: int, eps: float, momentum: float | None, affine: bool
@@ -45,7 +46,7 @@ class IterativeWhitening(Whitening):
         return (p / trace.sqrt()).to(cov.dtype)
 
 
-@NORMS.register("iternorm")
+@NORMS.register("iternorm", Capabilities(batch_of_one=("refused", "differ")))
 def iternorm(
     channels: int, *, iterations: Positive, group_size: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool
 ) -> Norm:

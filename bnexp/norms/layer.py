@@ -13,7 +13,7 @@ from bnexp.norms.group import GroupNorm
 class LayerNorm(GroupNorm):
     """y = gain * (x - mean_n) / sqrt(var_n + eps) + bias for each sample n: group norm with one group."""
 
-    word = "ln"
+    name = "ln"
     per = "sample"
     advice = "use more channels or norm=none"
 

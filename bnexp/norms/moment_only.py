@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm, per_channel
 from bnexp.norms.batch import BatchStatistics, Momentum, pooled_axes
@@ -13,7 +14,7 @@ from bnexp.norms.batch import BatchStatistics, Momentum, pooled_axes
 class MeanOnlyBatchNorm(BatchStatistics):
     """y = x - mean_c + bias. ``running_var`` is not used and stays 1."""
 
-    word = "mean_only_bn"
+    name = "mean_only_bn"
     used = ("mean",)
 
     def __init__(self, channels: int, *, momentum: float | None, affine: bool) -> None:
@@ -44,7 +45,7 @@ class MeanOnlyBatchNorm(BatchStatistics):
 class VarianceOnlyBatchNorm(BatchStatistics):
     """y = gain * x / sqrt(var_c + eps) + bias. ``running_mean`` is kept but not used."""
 
-    word = "var_only_bn"
+    name = "var_only_bn"
     used = ("var",)
 
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
@@ -69,7 +70,7 @@ class VarianceOnlyBatchNorm(BatchStatistics):
         self.bias.zero_()
 
 
-@NORMS.register("mean_only_bn")
+@NORMS.register("mean_only_bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def mean_only_bn(channels: int, *, momentum: Momentum, affine: bool) -> Norm:
     """Mean-only batch norm, over B, H, W for each channel: y = x - mean + bias.
 
@@ -88,7 +89,7 @@ def mean_only_bn(channels: int, *, momentum: Momentum, affine: bool) -> Norm:
     return MeanOnlyBatchNorm(channels, momentum=momentum, affine=affine)
 
 
-@NORMS.register("var_only_bn")
+@NORMS.register("var_only_bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def var_only_bn(channels: int, *, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Variance-only batch norm, over B, H, W for each channel: y = gain * x / sqrt(var + eps) + bias.
 

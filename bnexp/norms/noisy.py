@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import NonNegative, PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm, per_channel
 from bnexp.norms.batch import BatchNorm, Momentum
@@ -42,7 +43,7 @@ class Noise(Stream):
 class NoisyBatchNorm(BatchNorm):
     """Batch norm with noise behind it."""
 
-    word = "noisy_bn"
+    name = "noisy_bn"
 
     def __init__(self, channels: int, *, noise: Noise, eps: float, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
@@ -67,7 +68,7 @@ class NoisyShift(Norm):
         return y
 
 
-@NORMS.register("noisy_bn")
+@NORMS.register("noisy_bn", Capabilities(batch_of_one=("refused", "differ")))
 def noisy_bn(
     channels: int,
     *,

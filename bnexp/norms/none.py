@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.norms.base import NORMS, Norm, Scaled
 
 
@@ -16,7 +17,7 @@ class Shift(Scaled):
         super().__init__(channels, affine=True, gain=False)
 
 
-@NORMS.register("none")
+@NORMS.register("none", Capabilities(bias_in_linear=True))
 def none(channels: int) -> Norm:
     """No normalization: a learnt shift per channel (the bias of an ordinary layer)."""
     return Shift(channels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.norms.base import NORMS, Branch, Norm, Scaled, per_channel
 
 
@@ -15,8 +16,6 @@ class SkipInit(Norm):
         alpha: the first gain.
         branch: where the layer stands.
     """
-
-    needs_branches = True
 
     def __init__(self, channels: int, *, alpha: float, branch: Branch | None) -> None:
         super().__init__(channels, affine=True, gain=False)
@@ -40,7 +39,6 @@ class Fixup(Scaled):
         branch: where the layer stands.
     """
 
-    needs_branches = True
     zero_head = True
 
     def __init__(self, channels: int, *, branch: Branch | None) -> None:
@@ -67,7 +65,7 @@ class Fixup(Scaled):
         return float(self.branch.count ** (-1 / (2 * self.branch.depth - 2)))
 
 
-@NORMS.register("skipinit")
+@NORMS.register("skipinit", Capabilities(bias_in_linear=True, needs_branches=True))
 def skipinit(channels: int, *, alpha: float, branch: Branch | None = None) -> Norm:
     """SkipInit, no statistics: y = gain * (x + bias) at the end of each residual branch, one learnt gain a branch.
 
@@ -82,7 +80,7 @@ def skipinit(channels: int, *, alpha: float, branch: Branch | None = None) -> No
     return SkipInit(channels, alpha=alpha, branch=branch)
 
 
-@NORMS.register("fixup")
+@NORMS.register("fixup", Capabilities(needs_branches=True))
 def fixup(channels: int, *, branch: Branch | None = None) -> Norm:
     """Fixup, no statistics: y = gain * x + bias at the end of each residual branch, elsewhere x + bias; all scalars.
 

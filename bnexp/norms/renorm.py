@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import Fraction, NonNegative, PositiveFloat, Range
 from bnexp.norms.base import NORMS, Norm, per_channel, values_per_statistic
 from bnexp.norms.batch import BatchNorm, Momentum, pooled_axes
@@ -45,7 +46,7 @@ class BatchRenorm(BatchNorm):
         batches_trained: how many of these there were, an int64 scalar.
     """
 
-    word = "batch_renorm"
+    name = "batch_renorm"
     batches_trained: Tensor
 
     def __init__(
@@ -91,7 +92,10 @@ class BatchRenorm(BatchNorm):
         return torch.clamp(r, 1 / rmax, rmax), torch.clamp(d, -dmax, dmax)
 
 
-@NORMS.register("batch_renorm")
+@NORMS.register(
+    "batch_renorm",
+    Capabilities(batch_of_one=("refused", "differ"), restorable=True, length_dependent=True),
+)
 def batch_renorm(
     channels: int,
     *,

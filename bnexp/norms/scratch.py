@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import NonNegative, Range
 from bnexp.norms.base import NORMS, Norm, per_channel
 from bnexp.norms.batch import BatchStatistics, pooled_axes
@@ -123,7 +124,7 @@ class ScratchBatchNorm(BatchStatistics):
         unbiased: whether ``running_var`` takes in m / (m - 1) times the batch's variance.
     """
 
-    word = "bn_scratch"
+    name = "bn_scratch"
 
     def __init__(self, channels: int, *, eps: float, momentum: float | None, unbiased: bool, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
@@ -168,7 +169,7 @@ def newest_weight(momentum: float | None, convention: Literal["torch", "tf"]) ->
     return weight
 
 
-@NORMS.register("bn_scratch")
+@NORMS.register("bn_scratch", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def bn_scratch(
     channels: int,
     *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm, require_spread, values_per_statistic
 from bnexp.norms.batch import BatchStatistics, Momentum
@@ -21,7 +22,7 @@ class SwitchableNorm(BatchStatistics):
         mean_logits, var_logits: [3], w = softmax(mean_logits), w' = softmax(var_logits), 0 at first.
     """
 
-    word = "switchable"
+    name = "switchable"
 
     def __init__(self, channels: int, *, eps: float, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
@@ -40,13 +41,9 @@ class SwitchableNorm(BatchStatistics):
         """Normalize with the batch's part from the running statistics."""
         return self._mixed(x, _moments(self.wide(x)), (self.running_var[None], self.running_mean[None]))
 
-    def restore(self, x: Tensor) -> None:
-        """Refused: samples have statistics of their own, which gains per channel cannot undo."""
-        Norm.restore(self, x)
-
     def _mixed(self, x: Tensor, instance: tuple[Tensor, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
         values = values_per_statistic(x, *range(1, x.ndim))
-        require_spread(x, values, norm=self.word, per="sample", advice="use more channels or norm=bn")
+        require_spread(x, values, norm=self.name, per="sample", advice="use more channels or norm=bn")
         kinds = [instance, _pooled(*instance, 1), batch]
         if values == self.channels:
             del kinds[0]
@@ -76,7 +73,7 @@ def _weighted(logits: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
     return mean
 
 
-@NORMS.register("switchable")
+@NORMS.register("switchable", Capabilities(batch_of_one=("refused", "differ")))
 def switchable(channels: int, *, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Switchable normalization, over the axes of in, ln and bn at once: y = gain * (x - mean) / sqrt(var + eps) + bias.
 

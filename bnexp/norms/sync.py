@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm, values_per_statistic
 from bnexp.norms.batch import BatchNorm, Momentum, pooled_axes
@@ -59,7 +60,7 @@ class SyncBatchNorm(BatchNorm):
         shards: into how many parts of nearly equal size the batch is cut.
     """
 
-    word = "sync_bn"
+    name = "sync_bn"
 
     def __init__(self, channels: int, *, shards: int, eps: float, momentum: float | None, affine: bool) -> None:
         super().__init__(channels, eps=eps, momentum=momentum, affine=affine)
@@ -74,7 +75,7 @@ class SyncBatchNorm(BatchNorm):
         return self.scaled(self.standardized(wide, mean, var)).to(x.dtype)
 
 
-@NORMS.register("sync_bn")
+@NORMS.register("sync_bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def sync_bn(channels: int, *, shards: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Synchronized batch norm, over all shards' B, H, W by channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 

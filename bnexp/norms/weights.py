@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm, Scaled
 from bnexp.norms.batch import Momentum, pooled_axes
@@ -77,18 +78,18 @@ class NormalizedWeights(Scaled):
     """y = gain * x + bias behind a linear map whose filters go through ``rule``.
 
     Args:
-        word: the norm's name in configs, for messages.
+        name: the norm's name in configs, for messages.
         rule: makes the layer that turns raw filters into those that the map computes with.
     """
 
-    def __init__(self, channels: int, *, word: str, rule: Callable[[], nn.Module], affine: bool) -> None:
+    def __init__(self, channels: int, *, name: str, rule: Callable[[], nn.Module], affine: bool) -> None:
         super().__init__(channels, affine=affine)
-        self.word = word
+        self.name = name
         self.rule = rule
 
     def attach(self, linear: nn.Module) -> None:
         """Normalize the map's filters, which need two weights at least to have a spread."""
-        require_several_weights(linear, norm=self.word)
+        require_several_weights(linear, norm=self.name)
         normalize_filters(linear, self.rule())
 
 
@@ -110,7 +111,7 @@ class WeightNorm(Scaled):
         normalize_filters(linear, UnitFilters(eps=self.eps))
 
     @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
+    def adjust(self, x: Tensor) -> None:
         """Set gain = 1 / std(x) and bias = -mean(x) / std(x) for each channel: y has mean 0 and variance 1."""
         if self.init == "data" and not self.given:
             assert self.gain is not None
@@ -128,7 +129,7 @@ class WeightNormMeanOnly(MeanOnlyBatchNorm):
         init: where gain starts, see ``weight_norm_mbn``.
     """
 
-    word = "weight_norm_mbn"
+    name = "weight_norm_mbn"
 
     def __init__(self, channels: int, *, least: float, momentum: float | None, init: Start, affine: bool) -> None:
         super().__init__(channels, momentum=momentum, affine=affine)
@@ -142,7 +143,7 @@ class WeightNormMeanOnly(MeanOnlyBatchNorm):
         normalize_filters(linear, UnitFilters(eps=self.least))
 
     @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
+    def adjust(self, x: Tensor) -> None:
         """Set gain = 1 / std(x) for each channel: y has mean 0 and variance 1."""
         if self.init == "data" and not self.given:
             assert self.gain is not None
@@ -182,7 +183,7 @@ def _require_affine(init: str, affine: bool) -> None:
         raise ValueError("norm.affine=false: init=data sets the gain and the bias; use norm.init=unit")
 
 
-@NORMS.register("weight_norm")
+@NORMS.register("weight_norm", Capabilities(bias_in_linear=True))
 def weight_norm(channels: int, *, eps: PositiveFloat, init: Start, affine: bool) -> Norm:
     """Weight normalization, over the weights of each output unit: y = gain * <v, x> / ||v|| + bias.
 
@@ -203,7 +204,7 @@ def weight_norm(channels: int, *, eps: PositiveFloat, init: Start, affine: bool)
     return WeightNorm(channels, eps=eps, init=init, affine=affine)
 
 
-@NORMS.register("weight_norm_mbn")
+@NORMS.register("weight_norm_mbn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def weight_norm_mbn(
     channels: int,
     *,
@@ -233,7 +234,7 @@ def weight_norm_mbn(
     return WeightNormMeanOnly(channels, least=eps, momentum=momentum, init=init, affine=affine)
 
 
-@NORMS.register("weight_standardization")
+@NORMS.register("weight_standardization", Capabilities(bias_in_linear=True))
 def weight_standardization(channels: int, *, eps: PositiveFloat, affine: bool) -> Norm:
     """Weight standardization, over the weights of each output unit: y = gain * <(w - mean) / (std + eps), x> + bias.
 
@@ -250,10 +251,10 @@ def weight_standardization(channels: int, *, eps: PositiveFloat, affine: bool) -
         ValueError: a filter has a single weight.
     """
     rule = partial(StandardFilters, eps=eps)
-    return NormalizedWeights(channels, word="weight_standardization", rule=rule, affine=affine)
+    return NormalizedWeights(channels, name="weight_standardization", rule=rule, affine=affine)
 
 
-@NORMS.register("scaled_ws")
+@NORMS.register("scaled_ws", Capabilities(bias_in_linear=True))
 def scaled_ws(channels: int, *, scale: PositiveFloat, eps: PositiveFloat, affine: bool) -> Norm:
     """Scaled weight standardization, by output unit: y = gain * scale * <(w - mean) / (sqrt(fan_in) sd), x> + bias.
 
@@ -271,7 +272,7 @@ def scaled_ws(channels: int, *, scale: PositiveFloat, eps: PositiveFloat, affine
     """
     # sqrt(fan_in) * sd is the length of w - mean.
     rule = partial(UnitFilters, eps=eps, scale=scale, centered=True)
-    return NormalizedWeights(channels, word="scaled_ws", rule=rule, affine=affine)
+    return NormalizedWeights(channels, name="scaled_ws", rule=rule, affine=affine)
 
 
 class StandardizedGroupNorm(GroupNorm):
@@ -281,7 +282,7 @@ class StandardizedGroupNorm(GroupNorm):
         weight_eps: added to the filters' std.
     """
 
-    word = "ws_gn"
+    name = "ws_gn"
 
     def __init__(self, channels: int, *, groups: int, eps: float, weight_eps: float, affine: bool) -> None:
         super().__init__(channels, groups=groups, eps=eps, affine=affine)
@@ -289,7 +290,7 @@ class StandardizedGroupNorm(GroupNorm):
 
     def attach(self, linear: nn.Module) -> None:
         """Standardize the map's filters."""
-        require_several_weights(linear, norm=self.word)
+        require_several_weights(linear, norm=self.name)
         normalize_filters(linear, StandardFilters(eps=self.weight_eps))
 
 

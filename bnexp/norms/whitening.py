@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.norms.base import NORMS, Norm, values_per_statistic
 from bnexp.norms.batch import BatchStatistics, Momentum, pooled_axes
@@ -95,14 +96,10 @@ class Whitening(BatchStatistics):
         """The mean over batch and positions of the products of deviations (B, C, ...) in each group, [G, d, d]."""
         return _mean_product(self._grouped(deviations))
 
-    def population(self, mean: Tensor, products: Tensor) -> None:
+    def set_running(self, mean: Tensor, products: Tensor) -> None:
         """Make the mean [C] and the covariances [G, d, d] of the layer's input its running statistics."""
-        super().population(mean, _variances(products))
+        super().set_running(mean, _variances(products))
         self.running_matrix.copy_(self.whitener(products) if self.averages == "whitener" else products)
-
-    def restore(self, x: Tensor) -> None:
-        """Refused: W mixes channels, which gains cannot undo."""
-        Norm.restore(self, x)
 
     def extra_repr(self) -> str:
         """The channel count and d, for print(model)."""
@@ -113,7 +110,7 @@ class Whitening(BatchStatistics):
         values = values_per_statistic(x, *pooled_axes(x))
         if values < self.least_values:
             raise ValueError(
-                f"norm={self.word}: an input of shape {list(x.shape)} gives {values} values per channel, and groups of "
+                f"norm={self.name}: an input of shape {list(x.shape)} gives {values} values per channel, and groups of "
                 f"{self.width} channels need {self.least_values}; use a larger batch_size, drop_last=true or a smaller "
                 "norm.group_size"
             )
@@ -228,7 +225,7 @@ class PrincipalWhitener(_Decomposition):
 class ZeroPhaseWhitening(Whitening):
     """W = (cov + eps)^(-1/2), the whitening that moves the values least."""
 
-    word = "zca"
+    name = "zca"
 
     def whitener(self, cov: Tensor) -> Tensor:
         """The inverse square root."""
@@ -243,7 +240,7 @@ class PrincipalWhitening(Whitening):
     The running matrix is the covariance, as averages over whitening matrices of swapped axes would mean nothing.
     """
 
-    word = "pca_whiten"
+    name = "pca_whiten"
     averages = "covariance"
 
     def whitener(self, cov: Tensor) -> Tensor:
@@ -253,7 +250,7 @@ class PrincipalWhitening(Whitening):
         return axes
 
 
-@NORMS.register("zca")
+@NORMS.register("zca", Capabilities(batch_of_one=("refused", "differ"), graph=False))
 def zca(channels: int, *, group_size: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """ZCA whitening, over B, H, W for each group of channels: y = gain * (cov + eps)^(-1/2) (x - mean) + bias.
 
@@ -273,7 +270,7 @@ def zca(channels: int, *, group_size: Positive, eps: PositiveFloat, momentum: Mo
     return ZeroPhaseWhitening(channels, group_size=group_size, eps=eps, momentum=momentum, affine=affine)
 
 
-@NORMS.register("pca_whiten")
+@NORMS.register("pca_whiten", Capabilities(batch_of_one=("refused", "differ"), graph=False))
 def pca_whiten(channels: int, *, group_size: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """PCA whitening, over B, H, W for each group of channels: y = gain * diag(s)^(-1) U^T (x - mean) + bias.
 

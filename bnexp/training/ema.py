@@ -84,7 +84,7 @@ def attach(model: nn.Module, decays: Sequence[float]) -> None:
         if layer.frozen:
             raise ValueError(f"ema={decays}: norm_state=frozen takes in no statistics of batches; use ema=[]")
         if not keeps_variances(layer):
-            raise ValueError(f"ema={decays}: norm={layer.word} keeps covariances, which are not averaged; use ema=[]")
+            raise ValueError(f"ema={decays}: norm={layer.name} keeps covariances, which are not averaged; use ema=[]")
         layer.add_module("averages", Averages(decays, layer.running_mean, layer.running_var))
         layer.register_forward_pre_hook(_take_in)
 

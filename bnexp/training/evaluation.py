@@ -78,7 +78,7 @@ class _Moments:
         """Make them the layer's running statistics."""
         assert isinstance(self.mean, Tensor)
         assert isinstance(self.m2, Tensor)
-        layer.population(self.mean, self.m2 / self.count)
+        layer.set_running(self.mean, self.m2 / self.count)
 
 
 @contextmanager

@@ -375,12 +375,13 @@ def test_any_other_error_costs_a_line_and_says_where_the_rest_is(bnexp, tmp_path
     monkeypatch.chdir(tmp_path if place == "." else place)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(NORMS, "_builders", dict(NORMS._builders))
     monkeypatch.delitem(sys.modules, "my_absent", raising=False)
     (tmp_path / "my_absent.py").write_text(ABSENT)
     (tmp_path / "my" / "norm").mkdir(parents=True)
     (tmp_path / "my" / "norm" / "absent_minded.yaml").write_text("name: absent_minded\n")
-    answer = bnexp("train", "--config-dir", f"{tmp_path}/my", "imports=[my_absent]", "norm=absent_minded", *SMALL_RUN)
+    words = ("--config-dir", f"{tmp_path}/my", "imports=[my_absent]", "norm=absent_minded")
+    with NORMS.temporarily():
+        answer = bnexp("train", *words, *SMALL_RUN)
     assert answer.code == 1
     (line,) = answer.err.splitlines()
     assert line.startswith("bnexp: AttributeError: 'NoneType' object has no attribute 'layer'; details in ")

@@ -21,12 +21,11 @@ WORDS = ("norm=peak", "model=wide", "data=quadrants", "probes=[kurtosis]", "epoc
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch):
     """A copy of the example, as a user's working folder; what it registers is forgotten afterwards."""
-    for registry in (NORMS, MODELS, DATA, PROBES):
-        monkeypatch.setattr(registry, "_builders", dict(registry._builders))
     shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path
+    with NORMS.temporarily(), MODELS.temporarily(), DATA.temporarily(), PROBES.temporarily():
+        yield tmp_path
     sys.modules.pop("my_lab", None)
 
 

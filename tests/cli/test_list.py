@@ -9,92 +9,59 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from conftest import ROOT
-from omegaconf import OmegaConf
-from torch import nn
 
-from bnexp.cli.list import CASES, LABELS, builder_lines, choices, cost, read
+from bnexp.cli.list import CASES, abilities, choices, cost, described
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.shipped import configs_folder
-from bnexp.models import Units
-from bnexp.models.unit import Unit
-from bnexp.norms import NORMS, Norm
+from bnexp.norms import NORMS
 
 NAMES = sorted(path.stem for path in (configs_folder() / "norm").glob("*.yaml"))
-CHANNELS, BATCH = 16, 64
-SHAPES = {"2-D": (CHANNELS,), "3-D": (CHANNELS, 12), "4-D": (CHANNELS, 6, 6)}
-LINEAR = {"2-D": nn.Linear, "3-D": nn.Conv1d, "4-D": nn.Conv2d}
 
 
 def yaml_lines(name: str) -> list[str]:
     return (configs_folder() / "norm" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
 
 
-def unit_of(name: str, rank: str) -> Unit:
-    """A fresh unit of the norm with the options of its yaml, the same at each call."""
-    torch.manual_seed(0)
-    options = OmegaConf.to_container(OmegaConf.load(configs_folder() / "norm" / f"{name}.yaml"))
-    units = Units(NORMS.bind(options), "identity", "before")
-    kernel = () if rank == "2-D" else (1,)
-    linear = LINEAR[rank](CHANNELS, CHANNELS, *kernel, bias=units.bias)
-    return Unit(linear, units.behind(linear, CHANNELS), units.act(), after=False).double()
-
-
-def answer(name: str, rank: str, batch: int) -> torch.Tensor | None:
-    """Of the first sample of a training batch; None where the norm is undefined."""
-    x = torch.randn(BATCH, *SHAPES[rank], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    unit = unit_of(name, rank)
-    try:
-        y = unit(x[:batch])[0].detach()
-    except ValueError:
-        return None
-    return y
-
-
-def stands_aside(name: str, rank: str) -> bool:
-    unit = unit_of(name, rank)
-    unit(torch.randn(BATCH, *SHAPES[rank], dtype=torch.float64))
-    return any(isinstance(layer, Norm) and layer.stood_aside for layer in unit.modules())
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_every_norm_says_ranks_batch_of_one_and_source(name):
-    title, *rest = yaml_lines(name)[: 1 + len(LABELS)]
+def test_every_norm_says_its_source(name):
+    title, source, *_ = yaml_lines(name)
     assert title.startswith("# ")
-    for line, label in zip(rest, LABELS, strict=True):
-        assert re.fullmatch(rf"# {label}: \S.*[^.]", line), line
-        assert len(line) <= 120
+    assert re.fullmatch(r"# Source: \S.*[^.]", source), source
+    assert len(source) <= 120
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_ranks_are_those_that_the_norm_takes(name):
-    defined = [rank for rank in SHAPES if answer(name, rank, BATCH) is not None and not stands_aside(name, rank)]
-    assert read(configs_folder() / "norm" / f"{name}.yaml").labels["Ranks"] == ", ".join(defined)
+def test_formula_and_capabilities_are_read_from_the_sources():
+    norms = described(ROOT / "bnexp" / "norms")
+    assert {name: norm.formula for name, norm in norms.items()} == {
+        name: inspect.getdoc(NORMS[name]).partition("\n")[0] for name in NORMS
+    }
+    assert {name: norm.capabilities for name, norm in norms.items()} == {
+        name: NORMS.capabilities(name) for name in NORMS
+    }
 
 
-def on_a_batch_of_one(name: str, rank: str) -> str:
-    alone, among = answer(name, rank, 1), answer(name, rank, BATCH)
-    if alone is None:
-        return "refused"
-    return "same" if among is not None and torch.allclose(alone, among, rtol=1e-10, atol=1e-10) else "differ"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_batch_of_one_does_what_is_said(name):
-    said = read(configs_folder() / "norm" / f"{name}.yaml").labels["Batch of 1"].partition(";")[0]
-    assert said == f"vectors {on_a_batch_of_one(name, '2-D')}, maps {on_a_batch_of_one(name, '4-D')}"
-
-
-def test_the_formula_is_the_first_line_of_each_builder():
-    lines = builder_lines(ROOT / "bnexp" / "norms", "NORMS")
-    assert lines == {name: inspect.getdoc(NORMS[name]).partition("\n")[0] for name in NORMS}
+def test_what_a_norm_can_do_is_read_out():
+    skips = Capabilities(ranks=("maps",), elsewhere="skipped", batch_of_one=("same", "differ"), graph=False)
+    assert abilities(skips) == {
+        "ranks": "maps; vectors are skipped; sequences are skipped",
+        "batch of 1": "vectors same, maps differ",
+        "works with": "stacked members",
+    }
+    needy = Capabilities(restorable=True, needs_branches=True, length_dependent=True)
+    assert abilities(needy) == {
+        "ranks": "vectors, sequences, maps",
+        "batch of 1": "vectors same, maps same",
+        "works with": "graph=true, stacked members, affine=identity",
+        "depends on": "residual branches, the length of the run",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_zoo_shows_every_norm_with_its_options(bnexp, name):
     blocks = bnexp("list", "norms").out.split("\n\n")
     (block,) = [block for block in blocks if block.split()[0] == name]
-    for row in ("formula", "ranks", "batch of 1", "source", "cost"):
+    for row in ("formula", "ranks", "batch of 1", "works with", "source", "cost"):
         assert re.search(rf"^  {row} +\S", block, re.MULTILINE), row
     options = [word for line in yaml_lines(name) if not line.startswith(("#", "name:")) for word in line.split()]
     assert block.partition("\n  options ")[2].split() == options

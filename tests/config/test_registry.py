@@ -10,7 +10,7 @@ from bnexp.config.registry import Registry
 
 @pytest.fixture
 def registry() -> Registry:
-    registry = Registry("norm")
+    registry = Registry("norm", context=("given", "branch"))
 
     @registry.register("gn")
     def gn(channels: int, *, groups: Positive, uneven: Literal["refuse", "fit"], eps: float, given: int = 7):
@@ -36,6 +36,37 @@ def test_a_bound_builder_is_called_with_its_options_and_what_the_caller_adds(reg
     assert bound(16) == {"channels": 16, "groups": 8, "uneven": "fit", "eps": 1e-5, "given": 7}
     assert bound(16, given=1)["given"] == 1
     assert (bound.setting, bound.name) == ("norm", "gn")
+
+
+def test_a_builder_gets_of_the_declared_context_what_it_takes(registry):
+    assert registry.bind({"name": "none"})(5, given=1, branch=2) == 5
+    assert registry.bind(GOOD)(16, given=1, branch=2)["given"] == 1
+
+
+def test_context_that_is_not_declared_is_refused(registry):
+    with pytest.raises(TypeError, match=r"^norm=none: brnach is no declared context \(allowed: branch, given\)"):
+        registry.bind({"name": "none"})(5, brnach=2)
+    with pytest.raises(TypeError, match=r"^norm=gn: groups is no declared context"):
+        registry.bind(GOOD)(16, groups=4)
+
+
+def test_a_builder_that_takes_context_that_is_not_declared_is_refused(registry):
+    with pytest.raises(TypeError, match=r"^norm=slip: eps is no declared context .*, and options have no default$"):
+
+        @registry.register("slip")
+        def slip(channels: int, *, eps: float = 1e-5):
+            return channels
+
+    assert "slip" not in list(registry)
+
+
+def test_what_is_registered_temporarily_is_forgotten(registry):
+    with registry.temporarily():
+        registry.register("passing")(lambda channels: channels)
+        assert registry.bind({"name": "passing"})(3) == 3
+    with pytest.raises(ZeroDivisionError), registry.temporarily():
+        registry.register("failing")(lambda channels: channels / 0)(3)
+    assert list(registry) == ["dropout", "gn", "none"]
 
 
 def test_options_come_back_in_the_annotated_type(registry):

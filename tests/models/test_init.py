@@ -11,7 +11,7 @@ from conftest import ROOT
 from torch import Tensor, nn
 
 from bnexp.models import MODELS, Units
-from bnexp.models.init import INITS, fit, initialize
+from bnexp.models.init import INITS, adjust, initialize
 from bnexp.models.layers import stored_weight
 from bnexp.norms import NORMS, Norm
 from bnexp.norms.batch import BatchNorm
@@ -232,7 +232,7 @@ def test_lsuv_gives_every_layer_outputs_of_unit_variance(tolerance):
     model(x)
     before = [layer.seen.var(correction=0).item() for layer in watched]
     assert max(abs(variance - 1) for variance in before) > 0.5
-    fit(model, rule, x, restore=False)
+    adjust(model, rule, x, restore=False)
     model(x)
     assert all(abs(layer.seen.var(correction=0).item() - 1) < tolerance for layer in watched)
 
@@ -243,7 +243,7 @@ def test_lsuv_only_rescales_orthogonal_weights():
     initialize(model, lsuv(), 0)
     drawn = linear.weight.clone()
     x = 3 * torch.randn(50, 12, dtype=torch.float64)
-    fit(model, lsuv(), x, restore=False)
+    adjust(model, lsuv(), x, restore=False)
     ratio = linear.weight / drawn
     torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-12, atol=0)
     variance = torch.nn.functional.linear(x, drawn).var(correction=0)
@@ -255,7 +255,7 @@ def test_a_layer_used_twice_is_fitted_to_its_first_input():
     linear = nn.Linear(8, 8, bias=False).double()
     model, x = Recurrent(linear), 4 * torch.randn(30, 8, dtype=torch.float64)
     initialize(model, lsuv(), 0)
-    fit(model, lsuv(tolerance=1e-9), x, restore=False)
+    adjust(model, lsuv(tolerance=1e-9), x, restore=False)
     torch.testing.assert_close(linear(x).var(correction=0).item(), 1.0, rtol=0, atol=1e-9)
     weight = linear.weight.clone()
     model(100 * x)  # no hook is left
@@ -266,7 +266,7 @@ def test_lsuv_leaves_a_layer_whose_outputs_do_not_vary():
     linear = nn.Linear(4, 3)
     initialize(nn.Sequential(linear), lsuv(), 0)
     drawn = linear.weight.clone()
-    fit(nn.Sequential(linear), lsuv(), torch.ones(1, 4).mul(0), restore=False)
+    adjust(nn.Sequential(linear), lsuv(), torch.ones(1, 4).mul(0), restore=False)
     assert torch.equal(linear.weight, drawn)
 
 
@@ -275,7 +275,7 @@ def test_fitting_leaves_buffers_alone(restore):
     model = network("bn", init="lsuv")
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     weights = [layer.weight.clone() for layer in linears(model).values()]
-    fit(model, lsuv(), 3 * torch.randn(20, 12) + 1, restore=restore)
+    adjust(model, lsuv(), 3 * torch.randn(20, 12) + 1, restore=restore)
     assert sum(isinstance(layer, BatchNorm) for layer in model.modules()) == 3
     assert not any(torch.equal(layer.weight, old) for layer, old in zip(linears(model).values(), weights, strict=True))
     for name, buffer in model.named_buffers():
@@ -284,7 +284,7 @@ def test_fitting_leaves_buffers_alone(restore):
 
 def test_the_statistics_of_a_frozen_norm_are_those_of_the_first_batch_before_the_training():
     model, x = network("frozen_bn"), 3 * torch.randn(20, 12) + 1
-    fit(model, INITS.bind(from_yaml("init", "kaiming"))(), x, restore=False)
+    adjust(model, INITS.bind(from_yaml("init", "kaiming"))(), x, restore=False)
     norm = next(layer for layer in model.modules() if isinstance(layer, FrozenBatchNorm))
     z = next(iter(linears(model).values()))(x)
     torch.testing.assert_close(norm.running_mean, z.mean(0).detach(), rtol=1e-5, atol=1e-6)
@@ -298,7 +298,7 @@ def test_the_statistics_of_a_frozen_norm_are_those_of_the_first_batch_before_the
 def test_rules_without_a_look_at_data_change_nothing():
     model = network("bn")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fit(model, INITS.bind(from_yaml("init", "kaiming"))(), torch.randn(20, 12), restore=False)
+    adjust(model, INITS.bind(from_yaml("init", "kaiming"))(), torch.randn(20, 12), restore=False)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 from torch import nn
 
 from bnexp.models import MODELS, Units
-from bnexp.models.init import INITS, fit, initialize
+from bnexp.models.init import INITS, adjust, initialize
 from bnexp.norms import NORMS
 from bnexp.randomness import seed_streams
 from bnexp.training.population import Population
@@ -191,14 +191,14 @@ def test_each_recurrent_map_is_listed_with_its_own_norm():
 def test_rules_for_a_first_input_are_refused_by_a_recurrent_net(norm, init, restore, message):
     model = build("rnn", norm=norm, statistics="per_step")
     with pytest.raises(ValueError, match=f"^{message}, and a recurrent one has an input a time step"):
-        fit(model, INITS.bind(options("init", init))(), images(6), restore=restore)
+        adjust(model, INITS.bind(options("init", init))(), images(6), restore=restore)
 
 
 def test_each_time_step_has_frozen_statistics_of_its_own():
     frozen, bn = build("rnn", norm="frozen_bn", statistics="per_step"), build("rnn", statistics="per_step")
     x, others = images(6), 2 * images(6) + 1
     before = bn(x)
-    fit(frozen, INITS.bind(options("init", "kaiming"))(), x, restore=False)
+    adjust(frozen, INITS.bind(options("init", "kaiming"))(), x, restore=False)
     for norm in frozen.recurrent.input_norm.steps:
         assert norm.batches_seen == 1
     frozen(others)

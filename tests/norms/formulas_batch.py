@@ -114,8 +114,6 @@ FORMULAS: dict[str, Callable[[Norm, Tensor], Tensor]] = {
     "noisy_bn": noisy,
     "sync_bn": batch_norm,
 }
-# (name, "2-D", "3-D" or "4-D") on which the norm is refused.
-UNDEFINED: set[tuple[str, str]] = set()
 # law -> the norms whose definition contradicts it, each with its reason behind it.
 EXEMPT: dict[str, set[str]] = {
     "gradcheck": {

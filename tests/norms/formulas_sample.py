@@ -110,9 +110,7 @@ FORMULAS: dict[str, Callable[[Norm, Tensor], Tensor]] = {
     "switchable": switchable,
     "dyt": dyt,
 }
-# (name, "2-D", "3-D" or "4-D") on which the norm is refused.
-UNDEFINED: set[tuple[str, str]] = {("frn", "2-D")}
 # A batch of vectors has to have two values more than groups of three channels need.
-OWN_SHAPES = dict.fromkeys((("zca", "2-D"), ("pca_whiten", "2-D"), ("iternorm", "2-D")), (8, 9))
+OWN_SHAPES = dict.fromkeys((("zca", "vectors"), ("pca_whiten", "vectors"), ("iternorm", "vectors")), (8, 9))
 # law -> the norms whose definition contradicts it, each with its reason behind it.
 EXEMPT: dict[str, set[str]] = {}

@@ -51,7 +51,5 @@ FORMULAS: dict[str, Callable[[Norm, Tensor], Tensor]] = {
     "skipinit": shift_by_channel,  # off the end of a branch
     "fixup": lambda norm, x: x + norm.bias,
 }
-# (name, "2-D", "3-D" or "4-D") on which the norm is refused.
-UNDEFINED: set[tuple[str, str]] = set()
 # law -> the norms whose definition contradicts it, each with its reason behind it.
 EXEMPT: dict[str, set[str]] = {}

@@ -22,7 +22,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from bnexp.models import MODELS, Units
 from bnexp.models.affine import AFFINES
-from bnexp.models.init import INITS, fit, initialize
+from bnexp.models.init import INITS, adjust, initialize
 from bnexp.models.layers import stored_weight
 from bnexp.norms import NORMS, Branch, Norm
 from bnexp.training.population import Population
@@ -277,7 +277,7 @@ def test_weight_norm_is_that_of_torch(kind):
 def test_the_first_batch_comes_out_with_mean_0_and_variance_1(name, kind):
     both, x = layer(name, kind), normal(16, *LINEARS[kind][1][1:])
     nn.init.zeros_(both[1].bias)
-    fit(both, INITS.bind(options("init", "kaiming"))(), x, restore=False)
+    adjust(both, INITS.bind(options("init", "kaiming"))(), x, restore=False)
     y = both(x).transpose(0, 1).flatten(1)
     assert_close(y.mean(1), torch.zeros(6), atol=1e-12)
     assert_close(y.var(1, correction=0), torch.ones(6), atol=1e-12)
@@ -287,7 +287,7 @@ def test_init_unit_and_given_gains_ignore_the_first_batch():
     for changes, affine in (({"init": "unit"}, "usual"), ({}, "constant")):
         net = model("weight_norm", "mlp", **changes)
         AFFINES.bind(options("affine", affine))().fill(net)
-        fit(net, INITS.bind(options("init", "kaiming"))(), torch.randn(8, 2, 8, 8), restore=False)
+        adjust(net, INITS.bind(options("init", "kaiming"))(), torch.randn(8, 2, 8, 8), restore=False)
         assert all(
             (norm.gain == 1).all() and (norm.bias == 0).all() for norm in net.modules() if isinstance(norm, Norm)
         )
@@ -298,7 +298,7 @@ def test_what_the_start_from_data_cannot_do_is_refused(name):
     with pytest.raises(ValueError, match=r"^norm.affine=false: .*norm.init=unit"):
         NORMS.bind(options("norm", name) | {"affine": False})(6)
     with pytest.raises(ValueError, match=r"^norm.init=data: .*use norm.init=unit, a larger batch_size"):
-        layer(name)[1].fit(torch.ones(4, 6))
+        layer(name)[1].adjust(torch.ones(4, 6))
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
@@ -488,4 +488,4 @@ def _moved(net: nn.Module, by: float) -> nn.Module:
 @pytest.mark.parametrize("name", ["weight_norm", "cosine", "fixup"])
 def test_lsuv_is_refused_where_the_norm_sets_the_size_of_the_weights(name):
     with pytest.raises(ValueError, match=r"^init=lsuv: .* use another init"):
-        fit(model(name), INITS.bind(options("init", "lsuv"))(), torch.randn(4, 2, 8, 8), restore=False)
+        adjust(model(name), INITS.bind(options("init", "lsuv"))(), torch.randn(4, 2, 8, 8), restore=False)

@@ -486,7 +486,7 @@ def test_a_scale_invariant_weight_grows_by_the_orthogonal_step():
         ("ln", "mlp", ["hidden1", "hidden2", "hidden3"]),
         ("weight_norm", "mlp", ["hidden1", "hidden2", "hidden3"]),
         ("bn", "lenet", ["conv1", "conv2", "hidden1", "hidden2"]),
-        ("in", "lenet", ["conv1", "conv2"]),  # it stands aside on vectors
+        ("in", "lenet", ["conv1", "conv2"]),  # it skips vectors
         ("skipinit", "mlp", []),
         ("detached_bn", "mlp", []),  # the function is, its gradients are not
         ("batch_renorm", "mlp", []),  # in the warm-up only

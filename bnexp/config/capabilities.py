@@ -1,0 +1,37 @@
+"""What a norm can do: the record beside each builder, in plain Python so that ``bnexp list`` reads it without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Rank = Literal["vectors", "sequences", "maps"]
+Alone = Literal["same", "differ", "refused"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a norm can do, with the options that its yaml gives it.
+
+    Attributes:
+        ranks: the inputs on which the norm is defined: vectors (B, C), sequences (B, C, L) and maps (B, C, H, W).
+        elsewhere: other inputs are ``refused``, or they are ``skipped``: they pass unnormalized.
+        batch_of_one: what training answers for a single vector, and for a single map: the ``same`` as for this sample
+            in a larger batch, numbers that ``differ``, or nothing, as such a batch is ``refused``.
+        graph: no step waits for the device, so that a CUDA graph can record it.
+        stacks: the norm has a rule for members: it runs under ``torch.func.vmap``.
+        restorable: ``affine=identity`` finds a gain and a bias with which the norm answers its first batch with itself.
+        bias_in_linear: activations are not normalized, and a bias of the linear map would be the norm's own bias.
+        length_dependent: what the norm answers at a step depends on how many steps the run has.
+        needs_branches: the norm is defined by residual branches; elsewhere it normalizes nothing.
+    """
+
+    ranks: tuple[Rank, ...] = ("vectors", "sequences", "maps")
+    elsewhere: Literal["refused", "skipped"] = "refused"
+    batch_of_one: tuple[Alone, Alone] = ("same", "same")
+    graph: bool = True
+    stacks: bool = True
+    restorable: bool = False
+    bias_in_linear: bool = False
+    length_dependent: bool = False
+    needs_branches: bool = False

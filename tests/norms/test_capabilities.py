@@ -1,0 +1,240 @@
+"""What the record of each norm says is what its layer does, flag by flag: those that hold and those that do not."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any, get_args
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, composed
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bnexp.config.capabilities import Capabilities, Rank
+from bnexp.config.compose import plain
+from bnexp.config.schema import TrainConfig
+from bnexp.experiment import machine
+from bnexp.experiment.choices import bind
+from bnexp.experiment.worker import _stacked
+from bnexp.models import Units
+from bnexp.models.unit import Unit
+from bnexp.norms import NORMS, Branch, Norm
+
+CHANNELS, BATCH = 16, 64
+SHAPES: dict[Rank, tuple[int, ...]] = {"vectors": (CHANNELS,), "sequences": (CHANNELS, 12), "maps": (CHANNELS, 6, 6)}
+LINEAR = {"vectors": nn.Linear, "sequences": nn.Conv1d, "maps": nn.Conv2d}
+# Operations whose answer, or whose shape, the program on the CPU must wait for; a CUDA graph cannot record them.
+WAITING = (
+    "_local_scalar_dense",
+    "item",
+    "nonzero",
+    "masked_select",
+    "is_nonzero",
+    "equal",
+    "_linalg_eigh",
+    "_linalg_svd",
+)
+
+every_norm = pytest.mark.parametrize("name", list(NORMS))
+
+
+def options(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "configs" / "norm" / f"{name}.yaml").read_text())
+
+
+def unit_of(name: str, rank: Rank) -> Unit:
+    """A fresh unit of the norm with the options of its yaml, the same at each call."""
+    torch.manual_seed(0)
+    units = Units(NORMS.bind(options(name)), "identity", "before")
+    kernel = () if rank == "vectors" else (1,)
+    linear = LINEAR[rank](CHANNELS, CHANNELS, *kernel, bias=units.bias)
+    return Unit(linear, units.behind(linear, CHANNELS), units.act(), after=False).double()
+
+
+def layer_of(name: str, **context: Any) -> Norm:
+    """A fresh norm with random gains and biases, the same at each call."""
+    norm = NORMS.bind(options(name))(CHANNELS, **context).double()
+    torch.manual_seed(0)
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    return norm
+
+
+def images(rank: Rank, count: int = BATCH) -> Tensor:
+    return torch.randn(BATCH, *SHAPES[rank], dtype=torch.float64, generator=torch.Generator().manual_seed(1))[:count]
+
+
+def answer(name: str, rank: Rank, batch: int) -> Tensor | None:
+    """What a unit answers for the first sample of a training batch; None where the norm refuses."""
+    try:
+        return unit_of(name, rank)(images(rank, batch))[0].detach()
+    except ValueError:
+        return None
+
+
+def treatment(name: str, rank: Rank) -> str:
+    unit = unit_of(name, rank)
+    try:
+        unit(images(rank))
+    except ValueError:
+        return "refused"
+    skipped = any(layer.skipped for layer in unit.modules() if isinstance(layer, Norm))
+    return "skipped" if skipped else "defined"
+
+
+@every_norm
+def test_ranks(name):
+    record = NORMS.capabilities(name)
+    said = {rank: "defined" if rank in record.ranks else record.elsewhere for rank in get_args(Rank)}
+    assert said == {rank: treatment(name, rank) for rank in SHAPES}
+
+
+def on_a_batch_of_one(name: str, rank: Rank) -> str:
+    alone, among = answer(name, rank, 1), answer(name, rank, BATCH)
+    if alone is None:
+        return "refused"
+    return "same" if among is not None and torch.allclose(alone, among, rtol=1e-10, atol=1e-10) else "differ"
+
+
+@every_norm
+def test_batch_of_one(name):
+    assert NORMS.capabilities(name).batch_of_one == tuple(on_a_batch_of_one(name, rank) for rank in ("vectors", "maps"))
+
+
+class Calls(TorchDispatchMode):
+    """Notes the operations that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, given: Any = (), keywords: Any = None) -> Any:
+        self.names.add(operation.overloadpacket.__name__)
+        return operation(*given, **(keywords or {}))
+
+
+@every_norm
+def test_graph(name):
+    unit, x = unit_of(name, "maps"), images("maps").requires_grad_()
+    with Calls() as calls:
+        for _ in range(2):
+            unit(x).sin().sum().backward()
+    assert "convolution" in calls.names
+    assert NORMS.capabilities(name).graph == calls.names.isdisjoint(WAITING)
+
+
+@every_norm
+def test_stacks(name):
+    members = [unit_of(name, "maps") for _ in range(3)]
+    parameters, buffers = stack_module_state(members)
+    x_M = torch.stack([images("maps").roll(shift, 0) for shift in range(3)])
+    try:
+        y_M = vmap(lambda p, b, x: functional_call(members[0], (p, b), (x,)))(parameters, buffers, x_M)
+        alike = torch.allclose(y_M, torch.stack([unit(x) for unit, x in zip(members, x_M, strict=True)]))
+    except RuntimeError:
+        alike = False
+    assert NORMS.capabilities(name).stacks == alike
+
+
+@every_norm
+@pytest.mark.parametrize("rank", SHAPES)
+def test_restorable(name, rank):
+    layer, x = layer_of(name), 3 * images(rank) + 2
+    try:
+        layer.restore(x)
+        restored = torch.allclose(layer(x), x, rtol=0, atol=1e-10)
+    except NotImplementedError:
+        restored = False
+    assert NORMS.capabilities(name).restorable == restored
+
+
+@pytest.fixture(scope="module")
+def restoring() -> TrainConfig:
+    return plain(composed("affine=identity"))
+
+
+@every_norm
+def test_identity_is_refused_before_anything_is_built(name, restoring):
+    config = replace(restoring, norm=options(name))
+    if NORMS.capabilities(name).restorable:
+        assert bind(config).affine().restore
+    else:
+        sentence = rf"^affine=identity: no gain and bias make norm={name} the identity \(allowed norms: [a-z_, ]*bn\)$"
+        with pytest.raises(ValueError, match=sentence):
+            bind(config)
+    bind(replace(config, init_from="elsewhere"))  # gains and biases are the other run's
+
+
+@every_norm
+def test_bias_in_linear(name):
+    """A bias b of the linear map is the same as gain * b added to the norm's own bias."""
+    b = torch.linspace(-1, 1, CHANNELS, dtype=torch.float64)
+    there, here, x = unit_of(name, "maps"), unit_of(name, "maps"), images("maps")
+    for unit in (there, here):
+        unit.norm.adjust(3 * x)
+    there.linear.bias = nn.Parameter(b)
+    y = there(x)
+    own = here.norm.bias
+    if own is not None and own.shape == b.shape:
+        own.data += b if here.norm.gain is None else here.norm.gain * b
+    assert NORMS.capabilities(name).bias_in_linear == torch.allclose(here(x), y, rtol=0, atol=1e-10)
+
+
+@every_norm
+def test_length_dependent(name):
+    answers = []
+    for steps in (4, 1000):
+        layer = layer_of(name, steps=steps)
+        answers.append([layer(images("maps") + batch) for batch in range(4)][-1])
+    assert NORMS.capabilities(name).length_dependent != torch.allclose(*answers, rtol=0, atol=1e-10)
+
+
+@every_norm
+def test_needs_branches(name):
+    """Without a branch such a norm only shifts; at the end of one it has more parameters."""
+    inside, outside = layer_of(name, branch=Branch(5, 2, last=True)), layer_of(name, branch=None)
+    other = inside.state_dict().keys() != outside.state_dict().keys()
+    assert NORMS.capabilities(name).needs_branches == other
+    if other:
+        x = images("maps")
+        torch.testing.assert_close(outside(x) - x, (outside(x) - x)[:1, :, :1, :1].expand_as(x))
+
+
+def test_every_flag_has_a_test():
+    assert {f"test_{field.name}" for field in fields(Capabilities)} - set(globals()) == {"test_elsewhere"}  # in ranks
+
+
+def test_a_norm_without_a_record_is_of_the_ordinary_kind():
+    with NORMS.temporarily():
+        NORMS.register("plain")(lambda channels: nn.Identity())
+        assert NORMS.capabilities("plain") == Capabilities()
+    with pytest.raises(ValueError, match=r"^norm=plain: not known"):
+        NORMS.capabilities("plain")
+
+
+@pytest.mark.parametrize("norm", ["zca", "bn"])
+def test_a_graph_is_refused_with_a_norm_that_waits(norm, monkeypatch):
+    monkeypatch.setattr(machine, "pick_device", lambda name: torch.device("cuda"))
+    config = plain(composed(f"norm={norm}", "graph=true"))
+    if norm == "bn":
+        assert machine.prepare_machine(config).type == "cuda"
+        return
+    with pytest.raises(ValueError, match=r"^graph=true: norm=zca waits for the device at each step; use graph=false$"):
+        machine.prepare_machine(config)
+
+
+def test_a_norm_without_a_rule_for_members_trains_one_by_one():
+    with NORMS.temporarily():
+        NORMS.register("lonely", Capabilities(stacks=False))(lambda channels: nn.Identity())
+        config = plain(composed("norm=bn", "device=cuda"))
+        assert _stacked("auto", config)
+        config.norm["name"] = "lonely"
+        assert not _stacked("auto", config)
+        assert not _stacked("one_by_one", config)
+        with pytest.raises(
+            ValueError, match=r"^hydra\.launcher\.executor=stacked: norm=lonely has no rule for members"
+        ):
+            _stacked("stacked", config)
