@@ -496,9 +496,10 @@ def test_two_calls_print_the_same_bytes(tmp_path, compare):
 
 
 def run_program(*arguments, **options):
-    program = "import sys; from bnexp.compare import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys; from bnexp.cli.main import main; sys.exit(main())"
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=environment, **options)
+    command = [sys.executable, "-c", program, "compare", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, **options)
 
 
 def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path):
