@@ -356,7 +356,7 @@ def test_centered_cosine_survives_a_large_mean_in_float32():
 # ------------------------------------------------------------------------------------------------------ branches: where
 
 
-@pytest.mark.parametrize("name", ["resmlp", "resnet", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resmlp", "resnet", "resnet9", "resnet18", "resnet50"])
 def test_residual_nets_say_which_norms_close_a_branch(name):
     seen: list[Branch | None] = []
 
@@ -370,6 +370,7 @@ def test_residual_nets_say_which_norms_close_a_branch(name):
     count, depth, leaf, outside = {
         "resmlp": (10, 2, "norm", 2),
         "resnet": (9, 2, "norm", 1),
+        "resnet9": (2, 2, "second.norm", 4),
         "resnet18": (8, 2, "bn2", 4),
         "resnet50": (16, 3, "bn3", 5),
     }[name]
