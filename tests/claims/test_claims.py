@@ -83,7 +83,8 @@ def test_every_claim_can_be_run():
     assert all(set(claim.exact) <= set(EXACT) and claim.text.startswith("# ") for claim in claims)
 
 
-# Of each way to measure, reduce and draw one; finetune has runs that others start from, grad-profile looks at layers.
+# With tuning, reductions, each kind of figure, slopes over layers (grad-profile) and runs that others start from
+# (finetune); test_verdicts.py has every way to measure and to reduce, on made-up numbers.
 SMOKED = ("bn-depth-plain40", "bn-max-lr", "ics-deep-linear", "tuning-ease")
 SMOKED_ON_REAL_DATA = ("finetune", "grad-profile")
 

@@ -198,12 +198,14 @@ def quiet(tmp_path_factory):
     return place / "s"
 
 
+@pytest.mark.slow
 def test_the_launcher_stacks_and_every_member_is_a_run(quiet):
     logs = [run.name for run in sorted(quiet.glob("norm*")) if (run / "output.log").exists()]
     assert logs == ["norm.tag=t0,seed=0", "norm.tag=t1,seed=0"], "one process a stack"
     assert len(list(quiet.glob("*/run.json"))) == 6
 
 
+@pytest.mark.slow
 def test_members_of_a_stack_that_dies_run_one_by_one(place, quiet):
     (place / "fault-t0").write_text("kill")
     answer = Ended(begin(place, *COMMAND, *STACKED, "hydra.launcher.executor=one_by_one"))
@@ -212,6 +214,7 @@ def test_members_of_a_stack_that_dies_run_one_by_one(place, quiet):
         agree(place / "s" / folder.name, folder)
 
 
+@pytest.mark.slow
 def test_a_killed_stack_goes_on(place, quiet):
     (place / "slow").touch()
     process = begin(place, *COMMAND, *STACKED)
