@@ -8,13 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+ROOT = Path(__file__).parent.parent
+
+# Where Python may keep no bytecode, every process of a test would compile torch anew, for seconds; here it is kept.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".pytest_cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+import torch  # noqa: E402
 
 # Workers of the test runner share the cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-ROOT = Path(__file__).parent.parent
 # Seven steps an epoch, three epochs, a second in all.
 SMALL = ("model=mlp", "model.depth=1", "model.width=16", "data.train_limit=200", "data.size=null", "batch_size=29")
 SMALL_RUN = (*SMALL, "epochs=3", "log_every=3")

@@ -20,6 +20,7 @@ def run(*command, **options):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_wheel_installed_elsewhere_trains_from_any_folder(tmp_path):
     run("uv", "build", "--wheel", "--out-dir", str(tmp_path / "dist"), str(ROOT))
     (wheel,) = (tmp_path / "dist").glob("*.whl")

@@ -94,7 +94,8 @@ class WeightNorms(Probe):
 
     A row holds the weights of one output unit, the object that a norm behind the map makes scale-invariant (van
     Laarhoven 2017). Behind a norm of weights it is the stored weight that is measured. ``gain`` is the median of the
-    absolute gains of the norm, where it has any. The norms of the rows are a histogram too.
+    absolute gains of the norm, where it has any. The norms of the rows are a histogram too. A median of an even count
+    is the mean of the two middle values.
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
@@ -105,9 +106,9 @@ class WeightNorms(Probe):
         measured: Values = {}
         for name, layer in layers(moment.model).items():
             rows_U = stored_weight(layer.linear).detach().flatten(1).norm(dim=1)
-            found: Values = {"weight": rows_U.norm().item(), "row": rows_U.median().item(), "rows": rows_U}
+            found: Values = {"weight": rows_U.norm().item(), "row": rows_U.quantile(0.5).item(), "rows": rows_U}
             if layer.norm is not None and layer.norm.gain is not None:
-                found["gain"] = layer.norm.gain.detach().abs().median().item()
+                found["gain"] = layer.norm.gain.detach().abs().quantile(0.5).item()
             measured |= {f"{quantity}/{name}": value for quantity, value in found.items()}
         return measured
 

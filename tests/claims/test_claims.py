@@ -72,14 +72,31 @@ def write(folder: Path, text: str = SMALL, name: str = "small") -> Path:
 # --- the yamls that ship ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_every_claim_can_be_run(profile):
+@pytest.mark.slow
+def test_every_claim_can_be_run():
     claims = [load(configs_folder() / "claim" / f"{name}.yaml") for name in IDS]
-    designs = [design(claim, profile) for claim in claims if profile in claim.profiles or not claim.tests]
+    asked = [(claim, name) for claim in claims for name in PROFILES if name in claim.profiles or not claim.tests]
+    designs = [design(claim, name) for claim, name in asked]
     sweeps.check(designs, configs_folder())
     assert all(len(made.seeds) >= declaration.FEWEST_SEEDS for made in designs if made.tests)
     assert not any(set(made.seeds) & set(made.tuning_seeds) for made in designs)
     assert all(set(claim.exact) <= set(EXACT) and claim.text.startswith("# ") for claim in claims)
+
+
+# With tuning, reductions, each kind of figure, slopes over layers (grad-profile) and runs that others start from
+# (finetune); test_verdicts.py has every way to measure and to reduce, on made-up numbers.
+SMOKED = ("bn-depth-plain40", "bn-max-lr", "ics-deep-linear", "tuning-ease")
+SMOKED_ON_REAL_DATA = ("finetune", "grad-profile")
+
+
+@pytest.mark.slow
+def test_claims_of_every_kind_run_and_have_the_metrics_that_they_name(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = SMOKED + (SMOKED_ON_REAL_DATA if os.environ.get("BNEXP_DATA") else ())
+    answer = bnexp("claim", "run", *names, "--profile", "quick", "--smoke")
+    assert answer.code == 0, answer
+    for name in names:
+        assert re.search(rf"^{name}: smoke test, \d+ runs; no verdict$", answer.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(EXACT))
@@ -349,6 +366,7 @@ def verdicts(folder: Path) -> list[dict]:
     return [{key: value for key, value in test.items() if key != "sides"} for test in tests]
 
 
+@pytest.mark.slow
 def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = SMALL.replace("values: [0.1, 0.3, 1]", "values: [0.1]")
@@ -379,8 +397,10 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     assert (tmp_path / "page/small.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_killed_claim_goes_on_to_the_same_verdicts(bnexp, tmp_path, monkeypatch):
     text = "".join(line for line in SMALL.splitlines(True) if "tuned:" not in line).replace("steps=8", "steps=200")
+    text = text.replace("values: [0.1, 0.3, 1]", "values: [0.1]").replace("quick: {seeds: 6", "quick: {seeds: 2")
     killed, quiet = tmp_path / "killed", tmp_path / "quiet"
     for folder in (killed, quiet):
         folder.mkdir()

@@ -335,6 +335,7 @@ def faulty(channels: int) -> Shift:
 """
 
 
+@pytest.mark.slow
 def test_a_users_norm_needs_no_fork_and_its_failure_is_recorded(tmp_path):
     (tmp_path / "my_norms.py").write_text(FAULTY)
     (tmp_path / "my" / "norm").mkdir(parents=True)
@@ -391,6 +392,7 @@ def test_any_other_error_costs_a_line_and_says_where_the_rest_is(bnexp, tmp_path
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_output_that_cannot_be_written_says_where_the_finished_run_is(tmp_path):
     program = "import sys; from bnexp.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "train", *SMALL_RUN, "hydra.run.dir=run"]
@@ -403,6 +405,7 @@ def test_output_that_cannot_be_written_says_where_the_finished_run_is(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.3, 0.6, 1.0, 1.5])
 def test_ctrl_c_while_the_program_starts_prints_nothing(tmp_path, seconds):
     process = start("train", "epochs=50", cwd=tmp_path)

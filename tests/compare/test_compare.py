@@ -185,6 +185,12 @@ def test_a_baseline_stands_for_every_value_of_what_it_leaves_open(tmp_path, arms
     assert "With 2 pairs no sign-flip p can be below 0.5" in found["notes"]
 
 
+def test_the_arm_with_the_fewest_pairs_says_how_many_seeds_it_takes(tmp_path, arms):
+    many = [0.9 + seed / 100 for seed in range(8)]  # 7 pairs can reach p = 2 * 2 / 2^7 < 0.05, 2 cannot
+    found = arms(sweep(tmp_path, {"bn": many, "gn": many, "ln": many[:2]}), "--baseline", "norm=bn")
+    assert "With 2 pairs no sign-flip p can be below 0.5, 2 times that by Holm; take 7 or more" in found["notes"]
+
+
 def test_a_baseline_may_be_given_as_its_label_and_leaves_longer_names_open(tmp_path, arms):
     for lr in (0.1, 0.3):
         for floor in (0.0, 0.01):
@@ -508,9 +514,10 @@ def test_two_calls_print_the_same_bytes(tmp_path, compare):
 
 
 def run_program(*arguments, **options):
-    program = "import sys; from bnexp.cli.compare import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys; from bnexp.cli.main import main; sys.exit(main())"
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=environment, **options)
+    command = [sys.executable, "-c", program, "compare", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, **options)
 
 
 def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path):

@@ -7,21 +7,22 @@ import torch
 from conftest import composed
 from omegaconf import OmegaConf
 
-from bnexp.data import cache, keep, load
+from bnexp.data import keep, load
 
 
 @pytest.fixture
-def options(monkeypatch):
-    monkeypatch.setattr(cache, "_kept", {})
-    return OmegaConf.to_container(composed("data=digits", "data.train_limit=50").data, resolve=True)
+def options():
+    keep([])
+    yield OmegaConf.to_container(composed("data=digits", "data.train_limit=50").data, resolve=True)
+    keep([])
 
 
-def test_a_kept_data_set_is_read_once_and_is_the_same(options, monkeypatch):
+def test_a_kept_data_set_is_read_once_and_is_the_same(options):
     fresh = load(options)
     assert load(options) is not fresh
     keep([options])
-    monkeypatch.setattr(cache, "prepared", lambda options: pytest.fail("read again"))
     kept = load(dict(reversed(options.items())))
+    keep([options, options | {"train_limit": 40}])
     assert load(options) is kept
     for name, split in fresh.splits().items():
         assert torch.equal(split.x, kept.splits()[name].x)

@@ -28,6 +28,8 @@ WRONG = {
 }
 
 
+# What follows reaches into the module: a round of the real length would take seconds, and no machine of a test is so
+# small that its memory is full at a known batch size.
 @pytest.fixture(autouse=True)
 def short_rounds(monkeypatch):
     monkeypatch.setattr(module, "_ROUND", 0.02)

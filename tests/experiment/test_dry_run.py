@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,20 @@ import torch
 from conftest import SMALL_RUN, composed
 
 from bnexp.config.compose import plain
-from bnexp.config.schema import TrainConfig
+from bnexp.config.schema import TrainConfig, to_dict
 from bnexp.experiment import dry_run, worker
-from bnexp.experiment.job import Job
 
 
 def configs(members: int, *words: str) -> list[TrainConfig]:
     return [plain(composed("norm=bn", "optim.lr=0.1", f"seed={seed}", *words)) for seed in range(members)]
 
 
-def jobs(members: int) -> list[Job]:
-    return [Job(config, Path(str(row)), str(row)) for row, config in enumerate(configs(members, *SMALL_RUN))]
+def train(place: Path, members: int) -> list[str]:
+    """Train a stack of one step as a child of a sweep does; how each member ended."""
+    asked = enumerate(configs(members, *SMALL_RUN[:-2], "steps=1", "device=cpu"))
+    jobs = [{"config": to_dict(config), "folder": str(place / str(row)), "name": str(row)} for row, config in asked]
+    assert worker.train([{**job, "overrides": [], "notes": {}} for job in jobs], "stacked", 1) == 0
+    return [json.loads((place / str(row) / "run.json").read_text())["status"] for row in range(members)]
 
 
 @pytest.mark.parametrize(("free", "fit"), [(0, 1), (150, 1), (190, 2), (219, 2), (220, 3), (1000, 29)])
@@ -35,28 +39,37 @@ def test_a_dry_run_ends_and_says_nothing(caplog, words):
     assert caplog.messages == []
 
 
+@pytest.fixture
+def with_room_for(monkeypatch):
+    """As if the device were a GPU with room for so many members: there is none here that could be full."""
+
+    def pretend(fit: int | None) -> list[int]:
+        asked: list[int] = []
+        monkeypatch.setattr(worker, "pick_device", lambda name: torch.device("cuda"))
+        monkeypatch.setattr(worker, "members_that_fit", lambda given, slots: asked.append(len(given)) or fit)
+        return asked
+
+    return pretend
+
+
 @pytest.mark.parametrize(("fit", "sizes"), [(None, [7]), (7, [7]), (4, [3, 4]), (3, [2, 2, 3]), (1, [1] * 7)])
-def test_members_that_do_not_fit_at_once_are_divided_evenly(monkeypatch, capsys, fit, sizes):
-    monkeypatch.setattr(worker, "pick_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr(worker, "members_that_fit", lambda asked, slots: fit)
-    group = jobs(7)
-    parts = worker._parts(group, "stacked", 1)
-    assert [len(part) for part in parts] == sizes
-    assert [job for part in parts for job in part] == group
-    assert (f"one after another {', '.join(map(str, sizes))}" in capsys.readouterr().out) == (len(sizes) > 1)
+def test_members_that_do_not_fit_at_once_are_divided_evenly(tmp_path, with_room_for, capsys, fit, sizes):
+    asked = with_room_for(fit)
+    assert train(tmp_path, 7) == ["finished"] * 7
+    assert asked == [7]
+    assert (f"one after another {', '.join(map(str, sizes))}\n" in capsys.readouterr().out) == (len(sizes) > 1)
 
 
-@pytest.mark.parametrize("members", [0, 1, 2])
-def test_few_members_need_no_dry_run(monkeypatch, members):
-    monkeypatch.setattr(worker, "pick_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr(worker, "members_that_fit", lambda asked, slots: pytest.fail("a dry run"))
-    group = jobs(members)
-    assert worker._parts(group, "stacked", 1) == [group]
+@pytest.mark.parametrize("members", [1, 2])
+def test_few_members_need_no_dry_run(tmp_path, with_room_for, members):
+    asked = with_room_for(1)
+    assert train(tmp_path, members) == ["finished"] * members
+    assert asked == []
 
 
-def test_on_a_cpu_nothing_is_divided():
-    group = jobs(3)
-    assert worker._parts(group, "stacked", 1) == worker._parts(group, "auto", 1) == [group]
+def test_on_a_cpu_nothing_is_divided(tmp_path, capsys):
+    assert train(tmp_path, 3) == ["finished"] * 3
+    assert "one after another" not in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

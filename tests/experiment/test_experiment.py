@@ -39,6 +39,7 @@ def test_fp16_trains_with_a_scaled_loss(tmp_path):
     assert otherwise != plainly
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of torch.compile's own making
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_agrees_with_an_eager_one(tmp_path):

@@ -155,6 +155,7 @@ def long_words(tmp_path_factory):
     return words, left_behind(folder)
 
 
+@pytest.mark.slow
 def test_killed_at_random_times(long_words, tmp_path):
     words, expected = long_words
     folder, chance, kills = tmp_path / "run", random.Random(0), []
@@ -177,6 +178,7 @@ def written(folder: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(long_words, tmp_path, number, code):
     words, expected = long_words
@@ -194,6 +196,7 @@ def test_a_signal_saves_and_says_how_to_go_on(long_words, tmp_path, number, code
     assert left_behind(folder) == expected
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_one_line_and_no_checkpoint(long_words, tmp_path):
     words, expected = long_words
     folder = tmp_path / "run"
@@ -248,6 +251,7 @@ def test_a_machine_that_is_not_as_it_was_is_said(tmp_path, caplog):
     assert "cpu_capability NO AVX -> " in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_before_the_first_step_ends_the_program_at_once(tmp_path, number, code):
     words = ("model=mlp", "model.depth=3000", "model.width=4", "data.size=null")  # takes seconds to build
@@ -263,6 +267,7 @@ def test_a_signal_before_the_first_step_ends_the_program_at_once(tmp_path, numbe
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_hangup_is_ignored_where_nohup_asked_for_it(long_words, tmp_path):
     words, expected = long_words
     folder = tmp_path / "run"
@@ -276,6 +281,7 @@ def test_a_hangup_is_ignored_where_nohup_asked_for_it(long_words, tmp_path):
     assert left_behind(folder) == expected
 
 
+@pytest.mark.slow
 def test_nobody_reading_messages_does_not_end_the_run(long_words, tmp_path):
     words, expected = long_words
     folder = tmp_path / "run"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from conftest import SMALL_RUN, composed
 from processes import Ended, begin, furnish, survivors, until
 
 from bnexp.config.compose import plain
+from bnexp.config.schema import to_dict
 from bnexp.experiment import worker
 from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
-from bnexp.experiment.worker import _by_step
 from bnexp.runs import checkpoint
 from bnexp.sweep.plan import entries, stacks
 
@@ -115,11 +116,21 @@ def test_a_stack_that_was_stopped_goes_on(tmp_path, stacked):
         assert (ours / "metrics.csv").read_bytes() == (theirs / "metrics.csv").read_bytes()
 
 
-def test_members_at_different_steps_go_on_apart(tmp_path):
+def train_as_a_child(members: list[Job]) -> int:
+    """Train a stack as a child of a sweep does."""
+    given = [{"config": to_dict(job.config), "folder": str(job.folder), "name": job.name} for job in members]
+    return worker.train([{**job, "overrides": [], "notes": {}} for job in given], "stacked", 1)
+
+
+def test_members_at_different_steps_go_on_apart(tmp_path, alone, caplog):
+    caplog.set_level("INFO", logger="bnexp")
     members = jobs(tmp_path)
     run(members[:2], stop=After(6))
     run(members[2:], stop=After(3))
-    assert [[job.name for job in group] for group in _by_step(members)] == [["a", "b"], ["c"]]
+    assert train_as_a_child(members) == 0
+    assert [int(step) for step in re.findall(r"goes on from step (\d+)", caplog.text)] == [6, 6, 3]
+    for name in MEMBERS:
+        agree(tmp_path / name, alone / name)
 
 
 def test_members_that_are_too_many_for_the_memory_go_on_in_halves(tmp_path, alone, monkeypatch, capsys):
@@ -134,8 +145,8 @@ def test_members_that_are_too_many_for_the_memory_go_on_in_halves(tmp_path, alon
                 tried.append(len(training.population))
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(run, "train", with_room_for_one)
-    worker._run(jobs(tmp_path), never, "stacked")
+    monkeypatch.setattr(run, "train", with_room_for_one)  # no memory of a CPU can be full without harm
+    assert train_as_a_child(jobs(tmp_path)) == 0
     assert tried == [3, 2]
     assert "3 members at once are too many for the memory; going on with 1 and 2" in capsys.readouterr().out
     for name in MEMBERS:
@@ -147,7 +158,7 @@ def test_members_that_are_too_many_for_the_memory_go_on_in_halves(tmp_path, alon
 
 def test_a_failure_does_not_overwrite_a_member_that_has_its_result(tmp_path, monkeypatch):
     members = jobs(tmp_path, {"wild": ("seed=5", "optim.lr=1e30"), **MEMBERS})
-    monkeypatch.setattr("bnexp.experiment.run._save", lambda *_: 1 / 0)
+    monkeypatch.setattr(checkpoint, "save", lambda *_: 1 / 0)
     with pytest.raises(Exception, match="ZeroDivisionError"):
         run(members, stop=never)
     states = {job.name: json.loads((job.folder / "run.json").read_text())["status"] for job in members}
@@ -198,12 +209,14 @@ def quiet(tmp_path_factory):
     return place / "s"
 
 
+@pytest.mark.slow
 def test_the_launcher_stacks_and_every_member_is_a_run(quiet):
     logs = [run.name for run in sorted(quiet.glob("norm*")) if (run / "output.log").exists()]
     assert logs == ["norm.tag=t0,seed=0", "norm.tag=t1,seed=0"], "one process a stack"
     assert len(list(quiet.glob("*/run.json"))) == 6
 
 
+@pytest.mark.slow
 def test_members_of_a_stack_that_dies_run_one_by_one(place, quiet):
     (place / "fault-t0").write_text("kill")
     answer = Ended(begin(place, *COMMAND, *STACKED, "hydra.launcher.executor=one_by_one"))
@@ -212,6 +225,7 @@ def test_members_of_a_stack_that_dies_run_one_by_one(place, quiet):
         agree(place / "s" / folder.name, folder)
 
 
+@pytest.mark.slow
 def test_a_killed_stack_goes_on(place, quiet):
     (place / "slow").touch()
     process = begin(place, *COMMAND, *STACKED)

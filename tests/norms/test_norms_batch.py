@@ -466,6 +466,7 @@ def slope(x: Tensor) -> Tensor:
     return torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view_as(x).sin()
 
 
+@pytest.mark.slow
 def test_two_processes_with_unequal_parts_are_one_with_the_whole_batch(tmp_path):
     other = multiprocessing.get_context("spawn").Process(target=on_a_process, args=(1, tmp_path))
     other.start()

@@ -357,7 +357,7 @@ def test_centered_cosine_survives_a_large_mean_in_float32():
 # ------------------------------------------------------------------------------------------------------ branches: where
 
 
-@pytest.mark.parametrize("name", ["resnet", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resmlp", "resnet", "resnet9", "resnet18", "resnet50"])
 def test_residual_nets_say_which_norms_close_a_branch(name):
     seen: list[Branch | None] = []
 
@@ -368,12 +368,18 @@ def test_residual_nets_say_which_norms_close_a_branch(name):
     with torch.device("meta"):
         built = MODELS.bind(options("model", name))((3, 32, 32), 10, Units(norm, "relu", "before"))
     closing = [path for path, layer in built.named_modules() if isinstance(layer, Norm) and layer.closes_branch]
-    count, depth, leaf = {"resnet": (9, 2, "norm"), "resnet18": (8, 2, "bn2"), "resnet50": (16, 3, "bn3")}[name]
+    count, depth, leaf, outside = {
+        "resmlp": (10, 2, "norm", 2),
+        "resnet": (9, 2, "norm", 1),
+        "resnet9": (2, 2, "second.norm", 4),
+        "resnet18": (8, 2, "bn2", 4),
+        "resnet50": (16, 3, "bn3", 5),
+    }[name]
     assert len(closing) == count
     assert all(path.endswith(f".{leaf}") for path in closing)
     assert [branch for branch in seen if branch is not None].count(Branch(count, depth, last=True)) == count
     assert seen.count(Branch(count, depth, last=False)) == count * (depth - 1)
-    assert seen.count(None) == {"resnet": 1, "resnet18": 4, "resnet50": 5}[name]
+    assert seen.count(None) == outside
 
 
 def test_constant_affine_sets_the_last_gains():

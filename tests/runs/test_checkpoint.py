@@ -281,36 +281,43 @@ def test_a_save_that_fails_leaves_a_checkpoint_that_loads(folder, monkeypatch, o
     assert_state(load(folder), 4)
 
 
-# Saves on and on, and ends inside the replace of the second save.
+# Has children that save on and on, each until it ends inside another replace: of the second save, then of the third.
 DYING = """
 import os, pathlib, sys
 import torch
-from bnexp.checkpoint import save
+from bnexp.runs.checkpoint import save
 
-folder, number = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-calls, real = 0, pathlib.Path.replace
+real = pathlib.Path.replace
 
-def dying(*args):
-    global calls
-    calls += 1
-    if calls == number:
-        os._exit(9)
-    return real(*args)
+def save_until(number, folder):
+    calls = 0
 
-pathlib.Path.replace = dying
-for step in range(10):
-    save(folder, {"step": step, "weight": torch.full((1000,), float(step))})
+    def dying(*args):
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os._exit(9)
+        return real(*args)
+
+    pathlib.Path.replace = dying
+    for step in range(10):
+        save(folder, {"step": step, "weight": torch.full((1000,), float(step))})
+
+for number in map(int, sys.argv[2:]):
+    (folder := pathlib.Path(sys.argv[1], str(number))).mkdir()
+    child = os.fork() or save_until(number, folder)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 """
 
 
-@pytest.mark.parametrize(("number", "step"), [(2, 0), (3, 0), (4, 1)])
-def test_a_process_that_dies_while_saving_leaves_its_last_checkpoint(tmp_path, number, step):
+def test_a_process_that_dies_while_saving_leaves_its_last_checkpoint(tmp_path):
+    steps = {2: 0, 3: 0, 4: 1}
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", DYING, str(tmp_path), str(number)]
-    assert subprocess.run(command, env=environment, check=False).returncode == 9
-    loaded = load(tmp_path)
-    assert loaded["step"] == step
-    assert (loaded["weight"] == step).all()
+    subprocess.run([sys.executable, "-c", DYING, str(tmp_path), *map(str, steps)], env=environment, check=True)
+    for number, step in steps.items():
+        loaded = load(tmp_path / str(number))
+        assert loaded["step"] == step
+        assert (loaded["weight"] == step).all()
 
 
 # ------------------------------------------------------------------------------------------------------ hostile files

@@ -32,6 +32,7 @@ def here(tmp_path_factory):
     return place / "s"
 
 
+@pytest.mark.slow
 def test_an_engine_gives_the_folders_and_results_of_this_machine(tmp_path, here, launcher):
     furnish(tmp_path)
     (tmp_path / "fault-t1").write_text("raise")

@@ -92,6 +92,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_fails_alone_and_can_be_tried_again(place, undisturbed):
     for number, kind in enumerate(FAULTS):
         (place / f"fault-t{number}").write_text(kind)
@@ -127,6 +128,7 @@ def test_a_job_that_fails_fails_alone_and_can_be_tried_again(place, undisturbed)
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_nobody_behind_and_the_sweep_goes_on(place, undisturbed):
     (place / "slow").touch()
     words = (*WORDS, "hydra.sweep.dir=s", f"norm.tag={TAGS}", "hydra.launcher.jobs=2")
@@ -145,6 +147,7 @@ def test_a_killed_supervisor_leaves_nobody_behind_and_the_sweep_goes_on(place, u
     assert results(place / "s") == results(undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_all_and_the_same_command_goes_on(place, undisturbed, number, code):
     (place / "slow").touch()
@@ -167,6 +170,7 @@ def test_a_signal_saves_all_and_the_same_command_goes_on(place, undisturbed, num
     assert results(place / "s") == results(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(place):
     (place / "slow").touch()
     (place / "fault-t0").write_text("hang")
@@ -181,6 +185,7 @@ def test_a_second_signal_ends_it_at_once(place):
     until(lambda: not survivors(place), 2)
 
 
+@pytest.mark.slow
 def test_what_a_job_leaves_behind_and_a_killed_server_do_no_harm(place, undisturbed):
     (place / "fault-t0").write_text("leave a child")
     (place / "fault-t2").write_text("kill the server")
@@ -190,6 +195,7 @@ def test_what_a_job_leaves_behind_and_a_killed_server_do_no_harm(place, undistur
     assert results(place / "s") == {name: expected[name] for name in states(place)}
 
 
+@pytest.mark.slow
 def test_a_grid_grows_and_a_changed_config_is_refused(place, undisturbed):
     first = sweep(place, "norm.tag=t0,t1", "hydra.launcher.jobs=2")
     assert first.code == 0, first
@@ -209,6 +215,7 @@ def test_a_grid_grows_and_a_changed_config_is_refused(place, undisturbed):
     assert (place / "s" / "sweep.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_job_is_the_run_that_one_command_makes(place, undisturbed):
     words = (word for word in WORDS[2:])
     single = Ended(begin(place, "train", *words, "norm.tag=t1", "hydra.run.dir=run"))
@@ -223,6 +230,7 @@ def test_a_job_is_the_run_that_one_command_makes(place, undisturbed):
     assert facts["config_hash"] == alone["config_hash"]
 
 
+@pytest.mark.slow
 def test_enough_failures_end_a_sweep_and_a_busy_job_is_one(place):
     assert sweep(place, "norm.tag=t0").code == 0
     (place / "fault-t2").write_text("raise")
@@ -235,6 +243,7 @@ def test_enough_failures_end_a_sweep_and_a_busy_job_is_one(place):
     assert list(states(place).values()).count("waiting") == 3
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_sweep_and_says_why(place):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -336,6 +345,7 @@ def test_odd_names_survive_hydras_grammar():
         assert str(override.value()).replace("\\${", "${") == name
 
 
+@pytest.mark.slow
 def test_a_server_that_died_between_two_sweeps_begins_again(tmp_path):
     given = {"jobs": 2, "slots_per_gpu": 1, "timeout_s": None, "grace_s": 1.0, "max_failures": None}
     words = [*SMALL_RUN, "device=cpu"]

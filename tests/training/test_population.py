@@ -24,7 +24,15 @@ from bnexp.training.precision import Precision
 CONFIGS = ROOT / "configs"
 PLAIN = Precision("fp32", 3, torch.device("cpu"))
 MLP = {"name": "mlp", "depth": 2, "width": 9, "dropout": 0.25}
-MODEL_CONFIGS = {"lenet": {"name": "lenet"}, "mlp": MLP}
+MODEL_CONFIGS = {
+    "lenet": {"name": "lenet"},
+    "mlp": MLP,
+    "cnn": {"name": "cnn", "widths": [3, 5], "kernel": 3, "head": "pool"},
+    "plain": {"name": "plain", "depth": 8, "width": 3},
+    "resmlp": {"name": "resmlp", "blocks": 2, "width": 9},
+    "resnet": {"name": "resnet", "depth": 8, "width": 3},
+    "rnn": {"name": "rnn", "width": 9, "statistics": "shared", "noise": 0.1},
+}
 SHAPE, CLASSES, BATCH = (1, 14, 14), 4, 12
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 0.01, "decay_norm": True}
@@ -87,16 +95,17 @@ def state(population: Population) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------- the same as ordinary training
 
 
-@EXECUTORS
-@pytest.mark.parametrize("members", [1, 3])
-@pytest.mark.parametrize(
-    ("norm", "dtype"),
-    # The swapped axes of pca_whiten amplify rounding; float32 is a matter of the executor, not of the norm.
-    [(norm, torch.float64) for norm in NORMS if norm != "pca_whiten"]
-    + [(norm, torch.float32) for norm in ("none", "bn", "ln")],
-    ids=str,
-)
-@pytest.mark.parametrize("kind", MODEL_CONFIGS)
+# One model, with maps and vectors, has every norm, and one norm stands in every model. The swapped axes of pca_whiten
+# amplify rounding; float32, one member and members one by one are a matter of the executor, not of the norm.
+CASES = [
+    *(("lenet", norm, torch.float64, 3, True) for norm in NORMS if norm not in ("bn", "pca_whiten")),
+    *((kind, "bn", torch.float64, 3, stacked) for kind in MODEL_CONFIGS for stacked in (False, True)),
+    *(("mlp", norm, torch.float32, 3, stacked) for norm in ("none", "ln") for stacked in (False, True)),
+    *(("mlp", "bn", torch.float64, 1, stacked) for stacked in (False, True)),
+]
+
+
+@pytest.mark.parametrize(("kind", "norm", "dtype", "members", "stacked"), CASES, ids=str)
 def test_members_train_as_separate_modules_do(kind, norm, dtype, members, stacked):
     alone = models(kind, norm, members, dtype)
     population = Population(copy.deepcopy(alone), stacked=stacked)

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.norms import NORMS
-from bnexp.training import precision
 from bnexp.training.losses import hits, mean_losses
 from bnexp.training.optim import OPTIMS, optimizer
 from bnexp.training.population import Population
@@ -103,15 +102,17 @@ def test_the_scale_doubles_after_2000_steps_without_an_overflow():
     assert how.calm_M.tolist() == [0, 2]
 
 
-def test_the_scale_moves_as_that_of_torchs_grad_scaler(monkeypatch):
-    monkeypatch.setattr(precision, "_PATIENCE", 3)
+def test_the_scale_moves_as_that_of_torchs_grad_scaler():
     how = Precision("fp16", 1, CPU)
-    scaler = torch.amp.GradScaler("cpu", growth_interval=3)
+    scaler = torch.amp.GradScaler("cpu", growth_interval=2000)
     parameter = nn.Parameter(torch.ones(1))
     sgd = torch.optim.SGD([parameter], lr=0.1)
-    fates = [1.0, 1.0, 1.0, 1.0, torch.inf, 1.0, 1.0, torch.nan, torch.inf, *[1.0] * 8]
+    fates = [1.0, 1.0, 1.0, 1.0, torch.inf, 1.0, 1.0, torch.nan, torch.inf, 1.0, 1.0, 1.0, 1.0]
     scales = []
-    for fate in fates:
+    for step, fate in enumerate(fates):
+        if step in (0, 5, 9):  # as if 1997 calm steps had gone before
+            how.load(0, how.state(0) | {"calm": 1997.0})
+            scaler.load_state_dict(scaler.state_dict() | {"_growth_tracker": 1997})
         own = fate * how.scale_M.clone().unsqueeze(1)
         how.unscale(own)
         parameter.grad = None

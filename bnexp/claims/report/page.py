@@ -15,6 +15,8 @@ from bnexp.compare.blocks import Block, Cell, Group, Heading, Items, Table, Text
 from bnexp.compare.figures import Picture
 
 _HERE = Path(__file__)
+# The style of every page, and what the claims add.
+_STYLES = (_HERE.parents[2] / "compare" / "page.css", _HERE.with_name("claims.css"))
 _VERDICTS = ("supported", "contradicted", "inconclusive", "no verdict")
 
 
@@ -35,7 +37,7 @@ def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Pat
         figures.save(picture, folder)
     blocks = list(_document(results, pictures, os.path.relpath(runs_at, folder)))
     template = string.Template(_HERE.with_name("claims.html").read_text(encoding="utf-8"))
-    style = "\n".join(_HERE.with_name(name).read_text(encoding="utf-8") for name in ("page.css", "claims.css"))
+    style = "\n".join(path.read_text(encoding="utf-8") for path in _STYLES)
     page, text = folder / "claims.html", folder / "claims.md"
     page.write_text(template.substitute(style=style, body=as_html(blocks)), encoding="utf-8")
     text.write_text(as_markdown(blocks), encoding="utf-8")
