@@ -285,7 +285,7 @@ def test_a_save_that_fails_leaves_a_checkpoint_that_loads(folder, monkeypatch, o
 DYING = """
 import os, pathlib, sys
 import torch
-from bnexp.checkpoint import save
+from bnexp.runs.checkpoint import save
 
 folder, number = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 calls, real = 0, pathlib.Path.replace
