@@ -1,4 +1,4 @@
-"""Images in folders: a folder a class, below ``train`` and below ``test``."""
+"""Images in folders: one folder for each class, below ``train`` and below ``test``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def image_folder(*, path: str | None) -> Raw:
 
 
 def _listed(origin: str, base: Path, part: str) -> Any:
-    """List a part's images and classes (torchvision); an empty class folder raises."""
+    """List the images and classes of a part by torchvision's class; an empty class folder raises."""
     from torchvision.datasets import ImageFolder
 
     if not os.path.isdir(base / part):

@@ -56,7 +56,7 @@ def _part(origin: str, base: Path, images: str, labels: str) -> Part:
 
 
 def _there(path: Path) -> Path:
-    """The file as it lies there: unpacked, or else as .gz."""
+    """The unpacked file where it exists, else the path of the packed one, .gz."""
     return path if os.path.isfile(path) else path.with_name(path.name + ".gz")
 
 
@@ -71,7 +71,7 @@ def _parsed(content: bytes, axes: int) -> Tensor:
     """The bytes of an IDX file as a uint8 tensor: a magic number (type 8, the axes), each axis' length, the values.
 
     Raises:
-        ValueError: it is not such a file, or not all of it.
+        ValueError: the bytes are no IDX file, or not a whole one.
     """
     start = 4 + 4 * axes
     if content[:4] != bytes([0, 0, 8, axes]) or len(content) < start:

@@ -24,8 +24,7 @@ def load(options: Mapping[str, Any]) -> Data:
     """Read and prepare the data set of a config's ``data`` group, on the CPU.
 
     Args:
-        options: ``{name: mnist, root: ..., validation: 0.1, ...}``: the source's own options and those of
-            ``Preparation``, all of them.
+        options: ``{name: mnist, root: ..., validation: 0.1, ...}``: all options of the source and of ``Preparation``.
 
     Raises:
         ValueError: an option is unknown, missing or out of range; a file is missing or damaged; images and labels do
@@ -40,8 +39,9 @@ def load(options: Mapping[str, Any]) -> Data:
 def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     """Choose the images, then resize, binarize, standardize and whiten them.
 
-    First the classes, then the validation images, from what is left the limits: ``train_limit``, in it
-    ``labels_per_class``. The choice is the same for every seed. All statistics are those of the chosen training images.
+    The choice goes in this order: ``classes``; ``validation`` images; ``train_limit`` of the images that are left;
+    ``labels_per_class`` of these. It is the same for every seed. All statistics are taken over the chosen training
+    images.
 
     Raises:
         ValueError: the data are inconsistent, or too few for what is asked.
@@ -67,7 +67,7 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
 
 
 def _classes(raw: Raw, how: Preparation) -> Sequence[int]:
-    """The source's labels of the classes to keep; the place in the list is the new label.
+    """The source's labels of the classes to keep; a class's new label is its index in this list.
 
     Raises:
         ValueError: there is no such class, one is named twice, or there are fewer than two.
@@ -112,7 +112,7 @@ def _split(raw: Raw, how: Preparation, classes: Sequence[int]) -> tuple[Tensor, 
 
 
 def _test_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> Tensor:
-    """Indices of the test images, ascending; the halves of MNIST's test set are not equally hard, hence the mix."""
+    """Indices of the test images, ascending, chosen at random: the halves of MNIST's test set are not equally hard."""
     kept = _rows_of(raw, raw.test, classes)
     limit = how.test_limit or len(kept)
     if limit > len(kept):
@@ -121,7 +121,7 @@ def _test_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> Tensor:
 
 
 def _balanced(rows: Tensor, y: Tensor, each: int | None, classes: Sequence[int]) -> Tensor:
-    """The first so many of each class among these rows; all of them where no number is given.
+    """The first ``each`` rows of each class; all rows where ``each`` is None.
 
     Raises:
         ValueError: a class has fewer.
@@ -136,7 +136,7 @@ def _balanced(rows: Tensor, y: Tensor, each: int | None, classes: Sequence[int])
 
 
 def _samples(raw: Raw, part: Part, rows: Tensor, how: Preparation) -> Split:
-    """The chosen samples in memory of their own, pixels in [0, 1], resized and binarized; labels 0 to K - 1."""
+    """A copy of the chosen samples: pixels in [0, 1], resized and binarized; labels 0 to K - 1."""
     x = _pixels(part.x[rows], how.size) if isinstance(part.x, Tensor) else _uneven(raw, part, rows, how.size)
     if how.binarize is not None:
         x = (x > how.binarize).float()
@@ -144,12 +144,12 @@ def _samples(raw: Raw, part: Part, rows: Tensor, how: Preparation) -> Split:
 
 
 def _labels(y: Tensor, classes: Sequence[int] | None) -> Tensor:
-    """Each label's place among the kept classes."""
+    """The index of each label among the kept classes."""
     return y if classes is None else (y.unsqueeze(1) == torch.tensor(classes)).nonzero()[:, 1]
 
 
 def _pixels(x: Tensor, size: int | None) -> Tensor:
-    """As float32, 0..255 mapped to [0, 1]; images [N, C, H, W] resized to ``size``."""
+    """Convert to float32, map 0..255 to [0, 1], and resize images [N, C, H, W] to ``size``."""
     x = x / 255 if x.dtype == torch.uint8 else x.float()
     if size is None:
         return x
@@ -193,7 +193,7 @@ def _identity(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _standardize(x: Tensor, mean: Tensor, std: Tensor) -> None:
-    """In place, for a data set may fill half the memory."""
+    """Standardize in place, as a data set may fill half the memory."""
     x.sub_(_per_channel(mean, x).float()).div_(_per_channel(std, x).float())
 
 

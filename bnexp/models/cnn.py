@@ -21,9 +21,9 @@ def cnn(
 
     Options:
         widths: channels of the units, one number a unit; each halves height and width.
-        kernel: side of the kernels, odd; padded so that a side s becomes ceil(s / 2).
-        head: ``pool``, global average pooling; ``flatten``, all positions. Instance norm fixes each channel's mean,
-            which is what pooling keeps: it needs ``flatten``.
+        kernel: side of the kernels, odd; padding makes a side s become ceil(s / 2).
+        head: ``pool``: global average pooling; ``flatten``: all positions. Instance norm fixes the mean of each
+            channel, and pooling keeps nothing but this mean: instance norm needs ``flatten``.
 
     Raises:
         ValueError: an even kernel, no widths, or a width below 1.

@@ -15,7 +15,7 @@ def lenet(shape: tuple[int, ...], classes: int, units: Units) -> nn.Module:
     With norm=bn it is the BatchNorm LeNet of section 8.5: a norm behind both convolutions and both hidden layers.
 
     Raises:
-        ValueError: images under 12x12, of which the second pooling leaves nothing.
+        ValueError: images are smaller than 12x12, so that nothing is left after the second pooling.
     """
     channels, height, width = image_shape("lenet", shape)
     if min(height, width) < 12:

@@ -12,10 +12,10 @@ from bnexp.norms import Branch
 
 
 class PreactivationBlock(nn.Module):
-    """x + norm(W_2 activation(norm(W_1 activation(x)))): nothing stands on the shortcut (He et al. 2016b, eq. 5).
+    """x + norm(W_2 activation(norm(W_1 activation(x)))), with a clear shortcut (He et al. 2016b, eq. 5).
 
-    In their full pre-activation the norms are in front of the activations; here, as everywhere in bnexp, each stands
-    behind its linear map, so that norms of weights and of residual branches have their place.
+    In the paper's full pre-activation the norms are in front of the activations. Here, as everywhere in bnexp, each
+    norm is behind its linear map, so that norms of weights and of residual branches can be used, too.
     """
 
     def __init__(self, width: int, units: Units, blocks: int) -> None:

@@ -1,4 +1,4 @@
-"""Residual networks: those of He et al. for CIFAR, and torchvision's for larger images."""
+"""Residual networks: the networks of He et al. for CIFAR, and torchvision's for larger images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bnexp.norms import Branch
 
 
 def require_depth(depth: int) -> None:
-    """Refuse depths that make no three stages of equal length.
+    """Refuse depths that do not give three stages of equal length.
 
     Raises:
         ValueError: a depth that is not 6n + 2.
@@ -102,7 +102,7 @@ def resnet9(shape: tuple[int, ...], classes: int, units: Units, *, width: Positi
 
     Options:
         width: channels of the stem; 64 in the paper.
-        scale: what the logits are multiplied by; 0.125 in the paper.
+        scale: factor of the logits; 0.125 in the paper.
 
     Raises:
         ValueError: images of fewer than 8 pixels a side.

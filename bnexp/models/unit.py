@@ -34,7 +34,7 @@ class Unit(nn.Module):
         self.after = after
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the linear map makes of x, normalized and activated."""
+        """Apply linear map, norm and activation to x."""
         z = self.linear(x)
         y: Tensor = self.norm(self.activation(z)) if self.after else self.activation(self.norm(z))
         return y
@@ -42,10 +42,10 @@ class Unit(nn.Module):
 
 @dataclass(frozen=True)
 class Units:
-    """How the units of a model are made; what a config says of norm, activation and placement.
+    """Makes the units of a model, by the config's norm, activation and placement.
 
     Attributes:
-        norm: channels, and what ``layer`` knows as keywords, -> layer.
+        norm: (channels, branch=, steps=) -> layer.
         activation: a key of ``ACTIVATIONS``.
         placement: the norm stands ``before`` (Ioffe & Szegedy 2015, sec. 3.2) or ``after`` the activation.
         steps: optimizer steps of the whole training, for norms with a schedule.
@@ -58,7 +58,7 @@ class Units:
 
     @property
     def bias(self) -> bool:
-        """Whether linear maps have a bias: not before a norm, which shifts by itself (``none`` too)."""
+        """Whether linear maps have a bias: not before a norm, which has a bias itself (``none``, too)."""
         return self.placement == "after"
 
     def act(self) -> nn.Module:
@@ -100,7 +100,7 @@ class Units:
         return self._unit(conv, c_out, branch)
 
     def refuse_after(self, model: str) -> None:
-        """For residual nets, whose sums fix where a norm can stand.
+        """Refuse ``placement=after``: the sums of residual nets determine the place of their norms.
 
         Raises:
             ValueError: the norm is asked for behind the activation.

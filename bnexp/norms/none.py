@@ -9,8 +9,8 @@ from bnexp.norms.base import NORMS, Norm, Scaled
 class Shift(Scaled):
     """y = x + bias, one bias a channel: no statistics, the same in training and evaluation, for any batch size.
 
-    It stands where other arms have a norm, so that all arms have the same learnt shifts and differ in normalization
-    alone. The linear maps before it have no bias of their own.
+    The layer takes the place of the norm in other arms of a comparison: all arms have the same learnt shifts and differ
+    only in normalization. The linear maps before it have no bias.
     """
 
     def __init__(self, channels: int) -> None:

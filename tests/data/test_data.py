@@ -251,7 +251,7 @@ def test_training_file_in_place_of_the_test_file(mnist):
 # Files that are not there
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("name", [name for name in DATA if "root" in DATA.options(name)])
 @pytest.mark.parametrize("place", ["absent/deeper", "with space and ż", "a\nnewline", "nul\0", "x" * 300])
 def test_missing_folder(tmp_path, name, place):
     root = f"{tmp_path}/{place}"
