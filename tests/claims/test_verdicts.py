@@ -79,6 +79,18 @@ def test_equality_has_the_p_of_two_one_sided_tests():
     assert judge(d, "equal", 0.3).p == pytest.approx(max(below, above), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("claims", "against", "alternative"),
+    [("greater", 0, "two-sided"), ("less", 0, "two-sided"), ("at_least", -0.3, "greater")],
+)
+def test_the_p_that_holm_takes_is_that_of_a_t_test(claims, against, alternative):
+    d = shifted(0.05)
+    found = judge(d, claims, 0.3)
+    assert found.t_p == pytest.approx(scipy.stats.ttest_1samp(d, against, alternative=alternative).pvalue, rel=1e-9)
+    assert (found.p == found.t_p) == (claims == "at_least")  # two-sided, the p that is shown is that of sign flips
+    assert judge(d, "equal", 0.3).t_p == judge(d, "equal", 0.3).p
+
+
 @pytest.mark.parametrize("n", range(6))
 def test_fewer_than_six_seeds_are_no_verdict(n):
     assert judge([1.0 + i / 10 for i in range(n)], "greater", 0.1).word == "no verdict"
