@@ -15,7 +15,7 @@ from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import Design, design
 from bnexp.claims.report.cells import effect
 from bnexp.cli.arguments import parser
-from bnexp.compare.tables import duration
+from bnexp.compare.cells import duration
 from bnexp.config.shipped import configs_folder
 from bnexp.sweep.fork_server import ForkServer
 

@@ -10,7 +10,8 @@ from bnexp.cli.arguments import parser
 from bnexp.cli.output import say
 from bnexp.compare import bands, figures, page
 from bnexp.compare.comparison import compare
-from bnexp.compare.tables import FORMATS
+from bnexp.compare.formats import FORMATS
+from bnexp.compare.tables import document
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"{error.filename}: cannot be written ({error.strerror}); give another place") from error
     if options.format == "csv" and comparison.notes:
         print(*comparison.notes, sep="\n", file=sys.stderr)
-    _print(FORMATS[options.format](comparison))
+    _print(FORMATS[options.format](document(comparison)))
     return 0
 
 

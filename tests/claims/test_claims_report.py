@@ -9,7 +9,6 @@ import pytest
 
 from bnexp.claims.report import cells, figures, section
 from bnexp.claims.report import page as report
-from bnexp.compare.blocks import Cell, Group, Table, as_html, as_markdown
 
 DECLARATION = """
 arms:
@@ -152,8 +151,8 @@ def test_an_effect_says_which_arm_is_compared_with_which(scale, weights, shown):
     ],
 )
 def test_a_table_says_what_is_claimed_and_which_p_it_shows(tmp_path, claims, linear, ratio, mark):
-    assert cells.claimed(case(claims=claims, threshold=0.02)) == linear
-    assert cells.claimed(case(claims=claims, threshold=0.30103, scale="log10")) == ratio
+    assert cells.claimed(case(claims=claims, threshold=0.02)).text == linear
+    assert cells.claimed(case(claims=claims, threshold=0.30103, scale="log10")).text == ratio
     _, markdown = pages(tmp_path, content(case(claims=claims)))
     assert f"| 0.0078{mark} | 0.002 |" in markdown
 
@@ -228,20 +227,3 @@ def test_an_axis_has_its_values_as_ticks(values, scale):
 def test_curves_say_that_diverged_runs_are_left_out():
     picture = figures.draw(content(case(), figure=panel("curves", [1, 2])))
     assert picture.caption == "test/accuracy: mean over the runs that did not diverge, with 95 % interval."
-
-
-# --- blocks -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_table_has_groups_notes_and_columns_for_html_only():
-    rows = [Group("A & b", "#a", "c"), [Cell("x", note="y"), Cell("", picture="<svg/>"), "1"]]
-    table = Table(["first", "", "n"], rows, numbers=(2,), pictures=(1,))
-    assert as_markdown([table]).splitlines() == [
-        "| first | n |",
-        "| --- | ---: |",
-        "| **[A & b](#a)** (c) |  |",
-        "| x (y) | 1 |",
-    ]
-    html = as_html([table])
-    assert '<tr class="group"><th colspan="3"><a href="#a">A &amp; b</a> <small>c</small></th></tr>' in html
-    assert '<tr><td>x <small>y</small></td><td><svg/></td><td class="number">1</td></tr>' in html

@@ -496,7 +496,7 @@ def test_two_calls_print_the_same_bytes(tmp_path, compare):
 
 
 def run_program(*arguments, **options):
-    program = "import sys; from bnexp.compare import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys; from bnexp.cli.compare import main; sys.exit(main(sys.argv[1:]))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
     return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=environment, **options)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bnexp.compare.blocks import Cell
-from bnexp.compare.tables import BLANK, duration
+from bnexp.compare.cells import BLANK, decimals, duration
 
 Result = Mapping[str, Any]
 # What a claim says of its effect.
@@ -30,13 +30,13 @@ def counted(number: int, noun: str) -> str:
 def verdict(test: Result) -> Cell:
     """The word, with why."""
     word = f"{test['verdict']} ({test['detail']})" if test["detail"] else test["verdict"]
-    return Cell(word, kind=test["verdict"].replace(" ", "-"))
+    return Cell(word, test["verdict"], kind=test["verdict"].replace(" ", "-"))
 
 
 def effect_cell(test: Result) -> Cell:
     """The effect, and which arms it compares."""
     shown = effect(test, lead="")
-    return Cell(shown, note=_contrast(test) if shown else "")
+    return Cell(shown, test["mean"], note=_contrast(test) if shown else "")
 
 
 def _contrast(test: Result) -> str:
@@ -66,7 +66,7 @@ def effect(test: Result, lead: str = ", ") -> str:
     convert, unit, before = _unit(test)
     ends = [test[key] for key in ("mean", "low", "high") if test[key] is not None]
     shown = [convert(end) for end in ends]
-    digits = decimals(shown)
+    digits = _digits(shown)
     sign = "" if before else "+"
     texts = [f"{number:{sign}.{digits}f}" for number in shown]
     interval = f" [{texts[1]}, {texts[2]}]" if len(texts) == 3 else ""
@@ -84,17 +84,9 @@ def _unit(test: Result) -> tuple[Callable[[float], float], str, str]:
     return float, "", ""
 
 
-def decimals(numbers: Sequence[float]) -> int:
-    """Decimals that give the interval (or a lone number) two significant digits."""
-    width = (max(numbers) - min(numbers)) / 2 or abs(numbers[0])
-    return min(6, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 1
-
-
-def p_value(p: float | None) -> str:
-    """A probability, short."""
-    if p is None:
-        return BLANK
-    return "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+def _digits(numbers: Sequence[float]) -> int:
+    """Decimals for a mean with the ends of its interval, or for a lone number."""
+    return decimals((max(numbers) - min(numbers)) / 2 or abs(numbers[0]), 1)
 
 
 def strip(test: Result) -> str:
@@ -124,24 +116,27 @@ def _place(effects: float) -> float:
     return 5 + (width - 10) * (1 + place) / 2
 
 
-def bootstrap(test: Result) -> str:
+def bootstrap(test: Result) -> Cell:
     """The bootstrap interval, in the units of the effect."""
     if test["bca"] is None:
-        return BLANK
+        return Cell(BLANK)
     convert, _, before = _unit(test)
-    digits = decimals([convert(test[key]) for key in ("low", "high")])
-    return "[" + ", ".join(f"{convert(end):{'' if before else '+'}.{digits}f}" for end in test["bca"]) + "]"
+    digits = _digits([convert(test[key]) for key in ("low", "high")])
+    ends = ", ".join(f"{convert(end):{'' if before else '+'}.{digits}f}" for end in test["bca"])
+    return Cell(f"[{ends}]", test["bca"][0])
 
 
-def claimed(test: Result) -> str:
-    """Which effects the test's sentence is about."""
+def claimed(test: Result) -> Cell:
+    """The effects that the test's sentence claims."""
     convert, unit, before = _unit(test)
     low, high = (f"{convert(sign * test['threshold']):.3g}" for sign in (-1, 1))
-    return before + _CLAIMED[test["claims"]].format(low=low, high=high) + unit
+    return Cell(before + _CLAIMED[test["claims"]].format(low=low, high=high) + unit, test["threshold"])
 
 
-def level(side: Result) -> str:
+def level(side: Result) -> Cell:
     """An arm's mean with half the width of its interval."""
+    if side["mean"] is None:
+        return Cell(BLANK)
     half = None if side["high"] is None else side["high"] - side["mean"]
-    digits = decimals([half]) if half else 3
-    return f"{side['mean']:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+    digits = decimals(half or 0.0, 3)
+    return Cell(f"{side['mean']:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}"), side["mean"])

@@ -8,11 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bnexp.claims.report import figures
-from bnexp.claims.report.cells import Result, core_time, counted, effect_cell, p_value, strip, verdict
+from bnexp.claims.report.cells import Result, core_time, counted, effect_cell, strip, verdict
 from bnexp.claims.report.prose import ARTICLES, ERRATA, GLOSSARY, LEAD, PROTOCOL
 from bnexp.claims.report.section import section
-from bnexp.compare.blocks import Block, Cell, Group, Heading, Items, Table, Text, as_html, as_markdown
+from bnexp.compare.blocks import Block, Cell, Group, Heading, Items, Table, Text
+from bnexp.compare.cells import number, probability
 from bnexp.compare.figures import Picture
+from bnexp.compare.html import as_html
+from bnexp.compare.markdown import as_markdown
+from bnexp.compare.page import style
 
 _HERE = Path(__file__)
 _VERDICTS = ("supported", "contradicted", "inconclusive", "no verdict")
@@ -35,9 +39,9 @@ def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Pat
         figures.save(picture, folder)
     blocks = list(_document(results, pictures, os.path.relpath(runs_at, folder)))
     template = string.Template(_HERE.with_name("claims.html").read_text(encoding="utf-8"))
-    style = "\n".join(_HERE.with_name(name).read_text(encoding="utf-8") for name in ("page.css", "claims.css"))
+    css = f"{style()}\n{_HERE.with_name('claims.css').read_text(encoding='utf-8')}"
     page, text = folder / "claims.html", folder / "claims.md"
-    page.write_text(template.substitute(style=style, body=as_html(blocks)), encoding="utf-8")
+    page.write_text(template.substitute(style=css, body=as_html(blocks)), encoding="utf-8")
     text.write_text(as_markdown(blocks), encoding="utf-8")
     return [page, text]
 
@@ -80,7 +84,7 @@ def _facts(results: Sequence[Result]) -> str:
 def _summary(results: Sequence[Result]) -> Iterator[Block]:
     header = ["test", "verdict", "regime", "", "effect, 95 % interval", "n", "p (Holm)"]
     rows = [row for result in results for row in _summary_rows(result)]
-    yield Table(header, rows, numbers=(4, 5, 6), pictures=(3,), kind="summary")
+    yield Table(header, rows, pictures=(3,), kind="summary")
     yield Text(
         "The bars show the interval against 0 (line) and the smallest effect of interest (dots) on a scale that is "
         "compressed outwards. Core time is the sum over all runs of a claim, each on one core or device.",
@@ -98,13 +102,14 @@ def _summary_rows(result: Result) -> Iterator[list[str | Cell] | Group]:
             test["regime"],
             Cell("", picture=strip(test)),
             effect_cell(test),
-            str(test["n"]),
-            p_value(test.get("p_holm")),
+            number(test["n"], 0),
+            probability(test.get("p_holm")),
         ]
     for check, rows in result["exact"].items():
         holds = all(row["holds"] for row in rows)
         word = Cell("holds exactly" if holds else "does not hold", kind="supported" if holds else "contradicted")
-        yield [check.replace("_", " "), word, "exact", "", counted(len(rows), "number"), "", ""]
+        count = Cell(counted(len(rows), "number"), len(rows))
+        yield [check.replace("_", " "), word, "exact", "", count, "", ""]
 
 
 def _made_with(results: Sequence[Result]) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,11 @@ from bnexp.claims.report.cells import (
     counted,
     effect_cell,
     level,
-    p_value,
     verdict,
 )
 from bnexp.compare.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text
+from bnexp.compare.cells import BLANK, number, probability
 from bnexp.compare.figures import Picture
-from bnexp.compare.tables import BLANK
 
 # What marks a p that is not of "no difference" in two directions.
 _P_MARKS = {"equal": " (=)", "at_least": " (≥)"}
@@ -37,7 +37,7 @@ def section(result: Result, picture: Picture | None, runs_at: str) -> Iterator[B
     yield Text(_origin(result), kind="meta")
     if picture is not None:
         width = round(_PIXELS_PER_INCH * picture.figure.get_figwidth())
-        yield Figure(figures.inline(picture), f"{picture.name}.png", picture.caption, width)
+        yield Figure(figures.inline(picture), picture.caption, f"{picture.name}.png", width)
     if result["tests"]:
         yield from _tests(result)
         yield Heading(3, "Arms")
@@ -84,24 +84,28 @@ def _tests(result: Result) -> Iterator[Block]:
             effect_cell(test),
             bootstrap(test),
             claimed(test),
-            str(test["n"]),
-            BLANK if test["d_z"] is None else f"{test['d_z']:.2f}",
-            p_value(test["p"]) + (_P_MARKS.get(test["claims"], "") if test["p"] is not None else ""),
-            p_value(test.get("p_holm")),
+            number(test["n"], 0),
+            number(test["d_z"], 2),
+            _marked(probability(test["p"]), test["claims"]),
+            probability(test.get("p_holm")),
         ]
         for test in result["tests"]
     ]
-    yield Table(header, rows, numbers=range(3, len(header)), kind="tests")
+    yield Table(header, rows, kind="tests")
     notes = [f"{test['test']} ({test['regime']}): {note}." for test in result["tests"] for note in _notes(test)]
     notes += _noise_floor(result)
     if notes:
         yield Items(notes)
 
 
+def _marked(p: Cell, claims: str) -> Cell:
+    return p if p.value is None else replace(p, text=p.text + _P_MARKS.get(claims, ""))
+
+
 def _notes(test: Result) -> Iterator[str]:
     yield from test["notes"]
     if any(side["diverged"] for side in test["sides"].values()) and test["mcnemar"] is not None:
-        yield f"diverged equally often: exact McNemar p = {p_value(test['mcnemar'])}"
+        yield f"diverged equally often: exact McNemar p = {probability(test['mcnemar']).text}"
 
 
 def _noise_floor(result: Result) -> Iterator[str]:
@@ -140,17 +144,17 @@ def _arms(result: Result) -> Table:
             test["test"],
             test["regime"],
             name,
-            f"{side['weight']:+g}",
+            Cell(f"{side['weight']:+g}", side["weight"]),
             _measured(measures[test["test"]]),
-            BLANK if side["mean"] is None else level(side),
-            str(side["n"]),
-            f"{side['diverged']}/{side['runs']}",
+            level(side),
+            number(side["n"], 0),
+            Cell(f"{side['diverged']}/{side['runs']}", side["diverged"]),
         ]
         for test in result["tests"]
         for name, side in test["sides"].items()
     ]
     header = ["test", "regime", "arm", "weight", "measured on", "mean ± 95 %", "n", "diverged"]
-    return Table(header, rows, numbers=(3, 5, 6, 7))
+    return Table(header, rows)
 
 
 def _measured(measure: Mapping[str, str]) -> str:
@@ -176,12 +180,12 @@ def _exact(result: Result) -> Table:
         [
             check.replace("_", " "),
             row["name"],
-            f"{row['measured']:.10g}",
-            f"{row['expected']:.10g}",
-            f"{row['tolerance']:.2g}",
+            Cell(f"{row['measured']:.10g}", row["measured"]),
+            Cell(f"{row['expected']:.10g}", row["expected"]),
+            Cell(f"{row['tolerance']:.2g}", row["tolerance"]),
             Cell("holds" if row["holds"] else "does not hold", kind="supported" if row["holds"] else "contradicted"),
         ]
         for check, numbers in result["exact"].items()
         for row in numbers
     ]
-    return Table(["check", "number", "measured", "expected", "tolerance", ""], rows, numbers=(2, 3, 4))
+    return Table(["check", "number", "measured", "expected", "tolerance", ""], rows)
