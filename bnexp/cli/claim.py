@@ -6,14 +6,15 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bnexp.claims import declaration, result
+from bnexp.claims import declaration, store
 from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import Design, design
 from bnexp.claims.report.cells import effect
+from bnexp.claims.result import Result, TestResult, conclude
 from bnexp.cli.arguments import parser
 from bnexp.compare.cells import duration
 from bnexp.config.shipped import configs_folder
@@ -127,9 +128,9 @@ def _one(made: Design, configs: Path, server: ForkServer, *, retry_failed: bool)
     checks = {name: exact.check(name) for name in made.claim.exact}
     if made.profile == "smoke":
         return _smoked(made.claim.id, outcome, judging.missing_metrics(made, outcome))
-    content = result.document(made, outcome, judging.judged(made, outcome), checks, time.monotonic() - start)
-    result.write(folder, content)
-    print("\n".join(lines(content)), flush=True)
+    concluded = conclude(made, outcome, judging.judged(made, outcome), checks, time.monotonic() - start)
+    store.write(folder, concluded)
+    print("\n".join(lines(concluded)), flush=True)
     return int(outcome.failed > 0)
 
 
@@ -141,23 +142,23 @@ def _smoked(name: str, outcome: Any, faults: Sequence[str]) -> int:
     return int(bool(outcome.failed or faults))
 
 
-def lines(content: Mapping[str, Any]) -> list[str]:
+def lines(result: Result) -> list[str]:
     """A result for a terminal: the claim, then a line a test and regime, and a line an exact check."""
-    failed = f", {content['failed']} failed" if content["failed"] else ""
-    head = f"{content['claim']} ({content['profile']}): {content['runs']} runs{failed}, {content['seconds']:.0f} s"
+    failed = f", {result.failed} failed" if result.failed else ""
+    head = f"{result.claim} ({result.profile}): {result.runs} runs{failed}, {result.seconds:.0f} s"
     tests = [
-        f"  {test['regime']}/{test['test']}: {test['verdict']}{_detail(test)}{effect(test)}, n = {test['n']}"
-        for test in content["tests"]
+        f"  {test.regime}/{test.test}: {test.verdict}{_detail(test)}{effect(test)}, n = {test.n}"
+        for test in result.tests
     ]
     exact = [
-        f"  {name}: {'holds exactly' if all(row['holds'] for row in rows) else 'does NOT hold'} ({len(rows)} numbers)"
-        for name, rows in content["exact"].items()
+        f"  {name}: {'holds exactly' if all(row.holds for row in rows) else 'does NOT hold'} ({len(rows)} numbers)"
+        for name, rows in result.exact.items()
     ]
     return [head, *tests, *exact]
 
 
-def _detail(test: Mapping[str, Any]) -> str:
-    return f" ({test['detail']})" if test["detail"] else ""
+def _detail(test: TestResult) -> str:
+    return f" ({test.detail})" if test.detail else ""
 
 
 def _report(given: argparse.Namespace) -> int:
@@ -166,7 +167,7 @@ def _report(given: argparse.Namespace) -> int:
     folder = given.folder or FOLDER / _default_profile()
     if given.folder is not None and not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    results = result.read_all(folder)
+    results = store.read_all(folder)
     for path in report.write(given.to or folder, results, runs_at=Path.cwd()):
         print(path)
     return 0

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import start
 from processes import until
+from results import case
 
-from bnexp.claims import declaration, judging, result, sweeps
+from bnexp.claims import declaration, judging, sweeps
 from bnexp.claims.declaration import PROFILES, load
 from bnexp.claims.design import design
 from bnexp.claims.exact import EXACT, check
@@ -416,14 +417,6 @@ def test_several_claims_say_how_long_they_took(bnexp, tmp_path, monkeypatch):
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def test_holm_is_over_all_tests_of_the_suite(tmp_path):
-    for claim, ps in (("a", [0.01, 0.04]), ("b", [0.03, None])):
-        tests = [{"p": 0.5, "t_p": p, "verdict": "supported" if p else "no verdict"} for p in ps]
-        result.write(tmp_path / claim, {"format": 2, "claim": claim, "tests": tests})
-    found = [test["p_holm"] for content in result.read_all(tmp_path) for test in content["tests"]]
-    assert found == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
-
-
 @pytest.mark.parametrize(
     ("scale", "metric", "numbers", "shown"),
     [
@@ -436,7 +429,7 @@ def test_holm_is_over_all_tests_of_the_suite(tmp_path):
 )
 def test_an_effect_is_shown_in_the_unit_that_suits_it(scale, metric, numbers, shown):
     ends = dict(zip(("mean", "low", "high"), numbers, strict=True))
-    assert cells.effect({"scale": scale, "metric": metric, "is_level": True, **ends}, lead="") == shown
+    assert cells.effect(case(scale=scale, metric=metric, **ends), lead="") == shown
 
 
 def test_settings_that_nothing_overrides_make_a_smoke_test_small(tmp_path):

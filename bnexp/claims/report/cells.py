@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from bnexp.claims.result import SideResult, TestResult
 from bnexp.compare.blocks import Cell
 from bnexp.compare.cells import BLANK, decimals, duration
 
-Result = Mapping[str, Any]
 # What a claim says of its effect.
 _CLAIMED = {"greater": "above {high}", "less": "below {low}", "equal": "{low} to {high}", "at_least": "above {low}"}
 _STRIP = (132, 16)  # width and height of the small interval pictures
@@ -27,22 +26,22 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def verdict(test: Result) -> Cell:
+def verdict(test: TestResult) -> Cell:
     """The word, with why."""
-    word = f"{test['verdict']} ({test['detail']})" if test["detail"] else test["verdict"]
-    return Cell(word, test["verdict"], kind=test["verdict"].replace(" ", "-"))
+    word = f"{test.verdict} ({test.detail})" if test.detail else test.verdict
+    return Cell(word, test.verdict, kind=test.verdict.replace(" ", "-"))
 
 
-def effect_cell(test: Result) -> Cell:
+def effect_cell(test: TestResult) -> Cell:
     """The effect, and which arms it compares."""
     shown = effect(test, lead="")
-    return Cell(shown, test["mean"], note=_contrast(test) if shown else "")
+    return Cell(shown, test.mean, note=_contrast(test) if shown else "")
 
 
-def _contrast(test: Result) -> str:
+def _contrast(test: TestResult) -> str:
     """Which arm minus which; over which, for ratios."""
-    weights = {name: side["weight"] for name, side in test["sides"].items() if side["weight"]}
-    if test["scale"] == "linear":
+    weights = {name: side.weight for name, side in test.sides.items() if side.weight}
+    if test.scale == "linear":
         terms = (f"{'+' if weight > 0 else '-'} {_times(weight)}{name}" for name, weight in weights.items())
         return " ".join(terms).removeprefix("+ ")
     over = " · ".join(f"{name}{_power(weight)}" for name, weight in weights.items() if weight > 0)
@@ -59,12 +58,12 @@ def _power(weight: float) -> str:
     return "" if abs(weight) == 1 else f"^{abs(weight):g}"
 
 
-def effect(test: Result, lead: str = ", ") -> str:
+def effect(test: TestResult, lead: str = ", ") -> str:
     """The mean difference with its interval, in points for accuracies and as a ratio for logarithms."""
-    if test["mean"] is None:
+    if test.mean is None:
         return ""
     convert, unit, before = _unit(test)
-    ends = [test[key] for key in ("mean", "low", "high") if test[key] is not None]
+    ends = [end for end in (test.mean, test.low, test.high) if end is not None]
     shown = [convert(end) for end in ends]
     digits = _digits(shown)
     sign = "" if before else "+"
@@ -73,13 +72,13 @@ def effect(test: Result, lead: str = ", ") -> str:
     return f"{lead}{before}{texts[0]}{interval}{unit}"
 
 
-def _unit(test: Result) -> tuple[Callable[[float], float], str, str]:
+def _unit(test: TestResult) -> tuple[Callable[[float], float], str, str]:
     """How a difference is shown: conversion, unit, and what stands before it."""
-    if test["scale"] == "log10":
+    if test.scale == "log10":
         return lambda x: 10.0 ** min(x, 300), "", "ratio "
-    if test["scale"] == "log":
+    if test.scale == "log":
         return lambda x: math.exp(min(x, 690)), "", "ratio "
-    if test["is_level"] and "accuracy" in test["metric"].rpartition("/")[2]:
+    if test.is_level and "accuracy" in test.metric.rpartition("/")[2]:
         return lambda x: 100 * x, " pp", ""
     return float, "", ""
 
@@ -89,17 +88,17 @@ def _digits(numbers: Sequence[float]) -> int:
     return decimals((max(numbers) - min(numbers)) / 2 or abs(numbers[0]), 1)
 
 
-def strip(test: Result) -> str:
+def strip(test: TestResult) -> str:
     """The interval as a small bar against 0 and the smallest effect of interest."""
-    if test["low"] is None:
+    if test.mean is None or test.low is None or test.high is None:
         return ""
     width, height = _STRIP
-    low, mean, high = (_place(test[key] / test["threshold"]) for key in ("low", "mean", "high"))
+    low, mean, high = (_place(end / test.threshold) for end in (test.low, test.mean, test.high))
     middle = height / 2
     marks = "".join(
         f'<circle cx="{_place(sign):.1f}" cy="{middle}" r="1.1" fill="currentColor" opacity="0.6"/>' for sign in (-1, 1)
     )
-    kind = test["verdict"].replace(" ", "-")
+    kind = test.verdict.replace(" ", "-")
     return (
         f'<svg class="strip {kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="{html.escape(effect(test, lead=""))}">'
@@ -116,27 +115,27 @@ def _place(effects: float) -> float:
     return 5 + (width - 10) * (1 + place) / 2
 
 
-def bootstrap(test: Result) -> Cell:
+def bootstrap(test: TestResult) -> Cell:
     """The bootstrap interval, in the units of the effect."""
-    if test["bca"] is None:
+    if not test.bca or test.low is None or test.high is None:
         return Cell(BLANK)
     convert, _, before = _unit(test)
-    digits = _digits([convert(test[key]) for key in ("low", "high")])
-    ends = ", ".join(f"{convert(end):{'' if before else '+'}.{digits}f}" for end in test["bca"])
-    return Cell(f"[{ends}]", test["bca"][0])
+    digits = _digits([convert(test.low), convert(test.high)])
+    ends = ", ".join(f"{convert(end):{'' if before else '+'}.{digits}f}" for end in test.bca)
+    return Cell(f"[{ends}]", test.bca[0])
 
 
-def claimed(test: Result) -> Cell:
+def claimed(test: TestResult) -> Cell:
     """The effects that the test's sentence claims."""
     convert, unit, before = _unit(test)
-    low, high = (f"{convert(sign * test['threshold']):.3g}" for sign in (-1, 1))
-    return Cell(before + _CLAIMED[test["claims"]].format(low=low, high=high) + unit, test["threshold"])
+    low, high = (f"{convert(sign * test.threshold):.3g}" for sign in (-1, 1))
+    return Cell(before + _CLAIMED[test.claims].format(low=low, high=high) + unit, test.threshold)
 
 
-def level(side: Result) -> Cell:
+def level(side: SideResult) -> Cell:
     """An arm's mean with half the width of its interval."""
-    if side["mean"] is None:
+    if side.mean is None:
         return Cell(BLANK)
-    half = None if side["high"] is None else side["high"] - side["mean"]
+    half = None if side.high is None else side.high - side.mean
     digits = decimals(half or 0.0, 3)
-    return Cell(f"{side['mean']:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}"), side["mean"])
+    return Cell(f"{side.mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}"), side.mean)

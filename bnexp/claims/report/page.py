@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bnexp.claims.report import figures
-from bnexp.claims.report.cells import Result, core_time, counted, effect_cell, strip, verdict
+from bnexp.claims.report.cells import core_time, counted, effect_cell, strip, verdict
 from bnexp.claims.report.prose import ARTICLES, ERRATA, GLOSSARY, LEAD, PROTOCOL
 from bnexp.claims.report.section import section
+from bnexp.claims.result import Result
 from bnexp.compare.blocks import Block, Cell, Group, Heading, Items, Table, Text
 from bnexp.compare.cells import number, probability
 from bnexp.compare.figures import Picture
@@ -27,14 +28,14 @@ def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Pat
 
     Args:
         folder: where they are put.
-        results: contents of ``result.json``, with Holm's p.
+        results: as ``store.read_all`` returns them.
         runs_at: what the folders of runs in them are relative to.
 
     Returns:
         The two pages.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {result["claim"]: figures.draw(result) for result in results}
+    pictures = {result.claim: figures.draw(result) for result in results}
     for picture in filter(None, pictures.values()):
         figures.save(picture, folder)
     blocks = list(_document(results, pictures, os.path.relpath(runs_at, folder)))
@@ -53,7 +54,7 @@ def _document(results: Sequence[Result], pictures: Mapping[str, Picture | None],
     yield Heading(2, "Verdicts", "verdicts")
     yield from _summary(results)
     for result in results:
-        yield from section(result, pictures[result["claim"]], runs_at)
+        yield from section(result, pictures[result.claim], runs_at)
     yield Heading(2, "How verdicts are reached", "methods")
     yield Items(PROTOCOL, ordered=True)
     yield Heading(2, "Words", "words")
@@ -66,12 +67,12 @@ def _document(results: Sequence[Result], pictures: Mapping[str, Picture | None],
 
 
 def _facts(results: Sequence[Result]) -> str:
-    tests = [test for result in results for test in result["tests"]]
-    counts = {word: sum(test["verdict"] == word for test in tests) for word in _VERDICTS}
+    tests = [test for result in results for test in result.tests]
+    counts = {word: sum(test.verdict == word for test in tests) for word in _VERDICTS}
     verdicts = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    exact = [row["holds"] for result in results for rows in result["exact"].values() for row in rows]
+    exact = [row.holds for result in results for rows in result.exact.values() for row in rows]
     numbers = f" Exact checks: {sum(exact)} of {counted(len(exact), 'number')} as expected." if exact else ""
-    runs, seconds = (sum(result[key] for result in results) for key in ("runs", "run_seconds"))
+    runs, seconds = sum(result.runs for result in results), sum(result.run_seconds for result in results)
     return (
         f"{counted(len(results), 'claim')}, {counted(len(tests), 'test')}{': ' if verdicts else ''}{verdicts}."
         f"{numbers} {counted(runs, 'run')}, {core_time(seconds)}."
@@ -93,20 +94,20 @@ def _summary(results: Sequence[Result]) -> Iterator[Block]:
 
 
 def _summary_rows(result: Result) -> Iterator[list[str | Cell] | Group]:
-    time = f" · {core_time(result['run_seconds'])}" if result["runs"] else ""
-    yield Group(result["sentence"], f"#{result['claim']}", f"{result['claim']}{time}")
-    for test in result["tests"]:
+    time = f" · {core_time(result.run_seconds)}" if result.runs else ""
+    yield Group(result.sentence, f"#{result.claim}", f"{result.claim}{time}")
+    for test in result.tests:
         yield [
-            test["says"],
+            test.says,
             verdict(test),
-            test["regime"],
+            test.regime,
             Cell("", picture=strip(test)),
             effect_cell(test),
-            number(test["n"], 0),
-            probability(test.get("p_holm")),
+            number(test.n, 0),
+            probability(test.p_holm),
         ]
-    for check, rows in result["exact"].items():
-        holds = all(row["holds"] for row in rows)
+    for check, rows in result.exact.items():
+        holds = all(row.holds for row in rows)
         word = Cell("holds exactly" if holds else "does not hold", kind="supported" if holds else "contradicted")
         count = Cell(counted(len(rows), "number"), len(rows))
         yield [check.replace("_", " "), word, "exact", "", count, "", ""]
@@ -115,11 +116,11 @@ def _summary_rows(result: Result) -> Iterator[list[str | Cell] | Group]:
 def _made_with(results: Sequence[Result]) -> list[list[str]]:
     facts: dict[str, list[str]] = {}
     for result in results:
-        facts.setdefault("profile", []).append(result["profile"])
-        facts.setdefault("date", []).append(result["date"][:10])
-        for key, value in result["provenance"].items():
+        facts.setdefault("profile", []).append(result.profile)
+        facts.setdefault("date", []).append(result.date[:10])
+        for key, value in result.provenance.items():
             if key != "started" and value not in (None, ""):
                 facts.setdefault(key, []).append(str(value))
-    seeds = {tuple(result["seeds"]) for result in results if result["seeds"]}
+    seeds = {tuple(result.seeds) for result in results if result.seeds}
     rows = [[key, ", ".join(sorted(set(values)))] for key, values in facts.items()]
     return [*rows, ["seeds", "; ".join(f"{some[0]} to {some[-1]}" for some in sorted(seeds))]]
