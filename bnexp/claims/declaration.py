@@ -35,7 +35,7 @@ def _require_keys(name: str, given: Mapping[str, Any], kinds: Mapping[str, Any])
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmSpec:
     """Overrides on top of the claim's settings; ``init_from`` names a run of ``before`` to start from."""
 
     settings: list[str]
@@ -218,8 +218,8 @@ class Claim:
     would_change: str
     articles: list[Any] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
-    before: dict[str, Arm] = field(default_factory=dict)
-    arms: dict[str, Arm] = field(default_factory=dict)
+    before: dict[str, ArmSpec] = field(default_factory=dict)
+    arms: dict[str, ArmSpec] = field(default_factory=dict)
     axis: Axis | None = None
     regimes: dict[str, Regime] = field(default_factory=dict)
     tests: dict[str, Test] = field(default_factory=dict)

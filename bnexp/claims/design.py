@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bnexp.claims.declaration import Arm, Axis, Claim, Profile, Regime, Test
+from bnexp.claims.declaration import ArmSpec, Axis, Claim, Profile, Regime, Test
 from bnexp.config.checks import unknown
 from bnexp.runs.collect import Setting, show
 
@@ -46,7 +46,7 @@ class Design:
 
     claim: Claim
     profile: str
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, ArmSpec]
     axis: Axis | None
     regimes: Mapping[str, Regime]
     tests: Mapping[str, Test]

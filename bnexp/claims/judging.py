@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from bnexp.claims import measures
 from bnexp.claims.declaration import Measure, Test
 from bnexp.claims.design import Design, Point
-from bnexp.claims.sweeps import Choice, Outcome
+from bnexp.claims.sweeps import Harvest, TunedValue
 from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NONE, SUPPORTED, Verdict, judge
 from bnexp.compare.statistics import larger_is_better, mcnemar
 from bnexp.runs.collect import Run, Setting, show
@@ -61,23 +61,23 @@ class Judged:
     notes: list[str] = field(default_factory=list)
 
 
-def judged(design: Design, outcome: Outcome) -> list[Judged]:
+def judged(design: Design, harvest: Harvest) -> list[Judged]:
     """Every test in each of its regimes."""
     return [
-        _Case(design, outcome, name, test, regime).judged()
+        _Case(design, harvest, name, test, regime).judged()
         for name, test in design.tests.items()
         for regime in design.regimes_of(test)
     ]
 
 
-def missing_metrics(design: Design, outcome: Outcome) -> list[str]:
+def missing_metrics(design: Design, harvest: Harvest) -> list[str]:
     """What finished runs do not have of what tests and figure show; for a smoke test."""
     faults: dict[str, None] = {}
     wanted = [(test.measure, design.regimes_of(test)) for test in design.tests.values()]
     if design.claim.figure.kind != "dots":
         wanted.append((Measure(metric=design.claim.figure.metric), design.regimes))
     for measure, regimes in wanted:
-        for (regime, _, _), run in outcome.runs.items():
+        for (regime, _, _), run in harvest.runs.items():
             if regime in regimes:
                 try:
                     measures.value(run, measure, target=0.0)
@@ -89,8 +89,8 @@ def missing_metrics(design: Design, outcome: Outcome) -> list[str]:
 class _Case:
     """One test in one regime."""
 
-    def __init__(self, design: Design, outcome: Outcome, name: str, test: Test, regime: str) -> None:
-        self.design, self.outcome, self.name, self.test, self.regime = design, outcome, name, test, regime
+    def __init__(self, design: Design, harvest: Harvest, name: str, test: Test, regime: str) -> None:
+        self.design, self.harvest, self.name, self.test, self.regime = design, harvest, name, test, regime
         self.larger = larger_is_better(test.measure.tag)
 
     def judged(self) -> Judged:
@@ -130,7 +130,7 @@ class _Case:
         )
 
     def _run(self, point: Point, seed: int) -> Run | None:
-        return self.outcome.runs.get((self.regime, point.label, seed))
+        return self.harvest.runs.get((self.regime, point.label, seed))
 
     def _values(self, points: Sequence[Point]) -> dict[int, float | None]:
         """Seed -> number, of a point or of all points of an arm; None too where one of its runs has failed."""
@@ -179,9 +179,9 @@ class _Case:
         """Points whose best value lies on the edge of its grid, so that a better one may lie outside."""
         regime = self.design.regimes[self.regime]
         for point in (point for side in sides.values() for point in side.points):
-            choice = self.outcome.choices.get((self.regime, point.label))
-            if choice is not None and choice.at_edge:
-                yield f"{point.label}: best {regime.key}={show(choice.chosen)} is on the edge of {_grid(choice)}"
+            tuned = self.harvest.tuned.get((self.regime, point.label))
+            if tuned is not None and tuned.at_edge:
+                yield f"{point.label}: best {regime.key}={show(tuned.chosen)} is on the edge of {_grid(tuned)}"
 
     def _axis_ends(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
         """Arms whose largest working value is the end of the axis, where a longer axis could turn the verdict."""
@@ -240,6 +240,6 @@ class _Case:
         return {seed for seed in self.design.seeds if (run := self._run(point, seed)) and run.status == "diverged"}
 
 
-def _grid(choice: Choice) -> str:
-    values: list[Setting] = list(choice.means)
+def _grid(tuned: TunedValue) -> str:
+    values: list[Setting] = list(tuned.means)
     return " ".join(show(value) for value in values)

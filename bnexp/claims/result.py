@@ -13,7 +13,7 @@ from bnexp.claims.declaration import Kind, Test
 from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side
 from bnexp.claims.panels import Panels, panels
-from bnexp.claims.sweeps import Choice, Outcome
+from bnexp.claims.sweeps import Harvest, TunedValue
 from bnexp.compare.statistics import Interval, mean_interval
 from bnexp.runs import run_json
 from bnexp.runs.collect import show
@@ -161,19 +161,19 @@ class Result:
 
 
 def conclude(
-    design: Design, outcome: Outcome, tests: Sequence[Judged], exact: Mapping[str, Sequence[Row]], seconds: float
+    design: Design, harvest: Harvest, tests: Sequence[Judged], exact: Mapping[str, Sequence[Row]], seconds: float
 ) -> Result:
     """The result of a claim.
 
     Args:
         design: what was run.
-        outcome: the runs.
+        harvest: the runs.
         tests: their verdicts.
         exact: check -> rows.
         seconds: that the command took.
     """
     claim, figure = design.claim, design.claim.figure
-    first = run_json.read_run(outcome.all[0].folder) if outcome.all else {}
+    first = run_json.read_run(harvest.all[0].folder) if harvest.all else {}
     images = first.get("images", {}).get("test")
     return Result(
         claim=claim.id,
@@ -187,16 +187,16 @@ def conclude(
         declaration=claim.text,
         profile=design.profile,
         seeds=list(design.seeds) if claim.tests else [],
-        tuning_seeds=list(design.tuning_seeds) if outcome.choices else [],
+        tuning_seeds=list(design.tuning_seeds) if harvest.tuned else [],
         tests=[_test(design, judged, images) for judged in tests],
-        tuning=[_tuned(*key, choice) for key, choice in outcome.choices.items()],
+        tuning=[_tuned(*key, value) for key, value in harvest.tuned.items()],
         exact={name: [ExactResult(*row, row.holds) for row in rows] for name, rows in exact.items()},
         figure=FigureResult(
-            figure.kind, figure.metric, design.axis.key if design.axis else None, panels(design, outcome)
+            figure.kind, figure.metric, design.axis.key if design.axis else None, panels(design, harvest)
         ),
-        runs=len(outcome.all),
-        failed=outcome.failed,
-        run_seconds=math.fsum(run.seconds or 0.0 for run in outcome.all),
+        runs=len(harvest.all),
+        failed=harvest.failed,
+        run_seconds=math.fsum(run.seconds or 0.0 for run in harvest.all),
         seconds=seconds,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance=first.get("provenance", {}),
@@ -256,9 +256,9 @@ def _interval(interval: Interval | None) -> dict[str, float | None]:
     return {name: getattr(interval, name) if interval else None for name in ("mean", "sd", "low", "high")}
 
 
-def _tuned(regime: str, point: str, choice: Choice) -> TunedResult:
-    means = [[show(value), mean] for value, mean in choice.means.items()]
-    return TunedResult(regime, point, means, show(choice.chosen), choice.at_edge)
+def _tuned(regime: str, point: str, tuned: TunedValue) -> TunedResult:
+    means = [[show(value), mean] for value, mean in tuned.means.items()]
+    return TunedResult(regime, point, means, show(tuned.chosen), tuned.at_edge)
 
 
 def _noise_floor(metric: str, sides: Iterable[Side], images: int | None) -> float | None:

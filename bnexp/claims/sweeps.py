@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
 from bnexp.claims.declaration import Regime
 from bnexp.claims.design import Design, Point
 from bnexp.compare.statistics import larger_is_better
@@ -38,7 +36,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Choice:
+class TunedValue:
     """The value that a point is run at in a tuned regime.
 
     Attributes:
@@ -53,18 +51,18 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Harvest:
     """What the sweeps of a claim came to.
 
     Attributes:
         runs: (regime, point, seed) -> run; those that failed are missing.
-        choices: (regime, point) -> choice, of tuned regimes.
+        tuned: (regime, point) -> value, of tuned regimes.
         failed: runs that have no result.
         all: every run that was made, tuning included.
     """
 
     runs: Mapping[tuple[str, str, int], Run]
-    choices: Mapping[tuple[str, str], Choice]
+    tuned: Mapping[tuple[str, str], TunedValue]
     failed: int
     all: Sequence[Run]
 
@@ -99,7 +97,7 @@ def _samples(design: Design) -> Iterator[tuple[Regime | None, list[str]]]:
             yield regime, [*words, *from_run]
 
 
-def run(design: Design, folder: Path, configs: Path, *, server: ForkServer, retry_failed: bool = False) -> Outcome:
+def run(design: Design, folder: Path, configs: Path, *, server: ForkServer, retry_failed: bool = False) -> Harvest:
     """Run what is missing, in three sweeps one after another.
 
     Raises:
@@ -108,8 +106,7 @@ def run(design: Design, folder: Path, configs: Path, *, server: ForkServer, retr
     """
     sweeps = Sweeps(design, folder, configs, server, retry_failed)
     starts = sweeps.before()
-    choices = sweeps.tune(starts)
-    return sweeps.final(starts, choices)
+    return sweeps.final(starts, sweeps.tune(starts))
 
 
 class Sweeps:
@@ -118,6 +115,7 @@ class Sweeps:
     def __init__(self, design: Design, folder: Path, configs: Path, server: ForkServer, retry_failed: bool) -> None:
         self.design, self.folder, self.configs = design, folder, configs
         self.server, self.retry_failed = server, retry_failed
+        self.options = options(compose.launcher("stacked" if design.profile == "gpu" else "local", configs))
         self._made: list[Run] = []
         self._failed = 0
 
@@ -130,7 +128,7 @@ class Sweeps:
         runs = self._sweep("before", [(f"{name},seed={seed}", words) for (name, seed), words in named.items()])
         return {key: run.folder for key, run in zip(named, runs, strict=True) if run and run.status == "finished"}
 
-    def tune(self, starts: Mapping[tuple[str, int], Path]) -> dict[tuple[str, str], Choice]:
+    def tune(self, starts: Mapping[tuple[str, int], Path]) -> dict[tuple[str, str], TunedValue]:
         """(regime, point) -> the best value of a tuned regime's setting for that point."""
         design = self.design
         tried = {
@@ -155,18 +153,18 @@ class Sweeps:
             for point in design.points
         }
 
-    def final(self, starts: Mapping[tuple[str, int], Path], choices: Mapping[tuple[str, str], Choice]) -> Outcome:
+    def final(self, starts: Mapping[tuple[str, int], Path], tuned: Mapping[tuple[str, str], TunedValue]) -> Harvest:
         """The runs that the verdicts are about."""
         design = self.design
         asked = {}
         for name, regime in design.regimes.items():
             for point in design.points:
-                value = choices[name, point.label].chosen if regime.tuned else None
+                value = tuned[name, point.label].chosen if regime.tuned else None
                 for seed in design.seeds:
                     asked[name, point.label, seed] = self._job(point, regime, value, seed, starts)
         found = self._sweep("runs", list(asked.values()))
         runs = {key: run for key, run in zip(asked, found, strict=True) if run is not None}
-        return Outcome(runs, choices, self._failed, self._made)
+        return Harvest(runs, tuned, self._failed, self._made)
 
     def _job(
         self, point: Point, regime: Regime, value: Setting, seed: int, starts: Mapping[tuple[str, int], Path]
@@ -195,14 +193,13 @@ class Sweeps:
         return [None if entry is None else found.get(entry.config_hash) for entry in entries]
 
     def _carry_out(self, folder: Path, wanted: Sequence[Entry]) -> None:
-        given = launcher("stacked" if self.design.profile == "gpu" else "local", self.configs)
         # What a sweep says of itself is progress; standard output is for verdicts.
         with contextlib.redirect_stdout(sys.stderr):
             code = carry_out(
                 folder,
                 wanted,
                 command=["claim", "run", self.design.claim.id],
-                options=options(given),
+                options=self.options,
                 notes=compose.notes,
                 retry_failed=self.retry_failed,
                 server=self.server,
@@ -218,7 +215,7 @@ def _all_tried(folder: Path, wanted: Sequence[Entry]) -> bool:
     return all(states.get(mark) in (*plans.OVER, "failed") for mark in asked)
 
 
-def choose(tried: Mapping[Setting, Sequence[Run | None]], metric: str) -> Choice:
+def choose(tried: Mapping[Setting, Sequence[Run | None]], metric: str) -> TunedValue:
     """The value with the best mean validation metric; of equal ones an inner one.
 
     A value at which a run has none (it failed, or diverged where that cannot be counted) comes after all others.
@@ -233,23 +230,12 @@ def choose(tried: Mapping[Setting, Sequence[Run | None]], metric: str) -> Choice
 
     chosen = max(values, key=rank)
     ordered = all(isinstance(value, int | float) for value in values)
-    return Choice(means, chosen, at_edge=ordered and chosen in (values[0], values[-1]))
+    return TunedValue(means, chosen, at_edge=ordered and chosen in (values[0], values[-1]))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def launcher(name: str, configs: Path) -> dict[str, Any]:
-    """The options of a launcher, from its yaml and those that it builds upon."""
-    path = configs / "hydra" / "launcher" / f"{name}.yaml"
-    given: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    inherited: dict[str, Any] = {}
-    for word in given.pop("defaults"):
-        if word != "bnexp":  # the schema, which has no numbers
-            inherited |= launcher(word, configs)
-    return inherited | given
 
 
 def _composed(design: Design, jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:

@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from bnexp.claims import declaration, store
+from bnexp.claims import declaration, judging, store, sweeps
 from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import Design, design
 from bnexp.claims.report.cells import effect
 from bnexp.claims.result import Result, TestResult, conclude
+from bnexp.claims.sweeps import Harvest
 from bnexp.cli.arguments import parser
 from bnexp.compare.cells import duration
 from bnexp.config.shipped import configs_folder
@@ -89,8 +89,7 @@ def _designs(given: argparse.Namespace, configs: Path) -> list[Design]:
     Raises:
         ValueError: something in it is wrong.
     """
-    from bnexp.claims import sweeps
-    from bnexp.claims.exact import EXACT
+    from bnexp.claims.exact import EXACT  # imports torch
 
     names = declaration.ids(configs) if given.all else given.claims
     if not names or (given.all and given.claims):
@@ -115,31 +114,31 @@ def _default_profile() -> str:
 
 def _one(made: Design, configs: Path, server: ForkServer, *, retry_failed: bool) -> int:
     """Run and judge a claim, and say what came of it; the exit code."""
-    from bnexp.claims import exact, judging, sweeps
+    from bnexp.claims import exact  # imports torch
 
     start, folder = time.monotonic(), FOLDER / made.profile / made.claim.id
-    outcome = sweeps.Outcome({}, {}, 0, [])
+    harvest = Harvest({}, {}, 0, [])
     try:
         if made.tests:
-            outcome = sweeps.run(made, folder, configs, server=server, retry_failed=retry_failed)
+            harvest = sweeps.run(made, folder, configs, server=server, retry_failed=retry_failed)
     except sweeps.StoppedError as stop:
         print(f"{made.claim.id}: stopped; the same command goes on", file=sys.stderr, flush=True)
         return int(stop.args[0])
     checks = {name: exact.check(name) for name in made.claim.exact}
     if made.profile == "smoke":
-        return _smoked(made.claim.id, outcome, judging.missing_metrics(made, outcome))
-    concluded = conclude(made, outcome, judging.judged(made, outcome), checks, time.monotonic() - start)
+        return _smoked(made.claim.id, harvest, judging.missing_metrics(made, harvest))
+    concluded = conclude(made, harvest, judging.judged(made, harvest), checks, time.monotonic() - start)
     store.write(folder, concluded)
     print("\n".join(lines(concluded)), flush=True)
-    return int(outcome.failed > 0)
+    return int(harvest.failed > 0)
 
 
-def _smoked(name: str, outcome: Any, faults: Sequence[str]) -> int:
-    failed = f", {outcome.failed} failed" if outcome.failed else ""
-    print(f"{name}: smoke test, {len(outcome.all)} runs{failed}; no verdict", flush=True)
+def _smoked(name: str, harvest: Harvest, faults: Sequence[str]) -> int:
+    failed = f", {harvest.failed} failed" if harvest.failed else ""
+    print(f"{name}: smoke test, {len(harvest.all)} runs{failed}; no verdict", flush=True)
     for fault in faults:
         print(f"  {fault}", file=sys.stderr)
-    return int(bool(outcome.failed or faults))
+    return int(bool(harvest.failed or faults))
 
 
 def lines(result: Result) -> list[str]:

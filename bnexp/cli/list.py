@@ -26,7 +26,7 @@ GROUPS = ("norm", "affine", "model", "data", "init", "optim", "schedule", "probe
 
 
 @dataclass(frozen=True)
-class Choice:
+class Description:
     """What a yaml says of itself.
 
     Attributes:
@@ -42,18 +42,18 @@ class Choice:
     options: tuple[str, ...]
 
 
-def choices(folder: Path) -> list[Choice]:
-    """All choices of a group, by name."""
+def descriptions(folder: Path) -> list[Description]:
+    """The yamls of a group's folder, by name."""
     return [read(path) for path in sorted(folder.glob("*.yaml"))]
 
 
-def read(path: Path) -> Choice:
-    """A yaml as a choice."""
+def read(path: Path) -> Description:
+    """Read a yaml's comments and options."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = [line.removeprefix("# ") for line in lines if line.startswith("# ") and not line.startswith("# @")]
     labels = dict(comment.split(": ", 1) for comment in comments if comment.startswith(tuple(f"{x}: " for x in LABELS)))
     options = tuple(line for line in lines if line and not line.startswith(("#", "name:")))
-    return Choice(path.stem, comments[0] if comments else "", labels, options)
+    return Description(path.stem, comments[0] if comments else "", labels, options)
 
 
 def builder_lines(folder: Path, registry: str) -> dict[str, str]:
@@ -81,23 +81,23 @@ def _registered(node: ast.FunctionDef | ast.ClassDef, registry: str) -> Iterator
                 yield name
 
 
-def norm_blocks(choices: list[Choice], formulas: Mapping[str, str], costs: Path) -> Iterator[str]:
+def norm_blocks(norms: list[Description], formulas: Mapping[str, str], costs: Path) -> Iterator[str]:
     """A paragraph a norm: formula, ranks, behaviour on a batch of one, options, cost and source.
 
     Args:
-        choices: of the group ``norm``.
+        norms: of the group ``norm``.
         formulas: name -> the builder's own line.
         costs: ``benchmarks/norms.json``; it need not be there.
     """
     measured = json.loads(costs.read_text(encoding="utf-8"))["norms"] if costs.exists() else {}
-    for choice in choices:
+    for norm in norms:
         rows = {
-            "formula": formulas.get(choice.name, choice.title),
-            **{label.lower(): choice.labels.get(label, "not said") for label in LABELS},
-            "cost": cost(measured.get(choice.name)),
+            "formula": formulas.get(norm.name, norm.title),
+            **{label.lower(): norm.labels.get(label, "not said") for label in LABELS},
+            "cost": cost(measured.get(norm.name)),
         }
-        head = _row(choice.name, choice.title, indent=0)
-        yield "\n".join([head, *(_row(label, text) for label, text in rows.items()), *_options(choice)])
+        head = _row(norm.name, norm.title, indent=0)
+        yield "\n".join([head, *(_row(label, text) for label, text in rows.items()), *_options(norm)])
 
 
 def cost(measured: Mapping[str, Any] | None) -> str:
@@ -115,9 +115,9 @@ def _row(label: str, text: str, *, indent: int = 2) -> str:
     return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * _TEXT, break_on_hyphens=False)
 
 
-def _options(choice: Choice) -> list[str]:
-    labels = ["options", *[""] * len(choice.options)]
-    return [_row(label, line) for label, line in zip(labels, choice.options, strict=False)]
+def _options(described: Description) -> list[str]:
+    labels = ["options", *[""] * len(described.options)]
+    return [_row(label, line) for label, line in zip(labels, described.options, strict=False)]
 
 
 def main(arguments: list[str]) -> int:
@@ -132,12 +132,12 @@ def main(arguments: list[str]) -> int:
     if wanted == "norm":
         formulas = builder_lines(Path(__file__).parents[1] / "norms", "NORMS")
         costs = folder("benchmarks") / "norms.json"
-        print("\n\n".join(norm_blocks(choices(configs_folder() / "norm"), formulas, costs)))
+        print("\n\n".join(norm_blocks(descriptions(configs_folder() / "norm"), formulas, costs)))
         return 0
     for name in [wanted] if wanted else GROUPS:
         print(name)
-        found = choices(configs_folder() / name)
-        width = max(18, *(len(choice.name) + 2 for choice in found))
-        for choice in found:
-            print(f"  {choice.name:{width}}{choice.title}")
+        found = descriptions(configs_folder() / name)
+        width = max(18, *(len(each.name) + 2 for each in found))
+        for each in found:
+            print(f"  {each.name:{width}}{each.title}")
     return 0

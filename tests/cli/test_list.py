@@ -14,7 +14,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from torch import nn
 
-from bnexp.cli.list import CASES, LABELS, builder_lines, choices, cost, read
+from bnexp.cli.list import CASES, LABELS, builder_lines, cost, descriptions, read
 from bnexp.config.shipped import configs_folder
 from bnexp.models import Units
 from bnexp.models.unit import Unit
@@ -120,7 +120,7 @@ def test_plain_list_has_a_line_a_choice(bnexp):
     lines = bnexp("list").out.splitlines()
     for group in ("norm", "affine", "model", "data", "init", "optim", "schedule", "experiment"):
         start = lines.index(group) + 1
-        found = choices(configs_folder() / group)
+        found = descriptions(configs_folder() / group)
         for line, choice in zip(lines[start:], found, strict=False):
             assert line.split() == [choice.name, *choice.title.split()]
 
