@@ -1,4 +1,4 @@
-"""From the runs of a claim to its verdicts: every test in every regime."""
+"""From the runs of a claim to its verdicts: each test is judged in each of its regimes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NONE, SUPPORTED, V
 from bnexp.compare.statistics import larger_is_better, mcnemar
 from bnexp.runs.collect import Run, Setting, show
 
-# Which sign of the contrast a claim is about.
+# The sign of the contrast that a claim predicts.
 _SIGNS = {"greater": 1, "less": -1, "equal": 0, "at_least": 1}
 _SCALES: Mapping[str, Callable[[float], float]] = {"linear": float, "log": math.log, "log10": math.log10}
 
@@ -26,11 +26,11 @@ class Side:
 
     Attributes:
         weight: in the contrast.
-        points: the point, or all along the axis where a test reduces it.
-        values: seed -> measured number before any scale; None where there is none.
-        diverged: how many of its runs.
-        runs: how many it has.
-        folders: of its runs.
+        points: the point; all points of the arm where the test reduces the axis.
+        values: seed -> measured number, not yet scaled; None where there is none.
+        diverged: how many runs diverged.
+        runs: how many runs there are.
+        folders: of the runs.
     """
 
     weight: float
@@ -46,10 +46,10 @@ class Judged:
     """A test in a regime.
 
     Attributes:
-        sides: by the contrast's names.
-        differences: seed -> weighted sum, over the seeds that have all values.
-        mcnemar: exact p of "both diverge equally often", where two points are compared.
-        notes: what a reader has to know besides.
+        sides: name in the contrast -> side.
+        differences: seed -> weighted sum of the sides; only seeds for which all sides have a value.
+        mcnemar: exact p of "both diverge equally often"; None unless two points are compared.
+        notes: doubts, and seeds that were left out.
     """
 
     test: str
@@ -62,7 +62,7 @@ class Judged:
 
 
 def judged(design: Design, harvest: Harvest) -> list[Judged]:
-    """Every test in each of its regimes."""
+    """Judge every test in each of its regimes."""
     return [
         _Case(design, harvest, name, test, regime).judged()
         for name, test in design.tests.items()
@@ -71,7 +71,7 @@ def judged(design: Design, harvest: Harvest) -> list[Judged]:
 
 
 def missing_metrics(design: Design, harvest: Harvest) -> list[str]:
-    """What finished runs do not have of what tests and figure show; for a smoke test."""
+    """The metrics of tests and figure that finished runs lack; for a smoke test."""
     faults: dict[str, None] = {}
     wanted = [(test.measure, design.regimes_of(test)) for test in design.tests.values()]
     if design.claim.figure.kind != "dots":
@@ -133,7 +133,7 @@ class _Case:
         return self.harvest.runs.get((self.regime, point.label, seed))
 
     def _values(self, points: Sequence[Point]) -> dict[int, float | None]:
-        """Seed -> number, of a point or of all points of an arm; None too where one of its runs has failed."""
+        """Seed -> number of a point, or of all points of an arm; None also where a run has failed."""
         table = {point.value: {seed: self._measured(point, seed) for seed in self.design.seeds} for point in points}
         if self.test.reduce is None:
             return table[points[0].value]
@@ -162,7 +162,7 @@ class _Case:
         """Seed -> weighted sum of scaled values.
 
         Raises:
-            ValueError: a logarithm of a number that has none.
+            ValueError: the logarithm of a number that is not positive.
         """
         for seed in self.design.seeds:
             numbers = {name: side.values[seed] for name, side in sides.items() if side.weight}
@@ -184,7 +184,7 @@ class _Case:
                 yield f"{point.label}: best {regime.key}={show(tuned.chosen)} is on the edge of {_grid(tuned)}"
 
     def _axis_ends(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
-        """Arms whose largest working value is the end of the axis, where a longer axis could turn the verdict."""
+        """Arms that work up to the end of the axis, if a longer axis could change the verdict."""
         reduce = self.test.reduce
         if reduce is None or reduce.kind != "largest":
             return
@@ -192,12 +192,12 @@ class _Case:
         for name, side in sides.items():
             top = side.points[-1].value
             at_top = sum(value == top for value in side.values.values())
-            # A bound from below of an arm that the verdict needs to be large is safe.
+            # If the verdict needs this arm to be large, a longer axis can only confirm it.
             if at_top and sign * side.weight <= 0:
                 yield f"{name}: works up to the end of the axis ({show(top)}) for {at_top} seeds; more may work"
 
     def _axis_step(self, verdict: Verdict) -> Iterator[str]:
-        """A largest working value is known to one step of its axis: an effect must be larger than that to be known."""
+        """A largest working value is known to one step of the axis only, so the effect must exceed that step."""
         reduce, statistics = self.test.reduce, verdict.statistics
         if reduce is None or reduce.kind != "largest" or statistics is None or verdict.word != SUPPORTED:
             return
@@ -208,12 +208,12 @@ class _Case:
             yield "the effect is within the threshold and one step of the axis, to which a largest value is known"
 
     def _one_sided_loss(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
-        """Seeds that are left out because one arm failed there would have spoken against it."""
+        """Seeds without a value on one side, if those values would have counted against the verdict."""
         sign = _SIGNS[self.test.claims] * (1 if verdict.word == SUPPORTED else -1)
         better = 1 if self.larger and self.test.measure.steps_to is None else -1
         for name, side in sides.items():
             lost = sum(side.values[seed] is None for seed in self.design.seeds)
-            # The verdict says that this side is the better one, and what is missing is its failures.
+            # The verdict calls this side the better one, but this side's failures are missing.
             if lost and sign * side.weight * better > 0:
                 yield f"{name}: {lost} seeds have no value, and would have spoken against the verdict"
 
@@ -224,7 +224,7 @@ class _Case:
             yield f"{len(lost)} of {len(self.design.seeds)} seeds left out, where {why}"
 
     def _reached(self, sides: Mapping[str, Side]) -> Iterator[str]:
-        """Share of runs that reached the target."""
+        """How many runs reached the target."""
         if self.test.measure.steps_to is not None and self.test.reduce is None:
             for name, side in sides.items():
                 reached = sum(value is not None for value in side.values.values())

@@ -1,7 +1,7 @@
-"""The runs of a claim: composed, carried out as ordinary sweeps, and read back by their configs.
+"""The runs of a claim: composed, carried out as ordinary sweeps, and found again by their configs.
 
-A claim's folder has up to three sweeps: ``before`` (runs that others start from), ``tune`` and ``runs``. A job is known
-by the hash of its config, so that a changed declaration runs only what is new.
+A claim's folder has up to three sweeps: ``before`` (runs that others start from), ``tune`` and ``runs``. Jobs are
+identified by the hash of their config, so a changed declaration runs only the jobs that are new.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from bnexp.sweep.options import options
 from bnexp.sweep.plan import Entry
 from bnexp.sweep.supervisor import carry_out
 
-# What a run is called, and its words.
+# A run's label and words; no words if the run that it starts from has failed.
 Job = tuple[str, list[str] | None]
 
 
 class StoppedError(Exception):
-    """A signal or a full disk has stopped the sweep; what was done is kept. Its argument is the exit code."""
+    """A signal or a full disk stopped the sweep; finished runs are kept. The argument is the exit code."""
 
 
 @dataclass(frozen=True)
 class TunedValue:
-    """The value that a point is run at in a tuned regime.
+    """The best value of the tuned setting for one point.
 
     Attributes:
-        means: value -> mean validation metric over the tuning seeds; None where no run has one.
-        chosen: the best one.
-        at_edge: it is the first or the last of its grid, so that a better one may lie outside.
+        means: value -> mean tuning metric over the tuning seeds; None where a run has no such metric.
+        chosen: the value with the best mean.
+        at_edge: the chosen value is the first or last of its grid, so a better one may lie outside.
     """
 
     means: Mapping[Setting, float | None]
@@ -52,13 +52,13 @@ class TunedValue:
 
 @dataclass(frozen=True)
 class Harvest:
-    """What the sweeps of a claim came to.
+    """The runs that a claim's sweeps brought in.
 
     Attributes:
-        runs: (regime, point, seed) -> run; those that failed are missing.
-        tuned: (regime, point) -> value, of tuned regimes.
-        failed: runs that have no result.
-        all: every run that was made, tuning included.
+        runs: (regime, point, seed) -> run; failed runs are missing.
+        tuned: (regime, point) -> best value, for tuned regimes.
+        failed: how many runs have no result.
+        all: every run with a result, also those of ``before`` and ``tune``.
     """
 
     runs: Mapping[tuple[str, str, int], Run]
@@ -86,12 +86,12 @@ def check(designs: Sequence[Design], configs: Path) -> None:
 
 
 def _samples(design: Design) -> Iterator[tuple[Regime | None, list[str]]]:
-    """Words of runs that stand for all others of the claim."""
+    """The words of one run for each arm and regime; None as the regime for runs that others start from."""
     for name in design.claim.before:
         yield None, design.words_before(name, 0)
     for point in {point.arm: point for point in design.points}.values():
         start = design.arms[point.arm].init_from
-        from_run = [] if start is None else [f"init_from={start}"]  # its folder is known only when it has run
+        from_run = [] if start is None else [f"init_from={start}"]  # the name, as the folder does not exist yet
         for regime in design.regimes.values():
             words = design.words(point, regime, next(iter(design.grid(regime, point.arm)), None), 0)
             yield regime, [*words, *from_run]
@@ -102,7 +102,7 @@ def run(design: Design, folder: Path, configs: Path, *, server: ForkServer, retr
 
     Raises:
         ValueError: a run's config is wrong.
-        StoppedError: a sweep has not come to its end.
+        StoppedError: a sweep was stopped before its end.
     """
     sweeps = Sweeps(design, folder, configs, server, retry_failed)
     starts = sweeps.before()
@@ -120,7 +120,7 @@ class Sweeps:
         self._failed = 0
 
     def before(self) -> dict[tuple[str, int], Path]:
-        """(name, seed) -> folder of a run that others start from."""
+        """Run what others start from: (name, seed) -> folder."""
         design = self.design
         tunes = any(regime.tuned for regime in design.regimes.values())
         seeds = (*design.seeds, *design.tuning_seeds) if tunes else design.seeds
@@ -129,7 +129,7 @@ class Sweeps:
         return {key: run.folder for key, run in zip(named, runs, strict=True) if run and run.status == "finished"}
 
     def tune(self, starts: Mapping[tuple[str, int], Path]) -> dict[tuple[str, str], TunedValue]:
-        """(regime, point) -> the best value of a tuned regime's setting for that point."""
+        """Run the grids of the tuned regimes: (regime, point) -> best value."""
         design = self.design
         tried = {
             (name, point, value, seed): self._job(point, regime, value, seed, starts)
@@ -154,7 +154,7 @@ class Sweeps:
         }
 
     def final(self, starts: Mapping[tuple[str, int], Path], tuned: Mapping[tuple[str, str], TunedValue]) -> Harvest:
-        """The runs that the verdicts are about."""
+        """Run the points with the seeds of the verdicts."""
         design = self.design
         asked = {}
         for name, regime in design.regimes.items():
@@ -169,7 +169,7 @@ class Sweeps:
     def _job(
         self, point: Point, regime: Regime, value: Setting, seed: int, starts: Mapping[tuple[str, int], Path]
     ) -> Job:
-        """A run; without words where the run that it starts from has failed."""
+        """The label and words of a run."""
         tuned = f",{regime.key}={show(value)}" if regime.tuned else ""
         label, words = f"{point.label}{tuned},seed={seed}", self.design.words(point, regime, value, seed)
         name = self.design.arms[point.arm].init_from
@@ -179,7 +179,7 @@ class Sweeps:
         return label, None if start is None else [*words, f"init_from='{start}'"]
 
     def _sweep(self, name: str, jobs: Sequence[Job]) -> list[Run | None]:
-        """Carry out jobs, and find their runs, in their order."""
+        """Carry out jobs; return their runs in the same order, None for a job without a result."""
         configs = iter(_composed(self.design, [words for _, words in jobs if words is not None], self.configs))
         entries = [None if words is None else _entry(label, words, next(configs)) for label, words in jobs]
         wanted = list({entry.config_hash: entry for entry in entries if entry is not None}.values())
@@ -193,7 +193,7 @@ class Sweeps:
         return [None if entry is None else found.get(entry.config_hash) for entry in entries]
 
     def _carry_out(self, folder: Path, wanted: Sequence[Entry]) -> None:
-        # What a sweep says of itself is progress; standard output is for verdicts.
+        # A sweep prints its progress; standard output is for verdicts.
         with contextlib.redirect_stdout(sys.stderr):
             code = carry_out(
                 folder,
@@ -209,16 +209,16 @@ class Sweeps:
 
 
 def _all_tried(folder: Path, wanted: Sequence[Entry]) -> bool:
-    """Whether each job has come to an end or failed; not so after a signal or on a full disk."""
+    """Whether each job has ended or failed. After a signal, or on a full disk, some have done neither."""
     asked = {entry.config_hash for entry in wanted}
     states = {entry.config_hash: entry.state for entry in plans.read(folder).entries}
     return all(states.get(mark) in (*plans.OVER, "failed") for mark in asked)
 
 
 def choose(tried: Mapping[Setting, Sequence[Run | None]], metric: str) -> TunedValue:
-    """The value with the best mean validation metric; of equal ones an inner one.
+    """The value with the best mean tuning metric; among equal values, one inside the grid.
 
-    A value at which a run has none (it failed, or diverged where that cannot be counted) comes after all others.
+    A value at which a run has no metric (it failed, or diverged and the metric has no chance level) ranks last.
     """
     values = list(tried)
     means = {value: _mean([run.value(metric) if run else None for run in tried[value]]) for value in values}
@@ -246,6 +246,6 @@ def _composed(design: Design, jobs: Sequence[Sequence[str]], configs: Path) -> l
 
 
 def _entry(label: str, words: Sequence[str], config: dict[str, Any]) -> Entry:
-    """A job named by what it is and its hash, so that a changed declaration never meets an old folder."""
+    """A job whose name ends in its config's hash, so that a changed declaration gets a new folder."""
     mark = config_hash(config)
     return Entry(f"{run_name([label])}-{mark[:8]}", list(words), config, mark)

@@ -21,7 +21,7 @@ from bnexp.config.shipped import configs_folder
 from bnexp.sweep.fork_server import ForkServer
 
 FOLDER = Path("outputs/claims")
-# Exit codes above are those of signals, after which no further claim is begun.
+# Exit codes above this come from signals, after which no further claim is started.
 _SIGNALLED = 128
 
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     """Run the command.
 
     Raises:
-        ValueError: a claim, profile, key or value that is not there, in one line; nothing has been run.
+        ValueError: a claim, profile, key or value does not exist, in one line; nothing has been run.
     """
     given, configs = _options().parse_args(arguments), configs_folder()
     if given.command == "list":
@@ -71,7 +71,7 @@ def _minutes(claim: Claim) -> str:
 def _run(given: argparse.Namespace, configs: Path) -> int:
     start, code = time.monotonic(), 0
     with contextlib.closing(ForkServer()) as server:
-        server.begin()  # it imports torch while the declarations are read and composed
+        server.begin()  # the server imports torch while the declarations are read and composed
         designs = _designs(given, configs)
         for made in designs:
             ended = _one(made, configs, server, retry_failed=given.retry_failed)
@@ -84,10 +84,10 @@ def _run(given: argparse.Namespace, configs: Path) -> int:
 
 
 def _designs(given: argparse.Namespace, configs: Path) -> list[Design]:
-    """What is to be run, everything checked.
+    """The designs of the claims to run, checked.
 
     Raises:
-        ValueError: something in it is wrong.
+        ValueError: a declaration or one of its settings is wrong.
     """
     from bnexp.claims.exact import EXACT  # imports torch
 
@@ -113,7 +113,7 @@ def _default_profile() -> str:
 
 
 def _one(made: Design, configs: Path, server: ForkServer, *, retry_failed: bool) -> int:
-    """Run and judge a claim, and say what came of it; the exit code."""
+    """Run and judge a claim, and print its verdicts; returns the exit code."""
     from bnexp.claims import exact  # imports torch
 
     start, folder = time.monotonic(), FOLDER / made.profile / made.claim.id
@@ -142,7 +142,7 @@ def _smoked(name: str, harvest: Harvest, faults: Sequence[str]) -> int:
 
 
 def lines(result: Result) -> list[str]:
-    """A result for a terminal: the claim, then a line a test and regime, and a line an exact check."""
+    """A result for a terminal: a line for the claim, one for each test and regime, one for each exact check."""
     failed = f", {result.failed} failed" if result.failed else ""
     head = f"{result.claim} ({result.profile}): {result.runs} runs{failed}, {result.seconds:.0f} s"
     tests = [

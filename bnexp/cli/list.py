@@ -1,4 +1,4 @@
-"""What can be chosen, for ``bnexp list``: read from the files, importing neither torch nor the builders."""
+"""``bnexp list``: what can be chosen, read from the yaml files without importing torch or the builders."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from bnexp.config.shipped import configs_folder, folder
 
 _WIDTH = 100
 _TEXT = 14  # the column in which texts begin
-# The lines in a norm's yaml under the first, each `# Label: text`.
+# The comment lines in a norm's yaml below the first, each `# Label: text`.
 LABELS = ("Ranks", "Batch of 1", "Source")
-# The cases of benchmarks/norms.json, and how the costs are read out.
+# Case in benchmarks/norms.json -> how the cost is worded.
 CASES = {"vectors": "on vectors", "maps": "on maps", "lenet": "in a LeNet step"}
 
 
@@ -27,13 +27,13 @@ GROUPS = ("norm", "affine", "model", "data", "init", "optim", "schedule", "probe
 
 @dataclass(frozen=True)
 class Description:
-    """What a yaml says of itself.
+    """The description of a choice in its yaml.
 
     Attributes:
-        name: the word typed.
-        title: the first line of its comment.
-        labels: label -> text, of the further comment lines `# Label: text`.
-        options: the lines of the options with their numbers, as they stand there.
+        name: the word to type.
+        title: the first comment line.
+        labels: label -> text, from comment lines `# Label: text`.
+        options: the lines of the options, with their numbers.
     """
 
     name: str
@@ -60,8 +60,8 @@ def builder_lines(folder: Path, registry: str) -> dict[str, str]:
     """Registered name -> first line of the builder's docstring, from the sources of a folder.
 
     Args:
-        folder: of the modules whose functions are decorated by ``@REGISTRY.register("name")``.
-        registry: the variable's name, as ``NORMS``.
+        folder: holds modules whose functions are decorated with ``@REGISTRY.register("name")``.
+        registry: the name of the registry's variable, such as ``NORMS``.
     """
     found: dict[str, str] = {}
     for path in sorted(folder.glob("*.py")):
@@ -82,12 +82,12 @@ def _registered(node: ast.FunctionDef | ast.ClassDef, registry: str) -> Iterator
 
 
 def norm_blocks(norms: list[Description], formulas: Mapping[str, str], costs: Path) -> Iterator[str]:
-    """A paragraph a norm: formula, ranks, behaviour on a batch of one, options, cost and source.
+    """A paragraph for each norm: formula, ranks, behaviour on a batch of one, source, cost and options.
 
     Args:
-        norms: of the group ``norm``.
-        formulas: name -> the builder's own line.
-        costs: ``benchmarks/norms.json``; it need not be there.
+        norms: the choices of the group ``norm``.
+        formulas: name -> first line of the builder's docstring.
+        costs: ``benchmarks/norms.json``, which may be missing.
     """
     measured = json.loads(costs.read_text(encoding="utf-8"))["norms"] if costs.exists() else {}
     for norm in norms:
@@ -101,7 +101,7 @@ def norm_blocks(norms: list[Description], formulas: Mapping[str, str], costs: Pa
 
 
 def cost(measured: Mapping[str, Any] | None) -> str:
-    """Time of a forward and backward pass relative to ``none``, for a person."""
+    """Time of a forward and backward pass relative to ``none``, as a sentence."""
     if measured is None:
         return "not measured"
     ratios = {CASES[case]: measured[case].get("ratio") for case in CASES}
@@ -121,7 +121,7 @@ def _options(described: Description) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """``bnexp list [GROUP]``: every yaml with the first line of its comment; ``bnexp list norms``: all about them."""
+    """``bnexp list [GROUP]``: every choice with its first comment line; ``bnexp list norms``: a paragraph each."""
     options = parser("list", "What can be chosen, each with a line and its source.")
     options.add_argument("group", nargs="?", help=", ".join(GROUPS))
     group = options.parse_args(arguments).group

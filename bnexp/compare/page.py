@@ -20,7 +20,7 @@ _HERE = Path(__file__)
 
 
 def write(path: Path, comparison: Comparison) -> None:
-    """One HTML file that needs nothing but itself: sortable tables, inline figures, links to the run folders."""
+    """Write one HTML file that loads no other file: sortable tables, inline figures, links to the run folders."""
     drawn = [Figure(svg, caption) for caption, svg in figures.inline(comparison.arms, comparison.metric)]
     content = string.Template(_HERE.with_name("page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(_title(comparison)),
@@ -72,7 +72,7 @@ def _runs(comparison: Comparison, here: Path) -> Table:
 
 
 def _in_order(arm: Arm) -> Iterator[tuple[bool, Run]]:
-    """The runs by seed, each with whether it is the first."""
+    """The runs by seed, each with True if it is the first."""
     runs = sorted(arm.runs, key=lambda run: (run.seed, run.folder))
     return ((number == 0, run) for number, run in enumerate(runs))
 

@@ -111,7 +111,7 @@ def _choices(comparison: Comparison) -> Table:
 
 
 def _table(title: str, arms: Sequence[Arm], header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
-    """A table whose first columns are the settings that set the arms apart; every number leads to the arm's runs."""
+    """A table that begins with the settings in which the arms differ; all cells of a row link to the arm's runs."""
     keys = swept(arms)
     named = [_settings(arm, keys) or [Cell(arm.label, arm.label)] for arm in arms]
     header = [*(list(map(short, keys)) or ["arm"]), *header]
@@ -123,12 +123,12 @@ def _table(title: str, arms: Sequence[Arm], header: Sequence[str], rows: Sequenc
 
 
 def anchor(arm: Arm) -> str:
-    """Where the runs of an arm begin in a page; a label may hold anything, its checksum may not."""
+    """The anchor of an arm's first run in a page: a checksum, since a label may hold characters that anchors cannot."""
     return f"arm-{zlib.crc32(arm.label.encode()):08x}"
 
 
 def swept(arms: Iterable[Arm]) -> list[str]:
-    """The settings that set the arms apart, in order."""
+    """The settings in which the arms differ, in order."""
     return list(dict.fromkeys(key for arm in arms for key in arm.settings))
 
 
@@ -162,7 +162,7 @@ def _setting(value: Setting) -> Cell:
 
 
 def _stable(row: Row) -> Cell:
-    """The largest stable learning rate; no larger one was tried where it stands at the end of the grid."""
+    """The largest stable learning rate, with ≥ if it is the end of the grid, so that no larger one was tried."""
     if row["largest_stable"] is None:
         return Cell(BLANK if row["grid"] == "" else "none", "")
     cell = _setting(row["largest_stable"])

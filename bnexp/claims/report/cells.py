@@ -1,4 +1,4 @@
-"""Numbers of claims as a reader sees them: effects in points or as ratios, p-values, verdicts, small pictures."""
+"""Table cells of the report: effects in points or as ratios, verdicts, intervals as text and as small pictures."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from bnexp.claims.result import SideResult, TestResult
 from bnexp.compare.blocks import Cell
 from bnexp.compare.cells import BLANK, decimals, duration
 
-# What a claim says of its effect.
+# The effects that a test claims; ``low`` and ``high`` are minus and plus the smallest effect of interest.
 _CLAIMED = {"greater": "above {high}", "less": "below {low}", "equal": "{low} to {high}", "at_least": "above {low}"}
 _STRIP = (132, 16)  # width and height of the small interval pictures
 _STRIP_ENDS = 12  # smallest effects of interest between 0 and their ends, on an asinh scale
 
 
 def core_time(seconds: float) -> str:
-    """Seconds as a time of cores."""
+    """Seconds as core time, with their unit."""
     return f"{duration(seconds).text} of core time"
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun."""
+    """A number and its noun, in the plural where it needs one."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def verdict(test: TestResult) -> Cell:
-    """The word, with why."""
+    """The verdict, with its detail in brackets."""
     word = f"{test.verdict} ({test.detail})" if test.detail else test.verdict
     return Cell(word, test.verdict, kind=test.verdict.replace(" ", "-"))
 
 
 def effect_cell(test: TestResult) -> Cell:
-    """The effect, and which arms it compares."""
+    """The effect, with the compared arms as a note."""
     shown = effect(test, lead="")
     return Cell(shown, test.mean, note=_contrast(test) if shown else "")
 
 
 def _contrast(test: TestResult) -> str:
-    """Which arm minus which; over which, for ratios."""
+    """The compared arms: a - b, or a / b for ratios."""
     weights = {name: side.weight for name, side in test.sides.items() if side.weight}
     if test.scale == "linear":
         terms = (f"{'+' if weight > 0 else '-'} {_times(weight)}{name}" for name, weight in weights.items())
@@ -73,7 +73,7 @@ def effect(test: TestResult, lead: str = ", ") -> str:
 
 
 def _unit(test: TestResult) -> tuple[Callable[[float], float], str, str]:
-    """How a difference is shown: conversion, unit, and what stands before it."""
+    """How a difference is shown: conversion, unit behind it, word before it."""
     if test.scale == "log10":
         return lambda x: 10.0 ** min(x, 300), "", "ratio "
     if test.scale == "log":
@@ -109,7 +109,7 @@ def strip(test: TestResult) -> str:
 
 
 def _place(effects: float) -> float:
-    """Where a number of smallest effects of interest stands on a strip, which ends at its edges."""
+    """The place on a strip of an effect in units of the smallest effect of interest; the strip's ends are limits."""
     width, _ = _STRIP
     place = math.asinh(max(-_STRIP_ENDS, min(_STRIP_ENDS, effects))) / math.asinh(_STRIP_ENDS)
     return 5 + (width - 10) * (1 + place) / 2

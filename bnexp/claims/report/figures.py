@@ -1,4 +1,4 @@
-"""The picture of a claim: learning curves, values over an axis, or the differences of its tests, seed by seed."""
+"""The figure of a claim: learning curves, values over an axis, or the differences of its tests, seed by seed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from bnexp.compare.figures import COLOURS, INK, STYLE, Picture, embedded
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Values of an axis that span more than this are drawn on a logarithmic one.
+# Values of an axis are drawn on a logarithmic scale if their ratio is at least this.
 _DECADE = 10
 _MOST_PANELS = 3
-# Ticks of a scale of differences, every second one where they reach far.
+# Ticks of differences; every second one if the scale reaches beyond _FAR.
 _TICKS = (1, 3, 10, 30, 100, 300, 1000)
 _FAR = 100
-# Verdicts have the page's colours for them; all others are inconclusive or none.
+# Verdict -> its colour in PNG, and its name in the page's CSS; _OPEN is for all other verdicts.
 _VERDICTS = {"supported": ("#00795a", "--good"), "contradicted": ("#b8480a", "--bad")}
 _OPEN = ("#66666b", "--soft")
 
 
 def draw(result: Result) -> Picture | None:
-    """A claim's picture; None where there is nothing to draw."""
+    """A claim's figure; None if there is nothing to draw."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
@@ -35,12 +35,12 @@ def draw(result: Result) -> Picture | None:
 
 
 def save(picture: Picture, folder: Path) -> None:
-    """As PNG, for pages that cannot hold an SVG."""
+    """Write the figure as PNG, for the Markdown page."""
     picture.figure.savefig(folder / f"{picture.name}.png", dpi=160)
 
 
 def inline(picture: Picture) -> str:
-    """As an ``<svg>`` that takes the page's colours."""
+    """The figure as an ``<svg>`` element in the page's colours, for the HTML page."""
     svg = embedded(picture)
     for colour, name in (*_VERDICTS.values(), _OPEN):
         svg = svg.replace(colour, f"var({name})")

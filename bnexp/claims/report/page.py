@@ -1,4 +1,4 @@
-"""The results of claims as one page: HTML that needs nothing but itself, and Markdown with pictures beside it."""
+"""The results of claims as one page: a single HTML file, and Markdown with PNG figures beside it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _VERDICTS = ("supported", "contradicted", "inconclusive", "no verdict")
 
 
 def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Path]:
-    """``claims.html``, and ``claims.md`` with a PNG a claim.
+    """Write ``claims.html``, and ``claims.md`` with a PNG a claim.
 
     Args:
-        folder: where they are put.
+        folder: for the files.
         results: as ``store.read_all`` returns them.
-        runs_at: what the folders of runs in them are relative to.
+        runs_at: the folder that the results' run folders are relative to.
 
     Returns:
-        The two pages.
+        Paths of the two pages.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {result.claim: figures.draw(result) for result in results}

@@ -1,4 +1,4 @@
-"""What the page says of one claim: origin, picture, tests, arms, tuning, exact checks, literature, declaration."""
+"""The page's section on one claim: origin, figure, tests, arms, tuning, exact checks, literature, declaration."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from bnexp.compare.cells import BLANK, number, probability
 from bnexp.compare.figures import Picture
 
 Rows = list[list[str | Cell]]
-# What marks a p that is not of "no difference" in two directions.
+# Marks a p that is from one-sided tests.
 _P_MARKS = {"equal": " (=)", "at_least": " (≥)"}
-# At this size a figure's text is as large as the page's.
+# At this size the text in a figure is as large as the page's text.
 _PIXELS_PER_INCH = 100
 _RUNS = "Runs (on the machine that made them)"
 
 
 def section(result: Result, picture: Picture | None, runs_at: str) -> Iterator[Block]:
-    """Everything about a claim; ``runs_at`` is what its folders are relative to, as seen from the page."""
+    """Everything about a claim; ``runs_at`` leads from the page to the folder that run folders are relative to."""
     yield Heading(2, result.sentence, result.claim)
     yield Text(_origin(result), kind="meta")
     if picture is not None:
@@ -107,7 +107,7 @@ def _notes(test: TestResult) -> Iterator[str]:
 
 
 def _noise_floor(result: Result) -> Iterator[str]:
-    """What the number of test images alone does to accuracies."""
+    """The standard error of accuracies that comes from the number of test images alone."""
     floors = [100 * test.noise_floor for test in result.tests if test.noise_floor is not None]
     if floors:
         span = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (min(floors), max(floors))))
@@ -115,7 +115,7 @@ def _noise_floor(result: Result) -> Iterator[str]:
 
 
 def _settings(result: Result) -> str:
-    """What each arm sets, and what its name with a value means, as declared."""
+    """The declared settings of each arm, and the setting behind ``name@value``."""
     declared = _declared(result)
     skipped = declared["profiles"].get(result.profile, {}).get("skip_arms", [])
     arms = [f"{name}: {_sets(arm)}" for name, arm in declared["arms"].items() if name not in skipped]
@@ -124,12 +124,12 @@ def _settings(result: Result) -> str:
 
 
 def _declared(result: Result) -> Any:
-    """The declaration as its yaml has it, all values as words."""
+    """The declaration as written in its yaml; all values are words."""
     return yaml.load(result.declaration, yaml.BaseLoader)
 
 
 def _sets(arm: Any) -> str:
-    """Of an arm as its yaml has it: a list, or a mapping where it starts from another run."""
+    """The settings of an arm as declared: a list, or a mapping if the arm starts from another run."""
     given = arm if isinstance(arm, dict) else {"settings": arm}
     start = [f"starts from {given['init_from']}"] if "init_from" in given else []
     return ", ".join([*given["settings"], *start]) or "nothing of its own"
