@@ -48,6 +48,7 @@ def _line(entry: Entry, accuracy: float | None, seconds: float) -> str:
 def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str]:
     """How the jobs that were asked for stand, all failures one by one, and what can be done next."""
     folder = shlex.quote(str(plan.folder))
+    again = " ".join(["bnexp resume", folder, *(["--imports", ",".join(plan.imports)] if plan.imports else [])])
     states = [entry.state for entry in asked]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     failed = [entry for entry in asked if entry.state == "failed"]
@@ -55,9 +56,9 @@ def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str
     lines += [f"stopped: {trouble}"] if trouble else []
     lines += [f"sweep: {counted}, of {len(asked)} jobs in {folder}"]
     if not all(entry.over or entry.state == "failed" for entry in asked):
-        lines += [f"go on with: bnexp resume {folder}"]
+        lines += [f"go on with: {again}"]
     if failed:
-        lines += [f"try the failed again: bnexp resume {folder} --retry-failed"]
+        lines += [f"try the failed again: {again} --retry-failed"]
     if any(entry.over for entry in asked):
         lines += [f"results: bnexp compare {folder}"]
     return lines

@@ -91,6 +91,11 @@ class Plan:
         """The files of a job."""
         return SweepPaths(self.folder).job(entry.name)
 
+    @property
+    def imports(self) -> list[str]:
+        """The modules that its jobs name."""
+        return list(dict.fromkeys(name for entry in self.entries for name in entry.config.get("imports", ())))
+
     def write(self) -> None:
         """Put the plan on the disk.
 
@@ -102,7 +107,10 @@ class Plan:
         write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(content))
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
-        """Take jobs into the plan, those that are there already as they stand; returns what was asked for.
+        """Take jobs into the plan, and return what was asked for.
+
+        Of a job that is there already, its state is kept. What is typed now decides what is imported and where data
+        are: a plan may come from anywhere, and the hash of a config says nothing of them.
 
         Raises:
             ValueError: a job of another config has the name of a new one.
@@ -110,7 +118,10 @@ class Plan:
         by_hash = {entry.config_hash: entry for entry in self.entries}
         by_name = {entry.name: entry for entry in self.entries}
         for new in wanted:
-            if new.config_hash not in by_hash:
+            known = by_hash.get(new.config_hash)
+            if known is not None:
+                known.config, known.overrides = new.config, new.overrides
+            else:
                 _refuse_change(self.folder / new.name, by_name.get(new.name), new.config)
                 self.entries.append(new)
                 by_hash[new.config_hash] = new
@@ -174,6 +185,8 @@ def read(folder: Path) -> Plan:
         found = [Entry(**job) for job in saved["jobs"]]
         for entry in found:
             from_dict(entry.config)
+            if config_hash(entry.config) != entry.config_hash:
+                raise ValueError(f"the config of {entry.name} was changed")
             _require_inside(entry.name)
         return Plan(folder, saved["command"], options(saved["launcher"]), found)
     except (ValueError, KeyError, TypeError, OSError) as error:

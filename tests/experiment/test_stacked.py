@@ -234,7 +234,7 @@ def test_a_killed_stack_goes_on(place, quiet):
     process.communicate()
     until(lambda: not survivors(place), 5)
     (place / "slow").unlink()
-    answer = Ended(begin(place, "resume", "s"))
+    answer = Ended(begin(place, "resume", "s", "--imports", "my_norms"))
     assert answer.code == 0, answer
     for folder in quiet.glob("*/"):
         agree(place / "s" / folder.name, folder)

@@ -59,7 +59,7 @@ def sweep(place: Path, *words: str, **options) -> Ended:
 
 
 def resume(place: Path, *words: str) -> Ended:
-    return Ended(begin(place, "resume", "s", *words))
+    return Ended(begin(place, "resume", "s", "--imports", "my_norms", *words))
 
 
 def result(folder: Path) -> tuple[str, bytes]:
