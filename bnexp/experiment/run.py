@@ -60,7 +60,9 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
         try:
             return _run_in_folders(jobs, setup, stop)
         except OSError as error:
-            raise StorageFailedError(f"{folder}: {error.strerror or error}; what was saved is kept") from None
+            raise StorageFailedError(
+                f"{error.filename or folder}: {error.strerror or error}; what was saved is kept"
+            ) from None
 
 
 @contextmanager
@@ -78,7 +80,7 @@ def _remembered() -> Iterator[Sequence[logging.LogRecord]]:
 
 
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:
-    resumed = [_load(setup, row, job, repair=True) for row, job in enumerate(jobs)]
+    resumed = [_load(setup, row, job, to_go_on=True) for row, job in enumerate(jobs)]
     with ExitStack() as open_books:
         books = [_open_book(job, setup, state) for job, state in zip(jobs, resumed, strict=True)]
         for book in books:
@@ -102,19 +104,42 @@ def _can_go_on(error: Exception, members: int) -> bool:
     return isinstance(error, OSError) or (isinstance(error, torch.OutOfMemoryError) and members > 1)
 
 
-def _load(setup: Setup, row: int, job: Job, *, repair: bool) -> checkpoint.State | None:
+def _load(setup: Setup, row: int, job: Job, *, to_go_on: bool) -> checkpoint.State | None:
     """Put a member back to its last checkpoint, if there is one.
 
     Raises:
         ValueError: no checkpoint is usable, or it is that of another config.
     """
-    state = checkpoint.load(job.folder, repair=repair)
+    state = checkpoint.load(job.folder, to_go_on=to_go_on)
     if state is None:
         return None
     if state.get("config_hash") != config_hash(to_dict(job.config)):
         raise ValueError(f"{job.folder}: the checkpoint is that of another config than run.json describes")
-    setup.load(row, state)
+    try:
+        _require_kind(setup.state(row), state, "state")
+        if not 0 <= state["step"] <= setup.training.cadence.steps:
+            raise TypeError(f"step {state['step']}, of {setup.training.cadence.steps}")
+        setup.load(row, state)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        fault = f"not a checkpoint of this version of bnexp ({' '.join(str(error).split())})"
+        raise ValueError(f"{RunPaths(job.folder).checkpoint}: {fault}; delete checkpoint*.pt to start again") from None
     return state
+
+
+def _require_kind(own: Any, saved: Any, where: str) -> None:
+    """Refuse what is of another kind than a run would save; what only one of the two has is left to ``Setup.load``.
+
+    Raises:
+        TypeError: a number stands for a tensor, say, or the numbers of a tensor are of another type.
+    """
+    if isinstance(own, dict) and isinstance(saved, dict):
+        for key in own.keys() & saved.keys():
+            _require_kind(own[key], saved[key], f"{where}.{key}")
+    elif isinstance(own, torch.Tensor) and isinstance(saved, torch.Tensor):
+        if own.dtype != saved.dtype:
+            raise TypeError(f"{where}: {saved.dtype}, not {own.dtype}")
+    elif not isinstance(saved, int | float if isinstance(own, float) else type(own)):
+        raise TypeError(f"{where}: another kind of value")
 
 
 @contextmanager
@@ -230,7 +255,8 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
     """Write a member's checkpoint, behind all entries it stands for; weights that are not finite are never saved."""
     if setup.finite(row):
         book.flush()
-        checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
+        state = {"config_hash": book.facts["config_hash"], **setup.state(row)}
+        checkpoint.save(book.folder, state, book.marks)
         progress = setup.training.progress
         if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else its end is told at once
             book.update("running", step=progress.step)
@@ -256,7 +282,7 @@ def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str,
         ValueError: there is no checkpoint, or no such split.
     """
     setup = build([job.config], stacked=False, resumed=[True])
-    state = _load(setup, 0, job, repair=False)
+    state = _load(setup, 0, job, to_go_on=False)
     if state is None:
         raise ValueError(f"{job.folder}: has no checkpoint; none was saved before it ended, or none yet")
     return state["step"], list(setup.compare_statistics(split))

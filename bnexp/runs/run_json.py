@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bnexp.runs import digest
 from bnexp.runs.paths import RUN_JSON, RunPaths, SweepPaths
 from bnexp.runs.storage import held, write_atomically
 
@@ -45,6 +46,10 @@ def read(folder: Path) -> dict[str, Any]:
     fault = _fault(run)
     if fault:
         raise ValueError(f"{path}: damaged ({fault})")
+    try:
+        digest.require_unchanged(run)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return run
 
 
@@ -95,7 +100,7 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         OSError: it could not be written; the old one is untouched.
     """
-    write_atomically(RunPaths(folder).run_json, json_text(facts))
+    write_atomically(RunPaths(folder).run_json, json_text(facts, signed=True))
 
 
 def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Sequence[str]) -> None:
@@ -117,9 +122,12 @@ def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Se
         write(folder, {**known, "format": FORMAT, "status": "failed", "failure": failure})
 
 
-def json_text(content: Any) -> bytes:
-    """Readable, strict JSON; numbers that are not finite are null."""
-    return json.dumps(_without_nan(content), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+def json_text(content: Mapping[str, Any], *, signed: bool = False) -> bytes:
+    """Readable, strict JSON; numbers that are not finite are null. ``signed`` adds a digest, which readers check."""
+    plain = _without_nan(content)
+    if signed:
+        plain["digest"] = digest.of_json(plain)
+    return json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def _without_nan(node: Any) -> Any:

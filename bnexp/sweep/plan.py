@@ -15,7 +15,7 @@ from typing import Any
 
 from bnexp.config import names
 from bnexp.config.schema import config_hash, differences, from_dict, shape
-from bnexp.runs import run_json
+from bnexp.runs import digest, run_json
 from bnexp.runs.paths import RunPaths, SweepPaths
 from bnexp.runs.storage import write_atomically
 from bnexp.sweep.options import Options, options
@@ -104,7 +104,7 @@ class Plan:
         """
         jobs = [asdict(entry) for entry in self.entries]
         content = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
-        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(content))
+        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(content, signed=True))
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
         """Take jobs into the plan, and return what was asked for.
@@ -182,6 +182,7 @@ def read(folder: Path) -> Plan:
         saved = json.loads(path.read_text(encoding="utf-8"))
         if saved["format"] != FORMAT:
             raise ValueError(f"format {saved['format']}")
+        digest.require_unchanged(saved)
         found = [Entry(**job) for job in saved["jobs"]]
         for entry in found:
             from_dict(entry.config)

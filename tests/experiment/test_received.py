@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -162,3 +163,37 @@ def test_a_job_whose_config_is_not_that_of_its_hash_is_not_trained(bnexp, swept)
     assert answer.code == 2
     assert "was changed" in answer.err
     assert not (swept / "seed=1").exists()
+
+
+def test_a_digit_of_a_result_that_was_changed_is_told_by_whoever_reads_it(bnexp, swept):
+    path = swept / "seed=0" / "run.json"
+    said = json.loads(path.read_text())
+    said["final"]["test/accuracy"] += 0.1
+    path.write_text(json.dumps(said))
+    for words in (["resume", "got/seed=0"], ["evaluate", "got/seed=0"], ["resume", "got"]):
+        answer = bnexp(*words)
+        assert (answer.code, answer.err.count("\n")) == (2, 1)
+        assert "got/seed=0/run.json: changed since it was written; put it back" in answer.err
+    shutil.copytree(swept / "seed=0", swept / "older")
+    rewritten(swept / "older" / "run.json", "seed=0", "older")  # as of a version without digests
+    found = json.loads(bnexp("compare", "got", "--format", "json").out)
+    assert "Folders skipped: 1 (1 x run.json: changed since it was written" in " ".join(found["notes"])
+    assert [list(arm["values"].values()) for arm in found["arms"]] == [[pytest.approx(said["final"]["test/accuracy"])]]
+
+
+def test_a_digit_of_a_plan_that_was_changed_is_told(bnexp, swept):
+    path = swept / "sweep.json"
+    path.write_text(path.read_text().replace('"tries": 1', '"tries": 2', 1))
+    answer = bnexp("resume", "got")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "sweep.json: cannot be read (changed since it was written; put it back" in answer.err
+
+
+def test_the_digest_is_that_of_the_documented_form_and_does_not_depend_on_the_layout(bnexp, swept):
+    for path in (swept / "sweep.json", swept / "seed=0" / "run.json"):
+        said = json.loads(path.read_text())
+        rest = {key: value for key, value in said.items() if key != "digest"}
+        canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+        assert said["digest"] == hashlib.sha256(canonical.encode()).hexdigest()
+        path.write_text(json.dumps(said, sort_keys=True, indent=4))
+    assert bnexp("resume", "got").code == 0
