@@ -68,7 +68,10 @@ def read_source(config: TrainConfig) -> Source:
         raise ValueError(f"{said}: {error}") from None
     if state is None:
         raise ValueError(f"{said}: this run has no checkpoint")
-    return Source(said, run["config"], state["step"], state["parameters"], state["buffers"])
+    try:
+        return Source(said, run["config"], state["step"], state["parameters"], state["buffers"])
+    except KeyError as error:
+        raise ValueError(f"{said}: its checkpoint has no {error.args[0]}; not one of this version of bnexp") from None
 
 
 @dataclass(frozen=True)
