@@ -87,7 +87,7 @@ FAULTS = {
     "kill": "killed by SIGKILL (out of memory?)",
     "exit": "ended with exit code 3 before its last step",
     "exit 0": "ended with exit code 0 before its last step",
-    "hang": "no end after 8 s",
+    "hang": "not finished after 8 s",
     "memory": "memory",
 }
 
