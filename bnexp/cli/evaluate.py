@@ -1,4 +1,4 @@
-"""``bnexp evaluate``."""
+"""``bnexp evaluate``: a run's last checkpoint under three kinds of statistics."""
 
 from __future__ import annotations
 

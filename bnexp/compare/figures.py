@@ -1,7 +1,7 @@
-"""The pictures of a comparison: learning curves, final values, and a heat map of two swept settings.
+"""The figures of a comparison: learning curves, final values, and a heat map of two swept settings.
 
-Colours are those of Okabe & Ito (2008), which colour-blind readers can tell apart, without the yellow that is lost on
-white. matplotlib is imported where it is used and no global state of it is touched.
+The colours are from Okabe & Ito (2008), without their yellow, which is hard to see on white; colour-blind readers can
+tell them apart. matplotlib is imported where it is used, and its global state is left alone.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
 DASHES = ("-", "--", ":", "-.")
 INK = "#1c1c1e"
-# Beyond these a reader cannot tell the arms apart; the best ones are drawn.
+# With more arms than these, only the best are drawn: a reader could not tell them apart.
 MOST_CURVES = 14
 MOST_DOTS = 40
-# A heat map with more cells has no room for numbers and gets a colour bar.
+# A heat map with more cells than this has a colour bar instead of numbers.
 MOST_NUMBERS = 80
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -44,7 +44,7 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.5,
     "svg.fonttype": "none",
-    # Fixed, so that two calls write equal bytes.
+    # Fixed, so that two calls write the same bytes.
     "svg.hashsalt": "bnexp",
 }
 
@@ -54,7 +54,7 @@ Styles = Mapping[int, tuple[str, str]]
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, its name as a file, and what a reader has to know to read it."""
+    """A figure with its file name and its caption."""
 
     name: str
     caption: str
@@ -62,7 +62,7 @@ class Picture:
 
 
 def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
-    """Every picture as PNG and SVG."""
+    """Write every figure as PNG and SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures(arms, metric):
         picture.figure.savefig(folder / f"{picture.name}.png", dpi=200)
@@ -70,12 +70,12 @@ def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
 
 
 def inline(arms: Sequence[Arm], metric: str) -> list[tuple[str, str]]:
-    """Every picture as a caption and an ``<svg>`` that takes the page's colours, light or dark."""
+    """Caption and ``<svg>`` element of every figure, in the page's light or dark colours."""
     return [(picture.caption, embedded(picture)) for picture in pictures(arms, metric)]
 
 
 def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
-    """All pictures that there is something to draw for."""
+    """All figures that have something to show."""
     from matplotlib import rc_context
 
     ranked = _ranked(arms, metric)
@@ -85,20 +85,20 @@ def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
     with rc_context(STYLE):
         drawn = [_curves(ranked, metric, styles), _heat_map(ranked, metric), _dots(ranked, metric, styles)]
         for picture in filter(None, drawn):
-            # Laid out here, while the style holds.
+            # Lay the figure out here, while the style is active.
             picture.figure.draw_without_rendering()
     return [picture for picture in drawn if picture]
 
 
 def _ranked(arms: Sequence[Arm], metric: str) -> dict[int, Arm]:
-    """Arms with a result by their place in the table, which gives them their colours; the best ones first."""
+    """Arms with a result, the best first, by their index in the table (which decides their colour)."""
     sign = -1 if larger_is_better(metric) else 1
     means = {index: _interval(arm.values(metric)).mean for index, arm in enumerate(arms) if arm.values(metric)}
     return {index: arms[index] for index in sorted(means, key=lambda index: sign * means[index])}
 
 
 def _styles(ranked: Mapping[int, Arm]) -> Styles:
-    """Arm -> colour by its first setting, and dash by the others: the same in every picture."""
+    """Index -> colour and dash, the same in every figure: the first setting decides the colour, the others the dash."""
     colours: dict[Any, str] = {}
     dashes: dict[Any, str] = {}
     styles = {}
@@ -114,7 +114,7 @@ def _interval(values: Mapping[Any, float]) -> Interval:
 
 
 def _first(arms: Mapping[int, Arm], most: int) -> dict[int, Arm]:
-    """The best arms, in the order of the table."""
+    """The ``most`` best arms, in the order of the table."""
     return dict(sorted(list(arms.items())[:most]))
 
 
@@ -126,7 +126,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 
 def _names(arms: Mapping[int, Arm]) -> tuple[str, dict[int, str]]:
-    """What the arms differ in, and each arm's name: the bare value where it is a single setting."""
+    """Title and index -> name: if one setting differs, that setting and its values; else no title and the labels."""
     keys = list(dict.fromkeys(key for arm in arms.values() for key in arm.settings))
     if len(keys) == 1:
         return short(keys[0]), {index: show(arm.settings.get(keys[0])) for index, arm in arms.items()}
@@ -165,12 +165,12 @@ def _curves(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture |
 
 
 def _explain(axes: Axes, what: str) -> None:
-    """Say in a figure, which may stand alone, what its marks are."""
+    """Explain the marks in the figure itself, which may be shown without its caption."""
     axes.set_title(what, loc="left", fontsize=8.5, color=INK, alpha=0.7)
 
 
 def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]]) -> None:
-    """Fit the means after the first tenth of the steps, and bands but for half that range: none hides the rest."""
+    """Show the means after the first tenth of the steps, and of the bands at most half that range more."""
     start = max(step for steps in curves for step in steps) / 10
     late = [interval for steps in curves for step, interval in steps.items() if step >= start]
     means = [interval.mean for interval in late]
@@ -185,7 +185,7 @@ def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]]) -> None:
 
 
 def _name_lines(figure: Figure, axes: Axes, arms: Mapping[int, Arm], ends: Sequence[float], styles: Styles) -> None:
-    """Names at the lines' ends where they are few and short, else a legend below."""
+    """Write names at the ends of the lines if they are few and short, else in a legend below."""
     title, names = _names(arms)
     longest = max(map(len, names.values()))
     if len(names) > 7 or longest > 16:
@@ -209,7 +209,7 @@ def _name_lines(figure: Figure, axes: Axes, arms: Mapping[int, Arm], ends: Seque
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """The heights moved apart to at least ``gap``, in their order, around where they were, from 0 to 1."""
+    """The heights (0 to 1), moved apart to distances of at least ``gap``, in the same order."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     moved = list(heights)
     for below, above in pairwise(order):
@@ -231,7 +231,7 @@ def _dots(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture:
     for row, (index, arm) in enumerate(arms.items()):
         colour, _ = styles[index]
         values = list(arm.values(metric).values())
-        # A fixed pattern of heights keeps equal values apart.
+        # Seeds with equal values are drawn at different heights.
         heights = [row + 0.09 * (place % 5 - 2) for place in range(len(values))]
         axes.scatter(values, heights, s=13, color=colour, alpha=0.45, linewidths=0)
         interval = mean_interval(values)
@@ -257,7 +257,7 @@ def _heat_map(ranked: Mapping[int, Arm], metric: str) -> Picture | None:
     keys = list(dict.fromkeys(key for arm in arms for key in arm.settings))
     if len(keys) != 2 or any(len(arm.settings) != 2 for arm in arms):
         return None
-    # Numbers run along the page.
+    # A numeric setting is the horizontal axis.
     keys.sort(key=lambda key: all(isinstance(arm.settings[key], int | float) for arm in arms))
     ys, xs = [sorted({arm.settings[key] for arm in arms}, key=natural) for key in keys]
     cells = {(arm.settings[keys[1]], arm.settings[keys[0]]): arm for arm in arms}
@@ -279,7 +279,7 @@ def _fill(figure: Figure, axes: Axes, cells: Mapping[tuple[int, int], Arm], metr
     from matplotlib.patches import Rectangle
 
     means = {place: _interval(arm.values(metric)).mean for place, arm in cells.items()}
-    # Arms in which runs diverged would take all of the scale; they are as dark (or bright) as its end.
+    # Diverged runs would stretch the scale, so it spans the other arms; arms beyond it get the colour of its end.
     steady = [mean for place, mean in means.items() if not cells[place].count("diverged")] or list(means.values())
     scale, colours = Normalize(min(steady), max(steady), clip=True), colormaps["cividis"]
     for (x, y), mean in means.items():
@@ -304,7 +304,7 @@ def _write_cell(axes: Axes, x: int, y: int, arm: Arm, mean: float, ink: str) -> 
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as SVG, without the metadata that would name a date."""
+    """The figure as SVG, without metadata, which would hold a date."""
     from matplotlib import rc_context
 
     file = io.StringIO()
@@ -323,7 +323,7 @@ def embedded(picture: Picture) -> str:
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg)
     svg = re.sub(r"\bfont: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
-    # Ids are the document's, and the figures share one.
+    # Ids must be unique in a page, which holds several figures.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{picture.name}-", svg)
     for index, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--arm-{index})")

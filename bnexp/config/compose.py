@@ -302,6 +302,13 @@ def compose_all(jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, 
     return composed
 
 
+def launcher(name: str, configs: Path) -> dict[str, Any]:
+    """The options of ``hydra/launcher=<name>``, outside of any command of Hydra's."""
+    with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+        composed = hydra.compose("train", [f"hydra/launcher={name}"], return_hydra_config=True)
+    return {str(key): value for key, value in composed.hydra.launcher.items() if key != "_target_"}
+
+
 def plain(config: DictConfig) -> TrainConfig:
     """The composed config as a Python object, checked.
 

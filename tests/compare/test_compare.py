@@ -11,6 +11,7 @@ import scipy.stats
 from conftest import ROOT
 
 from bnexp.cli.compare import main
+from bnexp.compare import comparison
 from bnexp.runs.collect import Run, Skip, read
 from bnexp.runs.metrics import curve
 
@@ -440,6 +441,19 @@ def test_settings_are_plain_whatever_the_config_holds(tmp_path):
     run = read(write_run(tmp_path / "a", settings={"norm.eps": float("nan"), "optim.name": "a\nb"}))
     assert isinstance(run, Run)
     assert (run.settings["norm.eps"], run.settings["optim.betas"]) == ("NaN", "[0.9,0.99]")
+
+
+# --- from Python
+
+
+def test_from_python_only_folders_are_needed_and_baselines_are_words(tmp_path):
+    sweep(tmp_path, {"bn": BN, "gn": GN})
+    alone = comparison.compare([str(tmp_path)])
+    assert [arm.label for arm in alone.arms] == ["norm=bn", "norm=gn"]
+    assert (alone.metric, alone.baseline, "p" in alone.rows[0]) == ("test/accuracy", "", False)
+    paired = comparison.compare([str(tmp_path)], metric="test/loss", baseline=["norm=bn"])
+    assert (paired.baseline, paired.rows[1]["pairs"]) == ("norm=bn", 6)
+    assert paired.rows[1]["difference_mean"] == pytest.approx(sum(BN) / 6 - sum(GN) / 6)
 
 
 # --- what the user gets wrong
