@@ -29,7 +29,8 @@ class Quantiles(Probe):
         drift_normalized = drift_med / mean_{j, t} IQR(j, t)
 
     ``q15``, ``q50`` and ``q85`` are means over the units. ``unit_q15`` and so on are those of one unit: the one whose
-    median had moved by the median amount at the second measurement. A ratio with an IQR of 0 does not count.
+    median had moved by the median amount (the lower of two in the middle) at the second measurement. A ratio with an
+    IQR of 0 does not count.
 
     Ioffe & Szegedy 2015, fig. 1 (b, c).
 

@@ -38,8 +38,8 @@ class Moment:
         labels: [P].
         before: parameter name -> its value before the step; copies, as the next two.
         after: the same after the optimizer's step.
-        gradient: the same, the gradient of the step. In fp16 it can overflow: it is then not finite, and the step is left
-            out, so that ``after`` is ``before``.
+        gradient: the same, the gradient of the step. In fp16 it can overflow: it is then not finite, and the step is
+            left out, so that ``after`` is ``before``.
         lr: the step's learning rate.
     """
 
