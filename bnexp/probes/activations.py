@@ -29,7 +29,8 @@ class Quantiles(Probe):
         drift_normalized = drift_med / mean_{j, t} IQR(j, t)
 
     ``q15``, ``q50`` and ``q85`` are means over the units. ``unit_q15`` and so on are the quantiles of one unit, the
-    one whose median had moved by the median distance at the second measurement. A ratio with an IQR of 0 is left out.
+    one whose median had moved by the median distance (the lower of two in the middle) at the second measurement. A
+    ratio with an IQR of 0 is left out.
 
     Ioffe & Szegedy 2015, fig. 1 (b, c).
 

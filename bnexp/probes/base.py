@@ -38,7 +38,8 @@ class Moment:
         labels: its labels, [P].
         before: parameter name -> copy of its value before the step.
         after: parameter name -> copy of its value after the optimizer's step.
-        gradient: parameter name -> copy of its gradient in the step.
+        gradient: parameter name -> copy of its gradient in the step. In fp16 it can overflow: it is then not finite,
+            and the step is left out, so that ``after`` is ``before``.
         lr: the step's learning rate.
     """
 

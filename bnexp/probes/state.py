@@ -6,6 +6,7 @@ import logging
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.config.checks import Positive
@@ -13,6 +14,7 @@ from bnexp.data import Split
 from bnexp.models.layers import keeps_variances, layers, moving_norms, stored_weight
 from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, signals
 from bnexp.training.evaluation import batch_statistics, write_precise
+from bnexp.training.losses import accuracy, hits
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +160,9 @@ def _accuracy(moment: Moment, size: int) -> float:
     """Accuracy on full batches only, so that all batch statistics are equally noisy."""
     full = len(moment.images) // size * size
     logits_BK = torch.cat([moment.logits(x_B) for x_B in torch.split(moment.images[:full], size)])
-    return (logits_BK.argmax(1) == moment.labels[:full]).double().mean().item()
+    labels_B = moment.labels[:full]
+    right = hits(logits_BK[None], labels_B).double()
+    return accuracy(right, F.cross_entropy(logits_BK, labels_B)[None], full).item()
 
 
 def _errors(running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor) -> dict[str, float]:

@@ -18,7 +18,7 @@ from bnexp.models.layers import batch_norms, moving_norms
 from bnexp.norms import BatchStatistics
 from bnexp.norms.base import per_channel
 from bnexp.norms.batch import pooled_axes
-from bnexp.training.losses import each_loss
+from bnexp.training.losses import accuracy, each_loss, hits
 from bnexp.training.population import Population
 
 Measures = dict[str, list[float]]
@@ -26,10 +26,7 @@ Measures = dict[str, list[float]]
 
 @torch.no_grad()
 def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) of every member on all of a split: {quantity: [M]}.
-
-    If the loss is not finite, the accuracy is nan: argmax would otherwise choose the first class for nan logits.
-    """
+    """Mean cross-entropy (nats) and ``accuracy`` (0 to 1) of every member on all of a split: {quantity: [M]}."""
     population.train(False)
     loss_M = torch.zeros(len(population), dtype=torch.float64, device=split.y.device)
     hits_M = torch.zeros_like(loss_M)
@@ -37,10 +34,10 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
     for x_B, y_B in _batches(split, batch_size, least):
         logits_MBK = population(x_B.expand(len(population), *x_B.shape))
         loss_M += each_loss(logits_MBK.float(), y_B.expand(len(population), -1)).double().sum(1)
-        hits_M += (logits_MBK.argmax(2) == y_B).sum(1)
+        hits_M += hits(logits_MBK, y_B)
     population.train()
-    hits_M.masked_fill_(~torch.isfinite(loss_M), torch.nan)
-    return {"loss": (loss_M / len(split)).tolist(), "accuracy": (hits_M / len(split)).tolist()}  # waits for the device
+    shares_M = accuracy(hits_M, loss_M, len(split))
+    return {"loss": (loss_M / len(split)).tolist(), "accuracy": shares_M.tolist()}  # waits for the device
 
 
 def _batches(split: Split, batch_size: int, least: int) -> Iterator[tuple[Tensor, Tensor]]:

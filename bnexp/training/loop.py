@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bnexp.record import Record
-from bnexp.training.losses import hits
+from bnexp.training.losses import accuracy, hits
 from bnexp.training.optim import Optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
@@ -122,9 +122,10 @@ class Progress:
         self.alive_M.copy_(alive_SM[-1])
 
     def take(self) -> dict[str, list[float]]:
-        """The mean loss (nats) and accuracy over the training batches since the last call; resets the sums."""
+        """The mean loss (nats) and ``accuracy`` over the training batches since the last call; resets the sums."""
         self.add_up()
-        means = torch.stack([self.loss_M, self.hits_M.to(self.loss_M)]).div_(self.seen).tolist()  # waits for the device
+        shares_M = accuracy(self.hits_M.to(self.loss_M), self.loss_M, self.seen)
+        means = torch.stack([self.loss_M / self.seen, shares_M]).tolist()  # waits for the device
         self.seen = 0
         self.loss_M.zero_()
         self.hits_M.zero_()

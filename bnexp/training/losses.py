@@ -30,3 +30,11 @@ def _wide(logits: Tensor) -> Tensor:
 def hits(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
     """The number of each member's correct predictions, [M]."""
     return (logits_MBK.argmax(2) == y_MB).sum(1)
+
+
+def accuracy(hits_M: Tensor, loss_M: Tensor, images: int) -> Tensor:
+    """The share of right answers of each member, [M]; nan where the loss is not finite.
+
+    The largest of logits that are nan would be the first class, and the share as large as that class.
+    """
+    return (hits_M / images).masked_fill(~torch.isfinite(loss_M), torch.nan)

@@ -7,7 +7,8 @@ decay. For M = 1 the rules equal those in ``torch.optim``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -49,12 +50,27 @@ class Optimizer(ABC):
         if self.decay_MP is not None:
             self.decay_MP = self.decay_MP.masked_fill(frozen_MP, 0)
 
-    def step(self, factor: Tensor) -> None:
-        """Update all parameters by their gradients at ``factor`` (a scalar tensor) times the base learning rates."""
+    def step(self, factor: Tensor, sound_M: Tensor | None = None) -> None:
+        """Update all parameters by their gradients.
+
+        Args:
+            factor: a scalar; the base learning rates are multiplied by it.
+            sound_M: False for the members that leave this step out, so that their parameters and slots stay.
+        """
         with torch.no_grad():
             # Mask a copy: probes read the gradient itself.
             g = self.gradient_MP if self.frozen_MP is None else self.gradient_MP.masked_fill(self.frozen_MP, 0)
-            self._update(g, self.lr_M1 * factor)
+            with nullcontext() if sound_M is None else self._kept(~sound_M.unsqueeze(1)):
+                self._update(g, self.lr_M1 * factor)
+
+    @contextmanager
+    def _kept(self, out_M1: Tensor) -> Iterator[None]:
+        """Put the members back at the end of the with block for which ``out_M1`` is True; it is read on the device."""
+        moved = [self.theta_MP, *self.slots.values()]
+        before = [each.clone() for each in moved]
+        yield
+        for now, old in zip(moved, before, strict=True):
+            torch.where(out_M1, old, now, out=now)
 
     @abstractmethod
     def _update(self, g: Tensor, lr_M1: Tensor) -> None: ...

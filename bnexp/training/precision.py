@@ -47,20 +47,26 @@ class Precision:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.name == "bf16" else torch.float16)
 
-    def unscale(self, gradient_MP: Tensor) -> None:
-        """Undo the scale in place; a member whose gradient overflowed gets zeros, and a smaller scale.
+    def unscale(self, gradient_MP: Tensor, frozen_MP: Tensor | None = None) -> Tensor | None:
+        """Undo the scale in place, and judge which members can step; an overflow makes a member's scale smaller.
 
-        Its optimizer then sees a zero gradient in that step, with momentum and decay going on.
+        Args:
+            gradient_MP: of the scaled losses.
+            frozen_MP: where parameters are not trained, so that an overflow there is no matter.
+
+        Returns:
+            False for the members whose gradient overflowed, bool [M]; None where nothing is scaled and all step.
         """
         if not self.scaled:
-            return
+            return None
         gradient_MP.div_(self.scale_M.unsqueeze(1))
-        sound_M = torch.isfinite(gradient_MP).all(1)
-        gradient_MP.masked_fill_(~sound_M.unsqueeze(1), 0)
+        finite_MP = torch.isfinite(gradient_MP)
+        sound_M = (finite_MP if frozen_MP is None else finite_MP | frozen_MP).all(1)
         self.calm_M.add_(1).mul_(sound_M)
         grow_M = self.calm_M >= _PATIENCE
         self.scale_M.mul_(torch.where(sound_M, torch.where(grow_M, 2.0, 1.0), 0.5)).clamp_(max=_MOST)
         self.calm_M.mul_(~grow_M)
+        return sound_M
 
     def judged(self, loss_M: Tensor) -> Tensor:
         """The losses; nan for a member whose gradients overflow at any scale."""

@@ -29,6 +29,8 @@ Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 class Step:
     """Forward, backward, update, and recording of the results; all on the device, and nothing waits for it.
 
+    A member whose gradient overflows in fp16 is not updated, and its loss counts as in any other step.
+
     Args:
         population: updated in place.
         optimizer: updates the population.
@@ -42,8 +44,8 @@ class Step:
     def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
         """Train on a batch (x_MB..., y_MB) at ``factor`` (a scalar tensor) times the base rates; returns losses [M]."""
         loss_M, logits_MBK = self.population.learn(x_MB, y_MB, self.precision)
-        self.precision.unscale(self.population.gradient_MP)
-        self.optimizer.step(factor)
+        sound_M = self.precision.unscale(self.population.gradient_MP, self.optimizer.frozen_MP)
+        self.optimizer.step(factor, sound_M)
         loss_M = self.precision.judged(loss_M)
         self.note(loss_M, logits_MBK, y_MB)
         return loss_M
