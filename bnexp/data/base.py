@@ -75,7 +75,7 @@ class Part:
     """The training or the test images as a source found them.
 
     Attributes:
-        x: images [N, C, H, W], or vectors [N, F]; uint8 in 0..255, or floats. A list of uint8 [C, H, W] where images
+        x: images [N, C, H, W], or vectors [N, F]; uint8 in 0..255, or floats. A list of [C, H, W] where images
             differ in size.
         y: labels [N], int64.
         images: where ``x`` came from (a file, a key), for messages.
