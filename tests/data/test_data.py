@@ -68,8 +68,9 @@ def labels(count):
 
 
 @pytest.fixture
-def mnist(tmp_path):
-    """A folder like MNIST's, with 40 + 20 images of 6 x 5."""
+def mnist(tmp_path, monkeypatch):
+    """A folder like MNIST's, with 40 + 20 images of 6 x 5, which nobody expects to be those of MNIST."""
+    monkeypatch.setattr("bnexp.data.mnist.DIGESTS", {})
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name, array in zip(IDX, (pictures(40, 0), labels(40), pictures(20, 1), labels(20)), strict=True):
@@ -247,6 +248,92 @@ def test_training_file_in_place_of_the_test_file(mnist):
     for train, test in ((TRAIN_X, TEST_X), (TRAIN_Y, TEST_Y)):
         (mnist / test).write_bytes((mnist / train).read_bytes())
     assert f"{TEST_X} holds the training images" in assert_refused(from_mnist(mnist), "data.root=")
+
+
+# MNIST is recognized
+
+
+@pytest.fixture
+def published(mnist, monkeypatch):
+    """The same folder, as if its images had been published."""
+    from bnexp.data.mnist import DIGESTS, Digests, order_free
+
+    for x, y in ((TRAIN_X, TRAIN_Y), (TEST_X, TEST_Y)):
+        md5 = [calculate_md5(mnist / file) for file in (x, y)]
+        count = 40 if x == TRAIN_X else 20
+        images = torch.from_numpy(pictures(count, 0 if x == TRAIN_X else 1))
+        monkeypatch.setitem(DIGESTS, f"MNIST/raw/{x}", Digests(*md5, order_free(images, torch.tensor(labels(count)))))
+    return mnist
+
+
+def test_what_was_published_is_read_without_a_word(published, caplog):
+    caplog.set_level("INFO", logger="bnexp")
+    assert torch.equal(load(from_mnist(published)).train.x, torch.from_numpy(pictures(40, 0)).unsqueeze(1) / 255)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("file", IDX)
+@pytest.mark.parametrize("place", [0.0, 0.4, 0.999])
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_flipped_bit_is_found(published, file, place, packed):
+    path = published / file
+    content = bytearray(path.read_bytes())
+    start = 16 if "images" in file else 8
+    content[start + int(place * (len(content) - start))] ^= 1
+    if packed:
+        path.unlink()
+        path, content = path.with_name(f"{file}.gz"), gzip.compress(content)
+    path.write_bytes(content)
+    root = from_mnist(published)["root"]
+    message = (
+        f"data.root={root}: MNIST/raw/{file}: not as published: damaged, or other images; delete to download again"
+    )
+    assert_refused(from_mnist(published), message)
+
+
+def shuffled(raw, labels_too=True):
+    """Put the test images into another order, with their labels or without."""
+    order = np.random.default_rng(0).permutation(20)
+    (raw / TEST_X).write_bytes(idx(pictures(20, 1)[order]))
+    if labels_too:
+        (raw / TEST_Y).write_bytes(idx(labels(20)[order]))
+    return order
+
+
+def test_another_order_is_told(published, caplog):
+    caplog.set_level("INFO", logger="bnexp")
+    order = shuffled(published)
+    data = load(from_mnist(published))
+    assert torch.equal(data.test.x, torch.from_numpy(pictures(20, 1)[order]).unsqueeze(1) / 255)
+    (line,) = caplog.messages
+    assert f": MNIST/raw/{TEST_X} is in another order than published, " in line
+
+
+def test_another_order_with_a_flipped_bit_or_the_wrong_labels_is_refused(published):
+    shuffled(published, labels_too=False)
+    assert f": MNIST/raw/{TEST_X}: not as published" in assert_refused(from_mnist(published), "data.root=")
+    shuffled(published)
+    content = bytearray((published / TEST_Y).read_bytes())
+    content[-1] ^= 8
+    (published / TEST_Y).write_bytes(content)
+    line = assert_refused(from_mnist(published), "data.root=")
+    assert f": MNIST/raw/{TEST_X} and MNIST/raw/{TEST_Y}: not as published" in line
+
+
+@real
+def test_a_flipped_bit_in_the_real_mnist_ends_a_training_before_it_begins(tmp_path, bnexp):
+    raw, there = tmp_path / "MNIST" / "raw", Path(os.environ["BNEXP_DATA"]) / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in IDX:
+        (raw / file).symlink_to(there / file)
+    content = bytearray((raw / TEST_X).read_bytes())
+    content[5_000_000] ^= 64
+    (raw / TEST_X).unlink()
+    (raw / TEST_X).write_bytes(content)
+    answer = bnexp("train", "data=mnist", f"data.root={tmp_path}", "steps=1", f"hydra.run.dir={tmp_path}/run")
+    assert answer.code == 2, answer
+    assert answer.err.startswith(f"bnexp: data.root={tmp_path}: MNIST/raw/{TEST_X}: not as published: ")
+    assert not (tmp_path / "run").exists()
 
 
 # Files that are not there
@@ -982,7 +1069,7 @@ def test_real_data(name, mean, std):
     data = load(options)
     assert data.mean == pytest.approx([mean], abs=1e-4)
     assert data.std == pytest.approx([std], abs=1e-4)
-    assert data.train.x.shape == (60_000, 1, 28, 28)
+    assert data.train.x.shape == (60_000, 1, 28, 28)  # and each image, with its label, is the published one
     assert data.test.x.shape == (10_000, 1, 28, 28)
     assert data.train.x.std() == pytest.approx(1, abs=1e-4)
     counts = data.train.y.bincount().tolist()
