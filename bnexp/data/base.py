@@ -80,12 +80,14 @@ class Part:
         y: labels [N], int64.
         images: where ``x`` came from (a file, a key), for messages.
         labels: where ``y`` came from.
+        digest: of the files of ``x``, where another version of their reader might make other last bits of them.
     """
 
     x: Tensor | list[Tensor]
     y: Tensor
     images: str
     labels: str
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,7 @@ class Data:
     mean: list[float]
     std: list[float]
     augmentation: Augmentation
+    fingerprint: str
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 import os
 import warnings
@@ -72,23 +74,32 @@ def _files(base: Path, folder: str) -> list[str]:
 
 
 def _part(origin: str, base: Path, classes: dict[str, list[str]], name: str) -> Part:
-    images = [_decoded(origin, base, file) for files in classes.values() for file in files]
+    images, digest = [], hashlib.blake2b()
+    for file in (file for files in classes.values() for file in files):
+        with reading(origin, file):
+            content = (base / file).read_bytes()
+            images.append(_decoded(content))
+        digest.update(hashlib.blake2b(content).digest())
     if len({image.dtype for image in images}) > 1:
         images = [image / 255 if image.dtype == torch.uint8 else image for image in images]
     even = len({image.shape for image in images}) == 1
     labels = [label for label, files in enumerate(classes.values()) for _ in files]
-    return Part(torch.stack(images) if even else images, torch.tensor(labels), name, name)
+    return Part(torch.stack(images) if even else images, torch.tensor(labels), name, name, digest.digest())
 
 
-def _decoded(origin: str, base: Path, file: str) -> Tensor:
-    """One image, [3, H, W], uint8; or float32 in [0, 1] where it has 16 bits of grey."""
+def _decoded(content: bytes) -> Tensor:
+    """The image in a file, [3, H, W], uint8; or float32 in [0, 1] where it has 16 bits of grey.
+
+    Raises:
+        Exception: Pillow's, or a ValueError: it does not decode, or would lose its content.
+    """
     from PIL import Image, ImageOps  # takes a tenth of a second, and a wrong path is to be told at once
 
-    with reading(origin, file), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow remarks on sizes, palettes and metadata; what it can decode is fine
-        with Image.open(base / file) as image:
-            wide = image.mode in _WORDS or (image.mode == "I" and image.format in _WIDENED)
-            upright = ImageOps.exif_transpose(image)
+        image = Image.open(io.BytesIO(content))
+        wide = image.mode in _WORDS or (image.mode == "I" and image.format in _WIDENED)
+        upright = ImageOps.exif_transpose(image)
         if wide:
             return torch.from_numpy(np.asarray(upright).astype(np.float32) / 65535).expand(3, -1, -1)
         _require_content(upright)

@@ -114,7 +114,7 @@ def _recognize(origin: str, files: Mapping[str, Tensor], known: Digests) -> None
 def _md5(values: Tensor) -> str:
     """The MD5 of an IDX file with these values."""
     digest = hashlib.md5(struct.pack(f">{values.ndim + 1}I", 0x800 + values.ndim, *values.shape), usedforsecurity=False)
-    digest.update(memoryview(values.numpy()))
+    digest.update(values.numpy().data)
     return digest.hexdigest()
 
 

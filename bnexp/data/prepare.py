@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bnexp.data.augmentation import Augmentation
 from bnexp.data.base import DATA, Data, Part, Preparation, Raw, Split, fault
+from bnexp.data.fingerprint import fingerprint
 from bnexp.data.whitening import whitening
 from bnexp.randomness import generator
 
@@ -59,7 +60,8 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
         if split is not None:
             _standardize(split.x, mean, std)
     augmentation = Augmentation(how.flip, how.crop, how.cutout)
-    data = Data(name, len(classes), train, validation, test, mean.tolist(), std.tolist(), augmentation)
+    scale = mean.tolist(), std.tolist()
+    data = Data(name, len(classes), train, validation, test, *scale, augmentation, fingerprint(raw))
     whiten = whitening(how.whiten, train.x, how.whiten_eps)
     if whiten is not None:
         data = data.mapped(lambda split: Split(whiten(split.x), split.y))

@@ -793,6 +793,40 @@ def test_vectors_are_no_images(npz, options, message):
     assert assert_refused(from_npz(path, **options), "data.") == message
 
 
+# What a run recognizes its data by
+
+
+def fingerprint(options):
+    return load(options).fingerprint
+
+
+def test_the_fingerprint_is_that_of_what_is_in_the_files(npz, tmp_path):
+    """Of the images and labels in their order: not of where they lie, how they are stored or what is made of them."""
+    first = fingerprint(from_npz(npz()))
+    moved = tmp_path / "moved.npz"
+    np.savez_compressed(moved, **arrays())
+    assert fingerprint(from_npz(moved, train_limit=20, standardize=True, size=3, layout="nhwc")) == first
+    x, y = pictures(20, 1), labels(20)
+    x[7, 3, 2] ^= 1
+    y[[3, 4]] = y[[4, 3]]
+    others = [arrays(x_test=x), arrays(y_test=y), arrays(x_test=pictures(20, 1)[::-1]), arrays(x_test=pictures(19, 1))]
+    others[3]["y_test"] = labels(19)
+    found = [fingerprint(from_npz(npz(**other))) for other in others]
+    assert len({first, *found}) == 5
+
+
+def test_the_fingerprint_of_an_image_folder(folder):
+    first = fingerprint(from_folder(folder))
+    assert fingerprint(from_folder(folder, size=3)) == first
+    (folder / "train" / "cat" / "notes.txt").write_text("no image")
+    assert fingerprint(from_folder(folder)) == first
+    path = folder / "test" / "dog" / "0.png"
+    path.rename(path.with_name("9.png"))
+    order = fingerprint(from_folder(folder))
+    Image.fromarray(pictures(1, 99, (4, 6, 3))[0]).save(path)
+    assert len({first, order, fingerprint(from_folder(folder))}) == 3
+
+
 # Preparation
 
 
@@ -896,7 +930,7 @@ def test_digits():
 def made(count=23, shape=(2, 6, 5), *, flip=False, crop=0, cutout=0):
     x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0)) + 1
     split = Split(x, torch.arange(count))
-    return Data("made", count, split, None, split, [0.0], [1.0], Augmentation(flip, crop, cutout))
+    return Data("made", count, split, None, split, [0.0], [1.0], Augmentation(flip, crop, cutout), "")
 
 
 AUGMENTED = {
