@@ -16,6 +16,7 @@ import torch
 
 from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import config_hash, to_dict
+from bnexp.data import Data
 from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.job import Job, Outcome
 from bnexp.experiment.setup import Setup, build
@@ -55,12 +56,24 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
         said = holds.enter_context(_remembered())
         resumed = [checkpoint.exists(job.folder) for job in jobs]
         setup = build([job.config for job in jobs], stacked=stacked, resumed=resumed)
+        for job in (job for job, goes_on in zip(jobs, resumed, strict=True) if goes_on):
+            if _data_changed(job.folder, setup.data):
+                what = f"the images or labels have changed since {job.folder} began"
+                raise ValueError(f"data={setup.data.name}: {what}; bring them back, or train anew in another folder")
         for job in jobs:
             holds.enter_context(_open_folder(job.folder, said))
         try:
             return _run_in_folders(jobs, setup, stop)
         except OSError as error:
             raise StorageFailedError(f"{folder}: {error.strerror or error}; what was saved is kept") from None
+
+
+def _data_changed(folder: Path, data: Data) -> bool:
+    """Whether an image, a label or their order is another than when a run began; older runs do not say."""
+    try:
+        return bool(run_json.read(folder).get("fingerprint", data.fingerprint) != data.fingerprint)
+    except ValueError:  # no readable run.json to compare with
+        return False
 
 
 @contextmanager
@@ -159,6 +172,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "overrides": list(job.overrides),
         "steps": setup.training.cadence.steps,
         "classes": setup.data.classes,
+        "fingerprint": setup.data.fingerprint,
         "images": {name: len(split) for name, split in setup.data.splits().items()},
         "parameters": sum(parameter[0].numel() for _, parameter in setup.population.parameters()),
         "provenance": made_with,
@@ -259,4 +273,6 @@ def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str,
     state = _load(setup, 0, job, repair=False)
     if state is None:
         raise ValueError(f"{job.folder}: has no checkpoint; the run has not saved one")
+    if _data_changed(job.folder, setup.data):
+        log.warning("data=%s: not those that %s was trained with: they have changed since", setup.data.name, job.folder)
     return state["step"], list(setup.compare_statistics(split))

@@ -30,8 +30,7 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
     population.train(False)
     loss_M = torch.zeros(len(population), dtype=torch.float64, device=split.y.device)
     hits_M = torch.zeros_like(loss_M)
-    least = max((layer.least_values for layer in batch_norms(population.members[0])), default=2)
-    for x_B, y_B in _batches(split, batch_size, least):
+    for x_B, y_B in _batches(split, batch_size, population.members[0]):
         logits_MBK = population(x_B.expand(len(population), *x_B.shape))
         loss_M += each_loss(logits_MBK.float(), y_B.expand(len(population), -1)).double().sum(1)
         hits_M += hits(logits_MBK, y_B)
@@ -40,8 +39,9 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
     return {"loss": (loss_M / len(split)).tolist(), "accuracy": shares_M.tolist()}  # waits for the device
 
 
-def _batches(split: Split, batch_size: int, least: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All batches in order; a rest of fewer than ``least`` images, too few for batch norms, joins the last batch."""
+def _batches(split: Split, batch_size: int, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """All batches in order; a rest that is too small for the statistics of the model's norms joins the last batch."""
+    least = max((layer.least_values for layer in batch_norms(model)), default=2)
     full, rest = divmod(len(split), batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0)
     if 0 < rest < least and full:
@@ -97,8 +97,8 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
     This follows fvcore's precise_bn: one pass; all layers get inputs as in training (normalized by batch statistics of
     ``batch_size`` images); dropout off; variance E[x^2] - E[x]^2 over all positions, not the mean of the batches'
     variances. In this pass ``batch_renorm`` normalizes without its correction, and ``noisy_bn`` without its noise.
-    Frozen layers do not change. The running statistics are restored afterwards. A last batch that is not full is left
-    out, because its statistics would be noisier.
+    Frozen layers do not change. The running statistics are restored afterwards. Every image of ``train`` counts the
+    same, also in a last batch that is not full.
     """
     saved = {name: buffer.clone() for name, buffer in population.buffers.items()}
     population.train(False)
@@ -117,9 +117,8 @@ def write_precise(model: nn.Module, train: Split, batch_size: int) -> None:
     """Set the running statistics of a model in evaluation mode to the precise ones; see ``precise_statistics``."""
     moments = {layer: _Moments() for layer in moving_norms(model)}
     hooks = [layer.register_forward_pre_hook(moments[layer].add) for layer in moments]
-    full = max(len(train) // batch_size, 1) * batch_size
     with batch_statistics(model):
-        for x_B in torch.split(train.x[:full], batch_size):
+        for x_B, _ in _batches(train, batch_size, model):
             model(x_B)
     for hook in hooks:
         hook.remove()

@@ -132,6 +132,14 @@ def test_precise_statistics_are_the_moments_of_the_new_images_under_the_old_weig
     assert all(layer.training for layer in batch_norms(model))
 
 
+def test_precise_statistics_are_those_of_all_images_also_of_a_last_small_batch(sources):
+    setup = start(sources / "norm=bn,seed=0", "norm_state=precise", "batch_size=30", "data.labels_per_class=20")
+    unit, x = setup.population.members[0].hidden1, setup.data.train.x.double().flatten(1)
+    z = (x @ unit.linear.weight.double().T).detach()
+    torch.testing.assert_close(unit.norm.running_mean.double(), z.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(unit.norm.running_var.double(), z.var(0, correction=0), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["bn", "bn_scratch"])
 def test_a_frozen_layer_is_a_straight_line_with_fixed_statistics(name):
     torch.manual_seed(0)
