@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def digest(state: Any) -> str:
-    """SHA-256 over every name, type, shape and byte of a nested dict; torch itself checks nothing inside tensors."""
+    """SHA-256 over every name, type, shape and byte of a nested dict; torch does not check the contents of tensors."""
     sha = hashlib.sha256()
     _feed(sha, "", state)
     return sha.hexdigest()
@@ -47,7 +47,7 @@ def _of_both(state: State, files: Mapping[str, Mark]) -> str:
 
 
 def save(folder: Path, state: State, files: Mapping[str, Mark] | None = None) -> None:
-    """Write a checkpoint; the one before it is kept as well.
+    """Write a checkpoint, and keep the previous one.
 
     Args:
         folder: the run's folder.
@@ -55,7 +55,7 @@ def save(folder: Path, state: State, files: Mapping[str, Mark] | None = None) ->
         files: what the files of the folder hold that belong to it, by name.
 
     Raises:
-        OSError: it could not be written; the checkpoints that were there still load.
+        OSError: it could not be written; the earlier checkpoints still load.
     """
     buffer = io.BytesIO()
     marks = dict(files or {})
@@ -65,20 +65,21 @@ def save(folder: Path, state: State, files: Mapping[str, Mark] | None = None) ->
 
 
 def exists(folder: Path) -> bool:
-    """Whether a checkpoint was ever written, usable or not."""
+    """True if a checkpoint file exists, even a damaged one."""
     return RunPaths(folder).checkpoint.exists() or RunPaths(folder).previous.exists()
 
 
 def load(folder: Path, *, to_go_on: bool = False) -> State | None:
-    """The newest checkpoint that is whole, or None where none was ever written.
+    """Read the newest intact checkpoint; None if no checkpoint file exists.
 
-    A newest one that is damaged or missing is passed over with a warning. Nothing in a file is run, whatever it holds.
+    If the newest one is damaged or missing, the previous one is read, with a warning. Loading never runs code from the
+    file.
 
     Args:
         folder: the run's folder.
-        to_go_on: by who holds the folder, to write behind the checkpoint. A damaged newest one is set aside, so that
-            the next ``save`` does not keep it in place of the good one; the files that belong to the checkpoint must
-            be what they were, and what was written to them later is cut off.
+        to_go_on: only for the process that holds the folder. A damaged newest checkpoint is renamed, so that the next
+            ``save`` does not keep it instead of the good one; the files that belong to the checkpoint must be
+            unchanged, and what was appended to them later is removed.
 
     Raises:
         ValueError: there are checkpoints, and none is usable; or a file that belongs to it was changed.
@@ -93,7 +94,7 @@ def load(folder: Path, *, to_go_on: bool = False) -> State | None:
             faults.append(str(error))
             continue
         for fault in faults:
-            log.warning("%s; going on from the one before, step %s", fault, state["step"])
+            log.warning("%s; resuming from the previous checkpoint, step %s", fault, state["step"])
         if to_go_on:
             _cut(paths, files)
             if faults and paths.checkpoint.exists():
@@ -126,7 +127,7 @@ def _read(path: Path) -> tuple[State, dict[str, Mark]]:
         raise ValueError(f"{path}: missing") from None
     except pickle.UnpicklingError:
         raise ValueError(f"{path}: damaged, or holds more than tensors and numbers (refused)") from None
-    except Exception as error:  # what torch raises for a damaged file depends on the damaged byte
+    except Exception as error:  # torch raises different errors for different damaged bytes
         raise ValueError(f"{path}: damaged ({type(error).__name__})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this version of bnexp")

@@ -1,4 +1,4 @@
-"""What a run leaves behind: run.json, metrics.csv, timing.csv and TensorBoard events, written by one object."""
+"""Writes the records of a run: run.json, metrics.csv, timing.csv and TensorBoard events, all by one object."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _HPARAMS = (
 
 
 def hparams(config: Mapping[str, Any]) -> dict[str, HParam]:
-    """What of a config decides the result, as the columns of TensorBoard's HParams table.
+    """The main settings of a config, as the columns of TensorBoard's HParams table.
 
-    The same keys whatever was chosen, as TensorBoard shows only the keys of the first run: a group is two columns, its
-    name and its options in one text.
+    All runs get the same keys, because TensorBoard shows only the keys of the first run. A group takes two columns: its
+    name, and all its options as one text.
     """
     table: dict[str, HParam] = {"optim.lr": config["optim"]["lr"]}
     for key in _HPARAMS:
@@ -43,21 +43,21 @@ def hparams(config: Mapping[str, Any]) -> dict[str, HParam]:
 
 
 class Logbook:
-    """The open books of one run.
+    """The open record files of one run.
 
-    ``metrics.csv`` is a pure function of the config: no times in it, so that a resumed run's is byte for byte that of
-    an uninterrupted one. Times and rates go to ``timing.csv``.
+    ``metrics.csv`` is a pure function of the config. It holds no times, so an interrupted and resumed run writes the
+    same bytes as an uninterrupted one. Times and rates go to ``timing.csv``.
 
     Args:
-        folder: exists, and is held by this process.
+        folder: an existing folder, held by this process.
         facts: the fixed part of run.json (name, config, provenance and so on).
-        after: the step to go on behind, None for a new run; later rows are cut off.
+        after: on resuming, the step of the checkpoint; rows of later steps are removed. None for a new run.
 
     Attributes:
         close: closes all files.
 
     Raises:
-        ValueError: a file that is there cannot be read, or is none of ours.
+        ValueError: a file of the folder cannot be read, or is not one of bnexp's.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], *, after: int | None) -> None:
@@ -100,7 +100,7 @@ class Logbook:
             self.best[tag] = {"value": value, "step": step}
 
     def enter(self, record: Record, row: int, seconds: float, images_per_s: float) -> None:
-        """Write one member's part of a record, with how long the run has trained (s) and its rate."""
+        """Write one member's part of a record, the seconds that the run has trained, and its rate."""
         self._events.histograms(record.step, {tag: numbers[row] for tag, numbers in record.distributions.items()})
         if not record.values:
             return
@@ -112,7 +112,7 @@ class Logbook:
         self._events.scalars(record.step, {**values, _SPEED: images_per_s})
 
     def flush(self) -> None:
-        """Make every entry durable, so that a checkpoint never stands behind entries that are not on the disk."""
+        """Make every entry durable. Call it before writing a checkpoint, so that no entry before that is lost."""
         for file in (self._metrics, self._timing):
             file.sync()
         self._events.flush()
@@ -125,6 +125,6 @@ class Logbook:
         return events | {path.name: rows.mark for path, rows in files}
 
     def update(self, status: str, **facts: Any) -> None:
-        """Write run.json: ``running``, ``finished``, ``diverged``, ``interrupted`` or ``failed``, and further facts."""
+        """Write run.json with a status (see ``run_json.STATUSES``) and further facts."""
         self.facts |= {"format": run_json.FORMAT, "status": status, "final": self.final, "best": self.best, **facts}
         run_json.write(self.folder, self.facts)

@@ -11,6 +11,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import SMALL_RUN, composed, start
@@ -123,7 +124,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path
     damage(folder / "checkpoint.pt", how)
     with caplog.at_level("INFO", logger="bnexp"):
         run_words(folder, StopAt(0))
-    assert "goes on from step 8" in caplog.text
+    assert "resumes from step 8" in caplog.text
     assert (folder / "checkpoint.damaged.pt").exists() == (how != "missing")
     assert how == "missing" or "checkpoint.pt: damaged" in caplog.text
     assert left_behind(folder) == left_behind(undisturbed)
@@ -282,6 +283,31 @@ def test_a_folder_that_was_moved_resumes(undisturbed, tmp_path, bnexp):
     (tmp_path / "run").rename(tmp_path / "a b'ż")
     assert bnexp("resume", str(tmp_path / "a b'ż")).code == 0
     assert left_behind(tmp_path / "a b'ż") == left_behind(undisturbed)
+
+
+def saved_arrays(path: Path, flip: int) -> None:
+    """Forty vectors of two classes, of which one number may be another."""
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    x[45, 2] += flip
+    y = np.arange(60) % 2
+    np.savez(path, x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
+
+
+def test_data_that_changed_since_a_run_stopped_are_refused(tmp_path, bnexp):
+    words = ("data=npz", f"data.path={tmp_path}/x.npz", "model=mlp", "model.width=8", "batch_size=9", "steps=6")
+    saved_arrays(tmp_path / "x.npz", 0)
+    run_words(tmp_path / "run", StopAt(3), words)
+    before = left_behind(tmp_path / "run")
+    saved_arrays(tmp_path / "x.npz", 1)
+    answer = bnexp("resume", str(tmp_path / "run"))
+    assert answer.code == 2
+    line = f"data=npz: the images or labels have changed since {tmp_path}/run began; bring them back, or train anew in"
+    assert line in answer.err
+    assert left_behind(tmp_path / "run") == before
+    told = bnexp("evaluate", str(tmp_path / "run"))
+    assert f"data=npz: not those that {tmp_path}/run was trained with" in told.err, told
+    saved_arrays(tmp_path / "x.npz", 0)
+    assert bnexp("resume", str(tmp_path / "run")).code == 0
 
 
 @pytest.fixture(scope="module")
