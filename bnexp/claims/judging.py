@@ -157,7 +157,9 @@ class _Case:
             return None
         assert self.test.reduce is not None
         diverged = [at for at, run in runs.items() if run is not None and run.status == "diverged"]
-        return measures.reduced(table, self.test.reduce, seed, larger=self.larger, diverged=diverged)
+        chance = next((measures.chance(run, self.test.measure) for run in runs.values() if run is not None), None)
+        larger, reduce = self.larger, self.test.reduce
+        return measures.reduced(table, reduce, seed, larger=larger, diverged=diverged, chance=chance)
 
     def _differences(self, sides: Mapping[str, Side]) -> Iterator[tuple[int, float]]:
         """Seed -> weighted sum of scaled values.

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from bnexp.compare.effects import choose, describe, pair
 from bnexp.compare.lookup import agrees, assignments, instead, resolve
-from bnexp.compare.notes import about_divergence, about_edges, about_left_out, about_pairs, about_skips, about_values
+from bnexp.compare.notes import (
+    about_divergence,
+    about_edges,
+    about_left_out,
+    about_pairs,
+    about_skips,
+    about_values,
+    about_working,
+)
 from bnexp.compare.tables import Comparison, Row
 from bnexp.runs.arms import group
 from bnexp.runs.collect import Run, collect, newest, show
@@ -70,7 +78,7 @@ def _compared(
     if key:
         chosen = [choose(arm, key, metric) for arm in arms]
         arms, rows = [arm for arm, _ in chosen], [row for _, row in chosen]
-        notes += about_edges(arms, rows, key)
+        notes += [*about_edges(arms, rows, key), *about_working(rows, metric)]
     if baseline:
         pairings = pair(arms, baseline, metric)
         rows = [pairing | row for pairing, row in zip(pairings, rows, strict=True)]

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from bnexp.compare.lookup import agrees, assignments, instead
 from bnexp.compare.statistics import Interval, holm, mean_interval, paired
 from bnexp.compare.tables import Row
+from bnexp.compare.working import WITHIN, largest_working, on_validation, working, works_by
 from bnexp.config.metrics import larger_is_better
 from bnexp.runs.arms import Arm, group, known
 from bnexp.runs.collect import Setting, short, show
@@ -60,7 +61,7 @@ def choose(arm: Arm, key: str, metric: str) -> tuple[Arm, Row]:
     Raises:
         ValueError: the arm's runs have no validation metric.
     """
-    validation = f"validation/{metric.rpartition('/')[2]}"
+    validation = on_validation(metric)
     grid = [tried for tried in group(arm.runs, by=[key]) if tried.by_seed]
     scored = {index: values for index, tried in enumerate(grid) if (values := list(tried.values(validation).values()))}
     if not scored and any(tried.count("finished") for tried in grid):
@@ -69,11 +70,12 @@ def choose(arm: Arm, key: str, metric: str) -> tuple[Arm, Row]:
             "train with a validation split"
         )
     if not scored:
-        return arm, _choice(key, grid, None, None)
+        return arm, _choice(key, grid, None, None) | _largest_working(key, grid, validation)
     sign = 1 if larger_is_better(metric) else -1
     means = {index: mean_interval(values) for index, values in scored.items()}
     index = max(means, key=lambda index: (not _censored(grid[index], validation), sign * means[index].mean))
-    return Arm(arm.settings, grid[index].runs), _choice(key, grid, index, means[index])
+    row = _choice(key, grid, index, means[index]) | _largest_working(key, grid, validation)
+    return Arm(arm.settings, grid[index].runs), row
 
 
 def pair(arms: Sequence[Arm], baseline: Sequence[str], metric: str) -> list[Row]:
@@ -122,16 +124,12 @@ def _censored(arm: Arm, metric: str) -> bool:
 
 def _choice(key: str, grid: Sequence[Arm], index: int | None, validation: Interval | None) -> Row:
     values = [tried.settings.get(key) for tried in grid]
-    row: Row = {
+    return {
         "chosen": None if index is None else values[index],
         **_interval("validation_", validation),
         "edge": None if index is None else _edge(values, index),
         "grid": " ".join(show(value) for value in values),
     }
-    if key.rpartition(".")[2] in LEARNING_RATES:
-        row["largest_stable"] = _largest_stable(grid, values)
-        row["stable_to_the_end"] = bool(values) and row["largest_stable"] == values[-1]
-    return row
 
 
 def _edge(values: Sequence[Setting], index: int) -> str:
@@ -143,11 +141,34 @@ def _edge(values: Sequence[Setting], index: int) -> str:
     return {0: "lower edge", len(values) - 1: "upper edge"}.get(index, "")
 
 
-def _largest_stable(grid: Sequence[Arm], values: Sequence[Setting]) -> Setting:
-    """The largest value up to which no seed diverged; ``None`` when one did at the smallest."""
-    stable = [not tried.count("diverged") for tried in grid]
-    length = stable.index(False) if False in stable else len(stable)
-    return values[length - 1] if length else None
+def _largest_working(key: str, grid: Sequence[Arm], validation: str) -> Row:
+    """The largest learning rate that works for every seed, up from the first such one; None where none does.
+
+    ``works_to_the_end`` is None where it is not known what works.
+    """
+    if key.rpartition(".")[2] not in LEARNING_RATES:
+        return {}
+    metric = works_by(validation)
+    works = [tried.settings.get(key) for tried in grid if _works(tried, grid, key, metric)]
+    values = [tried.settings.get(key) for tried in grid]
+    largest = largest_working(values, works)
+    known = any(tried.values(metric) or tried.count("diverged") for tried in grid)
+    return {"largest_working": largest, "works_to_the_end": bool(works) and largest == values[-1] if known else None}
+
+
+def _works(tried: Arm, grid: Sequence[Arm], key: str, metric: str) -> bool:
+    """Whether the value works for all seeds that have a result there (a crash says nothing of the value)."""
+    table = {other.settings.get(key): _numbers(other, metric) for other in grid}
+    chance = next((run.chance(metric) for run in tried.runs), None)
+    larger = larger_is_better(metric)
+    seeds = [seed for seed, runs in tried.by_seed.items() if all(run.status != "diverged" for run in runs)]
+    works = [working(table, seed, larger=larger, within=WITHIN, chance=chance) for seed in seeds]
+    return len(seeds) == len(tried.by_seed) and all(tried.settings.get(key) in some for some in works)
+
+
+def _numbers(tried: Arm, metric: str) -> dict[int, float | None]:
+    numbers = tried.values(metric)
+    return {seed: numbers.get(seed) for seed in tried.by_seed}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

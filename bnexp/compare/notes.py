@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from bnexp.compare.tables import Row
+from bnexp.compare.working import WITHIN, works_by
 from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.config.schema import role
 from bnexp.runs.arms import Arm, telling
@@ -52,6 +53,16 @@ def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:
             yield f"Diverged, left out of the means since the number of classes is not known: {_runs(count)}."
         else:
             yield f"Diverged, left out of the means, which so flatter (a loss has no chance level): {_runs(count)}."
+
+
+def about_working(rows: Sequence[Row], metric: str) -> Iterator[str]:
+    """What is meant by a learning rate that works."""
+    if rows and "largest_working" in rows[0]:
+        points = f"{100 * WITHIN:g} points"
+        yield (
+            f"largest working: up to this value, from the first that works, no seed diverges and {works_by(metric)} of "
+            f"each is at most {points} below the arm's best mean, which is more than {points} above chance."
+        )
 
 
 def about_edges(arms: Sequence[Arm], rows: Sequence[Row], key: str) -> Iterator[str]:

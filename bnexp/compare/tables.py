@@ -95,15 +95,15 @@ def _differences(comparison: Comparison) -> Table:
 def _choices(comparison: Comparison) -> Table:
     key = short(comparison.key)
     digits = _digits(comparison.rows, "validation_")
-    stable = "largest_stable" in comparison.rows[0]
-    header = [key, "validation ± 95 %", "where", "grid", *(["largest stable"] if stable else [])]
+    rates = "largest_working" in comparison.rows[0]
+    header = [key, "validation ± 95 %", "where", "grid", *(["largest working"] if rates else [])]
     rows = [
         [
             _setting(row["chosen"]),
             _plus_minus(row, "validation_", digits),
             Cell(BLANK if row["edge"] is None else row["edge"] or "inside", row["edge"] or ""),
             Cell(row["grid"], row["grid"]),
-            *([_stable(row)] if stable else []),
+            *([_working(row)] if rates else []),
         ]
         for row in comparison.rows
     ]
@@ -161,12 +161,14 @@ def _setting(value: Setting) -> Cell:
     return Cell(show(value), value if number else show(value))
 
 
-def _stable(row: Row) -> Cell:
-    """The largest stable learning rate, with ≥ if it is the end of the grid, so that no larger one was tried."""
-    if row["largest_stable"] is None:
-        return Cell(BLANK if row["grid"] == "" else "none", "")
-    cell = _setting(row["largest_stable"])
-    return Cell(f"≥ {cell.text}" if row["stable_to_the_end"] else cell.text, cell.value)
+def _working(row: Row) -> Cell:
+    """The largest learning rate that works, with ≥ if it is the end of the grid, so that no larger one was tried."""
+    if row["works_to_the_end"] is None:
+        return Cell(BLANK, "")
+    if row["largest_working"] is None:
+        return Cell("none", "")
+    cell = _setting(row["largest_working"])
+    return Cell(f"≥ {cell.text}" if row["works_to_the_end"] else cell.text, cell.value)
 
 
 def _records(comparison: Comparison) -> Table:

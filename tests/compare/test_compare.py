@@ -269,8 +269,8 @@ def test_the_upper_edge_and_a_single_value_are_said_and_the_first_of_equals_is_t
     assert found["all runs"]["chosen"] == 0.1
 
 
-def test_the_largest_stable_learning_rate_is_contiguous_from_below(tmp_path, arms):
-    fine = (0.9, 0.9)
+def test_the_largest_working_learning_rate_is_contiguous_and_works_for_every_seed(tmp_path, arms):
+    fine, chance = (0.9, 0.9), (0.1, 0.1)
     found = arms(
         grid(
             tmp_path,
@@ -279,15 +279,40 @@ def test_the_largest_stable_learning_rate_is_contiguous_from_below(tmp_path, arm
                 ("bn", 0.3): [fine, fine],
                 ("bn", 1.0): [fine, "diverged"],
                 ("bn", 3.0): [fine, fine],  # luck beyond the first divergence
+                ("cosine", 0.1): [(0.5, 0.9), (0.5, 0.9)],  # too small a rate is no failure, whatever test says
+                ("cosine", 0.3): [fine, (0.86, 0.9)],
+                ("cosine", 1.0): [fine, (0.82, 0.9)],  # one seed is 6 points below the arm's best mean
                 ("gn", 0.1): [fine, "failed"],  # a crash is no divergence
                 ("gn", 0.3): [fine, fine],
+                ("in", 0.1): [fine, fine],
+                ("in", 0.3): [chance, chance],  # nothing diverged, and nothing was learned
+                ("ln", 0.1): [chance, (0.14, 0.1)],  # as good as guessing is not as good as the best
+                ("ln", 0.3): [chance, chance],
                 ("none", 0.1): ["diverged", fine],
             },
         ),
         *("--best", "optim.lr"),
     )
-    stable = {label: (arm["largest_stable"], arm["stable_to_the_end"]) for label, arm in list(found.items())[:3]}
-    assert stable == {"norm=bn": (0.3, False), "norm=gn": (0.3, True), "norm=none": (None, False)}
+    working = {label: (arm["largest_working"], arm["works_to_the_end"]) for label, arm in list(found.items())[:-1]}
+    assert working == {
+        "norm=bn": (0.3, False),
+        "norm=cosine": (0.3, False),
+        "norm=gn": (0.3, True),
+        "norm=in": (0.1, False),
+        "norm=ln": (None, False),
+        "norm=none": (None, False),
+    }
+    assert "no seed diverges and validation/accuracy of each is at most 5 points below" in found["notes"]
+
+
+def test_what_works_is_told_by_accuracy_also_where_a_loss_is_compared(tmp_path, arms, compare):
+    for lr, accuracy in ((0.1, 0.9), (0.3, 0.8)):
+        write_run(tmp_path / f"{lr}", lr=lr, final=both(accuracy, accuracy))
+    assert arms(tmp_path, "--best", "optim.lr", "--metric", "test/loss")["all runs"]["largest_working"] == 0.1
+    write_run(tmp_path / "none" / "a", lr=0.1, final={"validation/loss": 0.5, "test/loss": 0.5})
+    lines = compare(tmp_path / "none", "--best", "optim.lr", "--metric", "test/loss").splitlines()
+    heads = next(index for index, line in enumerate(lines) if "largest working" in line)
+    assert lines[heads + 2].rstrip().endswith(" -")
 
 
 def test_a_loss_is_chosen_by_the_smallest_and_never_by_survivors(tmp_path, arms):
