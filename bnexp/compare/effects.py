@@ -8,7 +8,7 @@ from bnexp.compare.lookup import agrees, assignments, instead
 from bnexp.compare.statistics import Interval, holm, mean_interval, paired
 from bnexp.compare.tables import Row
 from bnexp.compare.working import WITHIN, largest_working, on_validation, working, works_by
-from bnexp.config.metrics import larger_is_better
+from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.runs.arms import Arm, group, known
 from bnexp.runs.collect import Setting, short, show
 from bnexp.runs.run_json import STATUSES
@@ -23,7 +23,7 @@ def describe(arm: Arm, metric: str) -> Row:
     return {
         "n": len(values),
         "runs": len(arm.runs),
-        **_interval("", mean_interval(values) if values else None),
+        **_interval("", _level(values, metric) if values else None),
         "min": min(values, default=None),
         "max": max(values, default=None),
         "best": _mean(run.best_value(metric) for run in usable),
@@ -37,7 +37,8 @@ def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
     mine = arm.values(metric)
     theirs = baseline.values(metric) if baseline else {}
     seeds = sorted(mine.keys() & theirs.keys())
-    result = paired([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds]) if seeds else None
+    treated, untreated = [mine[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+    result = paired(treated, untreated, bounds=metric_of(metric).bounds) if seeds else None
     low, high = result.bca if result and result.bca else (None, None)
     return {
         "baseline": baseline.label if baseline else None,
@@ -72,7 +73,7 @@ def choose(arm: Arm, key: str, metric: str) -> tuple[Arm, Row]:
     if not scored:
         return arm, _choice(key, grid, None, None) | _largest_working(key, grid, validation)
     sign = 1 if larger_is_better(metric) else -1
-    means = {index: mean_interval(values) for index, values in scored.items()}
+    means = {index: _level(values, validation) for index, values in scored.items()}
     index = max(means, key=lambda index: (not _censored(grid[index], validation), sign * means[index].mean))
     row = _choice(key, grid, index, means[index]) | _largest_working(key, grid, validation)
     return Arm(arm.settings, grid[index].runs), row
@@ -174,6 +175,10 @@ def _numbers(tried: Arm, metric: str) -> dict[int, float | None]:
 def _mean(values: Iterable[float | None]) -> float | None:
     some = known(values)
     return mean_interval(some).mean if some else None
+
+
+def _level(values: Sequence[float], metric: str) -> Interval:
+    return mean_interval(values, bounds=metric_of(metric).bounds)
 
 
 def _interval(prefix: str, interval: Interval | None) -> Row:

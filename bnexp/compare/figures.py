@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnexp.compare.bands import mean_curve
-from bnexp.compare.statistics import Interval, mean_interval
-from bnexp.config.metrics import larger_is_better
+from bnexp.compare.statistics import FEWEST, Interval, clipped, mean_interval
+from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.runs.arms import Arm, natural
 from bnexp.runs.collect import short, show
 
@@ -93,7 +93,7 @@ def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
 def _ranked(arms: Sequence[Arm], metric: str) -> dict[int, Arm]:
     """Arms with a result, the best first, by their index in the table (which decides their colour)."""
     sign = -1 if larger_is_better(metric) else 1
-    means = {index: _interval(arm.values(metric)).mean for index, arm in enumerate(arms) if arm.values(metric)}
+    means = {index: _interval(arm.values(metric), metric).mean for index, arm in enumerate(arms) if arm.values(metric)}
     return {index: arms[index] for index in sorted(means, key=lambda index: sign * means[index])}
 
 
@@ -109,8 +109,8 @@ def _styles(ranked: Mapping[int, Arm]) -> Styles:
     return styles
 
 
-def _interval(values: Mapping[Any, float]) -> Interval:
-    return mean_interval(list(values.values()))
+def _interval(values: Mapping[Any, float], metric: str) -> Interval:
+    return mean_interval(list(values.values()), bounds=metric_of(metric).bounds)
 
 
 def _first(arms: Mapping[int, Arm], most: int) -> dict[int, Arm]:
@@ -149,7 +149,7 @@ def _curves(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture |
         low = [interval.mean if interval.low is None else interval.low for interval in intervals]
         high = [interval.mean if interval.high is None else interval.high for interval in intervals]
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-    _limit(axes, means.values())
+    _limit(axes, means.values(), metric)
     _explain(axes, "means, with 95 % intervals as bands")
     axes.set(xlabel="step", ylabel=metric)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
@@ -169,7 +169,7 @@ def _explain(axes: Axes, what: str) -> None:
     axes.set_title(what, loc="left", fontsize=8.5, color=INK, alpha=0.7)
 
 
-def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]]) -> None:
+def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]], metric: str) -> None:
     """Show the means after the first tenth of the steps, and of the bands at most half that range more."""
     start = max(step for steps in curves for step in steps) / 10
     late = [interval for steps in curves for step, interval in steps.items() if step >= start]
@@ -180,7 +180,7 @@ def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]]) -> None:
     highs = [interval.high for interval in late if interval.high is not None]
     low, high = max(min(lows, default=bottom), bottom - room), min(max(highs, default=top), top + room)
     margin = 0.06 * (high - low) or abs(means[0]) * 0.1 or 1.0
-    axes.set_ylim(low - margin, high + margin)
+    axes.set_ylim(clipped(low - margin, high + margin, means, metric_of(metric).bounds))
     axes.margins(x=0.01)
 
 
@@ -228,20 +228,24 @@ def _dots(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture:
     arms = _first(ranked, MOST_DOTS)
     title, names = _names(arms)
     figure, axes = _figure(0.75 + 0.32 * len(arms))
+    everything: list[float] = []
     for row, (index, arm) in enumerate(arms.items()):
         colour, _ = styles[index]
         values = list(arm.values(metric).values())
         # Seeds with equal values are drawn at different heights.
         heights = [row + 0.09 * (place % 5 - 2) for place in range(len(values))]
-        axes.scatter(values, heights, s=13, color=colour, alpha=0.45, linewidths=0)
-        interval = mean_interval(values)
-        if interval.low is not None and interval.high is not None:
+        axes.scatter(values, heights, s=13, color=colour, alpha=0.45, linewidths=0, clip_on=False)
+        interval = _interval(arm.values(metric), metric)
+        if interval.n >= FEWEST and interval.low is not None and interval.high is not None:
             axes.plot([interval.low, interval.high], [row, row], color=colour, solid_capstyle="butt", linewidth=2)
-        axes.plot([interval.mean], [row], "o", color=colour, markersize=5.5)
+        axes.plot([interval.mean], [row], "o", color=colour, markersize=5.5, clip_on=False)
+        everything += values
+    axes.set_xlim(clipped(*axes.get_xlim(), everything, metric_of(metric).bounds))
     axes.set_yticks(range(len(arms)), list(names.values()))
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.set(xlabel=metric, ylabel=title)
-    _explain(axes, "mean with 95 % interval; a faint dot a seed")
+    few = any(len(arm.values(metric)) < FEWEST for arm in arms.values())
+    _explain(axes, f"mean with 95 % interval{f' from {FEWEST} seeds on' if few else ''}; a faint dot a seed")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
@@ -278,7 +282,7 @@ def _fill(figure: Figure, axes: Axes, cells: Mapping[tuple[int, int], Arm], metr
     from matplotlib.colors import Normalize
     from matplotlib.patches import Rectangle
 
-    means = {place: _interval(arm.values(metric)).mean for place, arm in cells.items()}
+    means = {place: _interval(arm.values(metric), metric).mean for place, arm in cells.items()}
     # Diverged runs would stretch the scale, so it spans the other arms; arms beyond it get the colour of its end.
     steady = [mean for place, mean in means.items() if not cells[place].count("diverged")] or list(means.values())
     scale, colours = Normalize(min(steady), max(steady), clip=True), colormaps["cividis"]

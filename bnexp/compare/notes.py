@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from bnexp.compare.tables import Row
+from bnexp.compare.statistics import FEWEST
+from bnexp.compare.tables import Row, is_cut
 from bnexp.compare.working import WITHIN, works_by
 from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.config.schema import role
@@ -16,13 +17,21 @@ from bnexp.runs.paths import METRICS
 from bnexp.runs.run_json import STATUSES
 
 
-def about_values(arms: Sequence[Arm], metric: str) -> Iterator[str]:
+def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Iterator[str]:
     """What the numbers are, and which runs are missing in them."""
     better = "larger" if larger_is_better(metric) else "smaller"
     yield (
         f"{metric} at the last step, {better} is better: mean over n seeds with 95 % t-interval. "
         "best: mean of the runs' best evaluations, chosen on this metric itself and so optimistic."
     )
+    if any(1 < row["n"] < FEWEST for row in rows):
+        yield f"With fewer than {FEWEST} seeds their values stand behind the mean instead of an interval."
+    if any(row["n"] >= FEWEST and is_cut(row) for row in rows):
+        low, high = metric_of(metric).bounds
+        yield (
+            f"[low, high]: a t-interval that would leave [{low:g}, {high:g}] is cut off there; no mean lies outside, "
+            "so that it holds the mean as often as before."
+        )
     pooled = dict.fromkeys(key for arm in arms for key in _pooled(arm))
     if pooled:
         yield (
@@ -85,6 +94,8 @@ def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
     if paired and min(paired) < (enough := _enough_pairs(len(paired))):
         least = f"{2 / 2 ** min(paired):.4g}{f', {len(paired)} times that by Holm' if len(paired) > 1 else ''}"
         yield f"With {min(paired)} pairs no sign-flip p can be below {least}; take {enough} or more seeds."
+    if any(1 < pairs < FEWEST for pairs in paired):
+        yield f"With fewer than {FEWEST} pairs the differences themselves are shown instead of an interval."
     alone = sum(row["baseline"] is None for row in rows)
     if alone:
         yield f"Arms not paired, since no baseline agrees with them in all else: {alone}."

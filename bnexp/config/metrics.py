@@ -6,6 +6,7 @@ was evaluated and changes nothing of this.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,19 +18,26 @@ class Metric:
     Attributes:
         larger_is_better: None where nobody can tell.
         chance: number of classes -> what guessing scores; None where guessing has no score.
-        is_proportion: a share of the images, from 0 to 1, shown in percentage points.
+        bounds: what it cannot lie outside of.
     """
 
     larger_is_better: bool | None = None
     chance: Callable[[int], float] | None = None
-    is_proportion: bool = False
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
+    @property
+    def is_proportion(self) -> bool:
+        """Whether it is a share of the images, shown in percentage points."""
+        return self.bounds == _PROPORTION
+
+
+_PROPORTION = (0.0, 1.0)
 
 _UNKNOWN = Metric()
 # The first whose name is among the words of a quantity is meant.
 _METRICS = {
-    "top5_accuracy": Metric(True, lambda classes: min(5, classes) / classes, is_proportion=True),
-    "accuracy": Metric(True, lambda classes: 1 / classes, is_proportion=True),
+    "top5_accuracy": Metric(True, lambda classes: min(5, classes) / classes, bounds=_PROPORTION),
+    "accuracy": Metric(True, lambda classes: 1 / classes, bounds=_PROPORTION),
     "loss": Metric(False),
     "error": Metric(False),
     "perplexity": Metric(False),

@@ -535,6 +535,46 @@ def test_csv_is_a_row_an_arm_at_full_precision(tmp_path, compare):
     assert (rows[0]["p"], rows[1]["p"]) == ("", "0.03125")
 
 
+UNEVEN = [1.0, 0.99, 1.0, 0.6]
+
+
+def test_an_interval_of_accuracies_ends_at_100_percent_and_says_so(tmp_path, compare, arms):
+    found = arms(sweep(tmp_path, {"bn": UNEVEN}))
+    low, high = scipy.stats.ttest_1samp(UNEVEN, 0).confidence_interval()
+    assert (low < 0.6, high > 1.2) == (True, True)
+    assert (found["all runs"]["low"], found["all runs"]["high"]) == (pytest.approx(low, rel=1e-12), 1.0)
+    assert "[low, high]: a t-interval that would leave [0, 1] is cut off there" in found["notes"]
+    assert f"0.90 [{low:.2f}, 1.00]" in compare(tmp_path)
+    losses = arms(tmp_path, "--metric", "test/loss")  # 0, 0.01, 0, 0.4: a loss has no bounds
+    assert losses["all runs"]["low"] == pytest.approx(1 - high, abs=1e-12)
+    assert "cut off" not in losses["notes"]
+
+
+def test_an_interval_of_differences_of_accuracies_ends_at_100_points(tmp_path, arms):
+    found = arms(sweep(tmp_path, {"bn": [0.0] * 4, "gn": UNEVEN}), "--baseline", "norm=bn")
+    assert found["norm=gn"]["difference_high"] == 1.0
+    assert found["norm=gn"]["difference_low"] == pytest.approx(
+        scipy.stats.ttest_1samp(UNEVEN, 0).confidence_interval().low
+    )
+
+
+def test_an_accuracy_in_percent_knows_no_bound(tmp_path, arms):
+    percent = [100 * value for value in UNEVEN]
+    found = arms(sweep(tmp_path, {"bn": percent}))["all runs"]
+    assert found["low"] == pytest.approx(scipy.stats.ttest_1samp(percent, 0).confidence_interval().low, rel=1e-12)
+
+
+def test_few_seeds_are_shown_themselves(tmp_path, compare):
+    text = compare(sweep(tmp_path, {"bn": [0.9, 0.8, 0.95], "gn": [0.91, 0.7], "ln": [0.5]}), "--baseline", "norm=bn")
+    bn, gn, ln = text.splitlines()[3:6]
+    assert "0.8833 (0.9000, 0.8000, 0.9500)" in bn
+    assert "0.8050 (0.9100, 0.7000)" in gn
+    assert ln.split()[2] == "0.5000"
+    assert "-0.0450  +0.0100, -0.1000" in text
+    assert "With fewer than 4 seeds their values stand behind the mean instead of an interval." in text
+    assert "With fewer than 4 pairs the differences themselves are shown instead of an interval." in text
+
+
 def test_markdown_is_a_table_whose_names_are_escaped(tmp_path, compare):
     write_run(tmp_path / "a", norm="a|b_c")
     write_run(tmp_path / "b", norm="gn")
