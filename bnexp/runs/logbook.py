@@ -19,12 +19,14 @@ _HPARAMS = (
 )
 
 
-def hparams(config: Mapping[str, Any]) -> dict[str, HParam]:
+def hparams(config: Mapping[str, Any], steps: int) -> dict[str, HParam]:
     """What of a config decides the result, as the columns of TensorBoard's HParams table.
 
     The same keys whatever was chosen, as TensorBoard shows only the keys of the first run: a group is two columns, its
-    name and its options in one text.
+    name and its options in one text. Each column holds numbers in all runs or text in all, else TensorBoard cannot sort
+    by it: ``steps`` is how many the run has, also where the setting is null and the epochs decide.
     """
+    config = {**config, "steps": steps}
     table: dict[str, HParam] = {"optim.lr": config["optim"]["lr"]}
     for key in _HPARAMS:
         value = config[key]
@@ -32,7 +34,7 @@ def hparams(config: Mapping[str, Any]) -> dict[str, HParam]:
             table[key] = value["name"]
             table[f"{key}.options"] = " ".join(f"{k}={v}" for k, v in value.items() if k not in ("name", "root"))
         else:
-            table[key] = value if isinstance(value, str | int | float) else str(value)
+            table[key] = value
     return table
 
 
@@ -44,7 +46,7 @@ class Logbook:
 
     Args:
         folder: exists, and is held by this process.
-        facts: the fixed part of run.json (name, config, provenance and so on).
+        facts: the fixed part of run.json (name, config, steps, provenance and so on).
         after: the step to go on behind, None for a new run; later rows are cut off.
     """
 
@@ -59,7 +61,7 @@ class Logbook:
         for step, tag, value in metrics.points(folder):
             self._remember(step, tag, value)
         self.seconds = metrics.seconds(folder)  # trained in earlier sessions
-        self._events = EventFile(folder, hparams(self.facts["config"]), after=after)
+        self._events = EventFile(folder, hparams(self.facts["config"], self.facts["steps"]), after=after)
         self.update("running", step=after or 0)
 
     def _remember(self, step: int, tag: str, value: float) -> None:
