@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bnexp.compare.effects import choose, describe, pair
+from bnexp.compare.effects import choosable, choose, describe, pair
 from bnexp.compare.lookup import agrees, assignments, instead, resolve
 from bnexp.compare.notes import (
     about_divergence,
@@ -17,6 +17,7 @@ from bnexp.compare.notes import (
     about_left_out,
     about_pairs,
     about_skips,
+    about_unchosen,
     about_values,
     about_working,
 )
@@ -72,10 +73,12 @@ def _compared(
     key = resolve("--best", best, runs) if best else ""
     if key in by:
         raise ValueError(f"--best={best}: is also in --by; name it in one of them")
+    given, runs = runs, choosable(runs, key, metric) if key else runs
     arms = group(runs, by=by, without=[key])
     rows: list[Row] = [{} for _ in arms]
     notes: list[str] = []
     if key:
+        notes += about_unchosen(len(given) - len(runs), metric)
         chosen = [choose(arm, key, metric) for arm in arms]
         arms, rows = [arm for arm, _ in chosen], [row for _, row in chosen]
         notes += [*about_edges(arms, rows, key), *about_working(rows, metric)]

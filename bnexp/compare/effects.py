@@ -10,7 +10,7 @@ from bnexp.compare.tables import Row
 from bnexp.compare.working import WITHIN, largest_working, on_validation, working, works_by
 from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.runs.arms import Arm, group, known
-from bnexp.runs.collect import Setting, short, show
+from bnexp.runs.collect import Run, Setting, short, show
 from bnexp.runs.run_json import STATUSES
 
 LEARNING_RATES = ("lr", "learning_rate")
@@ -53,23 +53,31 @@ def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
     }
 
 
+def choosable(runs: Sequence[Run], key: str, metric: str) -> list[Run]:
+    """The runs without those that have finished without a validation metric, by which no value can be chosen.
+
+    Raises:
+        ValueError: that is every finished run.
+    """
+    validation = on_validation(metric)
+    kept = [run for run in runs if run.status != "finished" or run.value(validation) is not None]
+    if len(kept) < len(runs) and not any(run.status == "finished" for run in kept):
+        raise ValueError(
+            f"--best={short(key)}: the runs have no {validation}, and test is never used for choosing; "
+            "train with a validation split"
+        )
+    return kept
+
+
 def choose(arm: Arm, key: str, metric: str) -> tuple[Arm, Row]:
     """The arm at the value of ``key`` with the best mean validation metric, and how it was chosen.
 
     A value at which a run diverged that cannot be counted (a loss has no chance level) comes after all others: its
     mean is one of survivors. Of equal values the first (smallest) is taken.
-
-    Raises:
-        ValueError: the arm's runs have no validation metric.
     """
     validation = on_validation(metric)
     grid = [tried for tried in group(arm.runs, by=[key]) if tried.by_seed]
     scored = {index: values for index, tried in enumerate(grid) if (values := list(tried.values(validation).values()))}
-    if not scored and any(tried.count("finished") for tried in grid):
-        raise ValueError(
-            f"--best={short(key)}: the runs of {arm.label} have no {validation}, and test is never used for choosing; "
-            "train with a validation split"
-        )
     if not scored:
         return arm, _choice(key, grid, None, None) | _largest_working(key, grid, validation)
     sign = 1 if larger_is_better(metric) else -1

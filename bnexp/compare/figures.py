@@ -6,10 +6,12 @@ tell them apart. matplotlib is imported where it is used, and its global state i
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +33,8 @@ INK = "#1c1c1e"
 # With more arms than these, only the best are drawn: a reader could not tell them apart.
 MOST_CURVES = 14
 MOST_DOTS = 40
+# A longer name would leave no room for what is drawn.
+LONGEST_NAME = 30
 # A heat map with more cells than this has a colour bar instead of numbers.
 MOST_NUMBERS = 80
 STYLE: dict[Any, Any] = {
@@ -44,6 +48,8 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.5,
     "svg.fonttype": "none",
+    # Names come from settings: a $ in them is no mathematics.
+    "text.parse_math": False,
     # Fixed, so that two calls write the same bytes.
     "svg.hashsalt": "bnexp",
 }
@@ -65,7 +71,8 @@ def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
     """Write every figure as PNG and SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures(arms, metric):
-        picture.figure.savefig(folder / f"{picture.name}.png", dpi=200)
+        with _drawing():
+            picture.figure.savefig(folder / f"{picture.name}.png", dpi=200)
         (folder / f"{picture.name}.svg").write_text(_svg(picture.figure), encoding="utf-8")
 
 
@@ -74,15 +81,23 @@ def inline(arms: Sequence[Arm], metric: str) -> list[tuple[str, str]]:
     return [(picture.caption, embedded(picture)) for picture in pictures(arms, metric)]
 
 
-def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
-    """All figures that have something to show."""
+@contextlib.contextmanager
+def _drawing() -> Iterator[None]:
+    """The style; and no warning of a letter that the font lacks, which an SVG shows all the same."""
     from matplotlib import rc_context
 
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
+    """All figures that have something to show."""
     ranked = _ranked(arms, metric)
     if not ranked:
         return []
     styles = _styles(ranked)
-    with rc_context(STYLE):
+    with _drawing():
         drawn = [_curves(ranked, metric, styles), _heat_map(ranked, metric), _dots(ranked, metric, styles)]
         for picture in filter(None, drawn):
             # Lay the figure out here, while the style is active.
@@ -129,8 +144,16 @@ def _names(arms: Mapping[int, Arm]) -> tuple[str, dict[int, str]]:
     """Title and index -> name: if one setting differs, that setting and its values; else no title and the labels."""
     keys = list(dict.fromkeys(key for arm in arms.values() for key in arm.settings))
     if len(keys) == 1:
-        return short(keys[0]), {index: show(arm.settings.get(keys[0])) for index, arm in arms.items()}
-    return "", {index: arm.label for index, arm in arms.items()}
+        return _cut(short(keys[0])), {index: _cut(show(arm.settings.get(keys[0]))) for index, arm in arms.items()}
+    return "", {index: _label(arm) for index, arm in arms.items()}
+
+
+def _label(arm: Arm) -> str:
+    return Arm({key: _cut(show(value)) for key, value in arm.settings.items()}, arm.runs).label
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 # --- learning curves --------------------------------------------------------------------------------------------------
@@ -267,9 +290,11 @@ def _heat_map(ranked: Mapping[int, Arm], metric: str) -> Picture | None:
     cells = {(arm.settings[keys[1]], arm.settings[keys[0]]): arm for arm in arms}
     figure, axes = _figure(1.0 + 0.42 * len(ys))
     _fill(figure, axes, {(xs.index(x), ys.index(y)): arm for (x, y), arm in cells.items()}, metric)
-    axes.set_xticks(range(len(xs)), [show(x) for x in xs])
-    axes.set_yticks(range(len(ys)), [show(y) for y in ys])
-    axes.set(xlim=(-0.5, len(xs) - 0.5), ylim=(len(ys) - 0.5, -0.5), xlabel=short(keys[1]), ylabel=short(keys[0]))
+    axes.set_xticks(range(len(xs)), [_cut(show(x)) for x in xs])
+    axes.set_yticks(range(len(ys)), [_cut(show(y)) for y in ys])
+    axes.set(
+        xlim=(-0.5, len(xs) - 0.5), ylim=(len(ys) - 0.5, -0.5), xlabel=_cut(short(keys[1])), ylabel=_cut(short(keys[0]))
+    )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     caption = f"{metric}, mean over seeds. The colours span the arms in which no run diverged."
@@ -309,10 +334,8 @@ def _write_cell(axes: Axes, x: int, y: int, arm: Arm, mean: float, ink: str) -> 
 
 def _svg(figure: Figure) -> str:
     """The figure as SVG, without metadata, which would hold a date."""
-    from matplotlib import rc_context
-
     file = io.StringIO()
-    with rc_context(STYLE):
+    with _drawing():
         figure.savefig(file, format="svg", metadata={"Date": None})
     return re.sub(r" *<metadata>.*?</metadata>\n", "", file.getvalue(), flags=re.DOTALL)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from bnexp.compare.statistics import FEWEST
 from bnexp.compare.tables import Row, is_cut
-from bnexp.compare.working import WITHIN, works_by
+from bnexp.compare.working import WITHIN, on_validation, works_by
 from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.config.schema import role
 from bnexp.runs.arms import Arm, telling
@@ -62,6 +62,12 @@ def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:
             yield f"Diverged, left out of the means since the number of classes is not known: {_runs(count)}."
         else:
             yield f"Diverged, left out of the means, which so flatter (a loss has no chance level): {_runs(count)}."
+
+
+def about_unchosen(count: int, metric: str) -> Iterator[str]:
+    """How many runs no value could be chosen by."""
+    if count:
+        yield f"Without {on_validation(metric)}, by which values are chosen, left out: {_runs(count)}."
 
 
 def about_working(rows: Sequence[Row], metric: str) -> Iterator[str]:

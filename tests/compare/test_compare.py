@@ -331,6 +331,14 @@ def test_without_validation_there_is_no_choice(tmp_path):
         main([str(tmp_path), "--best", "optim.lr"])
 
 
+def test_a_run_without_validation_is_left_out_of_a_choice_and_counted(tmp_path, arms):
+    write_run(tmp_path / "a", lr=0.1)
+    write_run(tmp_path / "b", lr=0.3, final={"test/accuracy": 0.99})
+    found = arms(tmp_path, "--best", "optim.lr")
+    assert (found["all runs"]["chosen"], found["all runs"]["mean"]) == (0.1, 0.9)
+    assert "Without validation/accuracy, by which values are chosen, left out: 1 run." in found["notes"]
+
+
 def test_best_is_not_also_an_arm(tmp_path):
     write_run(tmp_path / "a")
     with pytest.raises(ValueError, match="also in --by"):
