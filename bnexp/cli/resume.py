@@ -11,17 +11,17 @@ from bnexp.runs.paths import SWEEP_JSON
 
 def resume(arguments: list[str]) -> int:
     """``bnexp resume RUN`` and ``bnexp resume SWEEP``."""
-    text = "Go on with a run or a sweep from its last checkpoints, to the end it would have had undisturbed."
+    text = "Resume a run or a sweep from its last checkpoints; it ends with the result of an uninterrupted run."
     options = parser("resume", text)
     options.add_argument("run", type=Path, help="the folder of a run or a sweep")
-    options.add_argument("--retry-failed", action="store_true", help="of a sweep: run the jobs again that have failed")
+    options.add_argument("--retry-failed", action="store_true", help="for a sweep: run its failed jobs again")
     given = options.parse_args(arguments)
     from bnexp.sweep.plan import is_sweep
 
     if is_sweep(given.run):
         return _resume_sweep(given.run, retry_failed=given.retry_failed)
     if given.retry_failed:
-        raise ValueError(f"resume: --retry-failed is for sweeps, and {given.run} is none (it has no {SWEEP_JSON})")
+        raise ValueError(f"resume: --retry-failed is for sweeps; {given.run} is not a sweep (it has no {SWEEP_JSON})")
     from bnexp.experiment.job import saved_job
 
     return do(saved_job(given.run))

@@ -1,4 +1,4 @@
-"""A run to be done: its config and folder, read from a folder or looked up there."""
+"""A run to be done: its config, name and folder; and whether its folder says that it is already done."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Job:
     """A run to be done.
 
     Attributes:
-        config: what to train.
-        folder: where its records go.
-        name: what it is called in tables and curves.
-        overrides: what the user typed.
-        notes: further files for the folder, name -> text.
+        config: the settings to train with.
+        folder: where its records are written.
+        name: its name in tables and curves.
+        overrides: the command-line overrides that the user typed.
+        notes: further files to write into the folder, name -> text.
     """
 
     config: TrainConfig
@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``finished``, ``diverged`` or ``interrupted``, and what run.json says of it."""
+    """How a run ended (``finished``, ``diverged`` or ``interrupted``), and the contents of its run.json."""
 
     job: Job
     status: str
@@ -44,10 +44,10 @@ class Outcome:
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import a user's own modules, which register what they bring; the working folder is on the path.
+    """Import a user's own modules, which register norms, models or data; the working folder is searched first.
 
     Raises:
-        ValueError: a module is not there or does not import; the message names the file and line.
+        ValueError: a module is missing or fails to import; the message names the file and line.
     """
     if names and "" not in sys.path:
         sys.path.insert(0, "")
@@ -64,20 +64,20 @@ def import_modules(names: Sequence[str]) -> None:
 
 
 def saved_job(folder: Path) -> Job:
-    """The job whose records stand in a folder.
+    """The job whose records a folder holds.
 
     Raises:
-        ValueError: it is not a run's folder, or its config is not one of this version.
+        ValueError: it is not a run's folder, or this version cannot read its config.
     """
     saved = run_json.read(folder)
     return Job(from_dict(saved["config"]), folder, saved["name"], saved["overrides"])
 
 
 def already_done(job: Job) -> Outcome | None:
-    """How the job ended before, if its folder says that it ran to its end.
+    """How the job ended before, if its folder says that it finished or diverged; else None.
 
     Raises:
-        ValueError: the folder holds a run of another config; the message says what differs.
+        ValueError: the folder holds a run of another config; the message lists the differences.
     """
     if not RunPaths(job.folder).run_json.exists():
         return None

@@ -1,4 +1,4 @@
-"""One run, or one stack of runs: build what the configs ask for, train, keep the records."""
+"""One run, or one stack of runs: build what the configs ask for, train, write the records."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class StorageFailedError(RunFailedError):
 
 
 def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False) -> list[Outcome]:
-    """Train jobs as one population and keep their records; go on from checkpoints where there are any.
+    """Train jobs as one population and write their records; resume from checkpoints where there are any.
 
     Args:
-        jobs: one a member.
+        jobs: one per member.
         stop: asked after every step; True saves and ends the run as ``interrupted``.
         stacked: see ``Population``.
 
     Raises:
-        ValueError: something the user can mend; no run folder has been made or changed.
+        ValueError: an error that the user can fix; no run folder has been made or changed.
         RunFailedError: the program failed, or (``StorageFailedError``) a file could not be written in the middle of the
             run; the last checkpoint is intact.
-        torch.OutOfMemoryError: there are several jobs, and the device has no memory for all of them at once.
+        torch.OutOfMemoryError: there are several jobs, and the device has too little memory for all of them at once.
     """
     folder = jobs[0].folder
     with ExitStack() as holds:
@@ -65,7 +65,7 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
 
 @contextmanager
 def _remembered() -> Iterator[Sequence[logging.LogRecord]]:
-    """The messages of the with block, for logs that are opened later in it."""
+    """Collect the messages logged in the with block, for train.log files that are opened later in it."""
     logger, keeper = logging.getLogger("bnexp"), MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
     level = logger.level
     logger.setLevel(logging.DEBUG)
@@ -91,7 +91,7 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool])
                     _record_stop(book, setup)
                 raise
             for book in books:
-                if book.facts["status"] == "running":  # a member that had diverged before has its result
+                if book.facts["status"] == "running":  # a member that diverged before has its result already
                     _record_failure(book, error)
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise RunFailedError(f"{reason}; details in {RunPaths(jobs[0].folder).error_log}") from None
@@ -103,30 +103,30 @@ def _can_go_on(error: Exception, members: int) -> bool:
 
 
 def _load(setup: Setup, row: int, job: Job, *, repair: bool) -> checkpoint.State | None:
-    """Put a member back to its last checkpoint, if there is one.
+    """Load a member's last checkpoint, if there is one.
 
     Raises:
-        ValueError: no checkpoint is usable, or it is that of another config.
+        ValueError: no checkpoint is usable, or it belongs to another config.
     """
     state = checkpoint.load(job.folder, repair=repair)
     if state is None:
         return None
     if state.get("config_hash") != config_hash(to_dict(job.config)):
-        raise ValueError(f"{job.folder}: the checkpoint is that of another config than run.json describes")
+        raise ValueError(f"{job.folder}: the checkpoint belongs to another config than run.json describes")
     setup.load(row, state)
     return state
 
 
 @contextmanager
 def _open_folder(folder: Path, said: Sequence[logging.LogRecord]) -> Iterator[None]:
-    """Make and hold a run's folder; train.log in it gets the program's messages but for those of other folders.
+    """Make and lock a run's folder; its train.log gets the program's messages except those about other folders.
 
     Args:
-        folder: of the run.
-        said: messages from before, for the log too.
+        folder: the run's folder.
+        said: earlier messages, which the log gets too.
 
     Raises:
-        ValueError: it cannot be written, or another process holds it.
+        ValueError: the folder cannot be written, or another process holds it.
         StorageFailedError: the disk is full.
     """
     with ExitStack() as opened:
@@ -170,22 +170,22 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     if state is not None:
-        log.info("%s goes on from step %d of %d", job.folder, state["step"], setup.training.cadence.steps)
+        log.info("%s resumes from step %d of %d", job.folder, state["step"], setup.training.cadence.steps)
         _warn_of_changes(job.folder, made_with)
     return Logbook(job.folder, facts, after=None if state is None else state["step"])
 
 
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
-    """Say what of this machine is not as it was: the result may then differ in its last bits."""
+    """Warn if the machine or its libraries changed since the run began: the result may differ in its last bits."""
     with contextlib.suppress(ValueError):  # no readable run.json to compare with
         before = run_json.read(folder).get("provenance") or {}
         changes = [f"{key} {before.get(key)} -> {now[key]}" for key in _BITS if before.get(key) != now[key]]
         if changes:
-            log.warning("%s: not as it was, so that last bits may differ: %s", folder, ", ".join(changes))
+            log.warning("%s: changed since the run began, last bits may differ: %s", folder, ", ".join(changes))
 
 
 def _record_stop(book: Logbook, setup: Setup) -> None:
-    """Record that a run can go on, as well as the disk allows."""
+    """Record that a run can be resumed, as well as the disk allows."""
     with contextlib.suppress(OSError):
         if book.facts["status"] == "running":
             book.update("interrupted", step=setup.training.progress.step)
@@ -227,12 +227,12 @@ def _keep_records(
 
 
 def _save(setup: Setup, book: Logbook, row: int) -> None:
-    """Write a member's checkpoint, behind all entries it stands for; weights that are not finite are never saved."""
+    """Write a member's checkpoint after flushing its logbook; weights that are not finite are never saved."""
     if setup.finite(row):
         book.flush()
         checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
         progress = setup.training.progress
-        if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else its end is told at once
+        if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else ``_end`` does
             book.update("running", step=progress.step)
 
 
@@ -243,7 +243,7 @@ def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverg
 
 
 def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str, float, float]]]:
-    """A run's last checkpoint under all three kinds of statistics.
+    """Evaluate a run's last checkpoint under all three kinds of statistics.
 
     Args:
         job: from ``saved_job``.
@@ -253,10 +253,10 @@ def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str,
         The step, and rows (split, statistics, accuracy, loss).
 
     Raises:
-        ValueError: there is no checkpoint, or no such split.
+        ValueError: there is no checkpoint, or the data have no such split.
     """
     setup = build([job.config], stacked=False, resumed=[True])
     state = _load(setup, 0, job, repair=False)
     if state is None:
-        raise ValueError(f"{job.folder}: has no checkpoint; none was saved before it ended, or none yet")
+        raise ValueError(f"{job.folder}: has no checkpoint; the run has not saved one")
     return state["step"], list(setup.compare_statistics(split))

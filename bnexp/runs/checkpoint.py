@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def digest(state: Any) -> str:
-    """SHA-256 over every name, type, shape and byte of a nested dict; torch itself checks nothing inside tensors."""
+    """SHA-256 over every name, type, shape and byte of a nested dict; torch does not check the contents of tensors."""
     sha = hashlib.sha256()
     _feed(sha, "", state)
     return sha.hexdigest()
@@ -41,14 +41,14 @@ def _feed(sha: Any, path: str, node: Any) -> None:
 
 
 def save(folder: Path, state: State) -> None:
-    """Write a checkpoint; the one before it is kept as well.
+    """Write a checkpoint, and keep the previous one.
 
     Args:
         folder: the run's folder.
         state: nested dicts of CPU tensors, numbers, strings and None.
 
     Raises:
-        OSError: it could not be written; the checkpoints that were there still load.
+        OSError: it could not be written; the earlier checkpoints still load.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "digest": digest(state), "state": state}, buffer)
@@ -57,19 +57,20 @@ def save(folder: Path, state: State) -> None:
 
 
 def exists(folder: Path) -> bool:
-    """Whether a checkpoint was ever written, usable or not."""
+    """True if a checkpoint file exists, even a damaged one."""
     return RunPaths(folder).checkpoint.exists() or RunPaths(folder).previous.exists()
 
 
 def load(folder: Path, *, repair: bool = False) -> State | None:
-    """The newest checkpoint that is whole, or None where none was ever written.
+    """Read the newest intact checkpoint; None if no checkpoint file exists.
 
-    A newest one that is damaged or missing is passed over with a warning. Nothing in a file is run, whatever it holds.
+    If the newest one is damaged or missing, the previous one is read, with a warning. Loading never runs code from the
+    file.
 
     Args:
         folder: the run's folder.
-        repair: set a damaged newest one aside, so that the next ``save`` does not keep it in place of the good one;
-            only for who holds the folder.
+        repair: rename a damaged newest checkpoint, so that the next ``save`` does not keep it instead of the good
+            one; only for the process that holds the folder.
 
     Raises:
         ValueError: there are checkpoints, and none is usable.
@@ -84,7 +85,7 @@ def load(folder: Path, *, repair: bool = False) -> State | None:
             faults.append(str(error))
             continue
         for fault in faults:
-            log.warning("%s; going on from the one before, step %s", fault, state["step"])
+            log.warning("%s; resuming from the previous checkpoint, step %s", fault, state["step"])
         if faults and repair and paths.checkpoint.exists():
             paths.checkpoint.replace(paths.damaged)
         return state
@@ -98,7 +99,7 @@ def _read(path: Path) -> State:
         raise ValueError(f"{path}: missing") from None
     except pickle.UnpicklingError:
         raise ValueError(f"{path}: damaged, or holds more than tensors and numbers (refused)") from None
-    except Exception as error:  # what torch raises for a damaged file depends on the damaged byte
+    except Exception as error:  # torch raises different errors for different damaged bytes
         raise ValueError(f"{path}: damaged ({type(error).__name__})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this version of bnexp")

@@ -1,4 +1,4 @@
-"""What a run leaves behind: run.json, metrics.csv, timing.csv and TensorBoard events, written by one object."""
+"""Writes the records of a run: run.json, metrics.csv, timing.csv and TensorBoard events, all by one object."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ _HPARAMS = (
 
 
 def hparams(config: Mapping[str, Any], steps: int) -> dict[str, HParam]:
-    """What of a config decides the result, as the columns of TensorBoard's HParams table.
+    """The main settings of a config, as the columns of TensorBoard's HParams table.
 
-    The same keys whatever was chosen, as TensorBoard shows only the keys of the first run: a group is two columns, its
-    name and its options in one text. Each column holds numbers in all runs or text in all, else TensorBoard cannot sort
-    by it: ``steps`` is how many the run has, also where the setting is null and the epochs decide.
+    All runs get the same keys, because TensorBoard shows only the keys of the first run. A group takes two columns: its
+    name, and all its options as one text.
+
+    A column holds numbers in all runs or text in all, because TensorBoard cannot sort mixed ones. ``steps`` is the
+    number of steps of the run, also if the setting is null and the epochs decide.
     """
     config = {**config, "steps": steps}
     table: dict[str, HParam] = {"optim.lr": config["optim"]["lr"]}
@@ -39,15 +41,15 @@ def hparams(config: Mapping[str, Any], steps: int) -> dict[str, HParam]:
 
 
 class Logbook:
-    """The open books of one run.
+    """The open record files of one run.
 
-    ``metrics.csv`` is a pure function of the config: no times in it, so that a resumed run's is byte for byte that of
-    an uninterrupted one. Times and rates go to ``timing.csv``.
+    ``metrics.csv`` is a pure function of the config. It holds no times, so an interrupted and resumed run writes the
+    same bytes as an uninterrupted one. Times and rates go to ``timing.csv``.
 
     Args:
-        folder: exists, and is held by this process.
+        folder: an existing folder, held by this process.
         facts: the fixed part of run.json (name, config, steps, provenance and so on).
-        after: the step to go on behind, None for a new run; later rows are cut off.
+        after: on resuming, the step of the checkpoint; rows of later steps are removed. None for a new run.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], *, after: int | None) -> None:
@@ -73,7 +75,7 @@ class Logbook:
             self.best[tag] = {"value": value, "step": step}
 
     def enter(self, record: Record, row: int, seconds: float, images_per_s: float) -> None:
-        """Write one member's part of a record, with how long the run has trained (s) and its rate."""
+        """Write one member's part of a record, the seconds that the run has trained, and its rate."""
         self._events.histograms(record.step, {tag: numbers[row] for tag, numbers in record.distributions.items()})
         if not record.values:
             return
@@ -85,13 +87,13 @@ class Logbook:
         self._events.scalars(record.step, {**values, "speed/images_per_s": images_per_s})
 
     def flush(self) -> None:
-        """Make every entry durable, so that a checkpoint never stands behind entries that are not on the disk."""
+        """Make every entry durable. Call it before writing a checkpoint, so that no entry before that is lost."""
         for file in (self._metrics, self._timing):
             file.sync()
         self._events.flush()
 
     def update(self, status: str, **facts: Any) -> None:
-        """Write run.json: ``running``, ``finished``, ``diverged``, ``interrupted`` or ``failed``, and further facts."""
+        """Write run.json with a status (see ``run_json.STATUSES``) and further facts."""
         self.facts |= {"format": run_json.FORMAT, "status": status, "final": self.final, "best": self.best, **facts}
         run_json.write(self.folder, self.facts)
 

@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path
     damage(folder / "checkpoint.pt", how)
     with caplog.at_level("INFO", logger="bnexp"):
         run_words(folder, StopAt(0))
-    assert "goes on from step 8" in caplog.text
+    assert "resumes from step 8" in caplog.text
     assert (folder / "checkpoint.damaged.pt").exists() == (how != "missing")
     assert how == "missing" or "checkpoint.pt: damaged" in caplog.text
     assert left_behind(folder) == left_behind(undisturbed)
