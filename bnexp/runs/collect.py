@@ -7,7 +7,6 @@ damaged: a folder that cannot be used becomes a ``Skip`` with a reason.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, cast
 from bnexp.config.metrics import metric_of
 from bnexp.config.schema import flat
 from bnexp.runs import run_json
-from bnexp.runs.metrics import is_finite
+from bnexp.runs.metrics import FINITE, is_finite
 from bnexp.runs.paths import METRICS, RUN_JSON
 
 Setting = str | int | float | bool | None
@@ -166,11 +165,11 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         folder=folder,
         name=facts["name"],
         status=facts["status"],
-        settings={sys.intern(key): _plain(value) for key, value in flat(facts["config"]).items()},
+        settings={sys.intern(show(key)): _plain(value) for key, value in flat(facts["config"]).items()},
         config_hash=facts["config_hash"],
         final=_finite(facts["final"]),
         best=_finite(best),
-        seconds=_finite(facts).get("seconds"),
+        seconds=seconds if (seconds := _finite(facts).get("seconds", -1.0)) >= 0 else None,
         started=str((facts.get("provenance") or {}).get("started", "")),
         classes=facts.get("classes"),
         has_curve=has_curve,
@@ -178,15 +177,15 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
 
 
 def _plain(value: Any) -> Setting:
-    """A setting as a value that can be compared and hashed: lists and numbers that are not finite become text."""
-    if isinstance(value, list) or (isinstance(value, float) and not math.isfinite(value)):
+    """A setting as a value that can be compared and hashed: lists, nan and huge numbers become text."""
+    if isinstance(value, list) or (isinstance(value, int | float) and not abs(value) < FINITE):
         return json.dumps(value, separators=(",", ":"))
     return cast("Setting", value)
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
     """The finite values; keys are interned, because thousands of runs share them."""
-    return {sys.intern(tag): float(value) for tag, value in values.items() if is_finite(value)}
+    return {sys.intern(show(tag)): float(value) for tag, value in values.items() if is_finite(value)}
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:

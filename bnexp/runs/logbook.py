@@ -25,12 +25,16 @@ _HPARAMS = (
 )
 
 
-def hparams(config: Mapping[str, Any]) -> dict[str, HParam]:
+def hparams(config: Mapping[str, Any], steps: int) -> dict[str, HParam]:
     """The main settings of a config, as the columns of TensorBoard's HParams table.
 
     All runs get the same keys, because TensorBoard shows only the keys of the first run. A group takes two columns: its
     name, and all its options as one text.
+
+    A column holds numbers in all runs or text in all, because TensorBoard cannot sort mixed ones. ``steps`` is the
+    number of steps of the run, also if the setting is null and the epochs decide.
     """
+    config = {**config, "steps": steps}
     table: dict[str, HParam] = {"optim.lr": config["optim"]["lr"]}
     for key in _HPARAMS:
         value = config[key]
@@ -38,7 +42,7 @@ def hparams(config: Mapping[str, Any]) -> dict[str, HParam]:
             table[key] = value["name"]
             table[f"{key}.options"] = " ".join(f"{k}={v}" for k, v in value.items() if k not in ("name", "root"))
         else:
-            table[key] = value if isinstance(value, str | int | float) else str(value)
+            table[key] = value
     return table
 
 
@@ -50,7 +54,7 @@ class Logbook:
 
     Args:
         folder: an existing folder, held by this process.
-        facts: the fixed part of run.json (name, config, provenance and so on).
+        facts: the fixed part of run.json (name, config, steps, provenance and so on).
         after: on resuming, the step of the checkpoint; rows of later steps are removed. None for a new run.
 
     Attributes:
@@ -68,7 +72,7 @@ class Logbook:
         paths = RunPaths(folder)
         is_lost = after is not None and not paths.events
         with ExitStack() as opened:
-            columns = hparams(self.facts["config"])
+            columns = hparams(self.facts["config"], self.facts["steps"])
             self._events = opened.enter_context(closing(EventFile(folder, columns, after=None if is_lost else after)))
             self._metrics = opened.enter_context(
                 closing(metrics.Rows(paths.metrics, metrics.METRICS_HEADER, after=after))

@@ -87,7 +87,8 @@ def _fault(run: Mapping[str, Any]) -> str | None:
         return "overrides: expected words"
     if run["status"] not in STATUSES:
         return f"status: {run['status']} is none of {', '.join(STATUSES)}"
-    if not isinstance(run["config"].get("seed"), int) or not run["config_hash"]:
+    seed = run["config"].get("seed")
+    if not isinstance(seed, int) or not 0 <= seed < 2**63 or not run["config_hash"]:
         return "config: has no seed, or no hash"
     if run.get("failure") is not None and not {"reason", "lines"} <= run["failure"].keys():
         return "failure: expected reason and lines"
