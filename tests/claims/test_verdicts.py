@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from results import case
 import scipy.stats
 
 from bnexp.claims import measures
@@ -261,7 +262,7 @@ def test_when_all_diverge_a_loss_has_no_best_and_accuracies_tie_at_chance(tmp_pa
     ],
 )
 def test_accuracies_are_shown_in_points_and_have_the_noise_of_their_test_images(metric, effect, error):
-    test = {"mean": 0.02, "low": 0.01, "high": 0.03, "scale": None, "is_level": True, "metric": metric}
+    test = case(mean=0.02, low=0.01, high=0.03, scale="linear", is_level=True, metric=metric)
     assert cells.effect(test, lead="") == effect
     side = Side(weight=1, points=[], values={0: 0.4, 1: 0.6}, diverged=0, runs=2, folders=[])
     assert _noise_floor(metric, [side], 10_000) == error  # sqrt(0.5 * 0.5 / 10 000)
