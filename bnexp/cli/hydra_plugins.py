@@ -22,7 +22,7 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from bnexp.config import compose
 from bnexp.config.checks import RunFailedError
@@ -129,6 +129,7 @@ class BnexpSweeper(Sweeper):
             notes=compose.notes,
             engine=None if isinstance(self.launcher, BnexpLauncher) else self._engine(),
             server=self.server,
+            fresh=compose.is_fresh(self.config.hydra.sweep),
         )
         if code:
             raise SystemExit(code)
@@ -163,11 +164,16 @@ class BnexpSweeper(Sweeper):
 
     def _engine(self) -> Engine:
         """What runs jobs through a launcher of Hydra's or of a plugin, in folders of our naming."""
-        launcher, size = self.launcher, self.max_batch_size
-        assert launcher is not None
+        context, config, size = self.hydra_context, self.config, self.max_batch_size
+        assert context is not None
+        assert config is not None
 
-        def engine(todo: Sequence[Entry]) -> None:
-            words = [[*entry.overrides, f"hydra.sweep.subdir={quoted(entry.name)}"] for entry in todo]
+        def engine(folder: Path, todo: Sequence[Entry]) -> None:
+            place = f"hydra.sweep.dir={quoted(str(folder))}"
+            words = [[*entry.overrides, place, f"hydra.sweep.subdir={quoted(entry.name)}"] for entry in todo]
+            with read_write(config):
+                config.hydra.sweep.dir = str(folder)  # plugins put files of their own there, too
+            launcher = Plugins.instance().instantiate_launcher(context, run_composed, config)
             try:
                 for start in range(0, len(words), size or len(words)):
                     batch = words[start : start + (size or len(words))]

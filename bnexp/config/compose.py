@@ -70,15 +70,21 @@ class RunFolder(Callback):
     """Takes a single run's folder from Hydra, which would make it before anything has been checked."""
 
     path: ClassVar[str | None] = None
+    fresh: ClassVar[bool] = False
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note where the run is to be, and have Hydra make and fill nothing."""
         HydraConfig.instance().set_config(config)  # for ${hydra:...} in the folder's name
         # An error here would be a warning only; Hydra meets the same one a moment later.
         with contextlib.suppress(OmegaConfBaseException), read_write(config.hydra):
-            RunFolder.path = str(config.hydra.run.dir)
+            RunFolder.path, RunFolder.fresh = str(config.hydra.run.dir), is_fresh(config.hydra.run)
             config.hydra.run.dir = "."
             config.hydra.output_subdir, config.hydra.job.chdir = None, False
+
+
+def is_fresh(place: DictConfig) -> bool:
+    """Whether a folder's name is the one of configs/train.yaml, so that every command gets a folder of its own."""
+    return str(OmegaConf.to_container(place, resolve=False)["dir"]).startswith("${free_folder:")  # type: ignore[index, call-overload]
 
 
 ConfigStore.instance().store("bnexp_train", TrainConfig)
@@ -99,7 +105,8 @@ ConfigStore.instance().store(
     node={"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"},
 )
 OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
-OmegaConf.register_new_resolver("free_folder", names.free_folder, use_cache=True)
+# A mark, see ``is_fresh``: the name is free once ``names.make_free`` has made the folder.
+OmegaConf.register_new_resolver("free_folder", lambda folder: folder)
 
 
 def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs: Path) -> int:

@@ -25,6 +25,7 @@ class Job:
         name: what it is called in tables and curves.
         overrides: what the user typed.
         notes: further files for the folder, name -> text.
+        fresh: the folder is to be a new one; where it is there already, the next free name is taken.
     """
 
     config: TrainConfig
@@ -32,6 +33,7 @@ class Job:
     name: str
     overrides: Sequence[str] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def already_done(job: Job) -> Outcome | None:
     Raises:
         ValueError: the folder holds a run of another config; the message says what differs.
     """
-    if not RunPaths(job.folder).run_json.exists():
+    if job.fresh or not RunPaths(job.folder).run_json.exists():
         return None
     saved = run_json.read(job.folder)
     changes = differences(saved["config"], to_dict(job.config))

@@ -8,6 +8,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from bnexp.config.checks import RunFailedError
+from bnexp.config.names import make_free
 from bnexp.config.schema import config_hash, to_dict
 from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.job import Job, Outcome
@@ -50,17 +52,15 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
             run; the last checkpoint is intact.
         torch.OutOfMemoryError: there are several jobs, and the device has no memory for all of them at once.
     """
-    folder = jobs[0].folder
     with ExitStack() as holds:
         said = holds.enter_context(_remembered())
-        resumed = [checkpoint.exists(job.folder) for job in jobs]
+        resumed = [not job.fresh and checkpoint.exists(job.folder) for job in jobs]
         setup = build([job.config for job in jobs], stacked=stacked, resumed=resumed)
-        for job in jobs:
-            holds.enter_context(_open_folder(job.folder, said))
+        jobs = [replace(job, folder=holds.enter_context(_open_folder(job, said)), fresh=False) for job in jobs]
         try:
             return _run_in_folders(jobs, setup, stop)
         except OSError as error:
-            raise StorageFailedError(f"{folder}: {error.strerror or error}; what was saved is kept") from None
+            raise StorageFailedError(f"{jobs[0].folder}: {error.strerror or error}; what was saved is kept") from None
 
 
 @contextmanager
@@ -118,20 +118,24 @@ def _load(setup: Setup, row: int, job: Job, *, repair: bool) -> checkpoint.State
 
 
 @contextmanager
-def _open_folder(folder: Path, said: Sequence[logging.LogRecord]) -> Iterator[None]:
+def _open_folder(job: Job, said: Sequence[logging.LogRecord]) -> Iterator[Path]:
     """Make and hold a run's folder; train.log in it gets the program's messages but for those of other folders.
 
     Args:
-        folder: of the run.
+        job: the run.
         said: messages from before, for the log too.
 
     Raises:
         ValueError: it cannot be written, or another process holds it.
         StorageFailedError: the disk is full.
     """
+    folder = job.folder
     with ExitStack() as opened:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if job.fresh:
+                folder = make_free(folder)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(held(folder))
             handler = logging.FileHandler(RunPaths(folder).train_log, encoding="utf-8")
         except OSError as error:
@@ -146,7 +150,7 @@ def _open_folder(folder: Path, said: Sequence[logging.LogRecord]) -> Iterator[No
         logger = logging.getLogger("bnexp")
         logger.addHandler(handler)
         opened.callback(logger.removeHandler, handler)
-        yield
+        yield folder
 
 
 def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logbook:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.config.checks import RunFailedError
+from bnexp.config.names import make_free
 from bnexp.runs import run_json
 from bnexp.runs.paths import SWEEP_JSON
 from bnexp.runs.storage import held
@@ -29,7 +30,7 @@ from bnexp.sweep.plan import Entry, Plan, stacks
 from bnexp.sweep.preflight import Ready, preflight
 
 Notes = Callable[[Mapping[str, Any], Sequence[str]], dict[str, str]]
-Engine = Callable[[Sequence[Entry]], None]
+Engine = Callable[[Path, Sequence[Entry]], None]
 
 # A stopped sweep's processes are gone within 5 s; this leaves a second for the saving that is under way.
 _STOP_GRACE_S = 4.0
@@ -54,6 +55,7 @@ def carry_out(
     retry_failed: bool = False,
     engine: Engine | None = None,
     server: ForkServer | None = None,
+    fresh: bool = False,
 ) -> int:
     """Run the jobs of a sweep that are not over yet, and say how all stand.
 
@@ -66,6 +68,7 @@ def carry_out(
         retry_failed: run jobs again that have failed before.
         engine: runs jobs instead of this machine's supervisor.
         server: forks the processes; None for one of this sweep's own, which ends with it.
+        fresh: the folder is to be a new one; where it is there already, the next free name is taken.
 
     Returns:
         0 when all jobs are over, 1 when one has failed or could not be run, 130 or 143 when stopped by a signal.
@@ -75,12 +78,13 @@ def carry_out(
     """
     stop = Stop()
     with stop.listening(), contextlib.ExitStack() as holds:
-        is_new = not folder.is_dir()
+        is_new = fresh or not folder.is_dir()
         if not is_new:
             holds.enter_context(held(folder))
-        plan = _plan(folder, command, options)
+        plan = _plan(folder, command, options, is_new=is_new)
         asked = plan.adopt(wanted) if wanted is not None else plan.entries
-        plan.refresh()
+        if not is_new:
+            plan.refresh()
         todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
         trouble = None
         if todo:
@@ -89,7 +93,7 @@ def carry_out(
             if ready is None:
                 return stop.exit_code
             if is_new:
-                holds.enter_context(_made(folder))
+                holds.enter_context(_made(plan, fresh=fresh))
             _first_write(plan)
             trouble = _run(plan, todo, ready, notes, stop, server, engine)
         for line in summary(plan, asked, trouble):
@@ -98,8 +102,8 @@ def carry_out(
     return stop.exit_code if stop() else int(trouble is not None or not all(entry.over for entry in asked))
 
 
-def _plan(folder: Path, command: Sequence[str], options: Options | None) -> Plan:
-    if plans.is_sweep(folder):
+def _plan(folder: Path, command: Sequence[str], options: Options | None, *, is_new: bool) -> Plan:
+    if not is_new and plans.is_sweep(folder):
         saved = plans.read(folder)
         return Plan(folder, saved.command, options or saved.options, saved.entries)
     if options is None:
@@ -108,17 +112,20 @@ def _plan(folder: Path, command: Sequence[str], options: Options | None) -> Plan
 
 
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """Make and hold the sweep's folder.
+def _made(plan: Plan, *, fresh: bool) -> Iterator[None]:
+    """Make and hold the sweep's folder, under the next free name if it is to be ``fresh``.
 
     Raises:
         ValueError: it cannot be made, or another process was faster.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if fresh:
+            plan.folder = make_free(plan.folder)
+        else:
+            plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be made ({error.strerror})") from None
-    with held(folder):
+        raise ValueError(f"{plan.folder}: cannot be made ({error.strerror})") from None
+    with held(plan.folder):
         yield
 
 
@@ -148,7 +155,7 @@ def _run(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an engine waits for its jobs in calls of its own
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        engine(todo)
+        engine(plan.folder, todo)
     except RunFailedError as error:
         return str(error)
     finally:
