@@ -71,12 +71,14 @@ def train_all(*words: str) -> list[Run]:
 def _trained(words: Sequence[str], setting: str, folder: str) -> Path:
     """Train in a child process; the folder of what came out, which the setting gives if it is among the words."""
     given = [word.partition("=")[2] for word in words if word.startswith(f"{setting}=")]
+    made = [] if given else [each for each in (Path(folder), *Path(folder).parents) if not each.exists()]
     place = Path(given[-1]) if given else make_free(Path(folder))
     command = [sys.executable, "-m", "bnexp", "train", *words, *([] if given else [f"{setting}={quoted(str(place))}"])]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        with contextlib.suppress(OSError):
-            place.rmdir()  # only if it is empty
+        for each in [] if given else dict.fromkeys([place, *made]):
+            with contextlib.suppress(OSError):
+                each.rmdir()  # only if it is empty
         complaint = (done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix("bnexp: ")
         raise (ValueError if done.returncode == _WRONG_INPUT else RunFailedError)(complaint)
     return place

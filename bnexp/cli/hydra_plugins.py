@@ -84,15 +84,17 @@ class BnexpSweeper(Sweeper):
     Args:
         max_batch_size: jobs that an engine is given at once; None for all.
         params: axis -> values, as in Hydra's basic sweeper; where presets have their axes.
+        skip_invalid: run the rest where the configs of some jobs are impossible.
     """
 
     __module__ = "hydra_plugins.bnexp"
     # Hydra makes the objects of this class by itself, so that they cannot be given it.
     server: ClassVar[ForkServer | None] = None
 
-    def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None) -> None:
+    def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None, skip_invalid: bool) -> None:
         self.max_batch_size = max_batch_size
         self.params = params or {}
+        self.skip_invalid = skip_invalid
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -121,11 +123,12 @@ class BnexpSweeper(Sweeper):
         words = self._combinations(arguments)
         composed = Composer(self.hydra_context, self.config)
         jobs = entries((job, to_dict(compose.plain(composed(job)))) for job in words)
+        given = self.launcher.given if isinstance(self.launcher, BnexpLauncher) else self._local()
         code = carry_out(
             Path(self.config.hydra.sweep.dir),
             jobs,
             command=arguments,
-            options=options(self.launcher.given if isinstance(self.launcher, BnexpLauncher) else self._local()),
+            options=options({**given, "skip_invalid": self.skip_invalid}),
             notes=compose.notes,
             engine=None if isinstance(self.launcher, BnexpLauncher) else self._engine(),
             server=self.server,

@@ -59,11 +59,12 @@ _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or 
 
 @dataclass
 class SweeperConf:
-    """Hydra's schema of the sweeper in ``cli/hydra_plugins``: that of its own basic one."""
+    """Hydra's schema of the sweeper in ``cli/hydra_plugins``: that of its own basic one, and what to do with faults."""
 
     _target_: str = "hydra_plugins.bnexp.BnexpSweeper"
     max_batch_size: int | None = None
     params: dict[str, str] | None = None
+    skip_invalid: bool = False
 
 
 class RunFolder(Callback):

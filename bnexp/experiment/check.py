@@ -6,17 +6,19 @@ blank images; what depends on trained weights is left to the run.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bnexp import memory
 from bnexp.config.schema import TrainConfig, from_dict, shape
 from bnexp.data import Batches, Data, load
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
@@ -140,9 +142,7 @@ def _tried(
     config: TrainConfig, choices: Choices, data: Data, batch_sizes: set[int], steps: int, *, starts: bool
 ) -> Size:
     """Do with a blank model what the run will do with the real one, and measure it."""
-    with torch.device("meta"):  # has shapes and no storage
-        parameters = sum(each.numel() for each in blank_model(config, choices, data, steps).parameters())
-    _require_memory(choices.model.name, parameters)
+    parameters = _require_memory(config, choices, data, steps)
     model = blank_model(config, choices, data, steps)
     apply_norm_state(model, config)
     largest = _try_batches(config, choices, model, data, batch_sizes)
@@ -159,13 +159,25 @@ def _tried(
     return Size(parameters, sum(tensor.nbytes for tensor in held), operations)
 
 
-def _require_memory(model: str, parameters: int) -> None:
-    """Parameters, gradients and optimizer state must fit into this machine's memory."""
-    needed = 16 * parameters
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        sizes = f"needs {needed / 2**30:.0f} GiB for {parameters:.3g} parameters, this machine has {there / 2**30:.0f}"
-        raise ValueError(f"model={model}: {sizes} GiB; choose a smaller one")
+def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: int) -> int:
+    """Parameters, gradients, optimizer state and data must fit into the memory; how many parameters there are.
+
+    Raises:
+        ValueError: they do not.
+    """
+    with torch.device("meta"):  # has shapes and no storage
+        try:
+            model = blank_model(config, choices, data, steps)
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise ValueError(f"model={choices.model.name}: too large for any machine; choose a smaller one") from None
+    parameters = sum(each.numel() for each in model.parameters())
+    # A parameter has its gradient, and two numbers of the optimizer or, while it is saved, two copies.
+    needed = 16 * parameters + sum(each.nbytes for each in model.buffers())
+    what = f"{parameters:.3g} parameters with gradients and optimizer state, and the data,"
+    memory.require(f"model={choices.model.name}", needed + data.nbytes(), what)
+    return parameters
 
 
 def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, batch_sizes: set[int]) -> int:
@@ -259,44 +271,60 @@ def _products(model: nn.Module, data: Data) -> int:
 def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> int:
     """Check the configs of a sweep's jobs as their runs will; prints what it has found as its last line, in JSON.
 
-    ``gpus``: how many the jobs may use; ``modules``: library modules that checking had to import; ``data``: options of
-    data sets that are worth reading once for all; ``shapes``: shape -> size of a member, and why such jobs cannot be
-    stacked, or null. Data sets are read once for each source, models are tried once a shape.
+    ``faults``: number of a job -> what the user can mend in it; ``gpus``: how many the jobs may use; ``modules``:
+    library modules that checking had to import; ``data``: options of data sets that are worth reading once for all;
+    ``shapes``: shape -> size of a member, and why such jobs cannot be stacked, or null. Data sets are read once for
+    each source, models are tried once a shape.
 
     Args:
         configs: one a job.
         begun: whether a job has trained before, and so will go on from its checkpoint.
 
     Raises:
-        ValueError: the first thing that the user can mend.
+        ValueError: a module of the user's cannot be imported.
     """
     before = set(sys.modules)
     todo = [from_dict(config) for config in configs]
     import_modules(list(dict.fromkeys(name for config in todo for name in config.imports)))
-    for config in todo:
-        bind(config)
-        _require_any_device(config.device)
-    alike: dict[str, dict[str, tuple[TrainConfig, bool]]] = {}
-    # A job that has yet to start stands for all others of its shape: more of it can be wrong.
-    for known, config, plain in sorted(zip(begun, todo, configs, strict=True), key=lambda job: job[0]):
-        alike.setdefault(json.dumps(config.data, sort_keys=True), {}).setdefault(shape(plain), (config, not known))
-    nbytes, shapes = 0, {}
+    faults: dict[int, str] = {}
+    for number, config in enumerate(todo):
+        with _noted(faults, [number]):
+            bind(config)
+            _require_any_device(config.device)
+    # Data -> shape, and whether such jobs have begun -> their numbers.
+    alike: dict[str, dict[tuple[str, bool], list[int]]] = {}
+    for number in (number for number in range(len(todo)) if number not in faults):
+        by_shape = alike.setdefault(json.dumps(todo[number].data, sort_keys=True), {})
+        by_shape.setdefault((shape(configs[number]), begun[number]), []).append(number)
+    read, nbytes, shapes = [], 0, {}
     for options, by_shape in alike.items():
-        data = load(json.loads(options))
-        nbytes += data.nbytes()
-        for key, (config, starts) in by_shape.items():
-            shapes[key] = _answer(check([config], data, starts=starts))
+        with _noted(faults, itertools.chain(*by_shape.values())):
+            data = load(json.loads(options))
+            read, nbytes = [*read, json.loads(options)], nbytes + data.nbytes()
+            for (key, known), jobs in by_shape.items():
+                with _noted(faults, jobs):
+                    shapes[key] = _answer(check([todo[jobs[0]]], data, starts=not known))
     # A user's own source of data is unknown to the server of jobs.
     fits = nbytes <= _MOST_BYTES and not any(config.imports for config in todo)
-    on_gpu = any(pick_device(config.device).type == "cuda" for config in todo)
+    on_gpu = any(pick_device(todo[number].device).type == "cuda" for number in range(len(todo)) if number not in faults)
     answer = {
+        "faults": faults,
         "gpus": torch.cuda.device_count() if on_gpu else 0,
         "modules": [name for name in sys.modules if name not in before and name.partition(".")[0] in _LIBRARIES],
-        "data": [json.loads(options) for options in alike] if fits else [],
+        "data": read if fits else [],
         "shapes": shapes,
     }
     print(json.dumps(answer))
     return 0
+
+
+@contextlib.contextmanager
+def _noted(faults: dict[int, str], jobs: Iterable[int]) -> Iterator[None]:
+    """Note what is wrong in the with block as the fault of these jobs."""
+    try:
+        yield
+    except ValueError as error:
+        faults.update(dict.fromkeys(jobs, str(error)))
 
 
 def _require_any_device(device: str) -> None:

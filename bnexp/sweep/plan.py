@@ -33,8 +33,8 @@ class Entry:
         name: what differs from the other jobs; also its folder inside that of the sweep.
         overrides: what was typed for it.
         config, config_hash: what is trained.
-        state: waiting, running, finished, diverged, failed or interrupted.
-        reason: why it failed, or could not go on.
+        state: waiting, running, finished, diverged, failed, interrupted or refused.
+        reason: why it failed, could not go on, or was refused before the start.
         lines: the last ones it wrote before it failed.
         tries: how many times it was started.
     """
@@ -144,7 +144,7 @@ def refresh(sweep: Path, entry: Entry) -> None:
     """
     folder = sweep / entry.name
     if not RunPaths(folder).run_json.exists():
-        entry.state = "failed" if entry.state == "failed" else "waiting"
+        entry.state = entry.state if entry.state in ("failed", "refused") else "waiting"
         return
     saved = run_json.read(folder)
     if config_hash(saved["config"]) != entry.config_hash:

@@ -43,10 +43,16 @@ class Ready:
 def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop: Stop) -> Ready | None:
     """Check the jobs in a child process, and find out where they can run; None where a signal has stopped it.
 
+    The state of those that cannot run becomes ``refused``.
+
     Raises:
-        ValueError: something in the configs is wrong, or in the files that they read and import.
+        ValueError: something in the configs is wrong, or in the files that they read and import, unless such jobs are
+            to be skipped.
         RunFailedError: no process can be started.
     """
+    for entry in todo:
+        if entry.state == "refused":  # what it lacked may be there now
+            entry.state, entry.reason = "waiting", None
     lines = _checked(server, todo, stop)
     if stop():
         return None
@@ -54,6 +60,7 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
     for remark in dict.fromkeys(remarks):
         print(remark, file=sys.stderr)
     found = json.loads(answer)
+    _refuse(todo, {int(number): reason for number, reason in found["faults"].items()}, skip=options.skip_invalid)
     if found["gpus"] == 0:  # a library may ask the driver of a GPU, which does not survive a fork
         server.load(found["modules"])
         server.keep(found["data"])
@@ -62,6 +69,24 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
         for reason in dict.fromkeys(reasons.values()):
             print(f"not stacked, but trained one by one: {reason}", file=sys.stderr)
     return Ready(slots(options, found["gpus"], max(entry.config["threads"] for entry in todo)), reasons)
+
+
+def _refuse(todo: Sequence[Entry], faults: Mapping[int, str], *, skip: bool) -> None:
+    """Enter which jobs cannot run, and why.
+
+    Raises:
+        ValueError: there are some, and they are not to be skipped. What is wrong with all jobs alike is told as of one.
+    """
+    for number, reason in faults.items():
+        todo[number].state, todo[number].reason = "refused", reason
+    if not faults or skip:
+        return
+    reasons = list(faults.values())
+    if len(faults) == len(todo) and len(set(reasons)) == 1:
+        raise ValueError(reasons[0])
+    others = f"; {len(faults) - 1} more cannot run" if len(faults) > 1 else ""
+    hint = "; hydra.sweeper.skip_invalid=true runs the rest" if len(faults) < len(todo) else ""
+    raise ValueError(f"job {todo[min(faults)].name}: {faults[min(faults)]}{others}{hint}")
 
 
 def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]:

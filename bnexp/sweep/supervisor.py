@@ -71,7 +71,8 @@ def carry_out(
         fresh: the folder is to be a new one; where it is there already, the next free name is taken.
 
     Returns:
-        0 when all jobs are over, 1 when one has failed or could not be run, 130 or 143 when stopped by a signal.
+        0 when all jobs but the refused are over, 1 when one has failed or could not be run, 130 or 143 when stopped by
+            a signal.
 
     Raises:
         ValueError: something that the user can mend; nothing has been started or left behind then.
@@ -92,14 +93,18 @@ def carry_out(
             ready = preflight(server, todo, plan.options, stop)
             if ready is None:
                 return stop.exit_code
+            todo = [entry for entry in todo if entry.state != "refused"]
+            if is_new and not todo:
+                raise ValueError(f"every job is refused; {asked[0].name}: {asked[0].reason}")
             if is_new:
                 holds.enter_context(_made(plan, fresh=fresh))
             _first_write(plan)
-            trouble = _run(plan, todo, ready, notes, stop, server, engine)
+            trouble = _run(plan, todo, ready, notes, stop, server, engine) if todo else None
         for line in summary(plan, asked, trouble):
             with contextlib.suppress(OSError):
                 print(line, flush=True)
-    return stop.exit_code if stop() else int(trouble is not None or not all(entry.over for entry in asked))
+    done = all(entry.over or entry.state == "refused" for entry in asked)
+    return stop.exit_code if stop() else int(trouble is not None or not done)
 
 
 def _plan(folder: Path, command: Sequence[str], options: Options | None, *, is_new: bool) -> Plan:

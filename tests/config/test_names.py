@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 import pytest
 
 from bnexp.config.names import make_free, run_name
