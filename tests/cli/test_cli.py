@@ -57,7 +57,7 @@ WRONG = {
     "data.size=8": "model=lenet: 8x8 images are too small",
     "model=resnet model.depth=21": "model.depth=21: not 6n + 2",
     "model=resnet placement=after": "placement=after",
-    "model=mlp model.width=100000000": "GiB",
+    "model=mlp model.depth=3 model.width=1000000": "GiB",
     "device=cuda:99": "device=cuda:99: this machine has",
     "device=tpu": "device=tpu: not known",
     "precision=fp8": "precision=fp8: not known",
