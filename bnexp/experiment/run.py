@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,7 @@ from bnexp.runs import checkpoint, run_json
 from bnexp.runs.logbook import Logbook
 from bnexp.runs.paths import RunPaths
 from bnexp.runs.provenance import provenance
-from bnexp.runs.storage import held
+from bnexp.runs.storage import held, require_files
 from bnexp.training.loop import train
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def _open_folder(job: Job, said: Sequence[logging.LogRecord]) -> Iterator[Path]:
         ValueError: it cannot be written, or another process holds it.
         StorageFailedError: the disk is full.
     """
-    folder = job.folder
+    folder, is_new = job.folder, job.fresh or not job.folder.exists()
     with ExitStack() as opened:
         try:
             if job.fresh:
@@ -137,12 +138,16 @@ def _open_folder(job: Job, said: Sequence[logging.LogRecord]) -> Iterator[Path]:
             else:
                 folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(held(folder))
+            require_files(folder)
+            if is_new:
+                opened.push(lambda kind, error, where: _take_back(folder, error))
             handler = logging.FileHandler(RunPaths(folder).train_log, encoding="utf-8")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFailedError(f"{folder}: {error.strerror}") from None
             raise ValueError(f"{folder}: cannot be written ({error.strerror})") from None
-        opened.callback(handler.close)
+        opened.callback(_close, handler)
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # the other files will tell
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handler.addFilter(lambda message: getattr(message, "folder", folder) == folder)
         for message in said:
@@ -151,6 +156,17 @@ def _open_folder(job: Job, said: Sequence[logging.LogRecord]) -> Iterator[Path]:
         logger.addHandler(handler)
         opened.callback(logger.removeHandler, handler)
         yield folder
+
+
+def _take_back(folder: Path, error: BaseException | None) -> None:
+    """Remove a new folder if the disk was full before anything stood in it by which it is known."""
+    if isinstance(error, StorageFailedError | OSError) and not RunPaths(folder).run_json.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _close(handler: logging.Handler) -> None:
+    with contextlib.suppress(OSError):
+        handler.close()
 
 
 def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logbook:

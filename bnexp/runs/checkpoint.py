@@ -92,6 +92,8 @@ def load(folder: Path, *, repair: bool = False) -> State | None:
 
 
 def _read(path: Path) -> State:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a regular file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

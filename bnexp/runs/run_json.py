@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.runs.paths import RUN_JSON, RunPaths, SweepPaths
-from bnexp.runs.storage import held, write_atomically
+from bnexp.runs.storage import content, held, write_atomically
 
 FORMAT = 1
 STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
@@ -49,11 +49,10 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _parsed(path: Path) -> Any:
-    with path.open("rb") as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
+    text = content(path, _LARGEST + 1)
+    if len(text) > _LARGEST:
         raise ValueError("too large")
-    found = json.loads(content)
+    found = json.loads(text)
     if _is_deeper(found, _DEEPEST):
         raise RecursionError
     return found
@@ -117,9 +116,9 @@ def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Se
         write(folder, {**known, "format": FORMAT, "status": "failed", "failure": failure})
 
 
-def json_text(content: Any) -> bytes:
+def json_text(node: Any) -> bytes:
     """Readable, strict JSON; numbers that are not finite are null."""
-    return json.dumps(_without_nan(content), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(_without_nan(node), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def _without_nan(node: Any) -> Any:

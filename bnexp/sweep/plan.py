@@ -17,7 +17,7 @@ from bnexp.config import names
 from bnexp.config.schema import config_hash, differences, from_dict, shape
 from bnexp.runs import run_json
 from bnexp.runs.paths import RunPaths, SweepPaths
-from bnexp.runs.storage import write_atomically
+from bnexp.runs.storage import content, write_atomically
 from bnexp.sweep.options import Options, options
 
 FORMAT = 1
@@ -98,8 +98,8 @@ class Plan:
             OSError: it could not be written; the old file is untouched.
         """
         jobs = [asdict(entry) for entry in self.entries]
-        content = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
-        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(content))
+        plan = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
+        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(plan))
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
         """Take jobs into the plan, those that are there already as they stand; returns what was asked for.
@@ -168,7 +168,7 @@ def read(folder: Path) -> Plan:
     """
     path = SweepPaths(folder).sweep_json
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = json.loads(content(path))
         if saved["format"] != FORMAT:
             raise ValueError(f"format {saved['format']}")
         found = [Entry(**job) for job in saved["jobs"]]
