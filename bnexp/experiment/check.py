@@ -132,7 +132,13 @@ def make_cadence(config: TrainConfig, per_epoch: int) -> Cadence:
 
 
 def _unstackable(config: TrainConfig) -> str | None:
-    return "compile=true: torch.func.vmap does not go through the compiler" if config.compile else None
+    if config.compile:
+        return "compile=true: torch.func.vmap does not go through the compiler"
+    if config.channels_last:
+        return "channels_last=true: torch.func.vmap knows one memory layout only"
+    if pick_device(config.device).type == "cuda" and not NORMS.capabilities(config.norm["name"]).stacks:
+        return f"norm={config.norm['name']}: has no rule for the members of a population"
+    return None
 
 
 # --- a model tried on blank images ------------------------------------------------------------------------------------
@@ -273,8 +279,8 @@ def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> 
 
     ``faults``: number of a job -> what the user can mend in it; ``gpus``: how many the jobs may use; ``modules``:
     library modules that checking had to import; ``data``: options of data sets that are worth reading once for all;
-    ``shapes``: shape -> size of a member, and why such jobs cannot be stacked, or null. Data sets are read once for
-    each source, models are tried once a shape.
+    ``shapes``: shape -> size of a member, bytes of its checkpoint, and why such jobs cannot be stacked, or null. Data
+    sets are read once for each source, models are tried once a shape.
 
     Args:
         configs: one a job.
@@ -296,7 +302,8 @@ def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> 
     for number in (number for number in range(len(todo)) if number not in faults):
         by_shape = alike.setdefault(json.dumps(todo[number].data, sort_keys=True), {})
         by_shape.setdefault((shape(configs[number]), begun[number]), []).append(number)
-    read, nbytes, shapes = [], 0, {}
+    read: list[Any] = []
+    nbytes, shapes = 0, {}
     for options, by_shape in alike.items():
         with _noted(faults, itertools.chain(*by_shape.values())):
             data = load(json.loads(options))
@@ -334,4 +341,5 @@ def _require_any_device(device: str) -> None:
 
 
 def _answer(checked: Checked) -> dict[str, Any]:
-    return {**asdict(checked.size), "unstackable": checked.unstackable}
+    saved = checked.size.nbytes - 4 * checked.size.parameters  # all but the gradients
+    return {**asdict(checked.size), "saved": saved, "unstackable": checked.unstackable}

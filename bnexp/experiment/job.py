@@ -26,6 +26,7 @@ class Job:
         overrides: what the user typed.
         notes: further files for the folder, name -> text.
         fresh: the folder is to be a new one; where it is there already, the next free name is taken.
+        alone: why it trains by itself, where jobs like it train in one population.
     """
 
     config: TrainConfig
@@ -34,6 +35,7 @@ class Job:
     overrides: Sequence[str] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     fresh: bool = False
+    alone: str | None = None
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,8 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "diverged_at": None,
         "failure": None,
     }
+    if job.alone is not None:
+        facts["trained_alone"] = job.alone
     for name, text in job.notes.items():
         path = job.folder / name
         path.parent.mkdir(exist_ok=True)
@@ -250,7 +252,8 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
     """Write a member's checkpoint, behind all entries it stands for; weights that are not finite are never saved."""
     if setup.finite(row):
         book.flush()
-        checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
+        state = {"config_hash": book.facts["config_hash"], **setup.state(row)}
+        checkpoint.save(book.folder, state, both=setup.config.checkpoint_keep == "two")
         progress = setup.training.progress
         if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else its end is told at once
             book.update("running", step=progress.step)
@@ -259,6 +262,10 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
 def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverged_at: int | None = None) -> Outcome:
     book.flush()
     book.update(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
+    if status != "interrupted":
+        RunPaths(job.folder).error_log.unlink(missing_ok=True)  # of an earlier try
+        if job.config.checkpoint_keep == "none":
+            checkpoint.remove(job.folder)
     return Outcome(job, status, book.facts)
 
 
@@ -278,5 +285,5 @@ def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str,
     setup = build([job.config], stacked=False, resumed=[True])
     state = _load(setup, 0, job, repair=False)
     if state is None:
-        raise ValueError(f"{job.folder}: has no checkpoint; none was saved before it ended, or none yet")
+        raise ValueError(f"{job.folder}: has no checkpoint; none was saved before it ended, none yet, or none was kept")
     return state["step"], list(setup.compare_statistics(split))

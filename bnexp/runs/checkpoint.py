@@ -40,12 +40,13 @@ def _feed(sha: Any, path: str, node: Any) -> None:
         sha.update(f"{path}={json.dumps(node)};".encode())
 
 
-def save(folder: Path, state: State) -> None:
-    """Write a checkpoint; the one before it is kept as well.
+def save(folder: Path, state: State, *, both: bool = True) -> None:
+    """Write a checkpoint.
 
     Args:
         folder: the run's folder.
         state: nested dicts of CPU tensors, numbers, strings and None.
+        both: keep the one before it as well.
 
     Raises:
         OSError: it could not be written; the checkpoints that were there still load.
@@ -53,7 +54,15 @@ def save(folder: Path, state: State) -> None:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "digest": digest(state), "state": state}, buffer)
     paths = RunPaths(folder)
-    write_atomically(paths.checkpoint, buffer.getbuffer(), keep=paths.previous)
+    write_atomically(paths.checkpoint, buffer.getbuffer(), keep=paths.previous if both else None)
+    if not both:
+        paths.previous.unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Leave a run without checkpoints, so that nobody can go on from it."""
+    for path in (RunPaths(folder).checkpoint, RunPaths(folder).previous):
+        path.unlink(missing_ok=True)
 
 
 def exists(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnexp.config.checks import RunFailedError
+from bnexp.config.schema import shape
 from bnexp.runs.paths import RunPaths
 from bnexp.stopping import Stop
 from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
@@ -25,6 +26,9 @@ _LATE = (
     *("tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.plugin_data_pb2"),
     "tensorboard.plugins.hparams.metadata",
 )
+# Checkpoints that a job leaves, by ``checkpoint_keep``; so many bytes of all jobs are worth a line.
+_COPIES = {"two": 2, "last": 1, "none": 0}
+_LARGE = 2**30
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,22 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
     if found["gpus"] == 0:  # a library may ask the driver of a GPU, which does not survive a fork
         server.load(found["modules"])
         server.keep(found["data"])
-    reasons = {shape: each["unstackable"] for shape, each in found["shapes"].items() if each["unstackable"]}
+    reasons = {key: each["unstackable"] for key, each in found["shapes"].items() if each["unstackable"]}
     if options.max_stack > 1:
         for reason in dict.fromkeys(reasons.values()):
             print(f"not stacked, but trained one by one: {reason}", file=sys.stderr)
+    _tell_disk([entry for entry in todo if entry.state != "refused"], found["shapes"])
     return Ready(slots(options, found["gpus"], max(entry.config["threads"] for entry in todo)), reasons)
+
+
+def _tell_disk(todo: Sequence[Entry], shapes: Mapping[str, Mapping[str, int]]) -> None:
+    """Say how much disk the checkpoints of a large sweep take."""
+    kept = [_COPIES[entry.config.get("checkpoint_keep", "two")] for entry in todo]
+    saved = [shapes[shape(entry.config)]["saved"] for entry in todo]
+    total = sum(copies * nbytes for copies, nbytes in zip(kept, saved, strict=True))
+    if total > _LARGE:
+        less = "checkpoint_keep=last keeps one a job, checkpoint_keep=none none"
+        print(f"checkpoints of {len(todo)} jobs: {total / 2**30:.1f} GiB; {less}", file=sys.stderr)
 
 
 def _refuse(todo: Sequence[Entry], faults: Mapping[int, str], *, skip: bool) -> None:

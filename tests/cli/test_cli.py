@@ -42,7 +42,7 @@ WRONG = {
     "norm=gn norm.groups=0": "norm.groups=0: out of range",
     "batch_size=0": "batch_size=0: out of range",
     "batch_size=5000": "batch_size=5000: larger than the 1167 training images",
-    "batch_size=99999999999999999999": "larger than the 1167 training images",
+    "batch_size=99999999999999999999": "out of range",
     "epochs=0": "epochs=0: out of range",
     "steps=0": "steps=0: out of range",
     "seed=-1": "seed=-1: out of range",
