@@ -234,9 +234,8 @@ def _run(group: Sequence[Job], stop: Stop, executor: str) -> None:
 
 
 def _job(given: Mapping[str, Any]) -> Job:
-    return Job(
-        from_dict(given["config"]), Path(given["folder"]), given["name"], tuple(given["overrides"]), given["notes"]
-    )
+    own: dict[str, Any] = {"config": from_dict(given["config"]), "folder": Path(given["folder"])}
+    return Job(**{**given, **own})
 
 
 def _by_step(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from bnexp.config.checks import RunFailedError
 from bnexp.config.names import make_free
+from bnexp.config.schema import shape
 from bnexp.runs import run_json
 from bnexp.runs.paths import SWEEP_JSON
 from bnexp.runs.storage import held
@@ -212,6 +213,8 @@ class Supervisor:
         self._plan, self._options, self._slots = plan, plan.options, ready.slots
         self._notes, self._stop, self._server = notes, stop, server
         self._queue = deque(stacks(todo, plan.options.max_stack, ready.unstackable))
+        reasons = {entry.name: ready.unstackable.get(shape(entry.config)) for entry in todo}
+        self._alone = reasons if plan.options.max_stack > 1 else {}
         self._free = list(reversed(range(len(ready.slots))))
         self._running: dict[int, _Running] = {}
         self._numbers = 0
@@ -271,7 +274,9 @@ class Supervisor:
 
     def _job(self, entry: Entry) -> dict[str, Any]:
         folder = str(self._plan.job(entry).folder)
-        return {**entry.facts(), "folder": folder, "notes": self._notes(entry.config, entry.overrides)}
+        facts = {key: value for key, value in entry.facts().items() if key != "config_hash"}
+        notes = self._notes(entry.config, entry.overrides)
+        return {**facts, "folder": folder, "notes": notes, "alone": self._alone.get(entry.name)}
 
     def _watch(self, now: float) -> None:
         """Ask those to save and end that are over their time, and kill those that have not."""
@@ -307,6 +312,9 @@ class Supervisor:
             pass  # not failed: it can go on
         elif len(running.entries) > 1:
             # Which member it was cannot be known; one by one, only that one fails.
+            why = _reason(code, lines)
+            self._display.say(f"{len(left)} stacked jobs ended together, and train one by one now: {why}")
+            self._alone |= {entry.name: f"the stack ended: {why}" for entry in left}
             self._queue.extendleft([entry] for entry in reversed(left))
             running.entries = [entry for entry in running.entries if entry.over]
         else:
