@@ -1,4 +1,4 @@
-"""Names of runs: what differs, as ``key=value`` joined by commas, fit for a folder."""
+"""Names of runs: the settings that differ, as ``key=value`` joined by commas, usable as folder names."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from bnexp.config.schema import role
 
-# File systems allow 255 bytes; a time and a counter are put around the name.
+# File systems allow 255 bytes for a name; a time and a counter are added to this name.
 _LONGEST = 150
 
 
 def run_name(overrides: Iterable[str]) -> str:
-    """``norm=gn,seed=0`` of the overrides of a command line, ``default`` of none; long names end in a hash."""
+    """``norm=gn,seed=0`` from a command line's overrides, ``default`` if there are none; long names end in a hash."""
     parts = [part.lstrip("+~") for part in overrides]
     kept = [part for part in parts if _is_named(part.partition("=")[0])]
     name = "".join("_" if c in "/\\\0" or not c.isprintable() else c for c in ",".join(kept))
@@ -27,7 +27,7 @@ def run_name(overrides: Iterable[str]) -> str:
 
 
 def sweep_names(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """A sweep's jobs, each a list of overrides, named by what differs among them; by everything where nothing does."""
+    """Names of a sweep's jobs (lists of overrides): the settings that differ between jobs, or all if none differs."""
     values: dict[str, set[str]] = {}
     for part in itertools.chain(*jobs):
         values.setdefault(part.partition("=")[0], set()).add(part)
@@ -55,6 +55,6 @@ def make_free(folder: Path) -> Path:
 
 
 def quoted(text: str) -> str:
-    """A value that Hydra's grammar reads as this very text."""
+    """Quote a value so that Hydra's grammar reads exactly this text."""
     assert "\\" not in text
     return "'" + text.replace("'", "\\'").replace("${", "\\${") + "'"

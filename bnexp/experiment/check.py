@@ -1,7 +1,7 @@
-"""Everything that can be wrong with a config, found before anything is written: for a run and for a sweep.
+"""Finds every error in a config before anything is written, for a run and for a sweep.
 
-A run and a sweep go through ``check``, so that both refuse the same configs with the same words. It tries the model on
-blank images; what depends on trained weights is left to the run.
+A run and a sweep both call ``check``, so that both refuse the same configs with the same messages. It tries the model
+on blank images. Only the run itself can check what depends on trained weights.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from bnexp.training.population import Population
 
 log = logging.getLogger(__name__)
 
-# The factors of all steps are computed beforehand and kept on the device.
+# Upper limit of steps: the schedule's factors of all steps are computed beforehand and kept on the device.
 _MOST_STEPS = 10**7
-# The server of jobs keeps data sets in memory up to so many bytes.
+# The fork server keeps data sets in memory up to this many bytes.
 _MOST_BYTES = 2**30
-# Jobs import these late, if they need them at all; none of them starts a thread.
+# Libraries that jobs import only when they need them; importing them starts no thread.
 _LIBRARIES = ("torch", "torchvision", "PIL", "sympy", "mpmath")
 
 
 @dataclass(frozen=True)
 class Size:
-    """What one member of a population takes.
+    """Size of one member of a population.
 
     Attributes:
-        parameters: how many numbers are trained.
-        nbytes: of parameters, gradients, optimizer state and buffers.
-        operations: of the linear maps and convolutions in one step, forward and backward: 6 for each product of a
-            weight and an input.
+        parameters: number of trained parameters.
+        nbytes: bytes of parameters, gradients, optimizer state and buffers.
+        operations: operations of the linear maps and convolutions in one step, forward and backward: 6 for each product
+            of a weight and an input.
     """
 
     parameters: int
@@ -64,13 +64,13 @@ class Checked:
     """Configs that can train as one population.
 
     Attributes:
-        configs: one a member.
-        choices: one a member.
-        data: on the CPU.
-        batches: of all members.
-        cadence: the length of the run, and what is due when.
-        size: of a member.
-        unstackable: why members cannot run at once, or None if they can.
+        configs: one per member.
+        choices: one per member.
+        data: the data set, on the CPU.
+        batches: the training batches of all members.
+        cadence: the length of the run, and the steps at which it logs, evaluates and saves.
+        size: size of one member.
+        unstackable: why the members cannot be stacked, or None if they can.
     """
 
     configs: Sequence[TrainConfig]
@@ -83,15 +83,15 @@ class Checked:
 
 
 def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: bool = True) -> Checked:
-    """Find out whether configs can be trained as one population; sets up this process for it.
+    """Check whether configs can be trained as one population. Also prepares this process (threads, determinism).
 
     Args:
-        configs: one a member; they differ in nothing but the seed and numbers that may differ in a stack.
-        data: of the configs, if it is at hand.
-        starts: a member will start from initial weights or another run's, and not from its own checkpoint.
+        configs: one per member; they differ only in the seed and in numbers that may differ within a stack.
+        data: the data set of the configs, if already loaded.
+        starts: True if a member will start from initial weights or another run's weights, not from its own checkpoint.
 
     Raises:
-        ValueError: something that the user can mend, in one line.
+        ValueError: an error that the user can fix; its message is one line.
     """
     config, choices = configs[0], [bind(each) for each in configs]
     prepare_machine(config)
@@ -114,10 +114,10 @@ def make_batches(configs: Sequence[TrainConfig], data: Data) -> Batches:
 
 
 def make_cadence(config: TrainConfig, per_epoch: int) -> Cadence:
-    """Cadences in steps: an epoch where the config says nothing.
+    """When the run logs, evaluates and saves, in steps. Settings that the config leaves out mean one epoch.
 
     Raises:
-        ValueError: more steps than a schedule can hold.
+        ValueError: the run has more steps than a schedule can hold.
     """
     steps = config.steps or config.epochs * per_epoch
     if steps > _MOST_STEPS:
@@ -147,7 +147,7 @@ def _unstackable(config: TrainConfig) -> str | None:
 def _tried(
     config: TrainConfig, choices: Choices, data: Data, batch_sizes: set[int], steps: int, *, starts: bool
 ) -> Size:
-    """Do with a blank model what the run will do with the real one, and measure it."""
+    """Run a blank model through everything the run will do with the real model, and measure its size."""
     parameters = _require_memory(config, choices, data, steps)
     model = blank_model(config, choices, data, steps)
     apply_norm_state(model, config)
@@ -171,7 +171,7 @@ def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: in
     Raises:
         ValueError: they do not.
     """
-    with torch.device("meta"):  # has shapes and no storage
+    with torch.device("meta"):  # tensors with shapes and no storage
         try:
             model = blank_model(config, choices, data, steps)
         except RuntimeError as error:
@@ -187,9 +187,9 @@ def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: in
 
 
 def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, batch_sizes: set[int]) -> int:
-    """Run the model on blank batches as small as will occur; the size of the largest.
+    """Run the model on blank batches of the smallest sizes that will occur; returns the largest size tried.
 
-    Batches larger than every norm needs are alike, so that the largest tried is a small one.
+    Norms treat all batches above their minimum size alike, so no batch larger than that minimum is tried.
     """
     entered: list[str] = []
     hooks = [
@@ -198,7 +198,7 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
     ]
     enough = max((layer.least_values for layer in batch_norms(model)), default=2)
     modes = [(True, size) for size in sorted({min(size, enough) for size in batch_sizes}, reverse=True)]
-    # Precise statistics are taken in batches as large as those of the training, but of eval_train images at most.
+    # Precise statistics come from batches of the training batch size, or of eval_train images if that is smaller.
     precise = (True, min(config.batch_size, config.eval_train, enough))
     for mode, size in dict.fromkeys([*modes, precise, (False, 2)]):
         try:
@@ -216,7 +216,7 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
 
 
 def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
-    """Say which inputs a norm skipped because it is undefined there; refuse a norm that skipped all."""
+    """Log the inputs that a norm skipped because it is undefined for them; refuse a norm that skipped them all."""
     norms = {name: layer for name, layer in layers.items() if isinstance(layer, Norm)}
     if NORMS.capabilities(norm).needs_branches and not any(layer.closes_branch for layer in norms.values()):
         raise ValueError(
@@ -224,24 +224,22 @@ def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
         )
     skipped = [name for name, layer in norms.items() if layer.skipped]
     if skipped and len(skipped) == len(norms):
-        raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has nothing else; use ln, gn or bn")
+        raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has only vectors; use ln, gn or bn")
     if skipped:
         log.info("norm=%s: undefined on vectors, nothing is normalized at %s", norm, ", ".join(skipped))
 
 
 def _say_ignored(config: TrainConfig, model: nn.Module) -> None:
-    """Say which settings of gains have no effect."""
+    """Log which settings of gains have no effect."""
     affine, gains = config.affine["name"], [norm.gain for norm in model.modules() if isinstance(norm, Norm)]
     if config.init_from is not None and affine != "usual":
-        log.info("affine=%s: has no effect, as gains and biases are those of init_from", affine)
+        log.info("affine=%s: has no effect, because gains and biases come from init_from", affine)
     elif config.affine.get("gain", 1) != 1 and all(gain is None for gain in gains):
-        log.info(
-            "affine.gain=%s: has no effect, as norm=%s has no gain here", config.affine["gain"], config.norm["name"]
-        )
+        log.info("affine.gain=%s: has no effect, norm=%s has no gain here", config.affine["gain"], config.norm["name"])
 
 
 def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, size: int) -> None:
-    """Whether a member can begin as the config says: from another run, or by rules for a first batch."""
+    """Check that a member can start as the config says: from another run, or by its init on a first batch."""
     if config.init_from is not None:
         takeover(model, config)
         return
@@ -257,7 +255,7 @@ def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Da
 
 @torch.no_grad()
 def _products(model: nn.Module, data: Data) -> int:
-    """Products of a weight and an input that the linear maps of a model take for one image."""
+    """Number of products of a weight and an input in the linear maps and convolutions of a model, for one image."""
     found: list[int] = []
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -275,16 +273,17 @@ def _products(model: nn.Module, data: Data) -> int:
 
 
 def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> int:
-    """Check the configs of a sweep's jobs as their runs will; prints what it has found as its last line, in JSON.
+    """Check the configs of a sweep's jobs as their runs will; prints what it found as its last line, in JSON.
 
-    ``faults``: number of a job -> what the user can mend in it; ``gpus``: how many the jobs may use; ``modules``:
-    library modules that checking had to import; ``data``: options of data sets that are worth reading once for all;
-    ``shapes``: shape -> size of a member, bytes of its checkpoint, and why such jobs cannot be stacked, or null. Data
-    sets are read once for each source, models are tried once a shape.
+    ``faults``: number of a job -> what the user can fix in it; ``gpus``: number of GPUs the jobs may use; ``modules``:
+    library modules that checking imported; ``data``: options of the data sets that the fork server should read once
+    for all jobs;
+    ``shapes``: shape -> size of a member, bytes of its checkpoint, and why jobs of this shape cannot be stacked, or
+    null. Each data set is read once, and one model is tried for each shape.
 
     Args:
-        configs: one a job.
-        begun: whether a job has trained before, and so will go on from its checkpoint.
+        configs: one per job.
+        begun: for each job, whether it has trained before and will resume from its checkpoint.
 
     Raises:
         ValueError: a module of the user's cannot be imported.
@@ -311,7 +310,7 @@ def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> 
             for (key, known), jobs in by_shape.items():
                 with _noted(faults, jobs):
                     shapes[key] = _answer(check([todo[jobs[0]]], data, starts=not known))
-    # A user's own source of data is unknown to the server of jobs.
+    # The fork server does not know data sources that a user's own module registers.
     fits = nbytes <= _MOST_BYTES and not any(config.imports for config in todo)
     on_gpu = any(pick_device(todo[number].device).type == "cuda" for number in range(len(todo)) if number not in faults)
     answer = {
@@ -337,7 +336,9 @@ def _noted(faults: dict[int, str], jobs: Iterable[int]) -> Iterator[None]:
 def _require_any_device(device: str) -> None:
     pick_device(device)
     if device.startswith("cuda:"):
-        raise ValueError(f"device={device}: a sweep gives every job a device; use device=cuda, or CUDA_VISIBLE_DEVICES")
+        raise ValueError(
+            f"device={device}: a sweep chooses the device of each job; use device=cuda, or CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _answer(checked: Checked) -> dict[str, Any]:

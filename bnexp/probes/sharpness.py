@@ -31,7 +31,7 @@ def hessian(loss: Tensor, parameters: Sequence[Tensor]) -> Callable[[Vector], Ve
 
 
 def largest_eigenvalue(times: Callable[[Vector], Vector], v: Vector, iterations: int) -> tuple[Tensor, Tensor]:
-    """The eigenvalue of the largest magnitude by power iteration from v, and how much of it the last iteration moved.
+    """The eigenvalue of largest magnitude, by power iteration from v, and its relative change in the last iteration.
 
     v <- v / ||v||, value = <v, H v>, v <- H v. Returns the last value and |last - the one before| / |last|.
     """
@@ -46,7 +46,7 @@ def largest_eigenvalue(times: Callable[[Vector], Vector], v: Vector, iterations:
 
 
 def _start(parameters: Sequence[Tensor]) -> Vector:
-    """The same random direction at every step."""
+    """A random direction, the same at every step."""
     source = generator(0, "sharpness")
     return [torch.randn(parameter.shape, generator=source).to(parameter) for parameter in parameters]
 
@@ -60,7 +60,7 @@ class Sharpness(Probe):
         self.invariant = scale_invariant(model, images)
 
     def measure(self, moment: Moment) -> Values:
-        """Curvature on the probe batch, in all parameters and in the scale-invariant ones."""
+        """The largest curvature on the probe batch, in all parameters and in the scale-invariant ones."""
         value, change = self._largest(moment, list(moment.before))
         values: Values = {
             "lambda_max": value.item(),
@@ -80,10 +80,10 @@ class Sharpness(Probe):
 
 
 def _require_two_derivatives(model: nn.Module, images: Tensor) -> None:
-    """Try a second derivative, by ``backward``: ``autograd.grad`` silently passes by what is once differentiable.
+    """Compute a second derivative by ``backward``: ``autograd.grad`` silently skips functions with one derivative only.
 
     Raises:
-        ValueError: a layer has none.
+        ValueError: a layer has no second derivative.
     """
     weights = {name: own.detach().clone().requires_grad_() for name, own in model.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -100,17 +100,18 @@ def _require_two_derivatives(model: nn.Module, images: Tensor) -> None:
 
 @PROBES.register("sharpness")
 def sharpness(model: nn.Module, images: Tensor, *, iterations: Annotated[int, Range(least=2)]) -> Probe:
-    """The eigenvalue of the largest magnitude of the Hessian of the loss on the probe batch, norms in training mode.
+    """The eigenvalue of largest magnitude of the Hessian of the loss on the probe batch, with norms in training mode.
 
     ``lambda_max``: by power iteration on Hessian-vector products from a fixed random start, with its sign;
-    ``change``: relative change of the last iteration, how far that has come; ``lambda_max_lr`` = lambda_max * lr, which
-    full-batch gradient descent keeps near 2 (the edge of stability, Cohen et al. 2021).
+    ``change``: its relative change in the last iteration, which tells whether the iteration has converged;
+    ``lambda_max_lr`` = lambda_max * lr, which full-batch gradient descent keeps near 2 (the edge of stability, Cohen et
+    al. 2021).
 
-    ``lambda_max_invariant`` = lambda_max ||w||^2 of the Hessian in w, all scale-invariant weights: rescaling w changes
-    lambda_max and not the network, and this number neither. Networks without such weights have none.
+    ``lambda_max_invariant`` = lambda_max ||w||^2 of the Hessian in w, all scale-invariant weights. Rescaling w changes
+    lambda_max; it changes neither the network nor this number. Networks without such weights do not have it.
 
     Options:
-        iterations: each costs about two backward passes over the probe batch, and once more for
+        iterations: each costs about two backward passes over the probe batch, and again as much for
             ``lambda_max_invariant``.
 
     Raises:

@@ -198,6 +198,13 @@ def test_the_largest_value_ends_before_the_first_failure():
     assert measures.reduced(TABLE, reduce, 0, larger=True, diverged=[0.3]) == 0.1
 
 
+def test_of_an_arm_that_only_guesses_no_value_works():
+    dead = {at: {0: 0.12, 1: 0.11} for at in TABLE}
+    for kind, expected in (("largest", None), ("share", 0.0)):
+        assert measures.reduced(dead, Reduce(kind=kind, within=0.05), 0, larger=True, chance=0.1) == expected
+        assert measures.reduced(TABLE, Reduce(kind=kind, within=0.05), 0, larger=True, chance=0.1)
+
+
 def test_the_range_over_the_axis_needs_all_its_values():
     table = {"a": {0: 0.9, 1: 0.8}, "b": {0: 0.7, 1: None}}
     assert measures.reduced(table, Reduce(kind="range"), 0, larger=True) == pytest.approx(0.2)

@@ -26,13 +26,13 @@ ONCE_MISSED = {
 REFUSED = ONCE_MISSED | {
     "affine=identity norm=bn norm.affine=false": "use norm.affine=true",
     "affine=identity init=autoencoder activation=sigmoid": "init=autoencoder trains gains and biases",
-    "init=autoencoder": "is for sigmoid units",
+    "init=autoencoder": "needs sigmoid units",
     "init_from=nowhere": "init_from=nowhere: nowhere: there is no such folder",
     "norm=in": "undefined on vectors",
     "norm=skipinit": "acts on residual branches",
     "batch_size=500": "larger than the 200 training images",
     "steps=100000000": "out of range",
-    "trainable=random_as_norms model.width=1 data.size=1": "numbers are asked for",
+    "trainable=random_as_norms model.width=1 data.size=1": "numbers, and the model has only",
     "device=cuda:7": "device=cuda:7",
 }
 

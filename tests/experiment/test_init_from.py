@@ -104,7 +104,7 @@ def test_the_head_is_taken_over_where_the_classes_are_the_same(sources, caplog, 
     assert (found["head.weight"].shape == saved["head.weight"].shape) == (len(words[0]) == len(FIRST))
     assert torch.equal(found["head.weight"], saved["head.weight"]) == same
     (line,) = [line for line in caplog.messages if line.startswith("init_from=")]
-    assert line.endswith("the head included" if same else "head.weight, head.bias drawn anew")
+    assert line.endswith("including the head" if same else "with head.weight, head.bias initialized anew")
     assert "weights of step 8 of run " in line
 
 
@@ -130,6 +130,14 @@ def test_precise_statistics_are_the_moments_of_the_new_images_under_the_old_weig
         normalized = (z - mean) / (var + unit.norm.eps).sqrt()
         x = F.relu(unit.norm.gain.double() * normalized + unit.norm.bias.double())
     assert all(layer.training for layer in batch_norms(model))
+
+
+def test_precise_statistics_are_those_of_all_images_also_of_a_last_small_batch(sources):
+    setup = start(sources / "norm=bn,seed=0", "norm_state=precise", "batch_size=30", "data.labels_per_class=20")
+    unit, x = setup.population.members[0].hidden1, setup.data.train.x.double().flatten(1)
+    z = (x @ unit.linear.weight.double().T).detach()
+    torch.testing.assert_close(unit.norm.running_mean.double(), z.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(unit.norm.running_var.double(), z.var(0, correction=0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bn", "bn_scratch"])
@@ -254,8 +262,8 @@ def test_an_affine_rule_without_effect_is_said(sources, caplog):
     start(None, "norm=none", "affine=constant", "affine.gain=2")
     start(None, "affine=constant", "affine.gain=2")
     assert [line for line in caplog.messages if "has no effect" in line] == [
-        "affine=identity: has no effect, as gains and biases are those of init_from",
-        "affine.gain=2: has no effect, as norm=none has no gain here",
+        "affine=identity: has no effect, because gains and biases come from init_from",
+        "affine.gain=2: has no effect, norm=none has no gain here",
     ]
 
 
@@ -286,15 +294,15 @@ def test_dropout_goes_on_with_the_streams_of_the_new_seed(sources):
         (("model.width=17",), "hidden1.linear.weight is [16, 64] there and [17, 64] here; only the head may differ"),
         (
             ("model.depth=3",),
-            "that run has no hidden3.linear.weight, this one has; model and norm must agree but for the head",
+            "that run has no hidden3.linear.weight, this one has; model and norm must agree, except for the head",
         ),
         (
             ("model.depth=1",),
-            "that run has hidden2.linear.weight, this one has not; model and norm must agree but for the head",
+            "that run has hidden2.linear.weight, this one does not; model and norm must agree, except for the head",
         ),
         (
             ("norm.affine=false",),
-            "that run has hidden1.norm.bias, this one has not; model and norm must agree but for the head",
+            "that run has hidden1.norm.bias, this one does not; model and norm must agree, except for the head",
         ),
     ],
 )
@@ -313,12 +321,10 @@ def test_what_is_no_run_is_refused_and_nothing_is_made(bnexp, tmp_path, monkeypa
 
 
 def test_norm_state_needs_a_source_and_statistics(sources):
-    with pytest.raises(
-        ValueError, match=r"^norm_state=frozen: is about the run that init_from names; it must be keep$"
-    ):
+    with pytest.raises(ValueError, match=r"^norm_state=frozen: needs init_from; without it use norm_state=keep$"):
         plain(composed("norm_state=frozen"))
     with pytest.raises(
-        ValueError, match=r"^norm_state=reset: norm=ln keeps no statistics of batches; it must be keep$"
+        ValueError, match=r"^norm_state=reset: norm=ln keeps no statistics of batches; use norm_state=keep$"
     ):
         start(sources / "ln", "norm=ln", "norm_state=reset")
 

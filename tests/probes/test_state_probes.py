@@ -293,6 +293,15 @@ def test_eval_mismatch():
     assert norm.running_mean.numpy() == pytest.approx(mu, **EXACT)  # left to the harness to undo
 
 
+def test_eval_mismatch_has_no_accuracy_of_logits_that_are_no_numbers():
+    given = moment(network(MLP, shape=(5,)), shape=(5,))
+    given.model.hidden1.norm.running_var.fill_(math.nan)
+    measured = probe("eval_mismatch", given).measure(given)
+    assert math.isnan(measured["accuracy/running"])
+    assert 0 < measured["accuracy/batch"] < 1
+    assert 0 < measured["accuracy/precise"] < 1
+
+
 @pytest.mark.parametrize(
     ("norm", "there"),
     [({"name": "mean_only_bn", "momentum": 0.1, "affine": True}, "mean"), (BN | {"name": "var_only_bn"}, "var")],
