@@ -60,7 +60,8 @@ def _train_one(config: DictConfig) -> int:
 
     plain, words = compose.plain(config), compose.overrides()
     notes = compose.notes(to_dict(plain), words)
-    return do(Job(plain, compose.output_folder(), compose.run_name(), words, notes))
+    fresh = compose.RunFolder.fresh
+    return do(Job(plain, compose.output_folder(), compose.run_name(), words, notes, fresh))
 
 
 def do(job: Job) -> int:

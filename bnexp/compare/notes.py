@@ -12,7 +12,7 @@ from bnexp.compare.working import WITHIN, on_validation, works_by
 from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.config.schema import role
 from bnexp.runs.arms import Arm, telling
-from bnexp.runs.collect import Run, Skip, short, show
+from bnexp.runs.collect import Refused, Run, Skip, short, show
 from bnexp.runs.paths import METRICS
 from bnexp.runs.run_json import STATUSES
 
@@ -123,10 +123,13 @@ def about_left_out(runs: Sequence[Run], repeats: int) -> Iterator[str]:
 
 def about_skips(skips: Sequence[Skip], verbose: bool) -> Iterator[str]:
     """Folders that could not be used, by reason, and one by one if asked for."""
-    reasons = Counter(skip.reason for skip in skips)
+    reasons = Counter(skip.reason for skip in skips if not isinstance(skip, Refused))
+    refused = len(skips) - reasons.total()
+    if refused:
+        yield f"Refused before the start: {refused}." + ("" if verbose else " -v lists them.")
     if reasons:
         counts = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
-        yield f"Folders skipped: {len(skips)} ({counts})." + ("" if verbose else " -v lists them.")
+        yield f"Folders skipped: {reasons.total()} ({counts})." + ("" if verbose else " -v lists them.")
     if verbose:
         yield from (f"Skipped {show(skip.folder)}: {skip.reason}." for skip in skips)
 

@@ -27,6 +27,8 @@ class Job:
         name: its name in tables and curves.
         overrides: the command-line overrides that the user typed.
         notes: further files to write into the folder, name -> text.
+        fresh: the folder must be a new one; if it is there already, the run takes the next free name.
+        alone: why it trains by itself although jobs like it train in one population.
     """
 
     config: TrainConfig
@@ -34,6 +36,8 @@ class Job:
     name: str
     overrides: Sequence[str] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    fresh: bool = False
+    alone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def already_done(job: Job) -> Outcome | None:
     Raises:
         ValueError: the folder holds a run of another config; the message lists the differences.
     """
-    if not RunPaths(job.folder).run_json.exists():
+    if job.fresh or not RunPaths(job.folder).run_json.exists():
         return None
     saved = run_json.read(job.folder)
     changes = differences(saved["config"], to_dict(job.config))

@@ -46,13 +46,14 @@ def _of_both(state: State, files: Mapping[str, Mark]) -> str:
     return digest({"state": state, "files": dict(files)} if files else state)  # older versions knew of no files
 
 
-def save(folder: Path, state: State, files: Mapping[str, Mark] | None = None) -> None:
-    """Write a checkpoint, and keep the previous one.
+def save(folder: Path, state: State, files: Mapping[str, Mark] | None = None, *, both: bool = True) -> None:
+    """Write a checkpoint.
 
     Args:
         folder: the run's folder.
         state: nested dicts of CPU tensors, numbers, strings and None.
         files: what the files of the folder hold that belong to it, by name.
+        both: keep the previous checkpoint as well.
 
     Raises:
         OSError: it could not be written; the earlier checkpoints still load.
@@ -61,7 +62,15 @@ def save(folder: Path, state: State, files: Mapping[str, Mark] | None = None) ->
     marks = dict(files or {})
     torch.save({"format": FORMAT, "digest": _of_both(state, marks), "state": state, "files": marks}, buffer)
     paths = RunPaths(folder)
-    write_atomically(paths.checkpoint, buffer.getbuffer(), keep=paths.previous)
+    write_atomically(paths.checkpoint, buffer.getbuffer(), keep=paths.previous if both else None)
+    if not both:
+        paths.previous.unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Leave a run without checkpoints, so that nobody can go on from it."""
+    for path in (RunPaths(folder).checkpoint, RunPaths(folder).previous):
+        path.unlink(missing_ok=True)
 
 
 def exists(folder: Path) -> bool:
@@ -121,6 +130,8 @@ def _cut(paths: RunPaths, files: Mapping[str, Mark]) -> None:
 
 
 def _read(path: Path) -> tuple[State, dict[str, Mark]]:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a regular file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

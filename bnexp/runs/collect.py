@@ -6,6 +6,7 @@ damaged: a folder that cannot be used becomes a ``Skip`` with a reason.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ from bnexp.config.metrics import metric_of
 from bnexp.config.schema import flat
 from bnexp.runs import run_json
 from bnexp.runs.metrics import FINITE, is_finite
-from bnexp.runs.paths import METRICS, RUN_JSON
+from bnexp.runs.paths import METRICS, RUN_JSON, SWEEP_JSON, SweepPaths
 
 Setting = str | int | float | bool | None
 
@@ -81,6 +82,10 @@ class Skip:
     reason: str
 
 
+class Refused(Skip):
+    """A job of a sweep that was refused before the start, so that there is no such folder."""
+
+
 def short(key: str) -> str:
     """A setting as the user types it: ``norm`` instead of ``norm.name``."""
     return key.removesuffix(".name")
@@ -118,6 +123,16 @@ def _found(folders: Sequence[Path]) -> Iterator[Run | Skip]:
             yield read(folder, has_curve=METRICS in files)
         elif METRICS in files:
             yield Skip(folder, f"no {RUN_JSON} beside {METRICS}")
+        if files and SWEEP_JSON in files:
+            yield from _refused(folder)
+
+
+def _refused(folder: Path) -> Iterator[Refused]:
+    """The jobs of a sweep that were refused; none where its file does not say so."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
+        for job in json.loads(SweepPaths(folder).sweep_json.read_bytes())["jobs"]:
+            if job["state"] == "refused":
+                yield Refused(folder / str(job["name"]), show(job["reason"]))
 
 
 def _walk(folders: Sequence[Path]) -> Iterator[tuple[Path, set[str] | None]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bnexp.runs import digest
 from bnexp.runs.paths import RUN_JSON, RunPaths, SweepPaths
-from bnexp.runs.storage import held, write_atomically
+from bnexp.runs.storage import content, held, write_atomically
 
 FORMAT = 1
 STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
@@ -54,11 +54,10 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _parsed(path: Path) -> Any:
-    with path.open("rb") as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
+    text = content(path, _LARGEST + 1)
+    if len(text) > _LARGEST:
         raise ValueError("too large")
-    found = json.loads(content)
+    found = json.loads(text)
     if _is_deeper(found, _DEEPEST):
         raise RecursionError
     return found
@@ -123,9 +122,9 @@ def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Se
         write(folder, {**known, "format": FORMAT, "status": "failed", "failure": failure})
 
 
-def json_text(content: Mapping[str, Any], *, signed: bool = False) -> bytes:
+def json_text(facts: Mapping[str, Any], *, signed: bool = False) -> bytes:
     """Readable, strict JSON; numbers that are not finite become null. ``signed`` adds a digest, which readers check."""
-    plain = _without_nan(content)
+    plain = _without_nan(facts)
     if signed:
         plain["digest"] = digest.of_json(plain)
     return json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"

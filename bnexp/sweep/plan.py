@@ -17,7 +17,7 @@ from bnexp.config import names
 from bnexp.config.schema import config_hash, differences, from_dict, shape
 from bnexp.runs import digest, run_json
 from bnexp.runs.paths import RunPaths, SweepPaths
-from bnexp.runs.storage import write_atomically
+from bnexp.runs.storage import content, write_atomically
 from bnexp.sweep.options import Options, options
 
 FORMAT = 1
@@ -33,8 +33,8 @@ class Entry:
         name: the settings that differ from the other jobs; also the job's folder inside the sweep's folder.
         overrides: the overrides typed for it.
         config, config_hash: the settings to train with.
-        state: waiting, running, finished, diverged, failed or interrupted.
-        reason: why it failed or could not be resumed.
+        state: waiting, running, finished, diverged, failed, interrupted or refused.
+        reason: why it failed, could not be resumed, or was refused before the start.
         lines: the last lines it printed before it failed.
         tries: how many times it was started.
     """
@@ -103,8 +103,8 @@ class Plan:
             OSError: it could not be written; the old file is unchanged.
         """
         jobs = [asdict(entry) for entry in self.entries]
-        content = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
-        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(content, signed=True))
+        plan = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
+        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(plan, signed=True))
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
         """Add jobs to the plan; a job that is there already keeps its state. Returns the plan's entries for ``wanted``.
@@ -155,7 +155,7 @@ def refresh(sweep: Path, entry: Entry) -> None:
     """
     folder = sweep / entry.name
     if not RunPaths(folder).run_json.exists():
-        entry.state = "failed" if entry.state == "failed" else "waiting"
+        entry.state = entry.state if entry.state in ("failed", "refused") else "waiting"
         return
     saved = run_json.read(folder)
     if config_hash(saved["config"]) != entry.config_hash:
@@ -179,7 +179,7 @@ def read(folder: Path) -> Plan:
     """
     path = SweepPaths(folder).sweep_json
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = json.loads(content(path))
         if saved["format"] != FORMAT:
             raise ValueError(f"format {saved['format']}")
         digest.require_unchanged(saved)
