@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bnexp.config.schema import TrainConfig, config_hash, to_dict
 from bnexp.data import Split
+from bnexp.experiment.older import renamed
 from bnexp.models.layers import batch_norms, head_parameters
 from bnexp.norms import Norm
 from bnexp.randomness import Stream
@@ -53,8 +54,10 @@ class Source:
     buffers: Mapping[str, Tensor]
 
 
-def read_source(config: TrainConfig) -> Source:
+def read_source(config: TrainConfig, model: nn.Module) -> Source:
     """The last checkpoint of the run that a config's ``init_from`` names; ``{seed}`` there is the config's seed.
+
+    Its parameters have the names that ``model`` has for them, whatever the version that wrote them.
 
     Raises:
         ValueError: it is no run, or has no usable checkpoint.
@@ -68,7 +71,7 @@ def read_source(config: TrainConfig) -> Source:
         raise ValueError(f"{said}: {error}") from None
     if state is None:
         raise ValueError(f"{said}: this run has no checkpoint")
-    return Source(said, run["config"], state["step"], state["parameters"], state["buffers"])
+    return Source(said, run["config"], state["step"], renamed(state["parameters"], model), state["buffers"])
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def takeover(model: nn.Module, config: TrainConfig) -> Takeover:
     Raises:
         ValueError: ``init_from`` names no run, or a run of another model or norm.
     """
-    source = read_source(config)
+    source = read_source(config, model)
     head = head_parameters(model)
     keeps_statistics = config.norm_state != "reset"
     _check_meaning(source, to_dict(config))

@@ -17,7 +17,8 @@ from bnexp.norms import NORMS, Norm
 
 CONFIGS = ROOT / "configs"
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
-RESIDUAL = ("resnet", "resnet9", "resnet18", "resnet34", "resnet50")
+TORCHVISION = ("resnet18", "resnet34", "resnet50")
+RESIDUAL = ("resnet", "resnet9", *TORCHVISION)
 
 
 def build(name: str, shape: tuple[int, ...], *, classes: int = 10, norm: str = "bn", **changes: Any) -> nn.Module:
@@ -99,7 +100,9 @@ def test_every_model_answers_a_number_a_class_with_every_norm(name, norm):
     assert model(x).shape == (64, 7)
     assert model.eval()(x).shape == (64, 7)
     linear_maps = [*of_kind(model, nn.Conv2d | nn.Linear)]
-    assert all(layer.bias is None for layer in linear_maps[:-1])
+    own = NORMS.capabilities(norm).bias_in_linear and name not in TORCHVISION
+    assert [layer.bias is not None for layer in linear_maps[:-1]] == [own] * (len(linear_maps) - 1)
+    assert not own or all(layer.bias is None for layer in norms(model)[: -1 if name == "resmlp" else None])
     assert linear_maps[-1].bias is not None
 
 
@@ -174,8 +177,8 @@ def test_a_residual_block_adds_a_shortcut_that_pads_channels_with_zeros():
     model = real("resnet", (3, 8, 8), depth=8, width=4, norm="none")
     block = model[2]
     x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    inner = F.conv2d(x, block.first.linear.weight, stride=2, padding=1) + block.first.norm.bias.view(-1, 1, 1)
-    residual = F.conv2d(inner.relu(), block.linear.weight, padding=1) + block.norm.bias.view(-1, 1, 1)
+    inner = F.conv2d(x, block.first.linear.weight, block.first.linear.bias, stride=2, padding=1)
+    residual = F.conv2d(inner.relu(), block.linear.weight, block.linear.bias, padding=1)
     shortcut = torch.cat([x[:, :, ::2, ::2], torch.zeros(2, 4, 4, 4, dtype=torch.float64)], 1)
     torch.testing.assert_close(block(x), (shortcut + residual).relu(), rtol=0, atol=1e-12)
 
