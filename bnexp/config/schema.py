@@ -16,7 +16,7 @@ ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
 # Options of groups that came after version 0.1: (group, name) -> option -> the value that runs without it had. A new
 # option stands here, so that older run folders are read, found and resumed as before. A new setting outside of groups
 # has the role ``Later``, and its default is that value.
-LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {}
+LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("model", "lenet"): {"padding": 2}}
 
 
 @dataclass(frozen=True)

@@ -169,5 +169,8 @@ def resnet34(shape: tuple[int, ...], classes: int, units: Units, *, small_stem: 
 
 @MODELS.register("resnet50")
 def resnet50(shape: tuple[int, ...], classes: int, units: Units, *, small_stem: bool) -> nn.Module:
-    """The ResNet-50 of torchvision (He et al. 2016, table 1); ``small_stem``: a 3x3 stem without pooling, for 32x32."""
+    """The ResNet-50 of torchvision (He et al. 2016, table 1); ``small_stem``: a 3x3 stem without pooling, for 32x32.
+
+    Where a stage begins, the 3x3 convolution of the bottleneck has the stride; in the paper the first 1x1 one has it.
+    """
     return _torchvision("resnet50", shape, classes, units, small_stem)

@@ -56,6 +56,10 @@ def of_kind(model: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Module]:
         ("lenet", GREY, {"norm": "none"}, 61_706, [6, 16, 120, 84]),
         ("lenet", GREY, {"norm": "bn"}, 61_706 + 226, [6, 16, 120, 84]),
         ("lenet", GREY, {"norm": "none", "placement": "after"}, 61_706 + 226, [6, 16, 120, 84]),
+        # 62,158 and 44,878 of its batch norm net, with padding and as printed, count biases in front of norms.
+        ("lenet", GREY, {"norm": "bn", "padding": 2}, 62_158 - 226, [6, 16, 120, 84]),
+        ("lenet", GREY, {"norm": "bn", "padding": 0}, 44_878 - 226, [6, 16, 120, 84]),
+        ("lenet", GREY, {"norm": "bn", "padding": 0, "placement": "after"}, 44_878, [6, 16, 120, 84]),
         ("lenet", COLOUR, {"norm": "none"}, 61_706 + 2 * 6 * 25 + 16 * (36 - 25) * 120, [6, 16, 120, 84]),
         # 784-100-100-100-10 with a shift for each hidden unit, as an ordinary perceptron.
         ("mlp", GREY, {"norm": "none"}, 78_400 + 100 + 2 * 10_100 + 1_010, [100] * 3),
@@ -228,8 +232,17 @@ def test_copies_do_not_share_layers(name):
 
 @pytest.mark.parametrize("shape", [(1, 11, 28), (1, 28, 11), (1, 8, 8)])
 def test_lenet_refuses_images_that_pooling_would_use_up(shape):
-    with pytest.raises(ValueError, match=rf"^model=lenet: {shape[1]}x{shape[2]} images are too small"):
+    with pytest.raises(ValueError, match=rf"^model=lenet: {shape[1]}x{shape[2]} images are too small; 12x12 at least"):
         build("lenet", shape)
+
+
+@pytest.mark.parametrize("padding", range(5))
+def test_the_least_side_of_lenet_follows_its_padding(padding):
+    least = 16 - 2 * padding
+    model = build("lenet", (1, least, least), padding=padding)
+    assert model(torch.empty(2, 1, least, least, device="meta")).shape == (2, 10)
+    with pytest.raises(ValueError, match=rf"^model=lenet: .* too small; {least}x{least} at least"):
+        build("lenet", (1, least - 1, least), padding=padding)
 
 
 @pytest.mark.parametrize("side", [7, 8, 11, 32])
