@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bnexp.config.schema import TrainConfig, config_hash, to_dict
 from bnexp.data import Split
+from bnexp.experiment.older import renamed
 from bnexp.models.layers import batch_norms, head_parameters
 from bnexp.norms import Norm
 from bnexp.randomness import Stream
@@ -53,8 +54,10 @@ class Source:
     buffers: Mapping[str, Tensor]
 
 
-def read_source(config: TrainConfig) -> Source:
-    """The last checkpoint of the run that ``init_from`` names; ``{seed}`` in the name stands for the config's seed.
+def read_source(config: TrainConfig, model: nn.Module) -> Source:
+    """The last checkpoint of the run that a config's ``init_from`` names; ``{seed}`` there is the config's seed.
+
+    Its parameters have the names that ``model`` has for them, whatever the version that wrote them.
 
     Raises:
         ValueError: the folder is not a run, or has no usable checkpoint.
@@ -69,7 +72,7 @@ def read_source(config: TrainConfig) -> Source:
     if state is None:
         raise ValueError(f"{said}: this run has no checkpoint")
     try:
-        return Source(said, run["config"], state["step"], state["parameters"], state["buffers"])
+        return Source(said, run["config"], state["step"], renamed(state["parameters"], model), state["buffers"])
     except KeyError as error:
         raise ValueError(f"{said}: its checkpoint has no {error.args[0]}; not one of this version of bnexp") from None
 
@@ -98,7 +101,7 @@ def takeover(model: nn.Module, config: TrainConfig) -> Takeover:
     Raises:
         ValueError: ``init_from`` does not name a run, or names a run of another model or norm.
     """
-    source = read_source(config)
+    source = read_source(config, model)
     head = head_parameters(model)
     keeps_statistics = config.norm_state != "reset"
     _check_meaning(source, to_dict(config))
