@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import gcd
@@ -162,6 +162,11 @@ def signals(model: nn.Module, x: Tensor) -> Signals:
     with recording(model) as recorded:
         answers(model, x)
     return recorded
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All numbers of some tensors in a row."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def by_unit(x: Tensor, most: int | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnexp.config.checks import Positive
 from bnexp.models.layers import Layer, layers
-from bnexp.probes.base import PROBES, Moment, Probe, Values, recording, signals
+from bnexp.probes.base import PROBES, Moment, Probe, Values, flat, recording, signals
 from bnexp.probes.gradients import loss_and_gradient
 from bnexp.randomness import generator
 
@@ -84,7 +84,7 @@ class CovariateShift(Probe):
         """Gradient and input of a layer against those behind the updated layers below."""
         with moment.at({below: moment.after[below] for below in self.below[name]}), recording(moment.model) as recorded:
             _, there = loss_and_gradient(moment, self.layers[name], moment.x_B, moment.y_B)
-        old, new = _flat(gradient), _flat(there)
+        old, new = flat(gradient), flat(there)
         return {
             f"l2/{name}": (new - old).norm().item(),
             f"relative/{name}": ((new - old).norm() / old.norm()).item(),
@@ -104,10 +104,6 @@ class CovariateShift(Probe):
 
 def _parameters(some: Iterable[Layer]) -> list[str]:
     return [name for layer in some for name in layer.parameters]
-
-
-def _flat(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 @PROBES.register("ics")
