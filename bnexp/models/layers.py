@@ -57,7 +57,8 @@ def layers(model: nn.Module) -> dict[str, Layer]:
 def head_parameters(model: nn.Module) -> list[str]:
     """Names of the weight and bias of the head, the last layer with weights, which answers with logits."""
     *_, head = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
-    return [f"{head}.{leaf}" for leaf, _ in model.get_submodule(head).named_parameters()]
+    own = {id(parameter) for parameter in model.get_submodule(head).parameters()}  # it may share them
+    return [name for name, parameter in model.named_parameters() if id(parameter) in own]
 
 
 def norm_parameters(model: nn.Module) -> list[str]:
