@@ -99,6 +99,7 @@ ConfigStore.instance().store(
     node={"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"},
 )
 OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
+OmegaConf.register_new_resolver("pixel_scale", lambda init_from: "own" if init_from is None else "source")
 OmegaConf.register_new_resolver("free_folder", names.free_folder, use_cache=True)
 
 
