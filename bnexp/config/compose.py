@@ -106,6 +106,7 @@ ConfigStore.instance().store(
     node={"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"},
 )
 OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
+OmegaConf.register_new_resolver("pixel_scale", lambda init_from: "own" if init_from is None else "source")
 # A mark, see ``is_fresh``: the name is free once ``names.make_free`` has made the folder.
 OmegaConf.register_new_resolver("free_folder", lambda folder: folder)
 

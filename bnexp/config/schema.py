@@ -75,6 +75,9 @@ class TrainConfig:
     # the running statistics of batch norms: copied, copied and fixed, reset, or measured on the training images.
     init_from: str | None = None
     norm_state: Annotated[str, OneOf(("keep", "frozen", "reset", "precise"))] = "keep"
+    # The mean and standard deviation that pixels are scaled by: of this run's training images, or of the run that
+    # init_from names, whose weights were trained with them.
+    pixel_scale: Annotated[str, OneOf(("own", "source")), Later] = "own"
     # Which parameters are trained; random_as_norms: as many numbers as norms have, chosen at random from other layers.
     trainable: Annotated[str, OneOf(("all", "norms", "head", "norms_and_head", "random_as_norms"))] = "all"
     # Sets initial weights, batch order, augmentation and dropout.
@@ -115,6 +118,8 @@ class TrainConfig:
             checked(name, getattr(self, name), annotation)
         if self.norm_state != "keep" and self.init_from is None:
             raise ValueError(f"norm_state={self.norm_state}: needs init_from; without it use norm_state=keep")
+        if self.pixel_scale != "own" and self.init_from is None:
+            raise ValueError(f"pixel_scale={self.pixel_scale}: needs init_from; without it use pixel_scale=own")
 
 
 @cache
@@ -158,13 +163,18 @@ def _without(config: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
     }
 
 
-def _neutral(config: Mapping[str, Any]) -> Iterator[str]:
+def _neutral(config: Mapping[str, Any]) -> list[str]:
     """The later settings of a config whose value means what older versions did."""
-    for setting in fields(TrainConfig):
-        if role(setting.name).later and config.get(setting.name) == setting.default:
-            yield setting.name
+    given = flat(config)
+    return [setting for setting, value in _older(config).items() if given.get(setting) == value]
+
+
+def _older(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The later settings of a config, by their dotted names, with the values that older runs had."""
+    found = {setting.name: setting.default for setting in fields(TrainConfig) if role(setting.name).later}
     for group, later in _later_options(config):
-        yield from (f"{group}.{option}" for option, value in later.items() if config[group].get(option) == value)
+        found |= {f"{group}.{option}": value for option, value in later.items()}
+    return found
 
 
 def _later_options(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -189,6 +199,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """``key: old -> new`` for every setting that makes two configs ask for different runs."""
     before, after = flat(identity(old)), flat(identity(new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    before, after = _older(old) | before, _older(new) | after
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
 
 

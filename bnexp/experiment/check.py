@@ -25,6 +25,7 @@ from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
 from bnexp.experiment.init_from import apply_norm_state, takeover
 from bnexp.experiment.job import import_modules
 from bnexp.experiment.machine import pick_device, prepare_machine
+from bnexp.experiment.pixel_scale import attach_scale
 from bnexp.models.init import Init, adjust
 from bnexp.models.layers import Linear, batch_norms, stored_weight
 from bnexp.norms import NORMS, Norm
@@ -151,6 +152,7 @@ def _tried(
     parameters = _require_memory(config, choices, data, steps)
     model = blank_model(config, choices, data, steps)
     apply_norm_state(model, config)
+    attach_scale(model, config, data)
     largest = _try_batches(config, choices, model, data, batch_sizes)
     _check_norms(choices.norm.name, choices.model.name, dict(model.named_modules()))
     _say_ignored(config, model)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.config.schema import TrainConfig, config_hash, to_dict
-from bnexp.data import Split
+from bnexp.data import Data
 from bnexp.experiment.older import renamed
+from bnexp.experiment.pixel_scale import MEAN, STD, scale_of
 from bnexp.models.layers import batch_norms, head_parameters
 from bnexp.norms import Norm
 from bnexp.randomness import Stream
@@ -29,8 +30,9 @@ _NORM = ("norm", "name")
 # Norms whose running statistics mean the same: mean and variance of batches, which evaluation normalizes by. A run with
 # one of these norms may start from a run with another.
 _ALIKE = ("bn", "bn_scratch", "batch_renorm", "detached_bn", "frozen_bn", "ghost_bn", "noisy_bn", "sync_bn")
-# A buffer of norms that counts the batches trained; it starts again at zero.
-_PROGRESS = "batches_trained"
+# Buffers that are not copied: the count of batches that a norm has trained, which starts again at zero; the scale of
+# pixels, which a source may keep elsewhere.
+_NOT_COPIED = ("batches_trained", MEAN, STD)
 # Settings that change the meaning of the head's outputs.
 _TASK = (("data", "name"), ("data", "path"), ("data", "classes"))
 _AGREE = "model and norm must agree, except for the head"
@@ -45,6 +47,7 @@ class Source:
         config: the run's settings.
         step: step of its last checkpoint.
         parameters, buffers: tensors by name.
+        scale: the scale of its pixels, see ``scale_of``; None if the run does not say it, or whitens them.
     """
 
     said: str
@@ -52,6 +55,7 @@ class Source:
     step: int
     parameters: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
+    scale: Mapping[str, Tensor] | None
 
 
 def read_source(config: TrainConfig, model: nn.Module) -> Source:
@@ -71,8 +75,12 @@ def read_source(config: TrainConfig, model: nn.Module) -> Source:
         raise ValueError(f"{said}: {error}") from None
     if state is None:
         raise ValueError(f"{said}: this run has no checkpoint")
+    scale = state["buffers"] if MEAN in state["buffers"] else state.get("scale")
+    if _setting(run["config"], ("data", "whiten")) != "none":
+        scale = None
     try:
-        return Source(said, run["config"], state["step"], renamed(state["parameters"], model), state["buffers"])
+        parameters = renamed(state["parameters"], model)
+        return Source(said, run["config"], state["step"], parameters, state["buffers"], scale)
     except KeyError as error:
         raise ValueError(f"{said}: its checkpoint has no {error.args[0]}; not one of this version of bnexp") from None
 
@@ -111,11 +119,12 @@ def takeover(model: nn.Module, config: TrainConfig) -> Takeover:
     buffers = _own_buffers(model, statistics=keeps_statistics)
     _require_alike(source, parameters, source.parameters)
     _require_alike(source, buffers, source.buffers)
+    _require_channels(source, model)
     return Takeover(source, list(parameters), list(buffers), drawn)
 
 
 @torch.no_grad()
-def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
+def start_from(model: nn.Module, config: TrainConfig, data: Data) -> None:
     """Copy parameters and buffers from the run named by ``init_from`` into a new member; see ``takeover``.
 
     ``norm_state`` sets the running statistics of norms:
@@ -123,13 +132,13 @@ def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
     - keep: copy them; training updates them from there;
     - frozen: copy and fix them, see ``apply_norm_state``;
     - reset: start again at mean 0 and variance 1;
-    - precise: set them to the population statistics of ``train`` under the copied weights (Wu & Johnson 2021, sec. 3);
-      training updates them from there.
+    - precise: set them to the population statistics of ``eval_train`` training images under the copied weights (Wu &
+      Johnson 2021, sec. 3); training updates them from there.
 
     Args:
-        model: the new member, on the device of ``train``.
+        model: the new member, on the device of ``data``; its scale of pixels is attached (``attach_scale``).
         config: its settings.
-        train: training images.
+        data: its training data.
 
     Raises:
         ValueError: see ``takeover``.
@@ -140,12 +149,30 @@ def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
         model.get_parameter(name).copy_(source.parameters[name])
     for name in taken.buffers:
         model.get_buffer(name).copy_(source.buffers[name])
+    _take_scale(model, config, source, scale_of(data))
     if config.norm_state == "precise":
+        train = data.train.mixed(config.eval_train)
         model.eval()
         write_precise(model, train, min(config.batch_size, len(train)))
         model.train()
     outcome = f"with {', '.join(taken.drawn)} initialized anew" if taken.drawn else "including the head"
     log.info("%s: weights of step %d of run %s, %s", source.said, source.step, config_hash(source.config), outcome)
+
+
+def _take_scale(model: nn.Module, config: TrainConfig, source: Source, own: Mapping[str, Tensor]) -> None:
+    """Copy the scale of pixels if the config asks for it; say whose scale is used where the two differ."""
+    wanted = config.pixel_scale == "source"
+    if wanted and config.data["whiten"] != "none":
+        log.info("pixel_scale=source: has no effect, as data.whiten is computed from the images of this run")
+    elif source.scale is None and wanted:
+        log.info(
+            "%s: that run does not say how its pixels are scaled; they are scaled by this run's images", source.said
+        )
+    elif source.scale is not None and any(not torch.equal(source.scale[name], own[name]) for name in own):
+        for name in own if wanted else ():
+            model.get_buffer(name).copy_(source.scale[name])
+        whose = "that run" if wanted else "this run's images (pixel_scale=source takes those of that run)"
+        log.info("%s: pixels are scaled by the mean and standard deviation of %s", source.said, whose)
 
 
 def apply_norm_state(model: nn.Module, config: TrainConfig) -> None:
@@ -207,9 +234,14 @@ def _head_is_new(source: Source, config: Mapping[str, Any], model: nn.Module, he
 def _own_buffers(model: nn.Module, *, statistics: bool) -> dict[str, Tensor]:
     """The buffers to copy: none of random streams and schedules, and those of norms only if ``statistics``."""
     skipped = Stream if statistics else (Stream, Norm)
-    layers = [(name, layer) for name, layer in model.named_modules() if not isinstance(layer, skipped)]
-    found = {f"{name}.{leaf}": own for name, layer in layers for leaf, own in layer.named_buffers(recurse=False)}
-    return {name: own for name, own in found.items() if name.rpartition(".")[2] != _PROGRESS}
+    layers = [(f"{name}." if name else "", layer) for name, layer in model.named_modules()]
+    found = {
+        f"{path}{leaf}": own
+        for path, layer in layers
+        if not isinstance(layer, skipped)
+        for leaf, own in layer.named_buffers(recurse=False)
+    }
+    return {name: own for name, own in found.items() if name.rpartition(".")[2] not in _NOT_COPIED}
 
 
 def _require_alike(source: Source, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
@@ -220,3 +252,11 @@ def _require_alike(source: Source, own: Mapping[str, Tensor], theirs: Mapping[st
         if theirs[name].shape != tensor.shape:
             shapes = f"is {list(theirs[name].shape)} there and {list(tensor.shape)} here"
             raise ValueError(f"{source.said}: {name} {shapes}; only the head may differ")
+
+
+def _require_channels(source: Source, model: nn.Module) -> None:
+    """Refuse to copy the scale of pixels from a run whose pixels have another number of channels."""
+    own = dict(model.named_buffers()).get(MEAN)
+    if own is not None and source.scale is not None and len(source.scale[MEAN]) != len(own):
+        counts = f"{len(source.scale[MEAN])} channels there and {len(own)} here"
+        raise ValueError(f"{source.said}: pixels have {counts}, each with its own scale; use pixel_scale=own")

@@ -18,6 +18,7 @@ from bnexp.experiment.clock import Clock
 from bnexp.experiment.init_from import apply_norm_state, start_from
 from bnexp.experiment.machine import pick_device, recorder, set_executor
 from bnexp.experiment.older import brought_up_to_date
+from bnexp.experiment.pixel_scale import attach_scale, scale_of
 from bnexp.models.init import Init, adjust, initialize
 from bnexp.models.layers import largest_map
 from bnexp.probes.observer import Observed, Observer
@@ -57,7 +58,7 @@ def start_member(config: TrainConfig, choices: Choices, member: nn.Module, data:
         ValueError: the model or norm does not fit the run to start from.
     """
     if config.init_from is not None:
-        start_from(member, config, data.train.mixed(config.eval_train))
+        start_from(member, config, data)
         return
     init: Init = choices.init()
     adjust(member, init, x_B, restore=choices.affine().restore)
@@ -157,6 +158,7 @@ class Setup:
             "progress": training.progress.state(row),
             "precision": training.precision.state(row),
             "probes": self.observer.state(row),
+            "scale": scale_of(self.data),
         }
 
     def load(self, row: int, state: State) -> None:
@@ -213,6 +215,7 @@ def _members(checked: Checked, data: Data, x_MB: torch.Tensor, resumed: Sequence
     members = []
     for row, (config, choices) in enumerate(zip(checked.configs, checked.choices, strict=True)):
         member = build_model(config, choices, data, checked.cadence.steps).to(x_MB.device)
+        attach_scale(member, config, data)
         if not (resumed and resumed[row]):
             start_member(config, choices, member, data, x_MB[row])
         apply_norm_state(member, config)

@@ -182,7 +182,7 @@ def test_a_later_option_leaves_older_folders_their_hash(monkeypatch):
     assert differences(old, new) == []
     other = changed("norm.bias_groups", 2)
     assert config_hash(other) != before
-    assert differences(old, other) == ["norm.bias_groups: None -> 2"]
+    assert differences(old, other) == ["norm.bias_groups: 1 -> 2"]
     bn = changed("norm.name", "bn")
     assert "bias_groups" not in from_dict(bn).norm
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,11 @@ from conftest import SMALL, composed
 from torch import Tensor, nn
 
 from bnexp.config.compose import plain
+from bnexp.config.schema import config_hash, from_dict, to_dict
+from bnexp.data import Data, load
 from bnexp.experiment.job import Job, saved_job
 from bnexp.experiment.run import run
-from bnexp.experiment.setup import build
+from bnexp.experiment.setup import Setup, build
 from bnexp.models.dropout import Dropout
 from bnexp.models.layers import batch_norms
 from bnexp.norms import NORMS, BatchStatistics, Norm
@@ -23,6 +26,7 @@ from bnexp.runs import checkpoint
 
 FIRST, LAST = "data.classes=[0,1,2,3,4]", "data.classes=[5,6,7,8,9]"
 NET = (*SMALL, "model.depth=2", "model.dropout=0.1", "checkpoint_every=2")
+PRECISE = ("norm_state=precise", "pixel_scale=own", "data.labels_per_class=20")
 WHITENED = ("batch_size=40", "model.dropout=0")
 RNN = ("model=rnn", "model.width=8", "activation=tanh")
 
@@ -86,7 +90,7 @@ def is_stream(name: str) -> bool:
 
 
 def test_all_but_the_head_and_the_random_streams_is_taken_over(sources):
-    setup = start(sources / "norm=bn,seed=0")
+    setup = start(sources / "norm=bn,seed=0", "pixel_scale=own")
     saved, fresh = loaded(sources / "norm=bn,seed=0"), parts(start(None).population.members[0])
     found = parts(setup.population.members[0])
     own = {name for name in found if name.startswith("head.") or is_stream(name)}
@@ -103,7 +107,7 @@ def test_the_head_is_taken_over_where_the_classes_are_the_same(sources, caplog, 
     saved, found = loaded(sources / "norm=bn,seed=0"), parts(setup.population.members[0])
     assert (found["head.weight"].shape == saved["head.weight"].shape) == (len(words[0]) == len(FIRST))
     assert torch.equal(found["head.weight"], saved["head.weight"]) == same
-    (line,) = [line for line in caplog.messages if line.startswith("init_from=")]
+    *_, line = [line for line in caplog.messages if line.startswith("init_from=")]
     assert line.endswith("including the head" if same else "with head.weight, head.bias initialized anew")
     assert "weights of step 8 of run " in line
 
@@ -119,7 +123,7 @@ def test_reset_begins_the_statistics_anew(sources):
 
 
 def test_precise_statistics_are_the_moments_of_the_new_images_under_the_old_weights(sources):
-    setup = start(sources / "norm=bn,seed=0", "norm_state=precise", "batch_size=100", "data.labels_per_class=20")
+    setup = start(sources / "norm=bn,seed=0", *PRECISE, "batch_size=100")
     model, x = setup.population.members[0], setup.data.train.x.double().flatten(1)
     assert x.shape == (100, 64)
     for unit in (model.hidden1, model.hidden2):
@@ -133,11 +137,121 @@ def test_precise_statistics_are_the_moments_of_the_new_images_under_the_old_weig
 
 
 def test_precise_statistics_are_those_of_all_images_also_of_a_last_small_batch(sources):
-    setup = start(sources / "norm=bn,seed=0", "norm_state=precise", "batch_size=30", "data.labels_per_class=20")
+    setup = start(sources / "norm=bn,seed=0", *PRECISE, "batch_size=30")
     unit, x = setup.population.members[0].hidden1, setup.data.train.x.double().flatten(1)
     z = (x @ unit.linear.weight.double().T).detach()
     torch.testing.assert_close(unit.norm.running_mean.double(), z.mean(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(unit.norm.running_var.double(), z.var(0, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def seen(setup: Setup, row: int = 0) -> Tensor:
+    """What the first layer of a member sees of the test images."""
+    model, found = setup.population.members[row].eval(), []
+    hook = model.hidden1.linear.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    model(setup.data.test.x)
+    hook.remove()
+    return found[0]
+
+
+def pixels(classes: str, *words: str) -> Data:
+    """The images as they are, and by what they would be scaled."""
+    return load(plain(composed(*NET, classes, *words)).data)
+
+
+def scaled(mean: list[float], std: list[float]) -> Tensor:
+    """The test images of the digits 5 to 9."""
+    raw = pixels(LAST, "data.standardize=false").test.x.flatten(1).double()
+    return ((raw - mean[0]) / std[0]).float()
+
+
+def scale_lines(caplog) -> list[str]:
+    return [line.partition(": ")[2] for line in caplog.messages if "pixel" in line]
+
+
+@pytest.mark.parametrize("words", [(), ("norm_state=frozen",)])
+def test_pixels_are_scaled_as_those_that_the_weights_were_trained_with(sources, caplog, words):
+    caplog.set_level("INFO", logger="bnexp")
+    setup = start(sources / "norm=bn,seed=0", "data.labels_per_class=2", "batch_size=5", *words)
+    source = pixels(FIRST)
+    assert (source.mean, source.std) != (setup.data.mean, setup.data.std)
+    torch.testing.assert_close(seen(setup), scaled(source.mean, source.std), rtol=0, atol=1e-5)
+    assert scale_lines(caplog) == ["pixels are scaled by the mean and standard deviation of that run"]
+
+
+def test_pixels_may_be_scaled_by_the_new_images(sources, caplog):
+    caplog.set_level("INFO", logger="bnexp")
+    setup = start(sources / "norm=bn,seed=0", "data.labels_per_class=2", "batch_size=5", "pixel_scale=own")
+    assert torch.equal(seen(setup), setup.data.test.x.flatten(1))
+    (line,) = scale_lines(caplog)
+    assert line.endswith("deviation of this run's images (pixel_scale=source takes those of that run)")
+
+
+def test_the_same_images_have_the_same_scale_to_the_last_bit(sources, caplog):
+    caplog.set_level("INFO", logger="bnexp")
+    setup = start(sources / "norm=bn,seed=0", FIRST)
+    assert torch.equal(seen(setup), setup.data.test.x.flatten(1))
+    assert scale_lines(caplog) == []
+
+
+def test_a_scale_is_handed_on_from_run_to_run(sources, tmp_path):
+    shutil.copytree(sources / "norm=bn,seed=0", tmp_path / "source")
+    trained(tmp_path / "second", LAST, f"init_from={tmp_path}/source", "steps=2")
+    shutil.rmtree(tmp_path / "source")
+    source = pixels(FIRST)
+    setup = start(tmp_path / "second")
+    torch.testing.assert_close(seen(setup), scaled(source.mean, source.std), rtol=0, atol=1e-5)
+
+
+def test_members_of_a_stack_have_scales_of_their_own(sources, tmp_path):
+    for seed, classes in enumerate((FIRST, "data.classes=[0,1]")):
+        trained(tmp_path / f"seed={seed}", classes, "steps=1", f"seed={seed}")
+    words = (LAST, f"init_from='{tmp_path}/seed={{seed}}'", "steps=2", "model.dropout=0")
+    configs = [plain(composed(*words_of(*words, f"seed={seed}"))) for seed in (0, 1)]
+    stacked, single = build(configs, stacked=True), [build([config], stacked=False) for config in configs]
+    for row, classes in enumerate((FIRST, "data.classes=[0,1]")):
+        source = pixels(classes)
+        torch.testing.assert_close(seen(stacked, row), scaled(source.mean, source.std), rtol=0, atol=1e-5)
+    x = stacked.data.test.x
+    stacked.population.train(False)
+    together = stacked.population(x.expand(2, *x.shape))
+    for row, setup in enumerate(single):
+        setup.population.train(False)
+        torch.testing.assert_close(together[row], setup.population(x[None])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_says_no_scale_is_told(sources, tmp_path, caplog):
+    state = checkpoint.load(shutil.copytree(sources / "norm=bn,seed=0", tmp_path / "older"))
+    assert state is not None
+    del state["scale"]  # as version 0.1 wrote it
+    checkpoint.save(tmp_path / "older", state)
+    caplog.set_level("INFO", logger="bnexp")
+    setup = start(tmp_path / "older")
+    assert torch.equal(seen(setup), setup.data.test.x.flatten(1))
+    start(sources / "norm=bn,seed=0", "data.whiten=zca")
+    assert scale_lines(caplog) == [
+        "that run does not say how its pixels are scaled; they are scaled by this run's images",
+        "has no effect, as data.whiten is computed from the images of this run",
+    ]
+
+
+def test_scales_of_other_channels_are_refused(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x_train=vectors, y_train=np.arange(60) % 2, x_test=vectors[:9] + 1, y_test=[0] * 9)
+    words = ("data=npz", f"data.path={tmp_path}/x.npz", "data.train_limit=null", "steps=1")
+    trained(tmp_path / "vectors", *words)
+    with pytest.raises(ValueError, match=r"pixels have 64 channels there and 1 here, .*; use pixel_scale=own"):
+        start(tmp_path / "vectors")
+    assert start(tmp_path / "vectors", "pixel_scale=own").training.progress.step == 0
+
+
+def test_whose_scale_is_said_by_the_config(sources):
+    new = plain(composed("init_from=a"))
+    assert (new.pixel_scale, plain(composed()).pixel_scale) == ("source", "own")
+    saved = {key: value for key, value in to_dict(new).items() if key != "pixel_scale"}  # as version 0.1 wrote it
+    assert from_dict(saved).pixel_scale == "own"
+    assert config_hash(saved) == config_hash(to_dict(from_dict(saved))) != config_hash(to_dict(new))
+    with pytest.raises(ValueError, match=r"^pixel_scale=source: needs init_from; without it use pixel_scale=own"):
+        plain(composed("pixel_scale=source"))
 
 
 @pytest.mark.parametrize("name", ["bn", "bn_scratch"])
