@@ -15,7 +15,7 @@ from conftest import SMALL_RUN, composed
 from processes import Ended, begin, furnish, survivors, until
 
 from bnexp.config.compose import plain
-from bnexp.config.schema import to_dict
+from bnexp.config.schema import shape, to_dict
 from bnexp.experiment import worker
 from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
@@ -183,7 +183,7 @@ def test_what_is_stacked():
     made = entries(([f"tag={number}"], given) for number, given in enumerate(configs))
 
     def numbered(most: int) -> list[list[int]]:
-        return [[made.index(entry) for entry in stack] for stack in stacks(made, most)]
+        return [[made.index(entry) for entry in stack] for stack in stacks(made, most, {shape(configs[6])})]
 
     assert numbered(64) == [[0, 2, 3, 5], [1], [4], [6], [7]]
     assert numbered(3) == [[0, 2, 3], [5], [1], [4], [6], [7]]
