@@ -153,7 +153,8 @@ def _tried(
     ema.attach(model, config.ema)
     population = Population([model])
     optimizer = build_optimizer([config], [choices], population)
-    Observer(population, choices.probes, data.train, steps)
+    for line in Observer(population, choices.probes, data.train, steps).left_out():
+        log.info(line)
     held = [population.theta_MP, population.gradient_MP, *population.buffers.values(), *optimizer.slots.values()]
     operations = 6 * config.batch_size * _products(model, data)
     return Size(parameters, sum(tensor.nbytes for tensor in held), operations)

@@ -103,10 +103,12 @@ class Probe(ABC):
     Attributes:
         slots: what it must remember between its steps, saved with checkpoints; the shapes never change, and what is
             not known yet is nan. Most probes have none.
+        left_out: what it cannot show of its model, and why; a sentence each, told before the training.
     """
 
     def __init__(self) -> None:
         self.slots: dict[str, Tensor] = {}
+        self.left_out: list[str] = []
 
     @abstractmethod
     def measure(self, moment: Moment) -> Values:
