@@ -48,7 +48,7 @@ class Preparation:
     whiten: Whiten
     whiten_eps: PositiveFloat
     binarize: Annotated[float | None, Range(above=0, below=1)]
-    size: Annotated[int | None, Range(least=1)]
+    size: Annotated[int | None, Range(least=1, most=16_384)]
     flip: bool
     crop: Annotated[int, Range(least=0)]
     cutout: Annotated[int, Range(least=0)]
@@ -75,17 +75,19 @@ class Part:
     """The training or the test images as a source found them.
 
     Attributes:
-        x: images [N, C, H, W], or vectors [N, F]; uint8 in 0..255, or floats. A list of uint8 [C, H, W] where images
+        x: images [N, C, H, W], or vectors [N, F]; uint8 in 0..255, or floats. A list of [C, H, W] where images
             differ in size.
         y: labels [N], int64.
         images: where ``x`` came from (a file, a key), for messages.
         labels: where ``y`` came from.
+        digest: of the files of ``x``, where another version of their reader might make other last bits of them.
     """
 
     x: Tensor | list[Tensor]
     y: Tensor
     images: str
     labels: str
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,7 @@ class Data:
     mean: list[float]
     std: list[float]
     augmentation: Augmentation
+    fingerprint: str
 
     @property
     def shape(self) -> tuple[int, ...]:

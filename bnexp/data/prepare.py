@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp import memory
 from bnexp.data.augmentation import Augmentation
 from bnexp.data.base import DATA, Data, Part, Preparation, Raw, Split, fault
+from bnexp.data.fingerprint import fingerprint
 from bnexp.data.whitening import whitening
 from bnexp.randomness import generator
 
@@ -49,21 +51,31 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     _check_labels(raw)
     classes = _classes(raw, how)
     train_rows, validation_rows = _split(raw, how, classes)
+    test_rows = _test_rows(raw, how, classes)
+    _require_memory(raw, len(train_rows) + len(validation_rows) + len(test_rows), how.size)
     train = _samples(raw, raw.train, train_rows, how)
     validation = _samples(raw, raw.train, validation_rows, how) if len(validation_rows) else None
-    test = _samples(raw, raw.test, _test_rows(raw, how, classes), how)
+    test = _samples(raw, raw.test, test_rows, how)
     _check_test(raw, train, test)
+    _check_content(raw, train, how)
     mean, std = moments(train.x) if how.standardize else _identity(train.x)
     for split in (train, validation, test):
         if split is not None:
             _standardize(split.x, mean, std)
     augmentation = Augmentation(how.flip, how.crop, how.cutout)
-    data = Data(name, len(classes), train, validation, test, mean.tolist(), std.tolist(), augmentation)
+    scale = mean.tolist(), std.tolist()
+    data = Data(name, len(classes), train, validation, test, *scale, augmentation, fingerprint(raw))
     whiten = whitening(how.whiten, train.x, how.whiten_eps)
     if whiten is not None:
         data = data.mapped(lambda split: Split(whiten(split.x), split.y))
     _check_augmentation(data.train, how)
     return data
+
+
+def _require_memory(raw: Raw, images: int, size: int | None) -> None:
+    """Refuse to resize images to more numbers than there is memory for."""
+    if size is not None:
+        memory.require(f"data.size={size}", 4 * images * raw.train.x[0].shape[0] * size * size, f"{images} such images")
 
 
 def _classes(raw: Raw, how: Preparation) -> Sequence[int]:
@@ -222,6 +234,13 @@ def _check_test(raw: Raw, train: Split, test: Split) -> None:
         raise fault(raw.origin, f"{raw.train.images} has samples {shape}, but {raw.test.images} has {other}")
     if torch.equal(raw.train.y, raw.test.y) and _same(raw.train.x, raw.test.x):
         raise fault(raw.origin, f"{raw.test.images} holds the training images of {raw.train.images} again")
+
+
+def _check_content(raw: Raw, train: Split, how: Preparation) -> None:
+    """Refuse training images that are all equal, as of pictures whose content got lost; stops at the first other."""
+    if len(train) > 1 and all(torch.equal(train.x[0], other) for other in train.x[1:]):
+        binarized = "" if how.binarize is None else f" (with data.binarize={how.binarize})"
+        raise fault(raw.origin, f"the {len(train)} images of {raw.train.images} are all equal{binarized}")
 
 
 def _check_augmentation(train: Split, how: Preparation) -> None:

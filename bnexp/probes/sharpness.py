@@ -118,10 +118,10 @@ class Sharpness(Probe):
 
 
 def _require_two_derivatives(model: nn.Module, images: Tensor) -> None:
-    """Try a second derivative, by ``backward``: ``autograd.grad`` silently passes by what is once differentiable.
+    """Compute a second derivative by ``backward``: ``autograd.grad`` silently skips functions with one derivative only.
 
     Raises:
-        ValueError: a layer has none.
+        ValueError: a layer has no second derivative.
     """
     weights = {name: own.detach().clone().requires_grad_() for name, own in model.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -138,7 +138,7 @@ def _require_two_derivatives(model: nn.Module, images: Tensor) -> None:
 
 @PROBES.register("sharpness")
 def sharpness(model: nn.Module, images: Tensor, *, iterations: Annotated[int, Range(least=2)]) -> Probe:
-    """The eigenvalue of the largest magnitude of the Hessian of the loss on the probe batch, norms in training mode.
+    """The eigenvalue of largest magnitude of the Hessian of the loss on the probe batch, with norms in training mode.
 
     ``lambda_max``: by the method of Lanczos on Hessian-vector products from a fixed random start, with its sign;
     ``lambda_max_residual`` = ||H v - lambda_max v|| / |lambda_max| of its unit vector v: an eigenvalue is no farther

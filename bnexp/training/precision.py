@@ -10,28 +10,28 @@ from torch import Tensor
 
 # GradScaler's numbers (torch.amp): start at 2^16, halve on an overflow, double after 2000 steps without one.
 _START, _PATIENCE = 2.0**16, 2000
-# Below this scale every step overflows whatever the scale is: the member has diverged.
+# Below this scale every step overflows at any scale: the member has diverged.
 _LEAST = 2.0**-24
-# The largest power of two in float32; from infinity a scale would never come down again.
+# The largest power of two in float32; a scale that became infinite could not shrink again.
 _MOST = 2.0**127
 
 
 def allow_tf32(allow: bool) -> None:
-    """Let CUDA round the inputs of matrix products and convolutions to TF32, or not."""
+    """Allow or forbid CUDA to round the inputs of matrix products and convolutions to TF32."""
     torch.backends.cuda.matmul.fp32_precision = "tf32" if allow else "ieee"
     torch.backends.cudnn.conv.fp32_precision = "tf32" if allow else "ieee"  # type: ignore[attr-defined]
 
 
 class Precision:
-    """How a step computes.
+    """The number formats of a step.
 
     Args:
         name: fp32, tf32, bf16 or fp16.
         members: M.
-        device: where.
+        device: the device that the members train on.
 
     Attributes:
-        scale_M: what losses are multiplied by before backward (1 but in fp16); kept on the device.
+        scale_M: factors of the losses before the backward pass (1 except in fp16); kept on the device.
         calm_M: steps since a member's last overflow.
     """
 
@@ -42,7 +42,7 @@ class Precision:
         self.calm_M = torch.zeros(members, device=device)
 
     def forward(self) -> AbstractContextManager[object]:
-        """The context of a forward pass."""
+        """The context of a forward pass: autocast in bf16 and fp16, nothing in fp32 and tf32."""
         if self.name in ("fp32", "tf32"):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.name == "bf16" else torch.float16)
@@ -69,7 +69,7 @@ class Precision:
         return sound_M
 
     def judged(self, loss_M: Tensor) -> Tensor:
-        """The losses, and nan for a member whose gradients overflow at any scale."""
+        """The losses; nan for a member whose gradients overflow at any scale."""
         return torch.where(self.scale_M < _LEAST, torch.nan, loss_M) if self.scaled else loss_M
 
     def state(self, row: int) -> dict[str, float]:
@@ -77,5 +77,5 @@ class Precision:
         return {"scale": self.scale_M[row].item(), "calm": self.calm_M[row].item()}
 
     def load(self, row: int, state: dict[str, float]) -> None:
-        """Put a member's scale back."""
+        """Restore a member's scale."""
         self.scale_M[row], self.calm_M[row] = state["scale"], state["calm"]

@@ -272,7 +272,7 @@ def test_distributions_are_compared_with_those_measured_before():
     z = second.norm(second.linear(first(moment.images.flatten(1)))).detach()
     assert math.isnan(probe.measure(moment)["distribution/hidden2"])
     shift = torch.arange(10, dtype=torch.float64) / 10
-    moved = {**moment.before, "hidden2.norm.bias": moment.before["hidden2.norm.bias"] + shift}
+    moved = {**moment.before, "hidden2.linear.bias": moment.before["hidden2.linear.bias"] + shift}
     with moment.at(moved):
         value = probe.measure(moment)["distribution/hidden2"]
     assert_close(value, (shift / z.std(0, correction=0)).mean())

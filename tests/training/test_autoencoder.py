@@ -69,7 +69,7 @@ def test_it_is_the_loop_of_the_definition():
     pretrain(model, split, 7, **HOW)
     for unit, (weight, bias) in zip((model.hidden1, model.hidden2), reference(weights, split.x, 7), strict=True):
         torch.testing.assert_close(unit.linear.weight.detach(), weight, rtol=0, atol=1e-10)
-        torch.testing.assert_close(unit.norm.bias.detach(), bias, rtol=0, atol=1e-10)
+        torch.testing.assert_close(unit.linear.bias.detach(), bias, rtol=0, atol=1e-10)
 
 
 def test_neither_labels_nor_head_nor_dropout_nor_running_statistics_take_part():
@@ -128,9 +128,9 @@ def test_a_deep_sigmoid_network_that_does_not_train_from_scratch_trains_behind_i
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("model=lenet", "data.size=28"), "conv1 is no fully connected layer; use model=mlp"),
-        (("activation=relu",), "is for sigmoid units; use activation=sigmoid placement=before"),
-        (("placement=after",), "is for sigmoid units; use activation=sigmoid placement=before"),
+        (("model=lenet", "data.size=28"), "conv1 is not a fully connected layer; use model=mlp"),
+        (("activation=relu",), "needs sigmoid units; use activation=sigmoid placement=before"),
+        (("placement=after",), "needs sigmoid units; use activation=sigmoid placement=before"),
     ],
 )
 def test_other_models_are_refused(words, message):

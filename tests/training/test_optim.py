@@ -209,7 +209,7 @@ def test_a_saved_state_does_not_change_with_later_steps():
 def test_the_state_of_another_optimizer_or_model_is_refused():
     population, wide = Population(members()), Population([nn.Linear(50, 50)])
     sgd, adam = build(population, CASES["plain"]), build(population, CASES["adam"])
-    with pytest.raises(ValueError, match=r"^the saved optimizer state is that of another optimizer"):
+    with pytest.raises(ValueError, match=r"^the saved optimizer state belongs to another optimizer"):
         sgd.load(0, adam.state(0))
-    with pytest.raises(ValueError, match=r"^the saved optimizer state is that of another optimizer"):
+    with pytest.raises(ValueError, match=r"^the saved optimizer state belongs to another optimizer"):
         sgd.load(0, optimizer([OPTIMS.bind(CASES["plain"][0])], wide, []).state(0))
