@@ -27,7 +27,7 @@ from bnexp.experiment.job import import_modules
 from bnexp.experiment.machine import pick_device, prepare_machine
 from bnexp.experiment.pixel_scale import attach_scale
 from bnexp.models.init import Init, adjust
-from bnexp.models.layers import Linear, batch_norms, stored_weight
+from bnexp.models.layers import Linear, batch_norms, moving_norms, stored_weight
 from bnexp.norms import NORMS, Norm
 from bnexp.probes.observer import Observer
 from bnexp.training import ema
@@ -155,13 +155,14 @@ def _tried(
     attach_scale(model, config, data)
     largest = _try_batches(config, choices, model, data, batch_sizes)
     _check_norms(choices.norm.name, choices.model.name, dict(model.named_modules()))
-    _say_ignored(config, model)
+    _say_ignored(config, model, steps)
     if starts:
         _try_start(config, choices, model, data, largest)
     ema.attach(model, config.ema)
     population = Population([model])
     optimizer = build_optimizer([config], [choices], population)
-    Observer(population, choices.probes, data.train, steps)
+    for line in Observer(population, choices.probes, data.train, steps).left_out():
+        log.info(line)
     held = [population.theta_MP, population.gradient_MP, *population.buffers.values(), *optimizer.slots.values()]
     operations = 6 * config.batch_size * _products(model, data)
     return Size(parameters, sum(tensor.nbytes for tensor in held), operations)
@@ -231,19 +232,38 @@ def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
         log.info("norm=%s: undefined on vectors, nothing is normalized at %s", norm, ", ".join(skipped))
 
 
-def _say_ignored(config: TrainConfig, model: nn.Module) -> None:
-    """Log which settings of gains have no effect."""
+def _say_ignored(config: TrainConfig, model: nn.Module, steps: int) -> None:
+    """Log which settings have no effect here, or one that surprises."""
+    for line in [*_without_effect(config, model), *_surprising(config, model, steps)]:
+        log.info(line)
+
+
+def _without_effect(config: TrainConfig, model: nn.Module) -> Iterator[str]:
     affine, gains = config.affine["name"], [norm.gain for norm in model.modules() if isinstance(norm, Norm)]
     if config.init_from is not None and affine != "usual":
-        log.info("affine=%s: has no effect, because gains and biases come from init_from", affine)
+        yield f"affine={affine}: has no effect, because gains and biases come from init_from"
     elif config.affine.get("gain", 1) != 1 and all(gain is None for gain in gains):
-        log.info("affine.gain=%s: has no effect, norm=%s has no gain here", config.affine["gain"], config.norm["name"])
+        yield f"affine.gain={config.affine['gain']}: has no effect, norm={config.norm['name']} has no gain here"
+    if config.optim.get("nesterov") and config.optim.get("momentum") == 0:
+        yield "optim.nesterov=true: has no effect at optim.momentum=0"
+    if config.precision == "tf32" and pick_device(config.device).type == "cpu":
+        yield "precision=tf32: has no effect on device=cpu, where it is fp32"
+
+
+def _surprising(config: TrainConfig, model: nn.Module, steps: int) -> Iterator[str]:
+    warmup = config.schedule.get("warmup")
+    if isinstance(warmup, int) and warmup > steps:
+        yield f"schedule.warmup={warmup}: longer than the run of {steps} steps, which never has the full learning rate"
+    if config.trainable == "head" and moving_norms(model):
+        remedy = "init_from=RUN norm_state=frozen fixes them"
+        yield f"trainable=head: running statistics of norm={config.norm['name']} go on moving; {remedy}"
 
 
 def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, size: int) -> None:
     """Check that a member can start as the config says: from another run, or by its init on a first batch."""
     if config.init_from is not None:
         takeover(model, config)
+        log.info("init_from=%s: starts a new run at step 0; bnexp resume goes on with an old one", config.init_from)
         return
     init: Init = choices.init()
     restore = choices.affine().restore

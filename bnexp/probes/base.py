@@ -104,10 +104,12 @@ class Probe(ABC):
     Attributes:
         slots: the probe's memory between its steps, saved with checkpoints. Shapes never change; values that are not
             known yet are nan. Most probes have no slots.
+        left_out: what the probe cannot show of its model, and why; a sentence each, told before the training.
     """
 
     def __init__(self) -> None:
         self.slots: dict[str, Tensor] = {}
+        self.left_out: list[str] = []
 
     @abstractmethod
     def measure(self, moment: Moment) -> Values:

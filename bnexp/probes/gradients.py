@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -11,8 +10,6 @@ from torch.nn.utils import get_total_norm
 
 from bnexp.probes.base import PROBES, UNSEEN, Moment, Probe, Values, recording, require_layers, signals
 from bnexp.probes.invariance import weight_names
-
-log = logging.getLogger(__name__)
 
 # Number of micro-batches for the coherence.
 _PARTS = 4
@@ -52,7 +49,7 @@ class Gradients(Probe):
         self.weights = weight_names(found)
         self.hidden = list(found)[1:-1]
         if not signals(model, images).after:
-            log.info("probes=gradients: %s; activation is left out, and slope_activation is nan", UNSEEN)
+            self.left_out.append(f"{UNSEEN}; activation is left out, and slope_activation is nan")
 
     def measure(self, moment: Moment) -> Values:
         """Norms of gradients and updates of every layer, and their slopes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from itertools import chain
 
@@ -14,8 +13,6 @@ from bnexp.models.layers import Layer
 from bnexp.probes.base import PROBES, UNSEEN, Moment, Probe, Values, flat, recording, require_layers, signals
 from bnexp.probes.gradients import loss_and_gradient
 from bnexp.randomness import generator
-
-log = logging.getLogger(__name__)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -75,7 +72,7 @@ class CovariateShift(Probe):
         self.samples = {name: _Sample(z, units, name) for name, z in before.items()}
         self.slots = {name: self.samples[name].take(z) * torch.nan for name, z in before.items()}
         if not seen.before:
-            log.info("probes=ics: %s; distribution is left out", UNSEEN)
+            self.left_out.append(f"{UNSEEN}; distribution is left out")
 
     def measure(self, moment: Moment) -> Values:
         """The shift of each chosen layer in this step, and the shift of its distribution since the last measurement."""

@@ -82,6 +82,10 @@ class Observer:
             for watch in wanted
         }
 
+    def left_out(self) -> list[str]:
+        """What the first member's probes cannot show, a line each."""
+        return [f"probes={word}: {line}" for word, (probe, *_) in self.probes.items() for line in probe.left_out]
+
     def before(self, step: int, x_MB: Tensor, y_MB: Tensor) -> bool:
         """True if a probe is due at this step; then everything that the step will change is copied first.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 import torch
@@ -15,8 +14,6 @@ from bnexp.models.layers import keeps_variances, layers, moving_norms, stored_we
 from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, require_layers, signals
 from bnexp.training.evaluation import batch_statistics, write_precise
 from bnexp.training.losses import accuracy, hits
-
-log = logging.getLogger(__name__)
 
 # Eigenvalues below this share of the largest one count as rounding errors.
 _SUPPORT = 1e-6
@@ -50,7 +47,7 @@ class Covariance(Probe):
             units, count = by_unit(x, samples).shape
             if count <= _SAMPLES * units:
                 needed = f"more than {_SAMPLES * units} needed for {units} inputs"
-                log.info("probes=covariance: %d samples of layer %s are too few (%s), left out", count, layer, needed)
+                self.left_out.append(f"{count} samples of layer {layer} are too few ({needed}), left out")
 
     def measure(self, moment: Moment) -> Values:
         """Condition number, rank, effective rank and correlation of each layer's inputs."""

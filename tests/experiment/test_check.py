@@ -100,3 +100,51 @@ def test_a_run_that_has_begun_does_not_need_the_run_it_started_from(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         check([given])
     assert check([given], starts=False).cadence.steps > 0
+
+
+# ------------------------------------------------------------------------------- settings without the effect they name
+
+TOLD = {
+    "optim.nesterov=true optim.momentum=0": "optim.nesterov=true: has no effect at optim.momentum=0",
+    "precision=tf32 device=cpu": "precision=tf32: has no effect on device=cpu, where it is fp32",
+    "graph=true device=cpu": "graph=true: has no effect on device=cpu",
+    "schedule.warmup=3": "schedule.warmup=3: longer than the run of 2 steps, which never has the full learning rate",
+    "trainable=head norm=bn": (
+        "trainable=head: running statistics of norm=bn go on moving; init_from=RUN norm_state=frozen fixes them"
+    ),
+    "affine=constant affine.gain=2 norm=none": "affine.gain=2: has no effect, norm=none has no gain here",
+}
+UNTOLD = [
+    "optim.nesterov=true",
+    "precision=fp32 schedule.warmup=2",
+    "trainable=head norm=ln",
+    "trainable=norms norm=bn",
+    "optim=adam schedule=cosine",
+]
+
+
+@pytest.mark.parametrize("words", TOLD)
+def test_a_setting_without_effect_or_with_a_surprising_one_is_told_in_one_line(bnexp, tmp_path, words):
+    run = tmp_path / "run"
+    answer = bnexp("train", *SMALL, "steps=2", *words.split(), f"hydra.run.dir={run}")
+    assert answer.code == 0, answer
+    assert answer.err.splitlines().count(TOLD[words]) == 1
+    assert (run / "train.log").read_text().count(TOLD[words]) == 1
+
+
+@pytest.mark.parametrize("words", UNTOLD)
+def test_a_setting_with_its_effect_needs_no_word(bnexp, tmp_path, words):
+    answer = bnexp("train", *SMALL, "steps=2", *words.split(), f"hydra.run.dir={tmp_path / 'run'}")
+    assert answer.code == 0, answer
+    assert all(line.startswith("epoch") for line in answer.err.splitlines()), answer.err
+
+
+def test_a_run_from_another_says_that_it_starts_at_step_0(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert bnexp("train", *SMALL, "steps=2", "hydra.run.dir=old").code == 0
+    line = "init_from=old: starts a new run at step 0; bnexp resume goes on with an old one"
+    begun = bnexp(
+        "train", *SMALL, "steps=2", "init_from=old", "norm_state=frozen", "trainable=head", "hydra.run.dir=new"
+    )
+    assert begun.err.splitlines().count(line) == 1
+    assert "go on moving" not in begun.err

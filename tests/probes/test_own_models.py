@@ -192,7 +192,7 @@ def test_the_other_probes_measure_such_a_model_and_say_what_they_leave_out(train
     assert answer.code == 0, answer
     said = Path("run", "train.log").read_text()
     for probe, left_out in {"gradients": "activation is left out", "ics": "distribution is left out"}.items():
-        assert f"probes={probe}: {UNSEEN}" in said
+        assert said.count(f"probes={probe}: {UNSEEN}") == 1
         assert left_out in said
     rows = told()
     for quantity in ("gradients/norm/second", "effective_lr/angle/second", "weight_norms/row/second", "ics/l2/head"):
