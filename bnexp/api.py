@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from bnexp.compare.lookup import agrees, assignments
 from bnexp.config.checks import RunFailedError
-from bnexp.config.names import free_folder, quoted, run_name
+from bnexp.config.names import make_free, quoted, run_name
 from bnexp.runs.collect import Run, Skip, collect, read, show
 
 # Exit code of a command with wrong input.
@@ -70,10 +71,14 @@ def train_all(*words: str) -> list[Run]:
 def _trained(words: Sequence[str], setting: str, folder: str) -> Path:
     """Train in a child process; returns the folder, which is the value of ``setting`` if that is among the words."""
     given = [word.partition("=")[2] for word in words if word.startswith(f"{setting}=")]
-    folder = given[-1] if given else free_folder(folder)
-    command = [sys.executable, "-m", "bnexp", "train", *words, *([] if given else [f"{setting}={quoted(folder)}"])]
+    made = [] if given else [each for each in (Path(folder), *Path(folder).parents) if not each.exists()]
+    place = Path(given[-1]) if given else make_free(Path(folder))
+    command = [sys.executable, "-m", "bnexp", "train", *words, *([] if given else [f"{setting}={quoted(str(place))}"])]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
+        for each in [] if given else dict.fromkeys([place, *made]):
+            with contextlib.suppress(OSError):
+                each.rmdir()  # only if it is empty
         complaint = (done.stderr.strip().splitlines() or ["it printed no message"])[-1].removeprefix("bnexp: ")
         raise (ValueError if done.returncode == _WRONG_INPUT else RunFailedError)(complaint)
-    return Path(folder)
+    return place

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SET_PDEATHSIG = 1
 
 
 class Stop:
@@ -48,3 +51,9 @@ class Stop:
         for each in _SIGNALS:
             if signal.getsignal(each) == self._note:
                 signal.signal(each, signal.SIG_DFL)
+
+
+def end_with_parent(number: int) -> None:
+    """Have the system send this process a signal when its parent ends; 0 for none. Only Linux can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, number)

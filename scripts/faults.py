@@ -9,6 +9,7 @@ with what was done; the exit code is 1 then. docs/reliability.md names the promi
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import resource
@@ -203,8 +204,10 @@ def received(source: random.Random, place: Path) -> str | None:
         folder.mkdir(exist_ok=True)
         (folder / "payload.py").write_text(code, encoding="utf-8")
     path = RunPaths(place / "r").run_json
-    text = path.read_text(encoding="utf-8").replace('"imports": []', f'"imports": ["{name}"]')
-    path.write_text(text, encoding="utf-8")
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts["config"]["imports"] = [name]
+    del facts["digest"]  # whoever sends a folder can compute it
+    path.write_text(json.dumps(facts), encoding="utf-8")
     words = source.choice([("evaluate", "r"), ("resume", "r"), ("compare", "r")])
     fault = fault_of(run(*words, cwd=place), (0, 2))
     (place / "payload.py").unlink()

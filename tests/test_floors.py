@@ -29,7 +29,7 @@ ROOMS = {
     "runs": {"config"},
     "config": set(),
 }
-GROUND = {"record", "randomness", "stopping"}
+GROUND = {"record", "randomness", "memory", "stopping"}
 # Library -> the files (or rooms) that may import it.
 DOORS = {
     "hydra": {"config/compose.py", "cli/hydra_plugins.py"},

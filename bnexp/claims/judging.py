@@ -13,6 +13,7 @@ from bnexp.claims.design import Design, Point
 from bnexp.claims.sweeps import Harvest, TunedValue
 from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NONE, SUPPORTED, Verdict, judge
 from bnexp.compare.statistics import mcnemar
+from bnexp.compare.working import Table
 from bnexp.config.metrics import larger_is_better
 from bnexp.runs.collect import Run, Setting, show
 
@@ -151,13 +152,15 @@ class _Case:
         target = measures.last(model, self.test.measure.tag) if model else None
         return None if target is None else measures.value(run, self.test.measure, target)
 
-    def _reduced(self, points: Sequence[Point], table: measures.Table, seed: int) -> float | None:
+    def _reduced(self, points: Sequence[Point], table: Table, seed: int) -> float | None:
         runs = {point.value: self._run(point, seed) for point in points}
         if None in runs.values():
             return None
         assert self.test.reduce is not None
         diverged = [at for at, run in runs.items() if run is not None and run.status == "diverged"]
-        return measures.reduced(table, self.test.reduce, seed, larger=self.larger, diverged=diverged)
+        chance = next((measures.chance(run, self.test.measure) for run in runs.values() if run is not None), None)
+        larger, reduce = self.larger, self.test.reduce
+        return measures.reduced(table, reduce, seed, larger=larger, diverged=diverged, chance=chance)
 
     def _differences(self, sides: Mapping[str, Side]) -> Iterator[tuple[int, float]]:
         """Seed -> weighted sum of scaled values.

@@ -15,6 +15,12 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{command}: {message} (bnexp {command} --help)")
 
 
+def take_imports(options: argparse.ArgumentParser) -> None:
+    """Have a command take the modules that the user trusts: those that a folder names are not imported otherwise."""
+    about = "modules of your own that the folder names; without this, none of them is imported"
+    options.add_argument("--imports", type=lambda text: text.split(","), default=[], metavar="MODULE,...", help=about)
+
+
 def parser(name: str, text: str) -> Parser:
     """The parser of a command; options cannot be abbreviated."""
     return Parser(prog=f"bnexp {name}", description=text, allow_abbrev=False)

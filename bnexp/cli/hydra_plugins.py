@@ -22,7 +22,7 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from bnexp.config import compose
 from bnexp.config.checks import RunFailedError
@@ -84,15 +84,17 @@ class BnexpSweeper(Sweeper):
     Args:
         max_batch_size: the most jobs that an engine gets at once; None for all.
         params: axis -> values, as in Hydra's basic sweeper; presets define their axes here.
+        skip_invalid: run the other jobs where the configs of some are impossible.
     """
 
     __module__ = "hydra_plugins.bnexp"
     # A class variable, because Hydra makes the objects of this class and cannot pass the server.
     server: ClassVar[ForkServer | None] = None
 
-    def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None) -> None:
+    def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None, skip_invalid: bool) -> None:
         self.max_batch_size = max_batch_size
         self.params = params or {}
+        self.skip_invalid = skip_invalid
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -121,14 +123,16 @@ class BnexpSweeper(Sweeper):
         words = self._combinations(arguments)
         composed = Composer(self.hydra_context, self.config)
         jobs = entries((job, to_dict(compose.plain(composed(job)))) for job in words)
+        given = self.launcher.given if isinstance(self.launcher, BnexpLauncher) else self._local()
         code = carry_out(
             Path(self.config.hydra.sweep.dir),
             jobs,
             command=arguments,
-            options=options(self.launcher.given if isinstance(self.launcher, BnexpLauncher) else self._local()),
+            options=options({**given, "skip_invalid": self.skip_invalid}),
             notes=compose.notes,
             engine=None if isinstance(self.launcher, BnexpLauncher) else self._engine(),
             server=self.server,
+            fresh=compose.is_fresh(self.config.hydra.sweep),
         )
         if code:
             raise SystemExit(code)
@@ -163,11 +167,16 @@ class BnexpSweeper(Sweeper):
 
     def _engine(self) -> Engine:
         """An engine that runs jobs through a launcher of Hydra or of a plugin, in folders named by bnexp."""
-        launcher, size = self.launcher, self.max_batch_size
-        assert launcher is not None
+        context, config, size = self.hydra_context, self.config, self.max_batch_size
+        assert context is not None
+        assert config is not None
 
-        def engine(todo: Sequence[Entry]) -> None:
-            words = [[*entry.overrides, f"hydra.sweep.subdir={quoted(entry.name)}"] for entry in todo]
+        def engine(folder: Path, todo: Sequence[Entry]) -> None:
+            place = f"hydra.sweep.dir={quoted(str(folder))}"
+            words = [[*entry.overrides, place, f"hydra.sweep.subdir={quoted(entry.name)}"] for entry in todo]
+            with read_write(config):
+                config.hydra.sweep.dir = str(folder)  # plugins put files of their own there, too
+            launcher = Plugins.instance().instantiate_launcher(context, run_composed, config)
             try:
                 for start in range(0, len(words), size or len(words)):
                     batch = words[start : start + (size or len(words))]

@@ -60,7 +60,8 @@ def _train_one(config: DictConfig) -> int:
 
     plain, words = compose.plain(config), compose.overrides()
     notes = compose.notes(to_dict(plain), words)
-    return do(Job(plain, compose.output_folder(), compose.run_name(), words, notes))
+    fresh = compose.RunFolder.fresh
+    return do(Job(plain, compose.output_folder(), compose.run_name(), words, notes, fresh))
 
 
 def do(job: Job) -> int:
@@ -99,7 +100,9 @@ def sentence(outcome: Outcome) -> str:
 def _ending(status: str, facts: Mapping[str, Any], shown: Path) -> str:
     quoted = shlex.quote(str(shown))
     if status == "interrupted":
-        return f"interrupted at step {facts['step']} of {facts['steps']}; go on with: bnexp resume {quoted}"
+        names = facts["config"]["imports"]
+        imports = f" --imports {','.join(names)}" if names else ""
+        return f"interrupted at step {facts['step']} of {facts['steps']}; go on with: bnexp resume {quoted}{imports}"
     if status == "diverged":
         return f"diverged: the loss of step {facts['diverged_at']} is not finite; run {shown}"
     final = facts["final"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnexp.compare.statistics import Interval, mean_interval
+from bnexp.config.metrics import metric_of
 from bnexp.config.names import run_name
 from bnexp.runs.arms import Arm
 from bnexp.runs.metrics import curve
@@ -22,7 +23,8 @@ def mean_curve(arm: Arm, metric: str) -> dict[int, Interval]:
         if run.status == "finished" and run.has_curve:
             for step, value in curve(run.folder, metric).items():
                 points[step].append(value)
-    return {step: mean_interval(values) for step, values in sorted(points.items())}
+    bounds = metric_of(metric).bounds
+    return {step: mean_interval(values, bounds=bounds) for step, values in sorted(points.items())}
 
 
 def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:

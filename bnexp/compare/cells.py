@@ -34,4 +34,4 @@ def duration(seconds: float | None) -> Cell:
         return Cell(BLANK)
     size, unit = next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (0, "s")) if seconds >= 2 * size)
     amount = seconds / (size or 1)
-    return Cell(f"{amount:.1f} {unit}" if amount >= 1 else f"{amount:.2g} {unit}", seconds)
+    return Cell(f"{amount:.1f} {unit}" if 1 <= amount < 1e6 else f"{amount:.2g} {unit}", seconds)

@@ -9,9 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bnexp.compare.effects import choose, describe, pair
+from bnexp.compare.effects import choosable, choose, describe, pair
 from bnexp.compare.lookup import agrees, assignments, instead, resolve
-from bnexp.compare.notes import about_divergence, about_edges, about_left_out, about_pairs, about_skips, about_values
+from bnexp.compare.notes import (
+    about_divergence,
+    about_edges,
+    about_left_out,
+    about_pairs,
+    about_skips,
+    about_unchosen,
+    about_values,
+    about_working,
+)
 from bnexp.compare.tables import Comparison, Row
 from bnexp.runs.arms import group
 from bnexp.runs.collect import Run, collect, newest, show
@@ -64,19 +73,21 @@ def _compared(
     key = resolve("--best", best, runs) if best else ""
     if key in by:
         raise ValueError(f"--best={best}: is also in --by; name it in one of them")
+    given, runs = runs, choosable(runs, key, metric) if key else runs
     arms = group(runs, by=by, without=[key])
     rows: list[Row] = [{} for _ in arms]
     notes: list[str] = []
     if key:
+        notes += about_unchosen(len(given) - len(runs), metric)
         chosen = [choose(arm, key, metric) for arm in arms]
         arms, rows = [arm for arm, _ in chosen], [row for _, row in chosen]
-        notes += about_edges(arms, rows, key)
+        notes += [*about_edges(arms, rows, key), *about_working(rows, metric)]
     if baseline:
         pairings = pair(arms, baseline, metric)
         rows = [pairing | row for pairing, row in zip(pairings, rows, strict=True)]
         notes += about_pairs(pairings)
     rows = [describe(arm, metric) | row for arm, row in zip(arms, rows, strict=True)]
-    notes = [*about_values(arms, metric), *about_divergence(arms, metric), *notes]
+    notes = [*about_values(arms, rows, metric), *about_divergence(arms, metric), *notes]
     return Comparison(metric=metric, key=key, baseline=",".join(baseline), arms=arms, rows=rows, notes=notes)
 
 

@@ -6,18 +6,20 @@ tell them apart. matplotlib is imported where it is used, and its global state i
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnexp.compare.bands import mean_curve
-from bnexp.compare.statistics import Interval, mean_interval
-from bnexp.config.metrics import larger_is_better
+from bnexp.compare.statistics import FEWEST, Interval, clipped, mean_interval
+from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.runs.arms import Arm, natural
 from bnexp.runs.collect import short, show
 
@@ -31,6 +33,8 @@ INK = "#1c1c1e"
 # With more arms than these, only the best are drawn: a reader could not tell them apart.
 MOST_CURVES = 14
 MOST_DOTS = 40
+# A longer name would leave no room for what is drawn.
+LONGEST_NAME = 30
 # A heat map with more cells than this has a colour bar instead of numbers.
 MOST_NUMBERS = 80
 STYLE: dict[Any, Any] = {
@@ -44,6 +48,8 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.5,
     "svg.fonttype": "none",
+    # Names come from settings: a $ in them is no mathematics.
+    "text.parse_math": False,
     # Fixed, so that two calls write the same bytes.
     "svg.hashsalt": "bnexp",
 }
@@ -65,7 +71,8 @@ def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
     """Write every figure as PNG and SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures(arms, metric):
-        picture.figure.savefig(folder / f"{picture.name}.png", dpi=200)
+        with _drawing():
+            picture.figure.savefig(folder / f"{picture.name}.png", dpi=200)
         (folder / f"{picture.name}.svg").write_text(_svg(picture.figure), encoding="utf-8")
 
 
@@ -74,15 +81,23 @@ def inline(arms: Sequence[Arm], metric: str) -> list[tuple[str, str]]:
     return [(picture.caption, embedded(picture)) for picture in pictures(arms, metric)]
 
 
-def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
-    """All figures that have something to show."""
+@contextlib.contextmanager
+def _drawing() -> Iterator[None]:
+    """The style; and no warning of a letter that the font lacks, which an SVG shows all the same."""
     from matplotlib import rc_context
 
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
+    """All figures that have something to show."""
     ranked = _ranked(arms, metric)
     if not ranked:
         return []
     styles = _styles(ranked)
-    with rc_context(STYLE):
+    with _drawing():
         drawn = [_curves(ranked, metric, styles), _heat_map(ranked, metric), _dots(ranked, metric, styles)]
         for picture in filter(None, drawn):
             # Lay the figure out here, while the style is active.
@@ -93,7 +108,7 @@ def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
 def _ranked(arms: Sequence[Arm], metric: str) -> dict[int, Arm]:
     """Arms with a result, the best first, by their index in the table (which decides their colour)."""
     sign = -1 if larger_is_better(metric) else 1
-    means = {index: _interval(arm.values(metric)).mean for index, arm in enumerate(arms) if arm.values(metric)}
+    means = {index: _interval(arm.values(metric), metric).mean for index, arm in enumerate(arms) if arm.values(metric)}
     return {index: arms[index] for index in sorted(means, key=lambda index: sign * means[index])}
 
 
@@ -109,8 +124,8 @@ def _styles(ranked: Mapping[int, Arm]) -> Styles:
     return styles
 
 
-def _interval(values: Mapping[Any, float]) -> Interval:
-    return mean_interval(list(values.values()))
+def _interval(values: Mapping[Any, float], metric: str) -> Interval:
+    return mean_interval(list(values.values()), bounds=metric_of(metric).bounds)
 
 
 def _first(arms: Mapping[int, Arm], most: int) -> dict[int, Arm]:
@@ -129,8 +144,16 @@ def _names(arms: Mapping[int, Arm]) -> tuple[str, dict[int, str]]:
     """Title and index -> name: if one setting differs, that setting and its values; else no title and the labels."""
     keys = list(dict.fromkeys(key for arm in arms.values() for key in arm.settings))
     if len(keys) == 1:
-        return short(keys[0]), {index: show(arm.settings.get(keys[0])) for index, arm in arms.items()}
-    return "", {index: arm.label for index, arm in arms.items()}
+        return _cut(short(keys[0])), {index: _cut(show(arm.settings.get(keys[0]))) for index, arm in arms.items()}
+    return "", {index: _label(arm) for index, arm in arms.items()}
+
+
+def _label(arm: Arm) -> str:
+    return Arm({key: _cut(show(value)) for key, value in arm.settings.items()}, arm.runs).label
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 # --- learning curves --------------------------------------------------------------------------------------------------
@@ -149,7 +172,7 @@ def _curves(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture |
         low = [interval.mean if interval.low is None else interval.low for interval in intervals]
         high = [interval.mean if interval.high is None else interval.high for interval in intervals]
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-    _limit(axes, means.values())
+    _limit(axes, means.values(), metric)
     _explain(axes, "means, with 95 % intervals as bands")
     axes.set(xlabel="step", ylabel=metric)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
@@ -169,7 +192,7 @@ def _explain(axes: Axes, what: str) -> None:
     axes.set_title(what, loc="left", fontsize=8.5, color=INK, alpha=0.7)
 
 
-def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]]) -> None:
+def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]], metric: str) -> None:
     """Show the means after the first tenth of the steps, and of the bands at most half that range more."""
     start = max(step for steps in curves for step in steps) / 10
     late = [interval for steps in curves for step, interval in steps.items() if step >= start]
@@ -180,7 +203,7 @@ def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]]) -> None:
     highs = [interval.high for interval in late if interval.high is not None]
     low, high = max(min(lows, default=bottom), bottom - room), min(max(highs, default=top), top + room)
     margin = 0.06 * (high - low) or abs(means[0]) * 0.1 or 1.0
-    axes.set_ylim(low - margin, high + margin)
+    axes.set_ylim(clipped(low - margin, high + margin, means, metric_of(metric).bounds))
     axes.margins(x=0.01)
 
 
@@ -228,20 +251,24 @@ def _dots(ranked: Mapping[int, Arm], metric: str, styles: Styles) -> Picture:
     arms = _first(ranked, MOST_DOTS)
     title, names = _names(arms)
     figure, axes = _figure(0.75 + 0.32 * len(arms))
+    everything: list[float] = []
     for row, (index, arm) in enumerate(arms.items()):
         colour, _ = styles[index]
         values = list(arm.values(metric).values())
         # Seeds with equal values are drawn at different heights.
         heights = [row + 0.09 * (place % 5 - 2) for place in range(len(values))]
-        axes.scatter(values, heights, s=13, color=colour, alpha=0.45, linewidths=0)
-        interval = mean_interval(values)
-        if interval.low is not None and interval.high is not None:
+        axes.scatter(values, heights, s=13, color=colour, alpha=0.45, linewidths=0, clip_on=False)
+        interval = _interval(arm.values(metric), metric)
+        if interval.n >= FEWEST and interval.low is not None and interval.high is not None:
             axes.plot([interval.low, interval.high], [row, row], color=colour, solid_capstyle="butt", linewidth=2)
-        axes.plot([interval.mean], [row], "o", color=colour, markersize=5.5)
+        axes.plot([interval.mean], [row], "o", color=colour, markersize=5.5, clip_on=False)
+        everything += values
+    axes.set_xlim(clipped(*axes.get_xlim(), everything, metric_of(metric).bounds))
     axes.set_yticks(range(len(arms)), list(names.values()))
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.set(xlabel=metric, ylabel=title)
-    _explain(axes, "mean with 95 % interval; a faint dot a seed")
+    few = any(len(arm.values(metric)) < FEWEST for arm in arms.values())
+    _explain(axes, f"mean with 95 % interval{f' from {FEWEST} seeds on' if few else ''}; a faint dot a seed")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
@@ -263,9 +290,11 @@ def _heat_map(ranked: Mapping[int, Arm], metric: str) -> Picture | None:
     cells = {(arm.settings[keys[1]], arm.settings[keys[0]]): arm for arm in arms}
     figure, axes = _figure(1.0 + 0.42 * len(ys))
     _fill(figure, axes, {(xs.index(x), ys.index(y)): arm for (x, y), arm in cells.items()}, metric)
-    axes.set_xticks(range(len(xs)), [show(x) for x in xs])
-    axes.set_yticks(range(len(ys)), [show(y) for y in ys])
-    axes.set(xlim=(-0.5, len(xs) - 0.5), ylim=(len(ys) - 0.5, -0.5), xlabel=short(keys[1]), ylabel=short(keys[0]))
+    axes.set_xticks(range(len(xs)), [_cut(show(x)) for x in xs])
+    axes.set_yticks(range(len(ys)), [_cut(show(y)) for y in ys])
+    axes.set(
+        xlim=(-0.5, len(xs) - 0.5), ylim=(len(ys) - 0.5, -0.5), xlabel=_cut(short(keys[1])), ylabel=_cut(short(keys[0]))
+    )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     caption = f"{metric}, mean over seeds. The colours span the arms in which no run diverged."
@@ -278,7 +307,7 @@ def _fill(figure: Figure, axes: Axes, cells: Mapping[tuple[int, int], Arm], metr
     from matplotlib.colors import Normalize
     from matplotlib.patches import Rectangle
 
-    means = {place: _interval(arm.values(metric)).mean for place, arm in cells.items()}
+    means = {place: _interval(arm.values(metric), metric).mean for place, arm in cells.items()}
     # Diverged runs would stretch the scale, so it spans the other arms; arms beyond it get the colour of its end.
     steady = [mean for place, mean in means.items() if not cells[place].count("diverged")] or list(means.values())
     scale, colours = Normalize(min(steady), max(steady), clip=True), colormaps["cividis"]
@@ -305,10 +334,8 @@ def _write_cell(axes: Axes, x: int, y: int, arm: Arm, mean: float, ink: str) -> 
 
 def _svg(figure: Figure) -> str:
     """The figure as SVG, without metadata, which would hold a date."""
-    from matplotlib import rc_context
-
     file = io.StringIO()
-    with rc_context(STYLE):
+    with _drawing():
         figure.savefig(file, format="svg", metadata={"Date": None})
     return re.sub(r" *<metadata>.*?</metadata>\n", "", file.getvalue(), flags=re.DOTALL)
 

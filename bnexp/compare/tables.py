@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bnexp.compare.blocks import Cell, Document, Items, Table
 from bnexp.compare.cells import BLANK, decimals, duration, number, probability
+from bnexp.compare.statistics import FEWEST
+from bnexp.compare.working import on_validation
 from bnexp.runs.arms import Arm
 from bnexp.runs.collect import Setting, Skip, short, show
 
@@ -59,14 +62,14 @@ def _levels(comparison: Comparison) -> Table:
     rows = [
         [
             number(row["n"], 0),
-            _plus_minus(row, "", digits),
+            _level(row, "", digits, arm.values(comparison.metric)),
             number(row["sd"], digits),
             number(row["best"], digits),
             Cell(f"{row['diverged']}/{row['diverged'] + row['finished']}", row["diverged"]),
             number(row["failed"], 0),
             duration(row["seconds"]),
         ]
-        for row in comparison.rows
+        for arm, row in zip(comparison.arms, comparison.rows, strict=True)
     ]
     return _table(f"{comparison.metric} at the last step", comparison.arms, header, rows)
 
@@ -74,20 +77,21 @@ def _levels(comparison: Comparison) -> Table:
 def _differences(comparison: Comparison) -> Table:
     rows = zip(comparison.arms, comparison.rows, strict=True)
     pairs = [(arm, row) for arm, row in rows if row["baseline"] not in (None, arm.label)]
-    digits = _digits([row for _, row in pairs], "difference_")
+    digits = _digits([row for _, row in pairs], "difference_", "pairs")
     several = len({row["baseline"] for _, row in pairs}) > 1
     header = [*(["against"] if several else []), "pairs", "difference", "95 % interval", "d_z", "p", "p (Holm)"]
+    values = {arm.label: arm.values(comparison.metric) for arm in comparison.arms}
     cells = [
         [
             *([Cell(row["baseline"], row["baseline"])] if several else []),
             number(row["pairs"], 0),
             number(row["difference_mean"], digits, sign="+"),
-            _range(row, "difference_", digits),
+            _differing(row, digits, values[arm.label], values[row["baseline"]]),
             number(row["d_z"], 2),
             probability(row["p"]),
             probability(row["p_holm"]),
         ]
-        for _, row in pairs
+        for arm, row in pairs
     ]
     return _table(f"Differences to {comparison.baseline}, seed by seed", [arm for arm, _ in pairs], header, cells)
 
@@ -95,17 +99,17 @@ def _differences(comparison: Comparison) -> Table:
 def _choices(comparison: Comparison) -> Table:
     key = short(comparison.key)
     digits = _digits(comparison.rows, "validation_")
-    stable = "largest_stable" in comparison.rows[0]
-    header = [key, "validation ± 95 %", "where", "grid", *(["largest stable"] if stable else [])]
+    rates = "largest_working" in comparison.rows[0]
+    header = [key, "validation ± 95 %", "where", "grid", *(["largest working"] if rates else [])]
     rows = [
         [
             _setting(row["chosen"]),
-            _plus_minus(row, "validation_", digits),
+            _level(row, "validation_", digits, arm.values(on_validation(comparison.metric))),
             Cell(BLANK if row["edge"] is None else row["edge"] or "inside", row["edge"] or ""),
             Cell(row["grid"], row["grid"]),
-            *([_stable(row)] if stable else []),
+            *([_working(row)] if rates else []),
         ]
-        for row in comparison.rows
+        for arm, row in zip(comparison.arms, comparison.rows, strict=True)
     ]
     return _table(f"{key} chosen on validation", comparison.arms, header, rows)
 
@@ -132,24 +136,52 @@ def swept(arms: Iterable[Arm]) -> list[str]:
     return list(dict.fromkeys(key for arm in arms for key in arm.settings))
 
 
-def _digits(rows: Iterable[Row], prefix: str) -> int:
+def _digits(rows: Iterable[Row], prefix: str, count: str = "n") -> int:
     """Decimals for a column of intervals, by the median of their widths; four where there is no interval."""
-    halves = sorted(row[prefix + "high"] - row[prefix + "mean"] for row in rows if row[prefix + "high"] is not None)
-    half = halves[len(halves) // 2] if halves else 0.0
-    return decimals(half, 4)
+    shown = [row for row in rows if row[prefix + "low"] is not None and row[count] >= FEWEST]
+    halves = sorted(max(_halves(row, prefix)) for row in shown)
+    return decimals(halves[len(halves) // 2] if halves else 0.0, 4)
 
 
-def _plus_minus(row: Row, prefix: str, digits: int) -> Cell:
-    mean, high = row[prefix + "mean"], row[prefix + "high"]
+def _level(row: Row, prefix: str, digits: int, values: Mapping[int, float]) -> Cell:
+    """A mean with its interval, or with the values where they are few."""
+    mean, low, high = (row[prefix + name] for name in ("mean", "low", "high"))
     cell = number(mean, digits)
-    return cell if high is None else Cell(f"{cell.text} ± {number(high - mean, digits).text}", mean)
+    if low is None:
+        return cell
+    if len(values) < FEWEST:
+        return Cell(f"{cell.text} ({_listed(values.values(), digits)})", mean)
+    if is_cut(row, prefix):
+        return Cell(f"{cell.text} [{_listed((low, high), digits)}]", mean)
+    return Cell(f"{cell.text} ± {number(high - mean, digits).text}", mean)
 
 
-def _range(row: Row, prefix: str, digits: int) -> Cell:
-    low, high = row[prefix + "low"], row[prefix + "high"]
+def is_cut(row: Row, prefix: str = "") -> bool:
+    """Whether an interval ends where its metric's values do, so that its mean is not in its middle."""
+    if row[prefix + "low"] is None:
+        return False
+    below, above = _halves(row, prefix)
+    return not math.isclose(below, above, abs_tol=1e-9 * abs(row[prefix + "mean"]))
+
+
+def _halves(row: Row, prefix: str) -> tuple[float, float]:
+    """How far an interval reaches below its mean and above it."""
+    mean = row[prefix + "mean"]
+    return mean - row[prefix + "low"], row[prefix + "high"] - mean
+
+
+def _differing(row: Row, digits: int, mine: Mapping[int, float], theirs: Mapping[int, float]) -> Cell:
+    """The interval of the mean difference, or the differences where they are few."""
+    low, high = row["difference_low"], row["difference_high"]
     if low is None:
         return Cell(BLANK)
-    return Cell(f"[{number(low, digits, '+').text}, {number(high, digits, '+').text}]", low)
+    if row["pairs"] < FEWEST:
+        return Cell(_listed((mine[seed] - theirs[seed] for seed in mine if seed in theirs), digits, "+"), low)
+    return Cell(f"[{_listed((low, high), digits, '+')}]", low)
+
+
+def _listed(values: Iterable[float], digits: int, sign: str = "") -> str:
+    return ", ".join(number(value, digits, sign).text for value in values)
 
 
 def _settings(arm: Arm, keys: Iterable[str]) -> list[Cell]:
@@ -161,12 +193,14 @@ def _setting(value: Setting) -> Cell:
     return Cell(show(value), value if number else show(value))
 
 
-def _stable(row: Row) -> Cell:
-    """The largest stable learning rate, with ≥ if it is the end of the grid, so that no larger one was tried."""
-    if row["largest_stable"] is None:
-        return Cell(BLANK if row["grid"] == "" else "none", "")
-    cell = _setting(row["largest_stable"])
-    return Cell(f"≥ {cell.text}" if row["stable_to_the_end"] else cell.text, cell.value)
+def _working(row: Row) -> Cell:
+    """The largest learning rate that works, with ≥ if it is the end of the grid, so that no larger one was tried."""
+    if row["works_to_the_end"] is None:
+        return Cell(BLANK, "")
+    if row["largest_working"] is None:
+        return Cell("none", "")
+    cell = _setting(row["largest_working"])
+    return Cell(f"≥ {cell.text}" if row["works_to_the_end"] else cell.text, cell.value)
 
 
 def _records(comparison: Comparison) -> Table:

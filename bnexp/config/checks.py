@@ -55,7 +55,10 @@ class OneOf:
         return "one of " + ", ".join(self.choices)
 
 
-Positive = Annotated[int, Range(least=1)]
+Positive = Annotated[int, Range(least=1, most=10**9)]
+# Units of a layer, and layers one after another: beyond these, no machine could build the network in reasonable time.
+Width = Annotated[int, Range(least=1, most=10**6)]
+Depth = Annotated[int, Range(least=1, most=10_000)]
 NonNegative = Annotated[float, Range(least=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 Fraction = Annotated[float, Range(least=0, below=1)]

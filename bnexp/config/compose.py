@@ -59,26 +59,33 @@ _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or 
 
 @dataclass
 class SweeperConf:
-    """Hydra's schema of the sweeper in ``cli/hydra_plugins``; it has the fields of Hydra's BasicSweeper."""
+    """Hydra's schema of the sweeper in ``cli/hydra_plugins``: the fields of BasicSweeper, and ``skip_invalid``."""
 
     _target_: str = "hydra_plugins.bnexp.BnexpSweeper"
     max_batch_size: int | None = None
     params: dict[str, str] | None = None
+    skip_invalid: bool = False
 
 
 class RunFolder(Callback):
     """Takes the name of a single run's folder from Hydra, which would make the folder before anything is checked."""
 
     path: ClassVar[str | None] = None
+    fresh: ClassVar[bool] = False
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Store the folder of the run, and keep Hydra from making or filling any folder."""
         HydraConfig.instance().set_config(config)  # for ${hydra:...} in the folder's name
         # An error here would only be a warning; Hydra raises the same error a moment later.
         with contextlib.suppress(OmegaConfBaseException), read_write(config.hydra):
-            RunFolder.path = str(config.hydra.run.dir)
+            RunFolder.path, RunFolder.fresh = str(config.hydra.run.dir), is_fresh(config.hydra.run)
             config.hydra.run.dir = "."
             config.hydra.output_subdir, config.hydra.job.chdir = None, False
+
+
+def is_fresh(place: DictConfig) -> bool:
+    """Whether a folder's name is the one of configs/train.yaml, so that every command gets a folder of its own."""
+    return str(OmegaConf.to_container(place, resolve=False)["dir"]).startswith("${free_folder:")  # type: ignore[index, call-overload]
 
 
 ConfigStore.instance().store("bnexp_train", TrainConfig)
@@ -100,7 +107,8 @@ ConfigStore.instance().store(
 )
 OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
 OmegaConf.register_new_resolver("pixel_scale", lambda init_from: "own" if init_from is None else "source")
-OmegaConf.register_new_resolver("free_folder", names.free_folder, use_cache=True)
+# A mark, see ``is_fresh``: the name is free once ``names.make_free`` has made the folder.
+OmegaConf.register_new_resolver("free_folder", lambda folder: folder)
 
 
 def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs: Path) -> int:

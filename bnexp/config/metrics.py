@@ -6,6 +6,7 @@ evaluated and does not change these facts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,19 +18,26 @@ class Metric:
     Attributes:
         larger_is_better: None if unknown.
         chance: number of classes -> the score of guessing; None if guessing has no score.
-        is_proportion: a share of the images, from 0 to 1, shown in percentage points.
+        bounds: the least and the largest value that it can have.
     """
 
     larger_is_better: bool | None = None
     chance: Callable[[int], float] | None = None
-    is_proportion: bool = False
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
+    @property
+    def is_proportion(self) -> bool:
+        """Whether it is a share of the images, shown in percentage points."""
+        return self.bounds == _PROPORTION
+
+
+_PROPORTION = (0.0, 1.0)
 
 _UNKNOWN = Metric()
 # A quantity takes the first entry whose name is among its words.
 _METRICS = {
-    "top5_accuracy": Metric(True, lambda classes: min(5, classes) / classes, is_proportion=True),
-    "accuracy": Metric(True, lambda classes: 1 / classes, is_proportion=True),
+    "top5_accuracy": Metric(True, lambda classes: min(5, classes) / classes, bounds=_PROPORTION),
+    "accuracy": Metric(True, lambda classes: 1 / classes, bounds=_PROPORTION),
     "loss": Metric(False),
     "error": Metric(False),
     "perplexity": Metric(False),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -39,9 +39,19 @@ def _is_named(key: str) -> bool:
     return role(key).named and not key.startswith(("hydra.", "hydra/"))
 
 
-def free_folder(folder: str) -> str:
-    """The folder's name, with the process id appended if the folder exists already (two runs in one second)."""
-    return f"{folder}-{os.getpid()}" if Path(folder).exists() else folder
+def make_free(folder: Path) -> Path:
+    """Make a folder that nobody has made before: the given one, or the next of ``folder-2``, ``folder-3``, ...
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        free = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            free.mkdir()
+            break
+    return free
 
 
 def quoted(text: str) -> str:

@@ -38,7 +38,7 @@ class Role:
     later: bool = False
 
 
-Where = Role(decides=False, compared=False, named=False)  # the location of files or code
+Where = Role(decides=False, compared=False, named=False)  # the location of files or code, and which files are kept
 Number = Role(stacks=True)  # a number that changes no tensor shape and no code path
 Seed = Role(stacks=True, compared=False)  # arms are averaged over it
 Later = Role(later=True)
@@ -102,6 +102,8 @@ class TrainConfig:
     log_every: Positive = 10
     eval_every: Annotated[int | None, Range(least=1)] = None
     checkpoint_every: Annotated[int | None, Range(least=1)] = None
+    # Checkpoints that stay: the last two (one may be damaged), the last alone, or none once the run is over.
+    checkpoint_keep: Annotated[str, OneOf(("two", "last", "none")), Where] = "two"
     # Images per forward pass of an evaluation (null: chosen for the device), and training images that an evaluation
     # reads, also for the precise statistics (Wu & Johnson 2021 find 1e3 to 1e4 to suffice).
     eval_batch_size: Annotated[int | None, Range(least=1)] = None

@@ -48,7 +48,7 @@ class Preparation:
     whiten: Whiten
     whiten_eps: PositiveFloat
     binarize: Annotated[float | None, Range(above=0, below=1)]
-    size: Annotated[int | None, Range(least=1)]
+    size: Annotated[int | None, Range(least=1, most=16_384)]
     flip: bool
     crop: Annotated[int, Range(least=0)]
     cutout: Annotated[int, Range(least=0)]

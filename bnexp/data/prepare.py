@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp import memory
 from bnexp.data.augmentation import Augmentation
 from bnexp.data.base import DATA, Data, Part, Preparation, Raw, Split, fault
 from bnexp.data.fingerprint import fingerprint
@@ -50,9 +51,11 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     _check_labels(raw)
     classes = _classes(raw, how)
     train_rows, validation_rows = _split(raw, how, classes)
+    test_rows = _test_rows(raw, how, classes)
+    _require_memory(raw, len(train_rows) + len(validation_rows) + len(test_rows), how.size)
     train = _samples(raw, raw.train, train_rows, how)
     validation = _samples(raw, raw.train, validation_rows, how) if len(validation_rows) else None
-    test = _samples(raw, raw.test, _test_rows(raw, how, classes), how)
+    test = _samples(raw, raw.test, test_rows, how)
     _check_test(raw, train, test)
     _check_content(raw, train, how)
     mean, std = moments(train.x) if how.standardize else _identity(train.x)
@@ -67,6 +70,12 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
         data = data.mapped(lambda split: Split(whiten(split.x), split.y))
     _check_augmentation(data.train, how)
     return data
+
+
+def _require_memory(raw: Raw, images: int, size: int | None) -> None:
+    """Refuse to resize images to more numbers than there is memory for."""
+    if size is not None:
+        memory.require(f"data.size={size}", 4 * images * raw.train.x[0].shape[0] * size * size, f"{images} such images")
 
 
 def _classes(raw: Raw, how: Preparation) -> Sequence[int]:

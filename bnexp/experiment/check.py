@@ -6,17 +6,19 @@ on blank images. Only the run itself can check what depends on trained weights.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bnexp import memory
 from bnexp.config.schema import TrainConfig, from_dict, shape
 from bnexp.data import Batches, Data, load
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
@@ -131,7 +133,13 @@ def make_cadence(config: TrainConfig, per_epoch: int) -> Cadence:
 
 
 def _unstackable(config: TrainConfig) -> str | None:
-    return "compile=true: torch.func.vmap does not go through the compiler" if config.compile else None
+    if config.compile:
+        return "compile=true: torch.func.vmap does not go through the compiler"
+    if config.channels_last:
+        return "channels_last=true: torch.func.vmap knows one memory layout only"
+    if pick_device(config.device).type == "cuda" and not NORMS.capabilities(config.norm["name"]).stacks:
+        return f"norm={config.norm['name']}: has no rule for the members of a population"
+    return None
 
 
 # --- a model tried on blank images ------------------------------------------------------------------------------------
@@ -141,9 +149,7 @@ def _tried(
     config: TrainConfig, choices: Choices, data: Data, batch_sizes: set[int], steps: int, *, starts: bool
 ) -> Size:
     """Run a blank model through everything the run will do with the real model, and measure its size."""
-    with torch.device("meta"):  # tensors with shapes and no storage
-        parameters = sum(each.numel() for each in blank_model(config, choices, data, steps).parameters())
-    _require_memory(choices.model.name, parameters)
+    parameters = _require_memory(config, choices, data, steps)
     model = blank_model(config, choices, data, steps)
     apply_norm_state(model, config)
     attach_scale(model, config, data)
@@ -161,13 +167,25 @@ def _tried(
     return Size(parameters, sum(tensor.nbytes for tensor in held), operations)
 
 
-def _require_memory(model: str, parameters: int) -> None:
-    """Refuse a model whose parameters, gradients and optimizer state do not fit into this machine's memory."""
-    needed = 16 * parameters
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        sizes = f"needs {needed / 2**30:.0f} GiB for {parameters:.3g} parameters, this machine has {there / 2**30:.0f}"
-        raise ValueError(f"model={model}: {sizes} GiB; choose a smaller one")
+def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: int) -> int:
+    """Parameters, gradients, optimizer state and data must fit into the memory; how many parameters there are.
+
+    Raises:
+        ValueError: they do not.
+    """
+    with torch.device("meta"):  # tensors with shapes and no storage
+        try:
+            model = blank_model(config, choices, data, steps)
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise ValueError(f"model={choices.model.name}: too large for any machine; choose a smaller one") from None
+    parameters = sum(each.numel() for each in model.parameters())
+    # A parameter has its gradient, and two numbers of the optimizer or, while it is saved, two copies.
+    needed = 16 * parameters + sum(each.nbytes for each in model.buffers())
+    what = f"{parameters:.3g} parameters with gradients and optimizer state, and the data,"
+    memory.require(f"model={choices.model.name}", needed + data.nbytes(), what)
+    return parameters
 
 
 def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, batch_sizes: set[int]) -> int:
@@ -259,44 +277,62 @@ def _products(model: nn.Module, data: Data) -> int:
 def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> int:
     """Check the configs of a sweep's jobs as their runs will; prints what it found as its last line, in JSON.
 
-    ``gpus``: number of GPUs the jobs may use; ``modules``: library modules that checking imported; ``data``: options of
-    the data sets that the fork server should read once for all jobs; ``shapes``: shape -> size of a member, and why
-    jobs of this shape cannot be stacked, or null. Each data set is read once, and one model is tried for each shape.
+    ``faults``: number of a job -> what the user can fix in it; ``gpus``: number of GPUs the jobs may use; ``modules``:
+    library modules that checking imported; ``data``: options of the data sets that the fork server should read once
+    for all jobs;
+    ``shapes``: shape -> size of a member, bytes of its checkpoint, and why jobs of this shape cannot be stacked, or
+    null. Each data set is read once, and one model is tried for each shape.
 
     Args:
         configs: one per job.
         begun: for each job, whether it has trained before and will resume from its checkpoint.
 
     Raises:
-        ValueError: the first error found that the user can fix.
+        ValueError: a module of the user's cannot be imported.
     """
     before = set(sys.modules)
     todo = [from_dict(config) for config in configs]
     import_modules(list(dict.fromkeys(name for config in todo for name in config.imports)))
-    for config in todo:
-        bind(config)
-        _require_any_device(config.device)
-    alike: dict[str, dict[str, tuple[TrainConfig, bool]]] = {}
-    # A new job is checked for all jobs of its shape: it has a start to check, which a resumed job has not.
-    for known, config, plain in sorted(zip(begun, todo, configs, strict=True), key=lambda job: job[0]):
-        alike.setdefault(json.dumps(config.data, sort_keys=True), {}).setdefault(shape(plain), (config, not known))
+    faults: dict[int, str] = {}
+    for number, config in enumerate(todo):
+        with _noted(faults, [number]):
+            bind(config)
+            _require_any_device(config.device)
+    # Data -> shape, and whether such jobs have begun -> their numbers.
+    alike: dict[str, dict[tuple[str, bool], list[int]]] = {}
+    for number in (number for number in range(len(todo)) if number not in faults):
+        by_shape = alike.setdefault(json.dumps(todo[number].data, sort_keys=True), {})
+        by_shape.setdefault((shape(configs[number]), begun[number]), []).append(number)
+    read: list[Any] = []
     nbytes, shapes = 0, {}
     for options, by_shape in alike.items():
-        data = load(json.loads(options))
-        nbytes += data.nbytes()
-        for key, (config, starts) in by_shape.items():
-            shapes[key] = _answer(check([config], data, starts=starts))
+        with _noted(faults, itertools.chain(*by_shape.values())):
+            data = load(json.loads(options))
+            read, nbytes = [*read, json.loads(options)], nbytes + data.nbytes()
+            for (key, known), jobs in by_shape.items():
+                with _noted(faults, jobs):
+                    shapes[key] = _answer(check([todo[jobs[0]]], data, starts=not known))
     # The fork server does not know data sources that a user's own module registers.
     fits = nbytes <= _MOST_BYTES and not any(config.imports for config in todo)
-    on_gpu = any(pick_device(config.device).type == "cuda" for config in todo)
+    on_gpu = any(pick_device(todo[number].device).type == "cuda" for number in range(len(todo)) if number not in faults)
     answer = {
+        "faults": faults,
         "gpus": torch.cuda.device_count() if on_gpu else 0,
         "modules": [name for name in sys.modules if name not in before and name.partition(".")[0] in _LIBRARIES],
-        "data": [json.loads(options) for options in alike] if fits else [],
+        "data": read if fits else [],
         "shapes": shapes,
     }
     print(json.dumps(answer))
     return 0
+
+
+@contextlib.contextmanager
+def _noted(faults: dict[int, str], jobs: Iterable[int]) -> Iterator[None]:
+    """Note what is wrong in the with block as the fault of these jobs."""
+    try:
+        yield
+    except ValueError as error:
+        faults.update(dict.fromkeys(jobs, str(error)))
 
 
 def _require_any_device(device: str) -> None:
@@ -308,4 +344,5 @@ def _require_any_device(device: str) -> None:
 
 
 def _answer(checked: Checked) -> dict[str, Any]:
-    return {**asdict(checked.size), "unstackable": checked.unstackable}
+    saved = checked.size.nbytes - 4 * checked.size.parameters  # all but the gradients
+    return {**asdict(checked.size), "saved": saved, "unstackable": checked.unstackable}

@@ -26,6 +26,8 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
+    if kind == "mps":
+        raise ValueError(f"device={name}: bnexp does not use the GPUs of Apple; use device=cpu")
     if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
         raise ValueError(f"device={name}: not known (allowed: auto, cpu, cuda, cuda:N)")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():

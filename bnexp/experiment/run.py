@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 
 from bnexp.config.checks import RunFailedError
+from bnexp.config.names import make_free
 from bnexp.config.schema import config_hash, to_dict
 from bnexp.data import Data
 from bnexp.experiment.display import RunDisplay
@@ -24,7 +27,7 @@ from bnexp.runs import checkpoint, run_json
 from bnexp.runs.logbook import Logbook
 from bnexp.runs.paths import RunPaths
 from bnexp.runs.provenance import provenance
-from bnexp.runs.storage import held
+from bnexp.runs.storage import held, require_files
 from bnexp.training.loop import train
 
 log = logging.getLogger(__name__)
@@ -51,21 +54,20 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
             run; the last checkpoint is intact.
         torch.OutOfMemoryError: there are several jobs, and the device has too little memory for all of them at once.
     """
-    folder = jobs[0].folder
     with ExitStack() as holds:
         said = holds.enter_context(_remembered())
-        resumed = [checkpoint.exists(job.folder) for job in jobs]
+        resumed = [not job.fresh and checkpoint.exists(job.folder) for job in jobs]
         setup = build([job.config for job in jobs], stacked=stacked, resumed=resumed)
         for job in (job for job, goes_on in zip(jobs, resumed, strict=True) if goes_on):
             if _data_changed(job.folder, setup.data):
                 what = f"the images or labels have changed since {job.folder} began"
                 raise ValueError(f"data={setup.data.name}: {what}; bring them back, or train anew in another folder")
-        for job in jobs:
-            holds.enter_context(_open_folder(job.folder, said))
+        jobs = [replace(job, folder=holds.enter_context(_open_folder(job, said)), fresh=False) for job in jobs]
         try:
             return _run_in_folders(jobs, setup, stop)
         except OSError as error:
-            raise StorageFailedError(f"{folder}: {error.strerror or error}; what was saved is kept") from None
+            where = error.filename or jobs[0].folder
+            raise StorageFailedError(f"{where}: {error.strerror or error}; what was saved is kept") from None
 
 
 def _data_changed(folder: Path, data: Data) -> bool:
@@ -91,7 +93,7 @@ def _remembered() -> Iterator[Sequence[logging.LogRecord]]:
 
 
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:
-    resumed = [_load(setup, row, job, repair=True) for row, job in enumerate(jobs)]
+    resumed = [_load(setup, row, job, to_go_on=True) for row, job in enumerate(jobs)]
     with ExitStack() as open_books:
         books = [_open_book(job, setup, state) for job, state in zip(jobs, resumed, strict=True)]
         for book in books:
@@ -115,43 +117,74 @@ def _can_go_on(error: Exception, members: int) -> bool:
     return isinstance(error, OSError) or (isinstance(error, torch.OutOfMemoryError) and members > 1)
 
 
-def _load(setup: Setup, row: int, job: Job, *, repair: bool) -> checkpoint.State | None:
+def _load(setup: Setup, row: int, job: Job, *, to_go_on: bool) -> checkpoint.State | None:
     """Load a member's last checkpoint, if there is one.
 
     Raises:
         ValueError: no checkpoint is usable, or it belongs to another config.
     """
-    state = checkpoint.load(job.folder, repair=repair)
+    state = checkpoint.load(job.folder, to_go_on=to_go_on)
     if state is None:
         return None
     if state.get("config_hash") != config_hash(to_dict(job.config)):
         raise ValueError(f"{job.folder}: the checkpoint belongs to another config than run.json describes")
-    setup.load(row, state)
+    try:
+        _require_kind(setup.state(row), state, "state")
+        if not 0 <= state["step"] <= setup.training.cadence.steps:
+            raise TypeError(f"step {state['step']}, of {setup.training.cadence.steps}")
+        setup.load(row, state)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        fault = f"not a checkpoint of this version of bnexp ({' '.join(str(error).split())})"
+        raise ValueError(f"{RunPaths(job.folder).checkpoint}: {fault}; delete checkpoint*.pt to start again") from None
     return state
 
 
+def _require_kind(own: Any, saved: Any, where: str) -> None:
+    """Refuse what is of another kind than a run would save; what only one of the two has is left to ``Setup.load``.
+
+    Raises:
+        TypeError: a number stands for a tensor, say, or the numbers of a tensor are of another type.
+    """
+    if isinstance(own, dict) and isinstance(saved, dict):
+        for key in own.keys() & saved.keys():
+            _require_kind(own[key], saved[key], f"{where}.{key}")
+    elif isinstance(own, torch.Tensor) and isinstance(saved, torch.Tensor):
+        if own.dtype != saved.dtype:
+            raise TypeError(f"{where}: {saved.dtype}, not {own.dtype}")
+    elif not isinstance(saved, int | float if isinstance(own, float) else type(own)):
+        raise TypeError(f"{where}: another kind of value")
+
+
 @contextmanager
-def _open_folder(folder: Path, said: Sequence[logging.LogRecord]) -> Iterator[None]:
+def _open_folder(job: Job, said: Sequence[logging.LogRecord]) -> Iterator[Path]:
     """Make and lock a run's folder; its train.log gets the program's messages except those about other folders.
 
     Args:
-        folder: the run's folder.
+        job: the run.
         said: earlier messages, which the log gets too.
 
     Raises:
         ValueError: the folder cannot be written, or another process holds it.
         StorageFailedError: the disk is full.
     """
+    folder, is_new = job.folder, job.fresh or not job.folder.exists()
     with ExitStack() as opened:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if job.fresh:
+                folder = make_free(folder)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(held(folder))
+            require_files(folder)
+            if is_new:
+                opened.push(lambda kind, error, where: _take_back(folder, error))
             handler = logging.FileHandler(RunPaths(folder).train_log, encoding="utf-8")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFailedError(f"{folder}: {error.strerror}") from None
             raise ValueError(f"{folder}: cannot be written ({error.strerror})") from None
-        opened.callback(handler.close)
+        opened.callback(_close, handler)
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # the other files will tell
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handler.addFilter(lambda message: getattr(message, "folder", folder) == folder)
         for message in said:
@@ -159,7 +192,18 @@ def _open_folder(folder: Path, said: Sequence[logging.LogRecord]) -> Iterator[No
         logger = logging.getLogger("bnexp")
         logger.addHandler(handler)
         opened.callback(logger.removeHandler, handler)
-        yield
+        yield folder
+
+
+def _take_back(folder: Path, error: BaseException | None) -> None:
+    """Remove a new folder if the disk was full before anything stood in it by which it is known."""
+    if isinstance(error, StorageFailedError | OSError) and not RunPaths(folder).run_json.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _close(handler: logging.Handler) -> None:
+    with contextlib.suppress(OSError):
+        handler.close()
 
 
 def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logbook:
@@ -179,6 +223,8 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "diverged_at": None,
         "failure": None,
     }
+    if job.alone is not None:
+        facts["trained_alone"] = job.alone
     for name, text in job.notes.items():
         path = job.folder / name
         path.parent.mkdir(exist_ok=True)
@@ -244,7 +290,8 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
     """Write a member's checkpoint after flushing its logbook; weights that are not finite are never saved."""
     if setup.finite(row):
         book.flush()
-        checkpoint.save(book.folder, {"config_hash": book.facts["config_hash"], **setup.state(row)})
+        state = {"config_hash": book.facts["config_hash"], **setup.state(row)}
+        checkpoint.save(book.folder, state, book.marks, both=setup.config.checkpoint_keep == "two")
         progress = setup.training.progress
         if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else ``_end`` does
             book.update("running", step=progress.step)
@@ -253,6 +300,10 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
 def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverged_at: int | None = None) -> Outcome:
     book.flush()
     book.update(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
+    if status != "interrupted":
+        RunPaths(job.folder).error_log.unlink(missing_ok=True)  # of an earlier try
+        if job.config.checkpoint_keep == "none":
+            checkpoint.remove(job.folder)
     return Outcome(job, status, book.facts)
 
 
@@ -270,9 +321,9 @@ def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str,
         ValueError: there is no checkpoint, or the data have no such split.
     """
     setup = build([job.config], stacked=False, resumed=[True])
-    state = _load(setup, 0, job, repair=False)
+    state = _load(setup, 0, job, to_go_on=False)
     if state is None:
-        raise ValueError(f"{job.folder}: has no checkpoint; the run has not saved one")
+        raise ValueError(f"{job.folder}: has no checkpoint; the run has not saved one, or kept none")
     if _data_changed(job.folder, setup.data):
         log.warning("data=%s: not those that %s was trained with: they have changed since", setup.data.name, job.folder)
     return state["step"], list(setup.compare_statistics(split))

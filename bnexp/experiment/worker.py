@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -31,11 +30,10 @@ from bnexp.experiment.machine import pick_device
 from bnexp.experiment.run import StorageFailedError, run
 from bnexp.norms import NORMS
 from bnexp.runs import checkpoint, provenance
-from bnexp.stopping import Stop
+from bnexp.stopping import Stop, end_with_parent
 
 # Exit code of a child when a file could not be written, for example on a full disk (sysexits.h, EX_IOERR).
 STORAGE_FAILED = 74
-_SET_PDEATHSIG = 1
 
 
 def serve(descriptor: int) -> None:
@@ -43,6 +41,7 @@ def serve(descriptor: int) -> None:
     provenance.code()
     _warm_up()
     server = _Server(socket.socket(fileno=descriptor))
+    end_with_parent(0)  # from here on it sees the connection close, and ends what its children have started, too
     try:
         server.run()
     finally:
@@ -116,6 +115,9 @@ class _Server:
             _settle_in(server, message["log"], message["env"])
             with console():
                 code = _call(message["call"], message["given"])
+        except OSError:  # also of a print
+            code = STORAGE_FAILED
+            traceback.print_exc()
         except BaseException:
             traceback.print_exc()
         finally:
@@ -149,10 +151,9 @@ def _end_group(pid: int) -> None:
 def _settle_in(server: int, log: str, env: Mapping[str, str]) -> None:
     """Give a forked child its own session, output and environment, and let it die with the server."""
     os.setsid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != server:  # the server died before the line above
-            os._exit(1)
+    end_with_parent(signal.SIGKILL)
+    if os.getppid() != server:  # the server died before the line above
+        os._exit(1)
     if not os.path.isdir(os.path.dirname(log)):  # the sweep that asked for this child is gone
         os._exit(1)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -233,9 +234,8 @@ def _run(group: Sequence[Job], stop: Stop, executor: str) -> None:
 
 
 def _job(given: Mapping[str, Any]) -> Job:
-    return Job(
-        from_dict(given["config"]), Path(given["folder"]), given["name"], tuple(given["overrides"]), given["notes"]
-    )
+    own: dict[str, Any] = {"config": from_dict(given["config"]), "folder": Path(given["folder"])}
+    return Job(**{**given, **own})
 
 
 def _by_step(jobs: Sequence[Job]) -> list[list[Job]]:

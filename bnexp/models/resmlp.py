@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from bnexp.config.checks import Positive
+from bnexp.config.checks import Depth, Width
 from bnexp.models.unit import MODELS, Units, named
 from bnexp.norms import Branch
 
@@ -32,7 +32,7 @@ class PreactivationBlock(nn.Module):
 
 
 @MODELS.register("resmlp")
-def resmlp(shape: tuple[int, ...], classes: int, units: Units, *, blocks: Positive, width: Positive) -> nn.Module:
+def resmlp(shape: tuple[int, ...], classes: int, units: Units, *, blocks: Depth, width: Width) -> nn.Module:
     """A pre-activation residual perceptron: stem (linear, norm), ``blocks`` blocks, norm, activation, linear head.
 
     The norm in front of the head brings the sum of all branches back to unit variance (He et al. 2016b, appendix).

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bnexp.config.checks import NonNegative, Positive
+from bnexp.config.checks import NonNegative, Width
 from bnexp.models.unit import MODELS, Units, image_shape, named
 from bnexp.norms import BatchStatistics, Norm
 from bnexp.norms.frozen import FrozenBatchNorm
@@ -93,7 +93,7 @@ def rnn(
     classes: int,
     units: Units,
     *,
-    width: Positive,
+    width: Width,
     statistics: Statistics,
     noise: NonNegative,
 ) -> nn.Module:

@@ -6,8 +6,8 @@ damaged: a folder that cannot be used becomes a ``Skip`` with a reason.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +18,8 @@ from typing import Any, cast
 from bnexp.config.metrics import metric_of
 from bnexp.config.schema import flat
 from bnexp.runs import run_json
-from bnexp.runs.metrics import is_finite
-from bnexp.runs.paths import METRICS, RUN_JSON
+from bnexp.runs.metrics import FINITE, is_finite
+from bnexp.runs.paths import METRICS, RUN_JSON, SWEEP_JSON, SweepPaths
 
 Setting = str | int | float | bool | None
 
@@ -82,6 +82,10 @@ class Skip:
     reason: str
 
 
+class Refused(Skip):
+    """A job of a sweep that was refused before the start, so that there is no such folder."""
+
+
 def short(key: str) -> str:
     """A setting as the user types it: ``norm`` instead of ``norm.name``."""
     return key.removesuffix(".name")
@@ -119,6 +123,16 @@ def _found(folders: Sequence[Path]) -> Iterator[Run | Skip]:
             yield read(folder, has_curve=METRICS in files)
         elif METRICS in files:
             yield Skip(folder, f"no {RUN_JSON} beside {METRICS}")
+        if files and SWEEP_JSON in files:
+            yield from _refused(folder)
+
+
+def _refused(folder: Path) -> Iterator[Refused]:
+    """The jobs of a sweep that were refused; none where its file does not say so."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
+        for job in json.loads(SweepPaths(folder).sweep_json.read_bytes())["jobs"]:
+            if job["state"] == "refused":
+                yield Refused(folder / str(job["name"]), show(job["reason"]))
 
 
 def _walk(folders: Sequence[Path]) -> Iterator[tuple[Path, set[str] | None]]:
@@ -166,11 +180,11 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         folder=folder,
         name=facts["name"],
         status=facts["status"],
-        settings={sys.intern(key): _plain(value) for key, value in flat(facts["config"]).items()},
+        settings={sys.intern(show(key)): _plain(value) for key, value in flat(facts["config"]).items()},
         config_hash=facts["config_hash"],
         final=_finite(facts["final"]),
         best=_finite(best),
-        seconds=_finite(facts).get("seconds"),
+        seconds=seconds if (seconds := _finite(facts).get("seconds", -1.0)) >= 0 else None,
         started=str((facts.get("provenance") or {}).get("started", "")),
         classes=facts.get("classes"),
         has_curve=has_curve,
@@ -178,15 +192,15 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
 
 
 def _plain(value: Any) -> Setting:
-    """A setting as a value that can be compared and hashed: lists and numbers that are not finite become text."""
-    if isinstance(value, list) or (isinstance(value, float) and not math.isfinite(value)):
+    """A setting as a value that can be compared and hashed: lists, nan and huge numbers become text."""
+    if isinstance(value, list) or (isinstance(value, int | float) and not abs(value) < FINITE):
         return json.dumps(value, separators=(",", ":"))
     return cast("Setting", value)
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
     """The finite values; keys are interned, because thousands of runs share them."""
-    return {sys.intern(tag): float(value) for tag, value in values.items() if is_finite(value)}
+    return {sys.intern(show(tag)): float(value) for tag, value in values.items() if is_finite(value)}
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:

@@ -119,7 +119,14 @@ def _remove_events(folder: Path) -> None:
         old.unlink()
 
 
+def _time(path: Path) -> int:
+    try:
+        return int(path.name.removeprefix(EVENTS).partition(".")[0])
+    except ValueError:
+        raise ValueError(f"{path}: no event file of bnexp; move it out of the run's folder") from None
+
+
 def _name(folder: Path) -> str:
     """A file name that sorts after the existing ones, even if the clock was set back."""
-    times = [int(path.name.removeprefix(EVENTS).split(".")[0]) for path in RunPaths(folder).events]
+    times = [_time(path) for path in RunPaths(folder).events]
     return f"{EVENTS}{max([int(time.time()), *(t + 1 for t in times)]):010d}.{socket.gethostname()}.{os.getpid()}"

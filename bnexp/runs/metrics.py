@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
+from bnexp.runs import digest
 from bnexp.runs.paths import RunPaths
 from bnexp.runs.storage import write_atomically
 
@@ -37,20 +38,32 @@ class Rows:
         path: the file.
         header: names of its columns.
         after: on resuming, the step of the checkpoint: later rows and torn lines are removed. None starts a new file.
+
+    Raises:
+        ValueError: the existing file cannot be read.
     """
 
     def __init__(self, path: Path, header: Sequence[str], *, after: int | None) -> None:
+        kept = [] if after is None else _kept(path, header, after)
+        begun = _text([header, *kept])
         if after is None:
-            path.write_text(_text([header]), encoding="utf-8")  # not atomic: nothing can get lost, and fsync takes time
+            path.write_bytes(begun)  # not atomic: nothing can get lost, and fsync takes time
         else:
-            kept = (row for row in _rows(path, header) if int(row[0]) <= after)
-            write_atomically(path, _text([header, *kept]).encode())
-        self._file = path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file, lineterminator="\n")
+            write_atomically(path, begun)
+        self._file = path.open("ab")
+        self._prefix = digest.Prefix()
+        self._prefix.add(begun)
 
     def append(self, *cells: object) -> None:
         """Write one row; it is durable after ``sync``."""
-        self._writer.writerow(cells)
+        line = _text([cells])
+        self._file.write(line)
+        self._prefix.add(line)
+
+    @property
+    def mark(self) -> digest.Mark:
+        """By which all rows so far are known again."""
+        return self._prefix.mark
 
     def sync(self) -> None:
         """Wait until all rows are on the disk."""
@@ -108,9 +121,22 @@ def _curves(folder: Path, changed: int) -> Mapping[str, Curve]:
     return found
 
 
+def timing(folder: Path) -> Iterator[tuple[int, float, float]]:
+    """(step, seconds so far, images per second) of every row of a run's ``timing.csv``; none where there is no file."""
+    for step, so_far, rate in _rows(RunPaths(folder).timing, TIMING_HEADER):
+        yield int(step), float(so_far), float(rate)
+
+
 def seconds(folder: Path) -> float:
     """Seconds that a run has trained, from its ``timing.csv``; 0 if there is none."""
-    return max((float(row[1]) for row in _rows(RunPaths(folder).timing, TIMING_HEADER)), default=0.0)
+    return max((so_far for _, so_far, _ in timing(folder)), default=0.0)
+
+
+def _kept(path: Path, header: Sequence[str], after: int) -> list[list[str]]:
+    try:
+        return [row for row in _rows(path, header) if int(row[0]) <= after]
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); put it back, or delete its folder") from None
 
 
 def _rows(path: Path, header: Sequence[str], holding: str = "") -> Iterator[list[str]]:
@@ -139,7 +165,7 @@ def _is_row(cells: Sequence[str], header: Sequence[str]) -> bool:
     return True
 
 
-def _text(rows: Iterable[Sequence[str]]) -> str:
+def _text(rows: Iterable[Sequence[object]]) -> bytes:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
+    return buffer.getvalue().encode()

@@ -37,6 +37,11 @@ class RunPaths:
         return self.folder / "timing.csv"
 
     @property
+    def growing(self) -> tuple[Path, Path]:
+        """The files that grow with a run; a checkpoint knows what they held when it was written."""
+        return self.metrics, self.timing
+
+    @property
     def checkpoint(self) -> Path:
         """The newest checkpoint."""
         return self.folder / "checkpoint.pt"

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bnexp.runs import digest
 from bnexp.runs.paths import RUN_JSON, RunPaths, SweepPaths
-from bnexp.runs.storage import held, write_atomically
+from bnexp.runs.storage import content, held, write_atomically
 
 FORMAT = 1
 STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
@@ -45,15 +46,18 @@ def read(folder: Path) -> dict[str, Any]:
     fault = _fault(run)
     if fault:
         raise ValueError(f"{path}: damaged ({fault})")
+    try:
+        digest.require_unchanged(run)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return run
 
 
 def _parsed(path: Path) -> Any:
-    with path.open("rb") as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
+    text = content(path, _LARGEST + 1)
+    if len(text) > _LARGEST:
         raise ValueError("too large")
-    found = json.loads(content)
+    found = json.loads(text)
     if _is_deeper(found, _DEEPEST):
         raise RecursionError
     return found
@@ -82,7 +86,8 @@ def _fault(run: Mapping[str, Any]) -> str | None:
         return "overrides: expected words"
     if run["status"] not in STATUSES:
         return f"status: {run['status']} is none of {', '.join(STATUSES)}"
-    if not isinstance(run["config"].get("seed"), int) or not run["config_hash"]:
+    seed = run["config"].get("seed")
+    if not isinstance(seed, int) or not 0 <= seed < 2**63 or not run["config_hash"]:
         return "config: has no seed, or no hash"
     if run.get("failure") is not None and not {"reason", "lines"} <= run["failure"].keys():
         return "failure: expected reason and lines"
@@ -95,7 +100,7 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         OSError: it could not be written; the old file is unchanged.
     """
-    write_atomically(RunPaths(folder).run_json, json_text(facts))
+    write_atomically(RunPaths(folder).run_json, json_text(facts, signed=True))
 
 
 def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Sequence[str]) -> None:
@@ -117,9 +122,12 @@ def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Se
         write(folder, {**known, "format": FORMAT, "status": "failed", "failure": failure})
 
 
-def json_text(content: Any) -> bytes:
-    """Readable, strict JSON; numbers that are not finite become null."""
-    return json.dumps(_without_nan(content), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+def json_text(facts: Mapping[str, Any], *, signed: bool = False) -> bytes:
+    """Readable, strict JSON; numbers that are not finite become null. ``signed`` adds a digest, which readers check."""
+    plain = _without_nan(facts)
+    if signed:
+        plain["digest"] = digest.of_json(plain)
+    return json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def _without_nan(node: Any) -> Any:

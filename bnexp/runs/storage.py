@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +38,33 @@ def write_atomically(path: Path, data: bytes | memoryview, *, keep: Path | None 
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def content(path: Path, most: int = -1) -> bytes:
+    """What a file holds, or its first ``most`` bytes.
+
+    Raises:
+        OSError: it cannot be read, or is no file but a pipe or a device, which could keep a reader waiting for ever.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(most)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def require_files(folder: Path) -> None:
+    """Refuse a folder in which something else stands where files are written.
+
+    Raises:
+        ValueError: there is a pipe, a socket or a device in it.
+    """
+    for path in folder.iterdir():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path}: not a regular file; remove it, or choose another folder")
 
 
 def sync_folder(folder: Path) -> None:

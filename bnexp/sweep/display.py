@@ -48,16 +48,18 @@ def _line(entry: Entry, accuracy: float | None, seconds: float) -> str:
 def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str]:
     """Lines with the states of the jobs asked for, each failure, and the commands to use next."""
     folder = shlex.quote(str(plan.folder))
+    again = " ".join(["bnexp resume", folder, *(["--imports", ",".join(plan.imports)] if plan.imports else [])])
     states = [entry.state for entry in asked]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     failed = [entry for entry in asked if entry.state == "failed"]
-    lines = [f"failed: {entry.name}: {entry.reason}; {plan.job(entry).output_log}" for entry in failed]
+    lines = [f"refused: {entry.name}: {entry.reason}" for entry in asked if entry.state == "refused"]
+    lines += [f"failed: {entry.name}: {entry.reason}; {plan.job(entry).output_log}" for entry in failed]
     lines += [f"stopped: {trouble}"] if trouble else []
     lines += [f"sweep: {counted}, of {len(asked)} jobs in {folder}"]
-    if not all(entry.over or entry.state == "failed" for entry in asked):
-        lines += [f"go on with: bnexp resume {folder}"]
+    if not all(entry.over or entry.state in ("failed", "refused") for entry in asked):
+        lines += [f"go on with: {again}"]
     if failed:
-        lines += [f"try the failed again: bnexp resume {folder} --retry-failed"]
+        lines += [f"try the failed again: {again} --retry-failed"]
     if any(entry.over for entry in asked):
         lines += [f"results: bnexp compare {folder}"]
     return lines

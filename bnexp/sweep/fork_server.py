@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -49,8 +50,11 @@ class ForkServer:
         self._received, self._was_asked = b"", False
         # The same module path as here, so that jobs of a sweep find a user's modules where a single run finds them.
         serve = f"from bnexp.experiment.worker import serve; serve({theirs.fileno()})"
+        # While it imports torch, it does not look at the connection.
+        end = f"from bnexp.stopping import end_with_parent; end_with_parent({signal.SIGKILL:d})"
+        alone = f"os.getppid() == {os.getpid()} or os._exit(1)"
         process = subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"],
+            [sys.executable, "-c", f"import os, sys; sys.path[:] = {sys.path!r}; {end}; {alone}; {serve}"],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=os.environ | _FORK_SAFE,

@@ -23,6 +23,7 @@ class Options:
         max_failures: number of failed jobs after which no more jobs start.
         max_stack: the most jobs that train as one population; 1 stacks nothing.
         executor: how a population computes, see ``Population``; auto means stacked on a GPU, one by one on a CPU.
+        skip_invalid: run the other jobs where the configs of some are impossible (``hydra.sweeper.skip_invalid``).
     """
 
     jobs: Any
@@ -32,6 +33,7 @@ class Options:
     max_failures: Annotated[int | None, Range(least=1)]
     max_stack: Positive = 1
     executor: Annotated[str, OneOf(EXECUTORS)] = "auto"
+    skip_invalid: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The options as plain Python values, ready for JSON."""
@@ -58,4 +60,6 @@ _REQUIRED = ("jobs", "slots_per_gpu", "timeout_s", "grace_s", "max_failures")
 
 
 def _jobs(given: Any) -> Any:
-    return given if given == "auto" else checked("hydra.launcher.jobs", given, Positive)
+    return (
+        given if given == "auto" else checked("hydra.launcher.jobs", given, Annotated[int, Range(least=1, most=10_000)])
+    )

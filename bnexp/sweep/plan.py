@@ -15,9 +15,9 @@ from typing import Any
 
 from bnexp.config import names
 from bnexp.config.schema import config_hash, differences, from_dict, shape
-from bnexp.runs import run_json
+from bnexp.runs import digest, run_json
 from bnexp.runs.paths import RunPaths, SweepPaths
-from bnexp.runs.storage import write_atomically
+from bnexp.runs.storage import content, write_atomically
 from bnexp.sweep.options import Options, options
 
 FORMAT = 1
@@ -33,8 +33,8 @@ class Entry:
         name: the settings that differ from the other jobs; also the job's folder inside the sweep's folder.
         overrides: the overrides typed for it.
         config, config_hash: the settings to train with.
-        state: waiting, running, finished, diverged, failed or interrupted.
-        reason: why it failed or could not be resumed.
+        state: waiting, running, finished, diverged, failed, interrupted or refused.
+        reason: why it failed, could not be resumed, or was refused before the start.
         lines: the last lines it printed before it failed.
         tries: how many times it was started.
     """
@@ -91,6 +91,11 @@ class Plan:
         """The files of a job."""
         return SweepPaths(self.folder).job(entry.name)
 
+    @property
+    def imports(self) -> list[str]:
+        """The modules that its jobs name."""
+        return list(dict.fromkeys(name for entry in self.entries for name in entry.config.get("imports", ())))
+
     def write(self) -> None:
         """Write the plan to the disk.
 
@@ -98,11 +103,14 @@ class Plan:
             OSError: it could not be written; the old file is unchanged.
         """
         jobs = [asdict(entry) for entry in self.entries]
-        content = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
-        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(content))
+        plan = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
+        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(plan, signed=True))
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
         """Add jobs to the plan; a job that is there already keeps its state. Returns the plan's entries for ``wanted``.
+
+        Such a job gets the config that is typed now: a plan may come from anywhere, and the hash of a config says
+        nothing of what is imported and where data are.
 
         Raises:
             ValueError: a new job has the name of a job with another config.
@@ -110,7 +118,10 @@ class Plan:
         by_hash = {entry.config_hash: entry for entry in self.entries}
         by_name = {entry.name: entry for entry in self.entries}
         for new in wanted:
-            if new.config_hash not in by_hash:
+            known = by_hash.get(new.config_hash)
+            if known is not None:
+                known.config, known.overrides = new.config, new.overrides
+            else:
                 _refuse_change(self.folder / new.name, by_name.get(new.name), new.config)
                 self.entries.append(new)
                 by_hash[new.config_hash] = new
@@ -144,7 +155,7 @@ def refresh(sweep: Path, entry: Entry) -> None:
     """
     folder = sweep / entry.name
     if not RunPaths(folder).run_json.exists():
-        entry.state = "failed" if entry.state == "failed" else "waiting"
+        entry.state = entry.state if entry.state in ("failed", "refused") else "waiting"
         return
     saved = run_json.read(folder)
     if config_hash(saved["config"]) != entry.config_hash:
@@ -168,12 +179,15 @@ def read(folder: Path) -> Plan:
     """
     path = SweepPaths(folder).sweep_json
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = json.loads(content(path))
         if saved["format"] != FORMAT:
             raise ValueError(f"format {saved['format']}")
+        digest.require_unchanged(saved)
         found = [Entry(**job) for job in saved["jobs"]]
         for entry in found:
             from_dict(entry.config)
+            if config_hash(entry.config) != entry.config_hash:
+                raise ValueError(f"the config of {entry.name} was changed")
             _require_inside(entry.name)
         return Plan(folder, saved["command"], options(saved["launcher"]), found)
     except (ValueError, KeyError, TypeError, OSError) as error:

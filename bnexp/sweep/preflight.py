@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnexp.config.checks import RunFailedError
+from bnexp.config.schema import shape
 from bnexp.runs.paths import RunPaths
 from bnexp.stopping import Stop
 from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
@@ -25,6 +26,9 @@ _LATE = (
     *("tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.plugin_data_pb2"),
     "tensorboard.plugins.hparams.metadata",
 )
+# Checkpoints that a job leaves, by ``checkpoint_keep``; so many bytes of all jobs are worth a line.
+_COPIES = {"two": 2, "last": 1, "none": 0}
+_LARGE = 2**30
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,15 @@ class Ready:
 def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop: Stop) -> Ready | None:
     """Check the jobs in a child process, and find out where they can run; None if a signal stopped the check.
 
+    The state of those that cannot run becomes ``refused``.
+
     Raises:
-        ValueError: a config is wrong, or a file that it reads or imports.
+        ValueError: a config is wrong, or a file that it reads or imports, unless such jobs are to be skipped.
         RunFailedError: the fork server does not start.
     """
+    for entry in todo:
+        if entry.state == "refused":  # what it lacked may be there now
+            entry.state, entry.reason = "waiting", None
     lines = _checked(server, todo, stop)
     if stop():
         return None
@@ -54,14 +63,44 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
     for remark in dict.fromkeys(remarks):
         print(remark, file=sys.stderr)
     found = json.loads(answer)
+    _refuse(todo, {int(number): reason for number, reason in found["faults"].items()}, skip=options.skip_invalid)
     if found["gpus"] == 0:  # an import may start the GPU driver, which does not survive a fork
         server.load(found["modules"])
         server.keep(found["data"])
-    reasons = {shape: each["unstackable"] for shape, each in found["shapes"].items() if each["unstackable"]}
+    reasons = {key: each["unstackable"] for key, each in found["shapes"].items() if each["unstackable"]}
     if options.max_stack > 1:
         for reason in dict.fromkeys(reasons.values()):
             print(f"not stacked, jobs train one by one: {reason}", file=sys.stderr)
+    _tell_disk([entry for entry in todo if entry.state != "refused"], found["shapes"])
     return Ready(slots(options, found["gpus"], max(entry.config["threads"] for entry in todo)), reasons)
+
+
+def _tell_disk(todo: Sequence[Entry], shapes: Mapping[str, Mapping[str, int]]) -> None:
+    """Say how much disk the checkpoints of a large sweep take."""
+    kept = [_COPIES[entry.config.get("checkpoint_keep", "two")] for entry in todo]
+    saved = [shapes[shape(entry.config)]["saved"] for entry in todo]
+    total = sum(copies * nbytes for copies, nbytes in zip(kept, saved, strict=True))
+    if total > _LARGE:
+        less = "checkpoint_keep=last keeps one a job, checkpoint_keep=none none"
+        print(f"checkpoints of {len(todo)} jobs: {total / 2**30:.1f} GiB; {less}", file=sys.stderr)
+
+
+def _refuse(todo: Sequence[Entry], faults: Mapping[int, str], *, skip: bool) -> None:
+    """Enter which jobs cannot run, and why.
+
+    Raises:
+        ValueError: there are some, and they are not to be skipped. What is wrong with all jobs alike is told as of one.
+    """
+    for number, reason in faults.items():
+        todo[number].state, todo[number].reason = "refused", reason
+    if not faults or skip:
+        return
+    reasons = list(faults.values())
+    if len(faults) == len(todo) and len(set(reasons)) == 1:
+        raise ValueError(reasons[0])
+    others = f"; {len(faults) - 1} more cannot run" if len(faults) > 1 else ""
+    hint = "; hydra.sweeper.skip_invalid=true runs the rest" if len(faults) < len(todo) else ""
+    raise ValueError(f"job {todo[min(faults)].name}: {faults[min(faults)]}{others}{hint}")
 
 
 def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.config.checks import RunFailedError
+from bnexp.config.names import make_free
+from bnexp.config.schema import shape
 from bnexp.runs import run_json
 from bnexp.runs.paths import SWEEP_JSON
 from bnexp.runs.storage import held
@@ -29,7 +31,7 @@ from bnexp.sweep.plan import Entry, Plan, stacks
 from bnexp.sweep.preflight import Ready, preflight
 
 Notes = Callable[[Mapping[str, Any], Sequence[str]], dict[str, str]]
-Engine = Callable[[Sequence[Entry]], None]
+Engine = Callable[[Path, Sequence[Entry]], None]
 
 # A stopped sweep's processes must be gone within 5 s; this leaves one second for a save in progress.
 _STOP_GRACE_S = 4.0
@@ -54,6 +56,7 @@ def carry_out(
     retry_failed: bool = False,
     engine: Engine | None = None,
     server: ForkServer | None = None,
+    fresh: bool = False,
 ) -> int:
     """Run the jobs of a sweep that are not over yet, and print the states of all jobs.
 
@@ -66,21 +69,24 @@ def carry_out(
         retry_failed: run failed jobs again.
         engine: runs the jobs instead of this machine's supervisor.
         server: forks the processes; None starts a fork server that ends with this sweep.
+        fresh: the folder must be a new one; if it is there already, the sweep takes the next free name.
 
     Returns:
-        0 when all jobs are over, 1 when one has failed or could not be run, 130 or 143 when stopped by a signal.
+        0 when all jobs but the refused are over, 1 when one has failed or could not be run, 130 or 143 when stopped by
+            a signal.
 
     Raises:
         ValueError: an error that the user can fix; nothing has been started or left behind then.
     """
     stop = Stop()
     with stop.listening(), contextlib.ExitStack() as holds:
-        is_new = not folder.is_dir()
+        is_new = fresh or not folder.is_dir()
         if not is_new:
             holds.enter_context(held(folder))
-        plan = _plan(folder, command, options)
+        plan = _plan(folder, command, options, is_new=is_new)
         asked = plan.adopt(wanted) if wanted is not None else plan.entries
-        plan.refresh()
+        if not is_new:
+            plan.refresh()
         todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
         trouble = None
         if todo:
@@ -88,18 +94,22 @@ def carry_out(
             ready = preflight(server, todo, plan.options, stop)
             if ready is None:
                 return stop.exit_code
+            todo = [entry for entry in todo if entry.state != "refused"]
+            if is_new and not todo:
+                raise ValueError(f"every job is refused; {asked[0].name}: {asked[0].reason}")
             if is_new:
-                holds.enter_context(_made(folder))
+                holds.enter_context(_made(plan, fresh=fresh))
             _first_write(plan)
-            trouble = _run(plan, todo, ready, notes, stop, server, engine)
+            trouble = _run(plan, todo, ready, notes, stop, server, engine) if todo else None
         for line in summary(plan, asked, trouble):
             with contextlib.suppress(OSError):
                 print(line, flush=True)
-    return stop.exit_code if stop() else int(trouble is not None or not all(entry.over for entry in asked))
+    done = all(entry.over or entry.state == "refused" for entry in asked)
+    return stop.exit_code if stop() else int(trouble is not None or not done)
 
 
-def _plan(folder: Path, command: Sequence[str], options: Options | None) -> Plan:
-    if plans.is_sweep(folder):
+def _plan(folder: Path, command: Sequence[str], options: Options | None, *, is_new: bool) -> Plan:
+    if not is_new and plans.is_sweep(folder):
         saved = plans.read(folder)
         return Plan(folder, saved.command, options or saved.options, saved.entries)
     if options is None:
@@ -108,17 +118,20 @@ def _plan(folder: Path, command: Sequence[str], options: Options | None) -> Plan
 
 
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """Make and lock the sweep's folder.
+def _made(plan: Plan, *, fresh: bool) -> Iterator[None]:
+    """Make and lock the sweep's folder, under the next free name if it is to be ``fresh``.
 
     Raises:
         ValueError: the folder cannot be made, or another process holds it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if fresh:
+            plan.folder = make_free(plan.folder)
+        else:
+            plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be made ({error.strerror})") from None
-    with held(folder):
+        raise ValueError(f"{plan.folder}: cannot be made ({error.strerror})") from None
+    with held(plan.folder):
         yield
 
 
@@ -148,7 +161,7 @@ def _run(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an engine waits for jobs in its own blocking calls
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        engine(todo)
+        engine(plan.folder, todo)
     except RunFailedError as error:
         return str(error)
     finally:
@@ -200,6 +213,8 @@ class Supervisor:
         self._plan, self._options, self._slots = plan, plan.options, ready.slots
         self._notes, self._stop, self._server = notes, stop, server
         self._queue = deque(stacks(todo, plan.options.max_stack, ready.unstackable))
+        reasons = {entry.name: ready.unstackable.get(shape(entry.config)) for entry in todo}
+        self._alone = reasons if plan.options.max_stack > 1 else {}
         self._free = list(reversed(range(len(ready.slots))))
         self._running: dict[int, _Running] = {}
         self._numbers = 0
@@ -259,7 +274,9 @@ class Supervisor:
 
     def _job(self, entry: Entry) -> dict[str, Any]:
         folder = str(self._plan.job(entry).folder)
-        return {**entry.facts(), "folder": folder, "notes": self._notes(entry.config, entry.overrides)}
+        facts = {key: value for key, value in entry.facts().items() if key != "config_hash"}
+        notes = self._notes(entry.config, entry.overrides)
+        return {**facts, "folder": folder, "notes": notes, "alone": self._alone.get(entry.name)}
 
     def _watch(self, now: float) -> None:
         """Ask jobs that are over their time limit to save and end; kill those that do not end in time."""
@@ -295,6 +312,9 @@ class Supervisor:
             pass  # not failed: it can be resumed
         elif len(running.entries) > 1:
             # Nobody knows which member caused the failure; run one by one, only that member fails.
+            why = _reason(code, lines)
+            self._display.say(f"{len(left)} stacked jobs ended together, and train one by one now: {why}")
+            self._alone |= {entry.name: f"the stack ended: {why}" for entry in left}
             self._queue.extendleft([entry] for entry in reversed(left))
             running.entries = [entry for entry in running.entries if entry.over]
         else:

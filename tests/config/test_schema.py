@@ -95,13 +95,15 @@ def test_a_config_from_a_file_is_checked_like_a_typed_one():
         from_dict(full() | {"batch_size": 0})
 
 
-@pytest.mark.parametrize(("key", "value"), [("data.root", "/elsewhere"), ("imports", []), ("optim.lr", 0.1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("data.root", "/elsewhere"), ("imports", []), ("checkpoint_keep", "none"), ("optim.lr", 0.1)]
+)
 def test_where_things_are_does_not_make_another_run(key, value):
     assert config_hash(changed(key, value)) == config_hash(full())
     assert differences(changed(key, value), full()) == []
 
 
-@pytest.mark.parametrize("key", sorted(set(flat(full())) - {"data.root", "imports"}))
+@pytest.mark.parametrize("key", sorted(set(flat(full())) - {"data.root", "imports", "checkpoint_keep"}))
 def test_every_other_setting_makes_another_run(key):
     other = changed(key, "another")
     assert config_hash(other) != config_hash(full())

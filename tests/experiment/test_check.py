@@ -52,8 +52,14 @@ def test_a_run_and_a_sweep_say_the_same_line_and_leave_nothing(words, bnexp, tmp
 def test_the_jobs_of_a_sweep_are_checked_as_a_run_is(words):
     with pytest.raises(ValueError, match=re.escape(REFUSED[words])) as alone:
         build([config(*words.split())], stacked=False)
-    with pytest.raises(ValueError, match=re.escape(str(alone.value))):
-        check_sweep([to_dict(config(*words.split()))], begun=[False])
+    assert answer_for(config(*words.split()))["faults"] == {"0": str(alone.value)}
+
+
+def answer_for(*configs):
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert check_sweep([to_dict(each) for each in configs], begun=[False] * len(configs)) == 0
+    return json.loads(printed.getvalue().splitlines()[-1])
 
 
 def config(*words: str):
@@ -82,14 +88,11 @@ def test_operations_are_those_that_torch_counts(model):
 
 
 def test_the_answer_for_a_sweep_says_why_jobs_are_not_stacked():
-    compiled, ordinary = (to_dict(config(word)) for word in ("compile=true", "compile=false"))
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        assert check_sweep([compiled, ordinary], begun=[False, False]) == 0
-    shapes = json.loads(printed.getvalue().splitlines()[-1])["shapes"]
-    assert shapes[shape(compiled)]["unstackable"].startswith("compile=true: ")
-    assert shapes[shape(ordinary)]["unstackable"] is None
-    assert shapes[shape(ordinary)]["parameters"] == check([config()]).size.parameters
+    configs = [config(word) for word in ("compile=true", "compile=false")]
+    compiled, ordinary = (answer_for(*configs)["shapes"][shape(to_dict(each))] for each in configs)
+    assert compiled["unstackable"].startswith("compile=true: ")
+    assert ordinary["unstackable"] is None
+    assert ordinary["parameters"] == check([config()]).size.parameters
 
 
 def test_a_run_that_has_begun_does_not_need_the_run_it_started_from(tmp_path):

@@ -226,6 +226,34 @@ def test_members_of_a_stack_that_dies_run_one_by_one(place, quiet):
 
 
 @pytest.mark.slow
+def test_a_stack_that_raises_is_told_and_leaves_no_trace_in_finished_runs(place, quiet):
+    (place / "fault-t0").write_text("raise")
+    answer = Ended(begin(place, *COMMAND, *STACKED, "hydra.launcher.executor=one_by_one"))
+    assert answer.code == 0, answer
+    why = "RuntimeError: the norm is broken"
+    assert f"3 stacked jobs ended together, and train one by one now: {why}" in answer.err
+    for tag, expected in (("t0", f"the stack ended: {why}"), ("t1", None)):
+        for seed in range(3):
+            told = json.loads((place / "s" / f"norm.tag={tag},seed={seed}" / "run.json").read_text())
+            assert (told.get("trained_alone") or "").partition("; details")[0] == (expected or "")
+    assert list(place.rglob("error.log")) == []
+
+
+def test_what_cannot_be_stacked_is_told_on_the_terminal_and_in_run_json(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("model=lenet", "norm=ln", "data.train_limit=64", "steps=2", "channels_last=true", "seed=0,1")
+    stacked = ("hydra/launcher=stacked", "hydra.launcher.executor=stacked", "hydra.sweep.dir=s")
+    answer = bnexp("train", "-m", *words, *stacked)
+    assert answer.code == 0, answer
+    reason = "channels_last=true: torch.func.vmap knows one memory layout only"
+    assert f"not stacked, jobs train one by one: {reason}\n" in answer.err
+    for seed in range(2):
+        told = json.loads((tmp_path / "s" / f"seed={seed}" / "run.json").read_text())
+        assert (told["status"], told["trained_alone"]) == ("finished", reason)
+    assert list(tmp_path.rglob("error.log")) == []
+
+
+@pytest.mark.slow
 def test_a_killed_stack_goes_on(place, quiet):
     (place / "slow").touch()
     process = begin(place, *COMMAND, *STACKED)
@@ -234,7 +262,7 @@ def test_a_killed_stack_goes_on(place, quiet):
     process.communicate()
     until(lambda: not survivors(place), 5)
     (place / "slow").unlink()
-    answer = Ended(begin(place, "resume", "s"))
+    answer = Ended(begin(place, "resume", "s", "--imports", "my_norms"))
     assert answer.code == 0, answer
     for folder in quiet.glob("*/"):
         agree(place / "s" / folder.name, folder)
