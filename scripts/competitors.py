@@ -49,10 +49,9 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def _layers(unit: Unit) -> list[nn.Module]:
-    """The layers of a unit; the shift of ``none`` is the bias of the linear map."""
+    """The layers of a unit; under ``none`` there is nothing behind the linear map."""
     assert isinstance(unit.linear, nn.Linear | nn.Conv2d)
     if isinstance(unit.norm, Shift):
-        unit.linear.bias = nn.Parameter(torch.zeros(unit.norm.channels))
         return [unit.linear, unit.activation]
     assert isinstance(unit.norm, Norm)
     return [unit.linear, _norm(unit.norm, maps=isinstance(unit.linear, nn.Conv2d)), unit.activation]

@@ -20,10 +20,10 @@ class Capabilities:
             larger batch, numbers that ``differ``, or ``refused``: the norm raises an error.
         graph: no step waits for the device, so a CUDA graph can capture it.
         stacks: the norm has a rule for members: it runs under ``torch.func.vmap``.
-        restorable: ``affine=identity`` finds a gain and a bias with which the norm returns its first batch unchanged.
-        bias_in_linear: activations are not normalized, and a bias of the linear map would be the norm's own bias.
-        length_dependent: the norm's output at a step depends on the number of steps of the run.
-        needs_branches: the norm acts on residual branches only; in other models it normalizes nothing.
+        restorable: ``affine=identity`` finds a gain and a bias with which the norm answers its first batch with itself.
+        bias_in_linear: activations are not normalized, and the norm's bias is that of the linear map, which keeps it.
+        length_dependent: what the norm answers at a step depends on how many steps the run has.
+        needs_branches: the norm is defined by residual branches; elsewhere it normalizes nothing.
     """
 
     ranks: tuple[Rank, ...] = ("vectors", "sequences", "maps")

@@ -13,10 +13,10 @@ from bnexp.config.checks import Fraction, OneOf, Positive, Range, checked
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
 
-# Options added to groups after version 0.1: (group, name) -> option -> the value that older runs had. List a new option
-# here, so that older run folders are still read, found and resumed. A new setting outside the groups gets the role
-# ``Later``, and its default is the value that older runs had.
-LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {}
+# Options of groups that came after version 0.1: (group, name) -> option -> the value that runs without it had. A new
+# option stands here, so that older run folders are read, found and resumed as before. A new setting outside of groups
+# has the role ``Later``, and its default is that value.
+LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("model", "lenet"): {"padding": 2}}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bnexp.config.schema import TrainConfig, config_hash, to_dict
 from bnexp.data import Data
+from bnexp.experiment.older import renamed
 from bnexp.experiment.pixel_scale import MEAN, STD, scale_of
 from bnexp.models.layers import batch_norms, head_parameters
 from bnexp.norms import Norm
@@ -57,8 +58,10 @@ class Source:
     scale: Mapping[str, Tensor] | None
 
 
-def read_source(config: TrainConfig) -> Source:
-    """The last checkpoint of the run that ``init_from`` names; ``{seed}`` in the name stands for the config's seed.
+def read_source(config: TrainConfig, model: nn.Module) -> Source:
+    """The last checkpoint of the run that a config's ``init_from`` names; ``{seed}`` there is the config's seed.
+
+    Its parameters have the names that ``model`` has for them, whatever the version that wrote them.
 
     Raises:
         ValueError: the folder is not a run, or has no usable checkpoint.
@@ -72,19 +75,14 @@ def read_source(config: TrainConfig) -> Source:
         raise ValueError(f"{said}: {error}") from None
     if state is None:
         raise ValueError(f"{said}: this run has no checkpoint")
+    scale = state["buffers"] if MEAN in state["buffers"] else state.get("scale")
+    if _setting(run["config"], ("data", "whiten")) != "none":
+        scale = None
     try:
-        scale = _scale(run["config"], state)
-        return Source(said, run["config"], state["step"], state["parameters"], state["buffers"], scale)
+        parameters = renamed(state["parameters"], model)
+        return Source(said, run["config"], state["step"], parameters, state["buffers"], scale)
     except KeyError as error:
         raise ValueError(f"{said}: its checkpoint has no {error.args[0]}; not one of this version of bnexp") from None
-
-
-def _scale(config: Mapping[str, Any], state: checkpoint.State) -> Mapping[str, Tensor] | None:
-    """The scale of a run's pixels; None if the run does not say it, or whitens them."""
-    if _setting(config, ("data", "whiten")) != "none":
-        return None
-    buffers: Mapping[str, Tensor] = state["buffers"]
-    return buffers if MEAN in buffers else state.get("scale")
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def takeover(model: nn.Module, config: TrainConfig) -> Takeover:
     Raises:
         ValueError: ``init_from`` does not name a run, or names a run of another model or norm.
     """
-    source = read_source(config)
+    source = read_source(config, model)
     head = head_parameters(model)
     keeps_statistics = config.norm_state != "reset"
     _check_meaning(source, to_dict(config))

@@ -17,6 +17,7 @@ from bnexp.experiment.choices import Choices, blank_model, build_optimizer
 from bnexp.experiment.clock import Clock
 from bnexp.experiment.init_from import apply_norm_state, start_from
 from bnexp.experiment.machine import pick_device, recorder, set_executor
+from bnexp.experiment.older import brought_up_to_date
 from bnexp.experiment.pixel_scale import attach_scale, scale_of
 from bnexp.models.init import Init, adjust, initialize
 from bnexp.models.layers import largest_map
@@ -161,8 +162,9 @@ class Setup:
         }
 
     def load(self, row: int, state: State) -> None:
-        """Restore a member from its saved state."""
+        """Put a member back to where it was saved, by this version or an older one."""
         training = self.training
+        state = brought_up_to_date(state, training.population)
         training.population.load(row, state)
         training.optimizer.load(row, state["optimizer"])
         training.progress.load(row, state["step"], state["progress"])

@@ -35,8 +35,8 @@ class Affine:
             gain = self.last_gain if norm.closes_branch and self.last_gain is not None else self.gain
             if norm.gain is not None and gain is not None:
                 norm.gain.fill_(gain)
-            if norm.bias is not None and self.bias is not None:
-                norm.bias.fill_(self.bias)
+            if norm.shift is not None and self.bias is not None:
+                norm.shift.fill_(self.bias)
             norm.given = gain is not None or self.bias is not None
 
 

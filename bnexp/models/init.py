@@ -44,7 +44,7 @@ class Init:
 
 
 def initialize(model: nn.Module, init: Init, seed: int) -> None:
-    """Draw the weights of every Linear and Conv layer anew; norms keep their gains and biases.
+    """Draw the weights and biases of every Linear and Conv layer anew; norms keep their gains, and biases of their own.
 
     A norm may scale the weights of its own map, by the map's ``initial_scale``. A norm with ``zero_head`` sets the
     weights of the head, the last map, to zero.
@@ -99,24 +99,25 @@ def _refuse_recurrent(model: nn.Module, init: Init, restore: bool) -> None:
 
 
 def _at_first_input(
-    layer: nn.Module, rule: Callable[[Any, Tensor], None], buffers: dict[Tensor, Tensor]
+    layer: nn.Module, rule: Callable[[Any, Tensor], Tensor | None], buffers: dict[Tensor, Tensor]
 ) -> RemovableHandle:
     """Have a rule look at a layer's first input, and at no later one: rules and recurrent nets call layers again.
 
-    The values that the rule sets in the layer's buffers are put into ``buffers``.
+    What it sets in the layer's buffers is noted in ``buffers``; a tensor that it returns takes the place of the input.
     """
 
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
         hook.remove()
-        rule(layer, *inputs)
+        corrected = rule(layer, *inputs)
         buffers.update({buffer: buffer.clone() for buffer in layer.buffers(recurse=False)})
+        return corrected
 
     hook = layer.register_forward_pre_hook(look)
     return hook
 
 
-def _rule(layer: nn.Module, init: Init, restore: bool) -> Callable[[Any, Tensor], None] | None:
-    """The rule that adjusts a layer to its first input; None where there is none."""
+def _rule(layer: nn.Module, init: Init, restore: bool) -> Callable[[Any, Tensor], Tensor | None] | None:
+    """What adjusts a layer to its first input, if anything does."""
     if isinstance(layer, Linear):
         return init.adjust
     if not isinstance(layer, Norm):
@@ -146,11 +147,16 @@ def _scaled(fill: Callable[[Tensor, torch.Generator], object], gain: float) -> I
 
 @INITS.register("torch")
 def torch_default(*, gain: PositiveFloat) -> Init:
-    """PyTorch's default: weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), std 1/sqrt(3 fan_in)."""
+    """PyTorch's default: weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), std 1/sqrt(3 fan_in).
+
+    In a recurrent network the width of the hidden state takes the place of fan_in, also for the map of the inputs, as
+    in ``nn.RNN``. Layers in front of a norm of activations have no bias; behind all others it is drawn, torchvision's
+    convolutions excepted, which have none.
+    """
 
     def init(layer: Linear, source: torch.Generator) -> None:
         weight = stored_weight(layer)
-        bound = fan_in(weight) ** -0.5
+        bound = vars(layer).get("default_fan_in", fan_in(weight)) ** -0.5
         weight.uniform_(-bound, bound, generator=source).mul_(gain)
         if layer.bias is not None:
             layer.bias.uniform_(-bound, bound, generator=source)

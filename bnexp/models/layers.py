@@ -57,13 +57,25 @@ def layers(model: nn.Module) -> dict[str, Layer]:
 def head_parameters(model: nn.Module) -> list[str]:
     """Names of the weight and bias of the head, the last layer with weights, which answers with logits."""
     *_, head = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
-    return [f"{head}.{leaf}" for leaf, _ in model.get_submodule(head).named_parameters()]
+    own = {id(parameter) for parameter in model.get_submodule(head).parameters()}  # it may share them
+    return [name for name, parameter in model.named_parameters() if id(parameter) in own]
 
 
 def norm_parameters(model: nn.Module) -> list[str]:
-    """Names of the gains and biases of norms."""
-    own = {id(parameter) for module in model.modules() if isinstance(module, Norm) for parameter in module.parameters()}
+    """Names of the gains and biases of norms, also of those biases that a norm gave to its linear map.
+
+    So each hidden layer's shift counts alike under all norms, ``none`` too; the head's bias is no norm's.
+    """
+    norms = [module for module in model.modules() if isinstance(module, Norm)]
+    own = {id(parameter) for norm in norms for parameter in (*norm.parameters(), norm.shift)}
     return [name for name, parameter in model.named_parameters() if id(parameter) in own]
+
+
+def given_biases(model: nn.Module) -> dict[str, str]:
+    """The biases that norms gave to their linear maps: the name that each would have in the norm -> its name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    norms = {path: module for path, module in model.named_modules() if isinstance(module, Norm) and module.carrier}
+    return {f"{path}.bias": names[id(norm.shift)] for path, norm in norms.items() if norm.shift is not None}
 
 
 def batch_norms(model: nn.Module) -> list[BatchStatistics]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -142,15 +143,16 @@ def _torchvision(name: str, shape: tuple[int, ...], classes: int, units: Units, 
 
 def _place_norms(model: Any, units: Units) -> None:
     """Put our norms where torchvision's models have batch norms, and tell them where they stand."""
-    model.bn1 = units.behind(model.conv1, model.conv1.out_channels)
+    behind = partial(units.behind, gives_bias=False)  # torchvision's convolutions have none
+    model.bn1 = behind(model.conv1, model.conv1.out_channels)
     blocks: list[Any] = [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
     for block in blocks:
         convs = [block.conv1, block.conv2, block.conv3] if hasattr(block, "conv3") else [block.conv1, block.conv2]
         for number, conv in enumerate(convs, 1):
             branch = Branch(len(blocks), len(convs), last=number == len(convs))
-            setattr(block, f"bn{number}", units.behind(conv, conv.out_channels, branch))
+            setattr(block, f"bn{number}", behind(conv, conv.out_channels, branch))
         if block.downsample is not None:
-            block.downsample[1] = units.behind(block.downsample[0], block.downsample[0].out_channels)
+            block.downsample[1] = behind(block.downsample[0], block.downsample[0].out_channels)
 
 
 @MODELS.register("resnet18")
@@ -167,5 +169,8 @@ def resnet34(shape: tuple[int, ...], classes: int, units: Units, *, small_stem: 
 
 @MODELS.register("resnet50")
 def resnet50(shape: tuple[int, ...], classes: int, units: Units, *, small_stem: bool) -> nn.Module:
-    """The ResNet-50 of torchvision (He et al. 2016, table 1); ``small_stem``: a 3x3 stem without pooling, for 32x32."""
+    """The ResNet-50 of torchvision (He et al. 2016, table 1); ``small_stem``: a 3x3 stem without pooling, for 32x32.
+
+    Where a stage begins, the 3x3 convolution of the bottleneck has the stride; in the paper the first 1x1 one has it.
+    """
     return _torchvision("resnet50", shape, classes, units, small_stem)

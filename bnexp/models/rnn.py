@@ -36,7 +36,7 @@ class Recurrent(nn.Module):
     """h_t = activation(norm_x(W_x x_t) + norm_h(W_h h_{t-1})), t = 1..H, over the rows x_t of an image.
 
     Cooijmans et al. 2016, eq. 6, for the plain recurrent network: the two maps are normalized separately. The paper's
-    bias b is the sum of the two norms' biases.
+    bias b is the sum of the two norms' biases; without a norm each map has one, as in ``nn.RNN``.
 
     Args:
         inputs: W * C, the numbers of a row.
@@ -53,6 +53,7 @@ class Recurrent(nn.Module):
         super().__init__()
         # Each map is defined before its norm: ``models.layers`` assigns a norm to the map defined last.
         self.input = nn.Linear(inputs, width, bias=False)
+        vars(self.input)["default_fan_in"] = width  # in init=torch, as in nn.RNN
         self.input_norm = _norms(units, self.input, width, steps, statistics)
         self.state = nn.Linear(width, width, bias=False)
         self.state_norm = _norms(units, self.state, width, steps, statistics)

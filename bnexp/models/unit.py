@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bnexp.config.registry import Registry
-from bnexp.norms import Branch, Norm
+from bnexp.config.registry import Bound, Registry
+from bnexp.norms import NORMS, Branch, Norm
 
 MODELS = Registry("model")
 
@@ -45,20 +44,20 @@ class Units:
     """Makes the units of a model, by the config's norm, activation and placement.
 
     Attributes:
-        norm: (channels, branch=, steps=) -> layer.
+        norm: a builder of ``NORMS`` with its options.
         activation: a key of ``ACTIVATIONS``.
         placement: the norm stands ``before`` (Ioffe & Szegedy 2015, sec. 3.2) or ``after`` the activation.
         steps: optimizer steps of the whole training, for norms with a schedule.
     """
 
-    norm: Callable[..., Norm]
+    norm: Bound
     activation: str
     placement: str
     steps: int = 1
 
     @property
     def bias(self) -> bool:
-        """Whether linear maps have a bias: not before a norm, which has a bias itself (``none``, too)."""
+        """Whether linear maps are made with a bias: not before a norm, which shifts by itself or gives its own."""
         return self.placement == "after"
 
     def act(self) -> nn.Module:
@@ -67,12 +66,16 @@ class Units:
 
     def layer(self, channels: int, branch: Branch | None = None) -> Norm:
         """A fresh norm."""
-        norm = self.norm(channels, branch=branch, steps=self.steps)
+        norm: Norm = self.norm(channels, branch=branch, steps=self.steps)
         norm.closes_branch = branch is not None and branch.last
         return norm
 
-    def behind(self, linear: nn.Module, channels: int, branch: Branch | None = None) -> Norm:
+    def behind(
+        self, linear: nn.Module, channels: int, branch: Branch | None = None, *, gives_bias: bool = True
+    ) -> Norm:
         """A fresh norm, tied to the linear map that it stands behind.
+
+        A norm that does not normalize activations gives its bias to the map, unless the map is to stay without one.
 
         Raises:
             ValueError: the norm acts on the linear map itself, and is asked for behind the activation.
@@ -83,6 +86,8 @@ class Units:
                 "placement=after: this norm acts on the weights or inputs of its linear map (allowed: before)"
             )
         norm.attach(linear)
+        if gives_bias and self.placement == "before" and NORMS.capabilities(self.norm.name).bias_in_linear:
+            norm.give_bias(linear)
         return norm
 
     def _unit(self, linear: nn.Module, channels: int, branch: Branch | None) -> Unit:

@@ -77,6 +77,7 @@ class Norm(nn.Module):
         channels: C.
         gain: [C] or None.
         bias: [C] or None.
+        carrier: the linear map that the bias was given to, if it was.
         closes_branch: the norm is the last layer of a residual branch.
         zero_head: the model's head starts at zero.
         skipped: the norm is undefined for the rank of its last input, and let this input pass unnormalized.
@@ -87,6 +88,7 @@ class Norm(nn.Module):
 
     zero_head: ClassVar[bool] = False
 
+    carrier: nn.Module | None = None
     closes_branch = False
     skipped = False
     given = False
@@ -101,8 +103,23 @@ class Norm(nn.Module):
     def attach(self, linear: nn.Module) -> None:
         """Tie the norm to the linear map before it. Norms of weights and of a map's input define this; most do not."""
 
-    def adjust(self, x: Tensor) -> None:
-        """Follow the norm's own rule for its first input, (B, C, ...); most norms have no such rule."""
+    def give_bias(self, linear: nn.Module) -> None:
+        """Leave the bias to the linear map before the norm, where that is the same function (``bias_in_linear``)."""
+        linear.register_parameter("bias", self.bias)
+        self.bias = None
+        vars(self)["carrier"] = linear  # no child of the norm
+
+    @property
+    def shift(self) -> nn.Parameter | None:
+        """The norm's bias, where it is kept: here, or in the linear map that it was given to."""
+        return self.bias if self.carrier is None else self.carrier.bias  # type: ignore[return-value]
+
+    def adjust(self, x: Tensor) -> Tensor | None:
+        """Set what the norm's own rule takes from its first input, (B, C, ...); most have none.
+
+        Returns:
+            What the input would have been, where the rule sets something in the linear map; else None.
+        """
 
     def scaled(self, x_hat: Tensor) -> Tensor:
         """Compute gain * x_hat + bias, (B, C, ...); a missing gain counts as 1, a missing bias as 0."""

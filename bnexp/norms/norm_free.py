@@ -24,8 +24,7 @@ class SkipInit(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shift x, (B, C, ...), and scale it where a branch ends."""
-        assert self.bias is not None
-        shifted = x + per_channel(self.bias, x)
+        shifted = x if self.bias is None else x + per_channel(self.bias, x)
         return shifted if self.gain is None else per_channel(self.gain, x) * shifted
 
 

@@ -1,7 +1,8 @@
 """Norms of weights: the linear map computes with normalized filters, and no sample's answer depends on another.
 
-A filter is all weights of one output unit, over all inputs and kernel positions. The raw filter is drawn and learnt;
-the norm behind the map holds gain and bias.
+A filter is the weights of one output unit, over all inputs and kernel positions. What is drawn and learnt is the raw
+filter; the norm behind the map holds the gain. Where the map takes the norm's bias, it computes with gain * filter, so
+that nothing is left to do behind it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import Positive, PositiveFloat
-from bnexp.norms.base import NORMS, Norm, Scaled
+from bnexp.norms.base import NORMS, Norm, Scaled, per_channel
 from bnexp.norms.batch import Momentum, pooled_axes
 from bnexp.norms.group import GroupNorm, fitting_groups
 from bnexp.norms.moment_only import MeanOnlyBatchNorm
@@ -74,7 +75,36 @@ def require_several_weights(linear: nn.Module, *, norm: str) -> None:
         raise ValueError(f"norm={norm}: a filter of a single weight has no spread; use more inputs or weight_norm")
 
 
-class NormalizedWeights(Scaled):
+class GainedFilters(nn.Module):
+    """w -> gain * w for each filter, with the gain of a norm."""
+
+    norm: Scaled
+
+    def __init__(self, norm: Scaled) -> None:
+        super().__init__()
+        vars(self)["norm"] = norm  # no child: the gain stays the norm's
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(C_out, ...) -> the same shape."""
+        assert self.norm.gain is not None
+        return self.norm.gain.view(-1, *[1] * (weight.ndim - 1)) * weight
+
+
+class FilterNorm(Scaled):
+    """y = gain * x + bias behind a linear map with normalized filters, or by that map itself."""
+
+    def give_bias(self, linear: nn.Module) -> None:
+        """Have the linear map add the bias, and compute with gain * filter: gain * (x + bias) were another function."""
+        super().give_bias(linear)
+        if self.gain is not None:
+            normalize_filters(linear, GainedFilters(self))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift x, (B, C, ...), unless the linear map has done it."""
+        return self.scaled(x) if self.carrier is None else x
+
+
+class NormalizedWeights(FilterNorm):
     """y = gain * x + bias behind a linear map whose filters go through ``rule``.
 
     Args:
@@ -93,7 +123,7 @@ class NormalizedWeights(Scaled):
         normalize_filters(linear, self.rule())
 
 
-class WeightNorm(Scaled):
+class WeightNorm(FilterNorm):
     """y = gain * x + bias behind a linear map that computes with v / ||v||.
 
     Args:
@@ -111,14 +141,20 @@ class WeightNorm(Scaled):
         normalize_filters(linear, UnitFilters(eps=self.eps))
 
     @torch.no_grad()
-    def adjust(self, x: Tensor) -> None:
-        """Set gain = 1 / std(x) and bias = -mean(x) / std(x) for each channel: y has mean 0 and variance 1."""
-        if self.init == "data" and not self.given:
-            assert self.gain is not None
-            assert self.bias is not None
-            std, mean = channel_moments(self, x)
-            self.gain.copy_(1 / std)
-            self.bias.copy_(-mean / std)
+    def adjust(self, x: Tensor) -> Tensor | None:
+        """Set gain = 1 / std(t) and bias = -mean(t) / std(t), t = <v, x> / ||v||, for each channel.
+
+        Then y has mean 0 and variance 1. Before, the gain is 1.
+        """
+        if self.init == "unit" or self.given:
+            return None
+        assert self.gain is not None
+        assert self.shift is not None
+        t = x if self.carrier is None else x - per_channel(self.shift, x)
+        std, mean = channel_moments(self, t)
+        self.gain.copy_(1 / std)
+        self.shift.copy_(-mean / std)
+        return t if self.carrier is None else per_channel(self.gain, t) * t + per_channel(self.shift, t)
 
 
 class WeightNormMeanOnly(MeanOnlyBatchNorm):

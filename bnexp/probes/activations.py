@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.config.checks import Positive
-from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, recording, signals
+from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, recording, require_activations, signals
 
 _LEVELS = {"q15": 0.15, "q50": 0.5, "q85": 0.85}
 
@@ -42,7 +42,7 @@ class Quantiles(Probe):
     def __init__(self, model: nn.Module, images: Tensor, *, values: Positive, histogram: Positive) -> None:
         super().__init__()
         self.values, self.histogram = values, histogram
-        for layer, z in signals(model, images).before.items():
+        for layer, z in require_activations("quantiles", model, images).before.items():
             units = z.shape[1]
             self.slots[f"{layer}.first"] = z.new_full((3, units), math.nan)  # quantiles at t0
             self.slots[f"{layer}.moved"] = z.new_zeros(2, units)  # running maxima: of the median, of log IQR
@@ -102,6 +102,7 @@ class Saturation(Probe):
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()
+        require_activations("saturation", model, images)
 
     def measure(self, moment: Moment) -> Values:
         """The shares and the gain of each layer."""
@@ -129,7 +130,7 @@ def gain(activation: nn.Module, z: Tensor) -> float:
     """Mean of phi'(z)^2 of an elementwise activation."""
     z = z.detach().requires_grad_()
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(activation(z).sum(), z)
+        (slope,) = torch.autograd.grad(activation(z.clone()).sum(), z)  # a copy: it may work in place
     return slope.square().mean().item()
 
 
@@ -147,13 +148,14 @@ class Signal(Probe):
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()
+        require_activations("signal", model, images)
 
     def measure(self, moment: Moment) -> Values:
         """Mean, rms and cosine of each layer with an activation; growth of each of these except the last."""
         with recording(moment.model) as recorded:
             loss = moment.loss(moment.images, moment.labels)
         layers, h = list(recorded.after), list(recorded.after.values())
-        squares = [gradient.square().sum().item() for gradient in torch.autograd.grad(loss, h)]
+        squares = [gradient.square().sum().item() for gradient in torch.autograd.grad(loss, h, materialize_grads=True)]
         growths = [_ratio(squares[i], squares[i + 1]) for i in range(len(h) - 1)]
         measured: Values = {f"growth/{layer}": growth for layer, growth in zip(layers, growths, strict=False)}
         if growths:

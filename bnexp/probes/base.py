@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import gcd
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,15 @@ from torch.func import functional_call
 
 from bnexp.config.registry import Registry
 from bnexp.models import ACTIVATIONS
-from bnexp.models.layers import layers
+from bnexp.models.layers import Layer, layers
 
 PROBES = Registry("probes")
+
+# What is wrong with a model that calls functions such as F.relu.
+UNSEEN = (
+    "no activation of this model can be seen; each must be a module that it calls, as Units.act() makes it "
+    f"({', '.join(f'nn.{kind.__name__}' for kind in ACTIVATIONS.values())})"
+)
 
 # Quantity, or quantity/layer -> a number (a curve), or a 1-D tensor (a histogram).
 Values = dict[str, float | Tensor]
@@ -131,8 +138,9 @@ class Signals:
 def recording(model: nn.Module) -> Iterator[Signals]:
     """Record the signals of every layer in the forward passes inside the with block.
 
-    An activation belongs to the linear map that ran last before it. In torchvision's residual nets the activation after
-    a sum therefore belongs to the last map of the branch, or to the map of the shortcut if there is one.
+    Only modules are seen. An activation that works in place leaves its input as it is in here, so that it can be noted.
+    An activation counts for the linear map that ran last before it; in torchvision's residual nets the one behind a sum
+    thus belongs to the last map of the branch, or to that of the shortcut where there is one.
     """
     signals, names = Signals(), {layer.linear: name for name, layer in layers(model).items()}
     waiting: list[str] = []  # the layer whose activation has not run yet
@@ -147,14 +155,16 @@ def recording(model: nn.Module) -> Iterator[Signals]:
             signals.before[name], signals.after[name] = inputs[0], output
             signals.activations[name] = activation
 
-    hooks = [linear.register_forward_pre_hook(enter) for linear in names]
-    kinds = tuple(ACTIVATIONS.values())
-    hooks += [module.register_forward_hook(leave) for module in model.modules() if isinstance(module, kinds)]
-    try:
+    activations: list[Any] = [module for module in model.modules() if isinstance(module, tuple(ACTIVATIONS.values()))]
+    with ExitStack() as undo:
+        for linear in names:
+            undo.callback(linear.register_forward_pre_hook(enter).remove)
+        for activation in activations:
+            undo.callback(activation.register_forward_hook(leave).remove)
+            if getattr(activation, "inplace", False):
+                undo.callback(setattr, activation, "inplace", True)
+                activation.inplace = False
         yield signals
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()
@@ -163,6 +173,37 @@ def signals(model: nn.Module, x: Tensor) -> Signals:
     with recording(model) as recorded:
         answers(model, x)
     return recorded
+
+
+def require_layers(probe: str, model: nn.Module) -> dict[str, Layer]:
+    """The layers of a model that has some.
+
+    Raises:
+        ValueError: it has none.
+    """
+    found = layers(model)
+    if not found:
+        kinds = "nn.Linear, nn.Conv1d or nn.Conv2d"
+        raise ValueError(f"probes=[{probe}]: this model has no layer that can be seen; its weights must be in {kinds}")
+    return found
+
+
+def require_activations(probe: str, model: nn.Module, images: Tensor) -> Signals:
+    """What passes through a model whose activations can be seen.
+
+    Raises:
+        ValueError: none of them can.
+    """
+    require_layers(probe, model)
+    seen = signals(model, images)
+    if not seen.after:
+        raise ValueError(f"probes=[{probe}]: {UNSEEN}")
+    return seen
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All numbers of some tensors in a row."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def by_unit(x: Tensor, most: int | None = None) -> Tensor:

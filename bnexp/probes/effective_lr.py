@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bnexp.models.layers import layers
-from bnexp.probes.base import PROBES, Moment, Probe, Values
-from bnexp.probes.invariance import weight_name
+from bnexp.probes.base import PROBES, Moment, Probe, Values, require_layers
+from bnexp.probes.invariance import weight_names
 
 
 def angles(before_RN: Tensor, after_RN: Tensor) -> Tensor:
@@ -29,7 +28,7 @@ class EffectiveRate(Probe):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.weights = {name: weight_name(layer) for name, layer in layers(model).items()}
+        self.weights = weight_names(require_layers("effective_lr", model))
 
     def measure(self, moment: Moment) -> Values:
         """Medians over the rows of every layer's weight."""
@@ -57,6 +56,7 @@ def effective_lr(model: nn.Module, images: Tensor) -> Probe:
     ``growth_orthogonal`` = lr^2 ||dL/dw||^2 / ||w||^2, the value of ``growth`` in gradient descent without weight
     decay on a scale-invariant w, whose gradient is orthogonal to it.
 
-    All layers are measured; for a weight that is not scale-invariant, ``rate`` is only a ratio without this meaning.
+    All layers are shown, but for those that share the weight of one before them; for a weight that is not
+    scale-invariant the first number is no more than a ratio.
     """
     return EffectiveRate(model)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from bnexp.models.layers import layers
-from bnexp.probes.base import PROBES, Moment, Probe, Values, recording
-from bnexp.probes.invariance import weight_name
+from bnexp.probes.base import PROBES, UNSEEN, Moment, Probe, Values, recording, require_layers, signals
+from bnexp.probes.invariance import weight_names
+
+log = logging.getLogger(__name__)
 
 # Number of micro-batches for the coherence.
 _PARTS = 4
@@ -44,10 +46,13 @@ def coherence(gradients: Sequence[Sequence[Tensor]]) -> float:
 class Gradients(Probe):
     """See ``gradients``."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()
-        self.weights = {name: weight_name(layer) for name, layer in layers(model).items()}
-        self.hidden = list(self.weights)[1:-1]
+        found = require_layers("gradients", model)
+        self.weights = weight_names(found)
+        self.hidden = list(found)[1:-1]
+        if not signals(model, images).after:
+            log.info("probes=gradients: %s; activation is left out, and slope_activation is nan", UNSEEN)
 
     def measure(self, moment: Moment) -> Values:
         """Norms of gradients and updates of every layer, and their slopes."""
@@ -56,7 +61,7 @@ class Gradients(Probe):
         return {
             **weight,
             **norms,
-            "slope": slope([weight[f"norm/{name}"] for name in self.hidden]),
+            "slope": slope([weight[f"norm/{name}"] for name in self.hidden if name in self.weights]),
             "slope_activation": slope([activation[name] for name in self.hidden if name in activation]),
             "coherence": self._coherence(moment),
         }
@@ -73,11 +78,12 @@ class Gradients(Probe):
         return values
 
     def _of_activations(self, moment: Moment) -> dict[str, float]:
-        """||dL/dh|| for each layer with an activation, h its output."""
-        with recording(moment.model) as signals:
+        """||dL/dh|| of the activations h of each layer that has one."""
+        with recording(moment.model) as seen:
             loss = moment.loss(moment.x_B, moment.y_B)
-        found = torch.autograd.grad(loss, list(signals.after.values()), materialize_grads=True)
-        return {name: gradient.norm().item() for name, gradient in zip(signals.after, found, strict=True)}
+        h = list(seen.after.values())
+        found = torch.autograd.grad(loss, h, materialize_grads=True) if h else ()
+        return {name: gradient.norm().item() for name, gradient in zip(seen.after, found, strict=True)}
 
     def _coherence(self, moment: Moment) -> float:
         if len(moment.y_B) < _PARTS:
@@ -100,7 +106,10 @@ def gradients(model: nn.Module, images: Tensor) -> Probe:
     input and below 0 if they explode.
 
     ``coherence`` = ||mean_i g_i||^2 / mean_i ||g_i||^2 of the whole gradients g_i of four micro-batches of the step
-    (Chatterjee & Zielinski 2020): 1 without noise, about 1/4 for pure noise; nan if the batch is too small for four
-    parts, or a part is too small for the norm.
+    (Chatterjee & Zielinski 2020): 1 without noise, about 1/4 where all is noise; nan where the batch is too
+    small for four, or for the norm.
+
+    A weight that layers share is shown for the first of them. A model whose activations are no modules has curves of
+    its weights only, which a line says.
     """
-    return Gradients(model)
+    return Gradients(model, images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from itertools import chain
 
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.config.checks import Positive
-from bnexp.models.layers import Layer, layers
-from bnexp.probes.base import PROBES, Moment, Probe, Values, recording, signals
+from bnexp.models.layers import Layer
+from bnexp.probes.base import PROBES, UNSEEN, Moment, Probe, Values, flat, recording, require_layers, signals
 from bnexp.probes.gradients import loss_and_gradient
 from bnexp.randomness import generator
+
+log = logging.getLogger(__name__)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -59,17 +62,20 @@ class CovariateShift(Probe):
 
     def __init__(self, model: nn.Module, images: Tensor, most: int, units: int) -> None:
         super().__init__()
-        own = list(layers(model).values())
+        seen = signals(model, images)
+        found = require_layers("ics", model).items()
+        own = [layer for name, layer in found if layer.parameters and name in seen.inputs]
         if len(own) < 2:
             raise ValueError("probes=[ics]: this model has a single layer, and none below it; use a deeper one")
         # No layer lies below the first layer, so its shift is 0.
         chosen = [number + 1 for number in spread(len(own) - 1, most)]
         self.layers = {own[number].name: list(own[number].parameters) for number in chosen}
         self.below = {own[number].name: _parameters(own[:number]) for number in chosen}
-        before = signals(model, images).before
-        seen = {name: before[name] for name in self.layers if name in before}
-        self.samples = {name: _Sample(z, units, name) for name, z in seen.items()}
-        self.slots = {name: self.samples[name].take(z) * torch.nan for name, z in seen.items()}
+        before = {name: seen.before[name] for name in self.layers if name in seen.before}
+        self.samples = {name: _Sample(z, units, name) for name, z in before.items()}
+        self.slots = {name: self.samples[name].take(z) * torch.nan for name, z in before.items()}
+        if not seen.before:
+            log.info("probes=ics: %s; distribution is left out", UNSEEN)
 
     def measure(self, moment: Moment) -> Values:
         """The shift of each chosen layer in this step, and the shift of its distribution since the last measurement."""
@@ -85,7 +91,7 @@ class CovariateShift(Probe):
         """Compare a layer's gradient and input before and after the update of the layers below it."""
         with moment.at({below: moment.after[below] for below in self.below[name]}), recording(moment.model) as recorded:
             _, there = loss_and_gradient(moment, self.layers[name], moment.x_B, moment.y_B)
-        old, new = _flat(gradient), _flat(there)
+        old, new = flat(gradient), flat(there)
         return {
             f"l2/{name}": (new - old).norm().item(),
             f"relative/{name}": ((new - old).norm() / old.norm()).item(),
@@ -107,10 +113,6 @@ def _parameters(some: Iterable[Layer]) -> list[str]:
     return [name for layer in some for name in layer.parameters]
 
 
-def _flat(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
-
-
 @PROBES.register("ics")
 def ics(model: nn.Module, images: Tensor, *, layers: Positive, units: Positive) -> Probe:
     """Internal covariate shift of some layers i, by three definitions.
@@ -122,10 +124,12 @@ def ics(model: nn.Module, images: Tensor, *, layers: Positive, units: Positive) 
 
     In the input a of the layer, in the same two passes: ``coupling`` = ||a' - a|| / ||a||.
 
-    In distributions (the change that Ioffe & Szegedy 2015, sec. 2, call by this name): ``distribution`` compares the
-    pre-activations on the probe batch with those at the previous measurement: Wasserstein-1 distance of each unit over
-    its pooled sd, averaged over units; nan at the first measurement. Constant units are left out. The output layer has
-    no ``distribution``.
+    In distributions (the change that Ioffe & Szegedy 2015, sec. 2, call by this name): ``distribution``, of the
+    pre-activations on the probe batch now and when they were measured before: Wasserstein-1 distance of each unit over
+    its pooled sd, averaged over units; nan at the first time. Units that are constant are left out. The output layer
+    has none, and a model whose activations are no modules has none at all, which a line says.
+
+    A weight that layers share belongs to the first of them.
 
     Options:
         layers: number of layers, evenly spaced from the second to the last. Each costs a forward and a backward pass.

@@ -17,10 +17,18 @@ from bnexp.randomness import generator
 _SUMS, _NONE = 4, 1e-3
 
 
-def weight_name(layer: Layer) -> str:
-    """The name in the model of the weight that the layer learns (``stored_weight``)."""
-    stored = stored_weight(layer.linear)
-    return next(name for name, parameter in layer.parameters.items() if parameter is stored)
+def weight_names(found: Mapping[str, Layer]) -> dict[str, str]:
+    """Layer -> the model's name of the weight that it learns (``stored_weight``).
+
+    A weight that layers share belongs to the first of them; the others are left out.
+    """
+    stored = {name: stored_weight(layer.linear) for name, layer in found.items()}
+    return {
+        name: own
+        for name, layer in found.items()
+        for own, parameter in layer.parameters.items()
+        if parameter is stored[name]
+    }
 
 
 def scale_invariant(model: nn.Module, images: Tensor) -> list[str]:
@@ -40,7 +48,9 @@ def scale_invariant(model: nn.Module, images: Tensor) -> list[str]:
         return []
     source = generator(0, "scale_invariant")
     weights = {name: _drawn(own, source).requires_grad_() for name, own in model.named_parameters()}
-    names = [weight_name(layer) for layer in layers(model).values()]
+    names = list(weight_names(layers(model)).values())
+    if not names:
+        return []
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     logits = functional_call(model, {**weights, **buffers}, (images,))
     shares = torch.stack([_shares(weights, names, logits, source) for _ in range(_SUMS)]).mean(0)

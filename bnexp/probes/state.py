@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bnexp.config.checks import Positive
 from bnexp.data import Split
 from bnexp.models.layers import keeps_variances, layers, moving_norms, stored_weight
-from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, signals
+from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, require_layers, signals
 from bnexp.training.evaluation import batch_statistics, write_precise
 from bnexp.training.losses import accuracy, hits
 
@@ -45,6 +45,7 @@ class Covariance(Probe):
     def __init__(self, model: nn.Module, images: Tensor, *, samples: Positive) -> None:
         super().__init__()
         self.samples = samples
+        require_layers("covariance", model)
         for layer, x in signals(model, images).inputs.items():
             units, count = by_unit(x, samples).shape
             if count <= _SAMPLES * units:
@@ -102,6 +103,7 @@ class WeightNorms(Probe):
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()
+        require_layers("weight_norms", model)
 
     def measure(self, moment: Moment) -> Values:
         """The sizes of each layer's weight and gains."""

@@ -8,7 +8,7 @@ parameter, so the gradient of the summed losses holds every member's own gradien
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,10 +34,10 @@ class _Slot:
         return matrix[:, self.start : self.start + self.shape.numel()].view(len(matrix), *self.shape)
 
 
-def _layout(model: nn.Module) -> tuple[dict[str, _Slot], int]:
-    """Slots by parameter name, and the row length P."""
+def _layout(parameters: Iterable[tuple[str, Tensor]]) -> tuple[dict[str, _Slot], int]:
+    """Slots by parameter name, and P."""
     slots, end = {}, 0
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         slots[name] = _Slot(end, parameter.shape)
         end += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
     return slots, end
@@ -60,7 +60,7 @@ class Population:
 
     def __init__(self, members: Sequence[nn.Module], *, stacked: bool = False) -> None:
         self.members = list(members)
-        self._slots, width = _layout(members[0])
+        self._slots, width = _layout(members[0].named_parameters())
         first = next(members[0].parameters())
         self.theta_MP = torch.zeros(len(members), width, device=first.device, dtype=first.dtype)
         self.gradient_MP = torch.zeros_like(self.theta_MP)
@@ -122,6 +122,19 @@ class Population:
         for name in names:
             self._slots[name].view(mask_1P).fill_(1)
         return mask_1P[0]
+
+    def laid_out(self, row: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """A row of one number a parameter, [P], that was laid out for saved parameters, in the order of one's own.
+
+        A row of another width, or one that is in order, is returned as it is.
+        """
+        saved, width = _layout(parameters.items())
+        if row.shape != (width,) or saved == self._slots or saved.keys() != self._slots.keys():
+            return row
+        moved_1P = torch.zeros_like(row).unsqueeze(0)
+        for name, slot in self._slots.items():
+            slot.view(moved_1P).copy_(saved[name].view(row.unsqueeze(0)))
+        return moved_1P[0]
 
     def state(self, row: int) -> dict[str, dict[str, Tensor]]:
         """One member's parameters and buffers by name, on the CPU; the same as in a population of this member."""

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 import pytest
-from results import case
 import scipy.stats
+from results import case
 
 from bnexp.claims import measures
 from bnexp.claims.declaration import Measure, Reduce

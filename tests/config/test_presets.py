@@ -1,4 +1,4 @@
-"""Presets that are too large for a CPU: the same recipe on a slice that is not."""
+"""Presets: those that are too large for a CPU on a slice that is not, and numbers of those that cite a source."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+from conftest import composed
+
+from bnexp.config.compose import plain
+from bnexp.config.schema import config_hash, from_dict, to_dict
+from bnexp.models import MODELS, Units
+from bnexp.norms import NORMS
 
 
 def write_coloured_images(path: Path, count: int = 320, side: int = 16) -> None:
@@ -34,3 +40,23 @@ def test_the_fast_recipe_learns_on_a_small_slice(bnexp, tmp_path):
     assert max(lr, key=lambda step: lr[step]) == 20  # of 96, where 0.2083 of the run are over
     assert 0.39 < lr[20] <= 0.4
     assert lr[96] < 0.01
+
+
+def test_the_lenet_of_dive_into_deep_learning_is_that_of_its_batch_norm_section():
+    """Section 7.5 before edition 1.0: no padding (Linear(16 * 4 * 4, 120)), lr 1.0, 10 epochs, batches of 256."""
+    config = plain(composed("experiment=d2l_lenet"))
+    assert (config.optim["lr"], config.optim["momentum"], config.epochs, config.batch_size) == (1.0, 0.0, 10, 256)
+    units = Units(NORMS.bind(config.norm), config.activation, config.placement)
+    model = MODELS.bind(config.model)((1, 28, 28), 10, units)
+    assert (model.hidden1.linear.in_features, model.hidden1.linear.out_features) == (16 * 4 * 4, 120)
+    redundant = 6 + 16 + 120 + 84  # biases in front of the norms, which the book has
+    assert sum(parameter.numel() for parameter in model.parameters()) + redundant == 44_878
+
+
+def test_older_runs_of_lenet_are_those_with_a_padding_of_2():
+    new = to_dict(plain(composed("model=lenet")))
+    old = {**new, "model": {"name": "lenet"}}
+    assert new["model"]["padding"] == 2
+    assert config_hash(old) == config_hash(new)
+    assert from_dict(old) == from_dict(new)
+    assert config_hash(old) != config_hash({**new, "model": {"name": "lenet", "padding": 0}})

@@ -103,7 +103,9 @@ def test_a_last_gain_of_zero_makes_every_block_the_identity(x):
 def test_constant_leaves_out_what_a_norm_has_not(x):
     net = model("lenet", "none")
     start(net, "constant", x, gain=0.5, bias=0.1)
-    assert all(layer.gain is None and torch.equal(layer.bias, torch.full_like(layer.bias, 0.1)) for layer in norms(net))
+    assert all(
+        layer.gain is None and torch.equal(layer.shift, torch.full_like(layer.shift, 0.1)) for layer in norms(net)
+    )
 
 
 def test_usual_leaves_what_the_norm_prescribes(x):

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from bnexp.experiment.choices import INITS  # all of them: some are registered outside of bnexp.models
 from bnexp.models import MODELS, Units
+from bnexp.models.affine import AFFINES
 from bnexp.models.init import adjust, initialize
 from bnexp.models.layers import stored_weight
 from bnexp.norms import NORMS, Norm
 from bnexp.norms.batch import BatchNorm
 from bnexp.norms.frozen import FrozenBatchNorm
+from bnexp.runs import checkpoint
 
 CONFIGS = ROOT / "configs"
 # 240,000 weights each, so that a measured std is right within 0.5 %; the third has two groups of 20 channels.
@@ -131,7 +133,7 @@ def test_norms_start_with_gain_one_and_bias_zero(norm):
     assert len(layers) == 3
     for layer in layers:
         assert layer.gain is None or (layer.gain == 1).all()
-        assert (layer.bias == 0).all()
+        assert (layer.shift == 0).all()
 
 
 @pytest.mark.parametrize("norm", list(NORMS))
@@ -190,6 +192,97 @@ def test_hidden_units_of_a_zero_start_stay_alike_through_training():
 
 def _rows_alike(matrix: Tensor) -> bool:
     return torch.allclose(matrix, matrix[:1].expand_as(matrix), rtol=1e-12, atol=0)
+
+
+# ------------------------------------------------------------------------------------------- PyTorch's rule in a model
+
+# The options in which small models differ from their yaml; the sides of their images are 12.
+SMALL = {
+    "cnn": {"widths": [6, 8]},
+    "lenet": {},
+    "mlp": {"depth": 2, "width": 20},
+    "plain": {"depth": 8, "width": 4},
+    "resmlp": {"blocks": 2, "width": 16},
+    "resnet": {"depth": 8, "width": 4},
+    "resnet9": {"width": 4},
+    "resnet18": {},
+    "rnn": {"width": 9},
+}
+IN_LINEAR = [norm for norm in NORMS if NORMS.capabilities(norm).bias_in_linear]
+
+
+def twin_of(name: str, layer: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a layer of PyTorch's own with the shape of ``layer``, as its constructor draws them."""
+    if name.startswith("recurrent."):
+        _, leaf = name.split(".")
+        rnn, kind = nn.RNN(12, 9), {"input": "ih", "state": "hh"}[leaf]
+        return {word: rnn.get_parameter(f"{word}_{kind}_l0") for word in ("weight", "bias")}
+    if isinstance(layer, nn.Linear):
+        return dict(nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None).named_parameters())
+    return dict(
+        nn.Conv2d(
+            layer.in_channels, layer.out_channels, layer.kernel_size, bias=layer.bias is not None
+        ).named_parameters()
+    )
+
+
+def assert_of_one_law(own: Tensor, twin: Tensor, said: str) -> None:
+    """Two uniform samples of n numbers around 0 have one mean, one variance and one range, as n tells them apart."""
+    n = twin.numel()
+    assert own.numel() == n
+    scale = twin.std().item()
+    assert abs(own.mean().item()) < 6 * scale / n**0.5, said
+    assert own.var().item() == pytest.approx(twin.var().item(), rel=8 / n**0.5), said
+    assert own.abs().max().item() == pytest.approx(twin.abs().max().item(), rel=40 / n), said
+
+
+def test_small_models_are_all_but_the_larger_ones_of_torchvision():
+    assert set(MODELS) - set(SMALL) == {"resnet34", "resnet50"}
+
+
+@pytest.mark.parametrize(("name", "norm"), [*((name, "none") for name in SMALL), *(("lenet", n) for n in IN_LINEAR)])
+def test_every_layer_of_every_model_is_drawn_as_pytorch_draws_it(name, norm):
+    torch.manual_seed(0)
+    units = Units(NORMS.bind(from_yaml("norm", norm)), "relu", "before")
+    model = MODELS.bind(from_yaml("model", name) | SMALL[name])((1, 12, 12), 10, units)
+    rule, seeds = INITS.bind(from_yaml("init", "torch"))(), 1 if name == "resnet18" else 60
+    own: dict[str, list[Tensor]] = {}
+    twins: dict[str, list[Tensor]] = {}
+    for seed in range(seeds):
+        initialize(model, rule, seed)
+        for path, layer in linears(model).items():
+            for word, twin in twin_of(path, layer).items():
+                parameter = stored_weight(layer) if word == "weight" else layer.bias
+                own.setdefault(f"{path}.{word}", []).append(parameter.detach().flatten().clone())
+                twins.setdefault(f"{path}.{word}", []).append(twin.detach().flatten())
+    biases = {path.removesuffix(".bias") for path in own if path.endswith(".bias")}
+    assert biases == ({"fc"} if name == "resnet18" else set(linears(model)))
+    for path, draws in own.items():
+        assert_of_one_law(torch.cat(draws), torch.cat(twins[path]), path)
+
+
+def test_weights_are_those_drawn_where_a_norm_leaves_no_bias():
+    one, other = (linears(network(norm, init="torch")) for norm in ("none", "bn"))
+    assert all(torch.equal(layer.weight, other[name].weight) for name, layer in one.items())
+    assert torch.equal(one["head"].bias, other["head"].bias)
+
+
+def test_the_biases_of_affine_constant_win_over_drawn_ones():
+    net = network("none", init="torch")
+    drawn_head = linears(net)["head"].bias.clone()
+    AFFINES.bind({"name": "constant", "gain": 1.0, "bias": 0.25, "last_gain": None})().fill(net)
+    *hidden, head = linears(net).values()
+    assert all((layer.bias == 0.25).all() for layer in hidden)
+    assert torch.equal(head.bias, drawn_head)
+
+
+def test_the_command_line_trains_from_drawn_biases(bnexp, tmp_path):
+    small = ("model=mlp", "model.depth=1", "model.width=200", "data=digits", "data.size=null", "norm=none", "steps=1")
+    answer = bnexp("train", *small, "init=torch", "optim.lr=1e-12", f"hydra.run.dir={tmp_path / 'run'}")
+    assert answer.code == 0, answer
+    bias = checkpoint.load(tmp_path / "run")["parameters"]["hidden1.linear.bias"]
+    assert 0.95 / 8 < bias.abs().max().item() <= 1 / 8  # 64 inputs
+    assert bias.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.2)
 
 
 # ---------------------------------------------------------------------------------------------- rules that look at data

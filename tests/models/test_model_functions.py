@@ -80,8 +80,8 @@ def test_a_block_of_the_residual_perceptron_is_its_formula():
     block = build("resmlp", norm="none", width=5, blocks=1).block1
     x = torch.randn(3, 5, dtype=torch.float64)
     with torch.no_grad():
-        block.first.norm.bias.normal_()
-    inner = torch.tanh(torch.tanh(x) @ block.first.linear.weight.T + block.first.norm.bias)
+        block.first.linear.bias.normal_()
+    inner = torch.tanh(torch.tanh(x) @ block.first.linear.weight.T + block.first.linear.bias)
     torch.testing.assert_close(block(x), x + inner @ block.linear.weight.T, rtol=0, atol=1e-12)
 
 

@@ -32,6 +32,7 @@ SMALL = {
     "rnn": {"width": 5},
 }
 SHAPE = (2, 16, 16)
+TORCHVISION = ("resnet18", "resnet34", "resnet50")
 
 
 def build(name: str, shape: tuple[int, ...], *, classes: int = 10, norm: str = "bn", **changes: Any) -> nn.Module:
@@ -69,6 +70,10 @@ def of_kind(model: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Module]:
         ("lenet", GREY, {"norm": "none"}, 61_706, [6, 16, 120, 84]),
         ("lenet", GREY, {"norm": "bn"}, 61_706 + 226, [6, 16, 120, 84]),
         ("lenet", GREY, {"norm": "none", "placement": "after"}, 61_706 + 226, [6, 16, 120, 84]),
+        # 62,158 and 44,878 of its batch norm net, with padding and as printed, count biases in front of norms.
+        ("lenet", GREY, {"norm": "bn", "padding": 2}, 62_158 - 226, [6, 16, 120, 84]),
+        ("lenet", GREY, {"norm": "bn", "padding": 0}, 44_878 - 226, [6, 16, 120, 84]),
+        ("lenet", GREY, {"norm": "bn", "padding": 0, "placement": "after"}, 44_878, [6, 16, 120, 84]),
         ("lenet", COLOUR, {"norm": "none"}, 61_706 + 2 * 6 * 25 + 16 * (36 - 25) * 120, [6, 16, 120, 84]),
         # 784-100-100-100-10 with a shift for each hidden unit, as an ordinary perceptron.
         ("mlp", GREY, {"norm": "none"}, 78_400 + 100 + 2 * 10_100 + 1_010, [100] * 3),
@@ -113,7 +118,9 @@ def test_every_model_answers_a_number_a_class_with_every_norm(name, norm):
     assert model(x).shape == (64, 7)
     assert model.eval()(x).shape == (64, 7)
     linear_maps = [*of_kind(model, nn.Conv2d | nn.Linear)]
-    assert all(layer.bias is None for layer in linear_maps[:-1])
+    own = NORMS.capabilities(norm).bias_in_linear and name not in TORCHVISION
+    assert [layer.bias is not None for layer in linear_maps[:-1]] == [own] * (len(linear_maps) - 1)
+    assert not own or all(layer.bias is None for layer in norms(model)[: -1 if name == "resmlp" else None])
     assert linear_maps[-1].bias is not None
 
 
@@ -183,8 +190,8 @@ def test_a_residual_block_adds_a_shortcut_that_pads_channels_with_zeros():
     model = real("resnet", (3, 8, 8), depth=8, width=4, norm="none")
     block = model[2]
     x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    inner = F.conv2d(x, block.first.linear.weight, stride=2, padding=1) + block.first.norm.bias.view(-1, 1, 1)
-    residual = F.conv2d(inner.relu(), block.linear.weight, padding=1) + block.norm.bias.view(-1, 1, 1)
+    inner = F.conv2d(x, block.first.linear.weight, block.first.linear.bias, stride=2, padding=1)
+    residual = F.conv2d(inner.relu(), block.linear.weight, block.linear.bias, padding=1)
     shortcut = torch.cat([x[:, :, ::2, ::2], torch.zeros(2, 4, 4, 4, dtype=torch.float64)], 1)
     torch.testing.assert_close(block(x), (shortcut + residual).relu(), rtol=0, atol=1e-12)
 
@@ -233,8 +240,17 @@ def test_copies_do_not_share_layers(name):
 
 @pytest.mark.parametrize("shape", [(1, 11, 28), (1, 28, 11), (1, 8, 8)])
 def test_lenet_refuses_images_that_pooling_would_use_up(shape):
-    with pytest.raises(ValueError, match=rf"^model=lenet: {shape[1]}x{shape[2]} images are too small"):
+    with pytest.raises(ValueError, match=rf"^model=lenet: {shape[1]}x{shape[2]} images are too small; 12x12 at least"):
         build("lenet", shape)
+
+
+@pytest.mark.parametrize("padding", range(5))
+def test_the_least_side_of_lenet_follows_its_padding(padding):
+    least = 16 - 2 * padding
+    model = build("lenet", (1, least, least), padding=padding)
+    assert model(torch.empty(2, 1, least, least, device="meta")).shape == (2, 10)
+    with pytest.raises(ValueError, match=rf"^model=lenet: .* too small; {least}x{least} at least"):
+        build("lenet", (1, least - 1, least), padding=padding)
 
 
 @pytest.mark.parametrize("side", [7, 8, 11, 32])

@@ -170,17 +170,20 @@ def test_identity_is_refused_before_anything_is_built(name, restoring):
 
 @every_norm
 def test_bias_in_linear(name):
-    """A bias b of the linear map is the same as gain * b added to the norm's own bias."""
-    b = torch.linspace(-1, 1, CHANNELS, dtype=torch.float64)
-    there, here, x = unit_of(name, "maps"), unit_of(name, "maps"), images("maps")
-    for unit in (there, here):
-        unit.norm.adjust(3 * x)
-    there.linear.bias = nn.Parameter(b)
-    y = there(x)
-    own = here.norm.bias
-    if own is not None and own.shape == b.shape:
-        own.data += b if here.norm.gain is None else here.norm.gain * b
-    assert NORMS.capabilities(name).bias_in_linear == torch.allclose(here(x), y, rtol=0, atol=1e-10)
+    """The same bias, kept by the norm or given to the linear map, makes the same function, whatever the gain."""
+    answers = []
+    for gives in (True, False):
+        torch.manual_seed(0)
+        linear, norm = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False).double(), layer_of(name)
+        norm.attach(linear)
+        a_number_a_channel = norm.bias is not None and norm.bias.shape == (CHANNELS,)
+        if gives and a_number_a_channel:
+            norm.give_bias(linear)
+        answers.append(norm(linear(images("maps"))))
+    record = NORMS.capabilities(name)
+    assert record.bias_in_linear == (a_number_a_channel and torch.allclose(*answers, rtol=0, atol=1e-10))
+    unit = unit_of(name, "maps")
+    assert record.bias_in_linear == (unit.linear.bias is not None) == (unit.norm.bias is None)
 
 
 @every_norm

@@ -50,11 +50,15 @@ def normal(*shape: int) -> Tensor:
     return 2 * torch.randn(*shape, dtype=torch.float64) + 1
 
 
-def layer(name: str, kind: str = "linear", *, branch: Branch | None = None, **changes: Any) -> nn.Sequential:
-    """A linear map with its norm, in double precision, all parameters random."""
+def layer(
+    name: str, kind: str = "linear", *, branch: Branch | None = None, gives_bias: bool = True, **changes: Any
+) -> nn.Sequential:
+    """A linear map with its norm, which gives its bias where it can, in double precision, all parameters random."""
     linear = LINEARS[kind][0]()
     norm = NORMS.bind(options("norm", name) | changes)(6, branch=branch)
     norm.attach(linear)
+    if gives_bias and NORMS.capabilities(name).bias_in_linear:
+        norm.give_bias(linear)
     both = nn.Sequential(linear, norm).double()
     for parameter in both.parameters():
         nn.init.uniform_(parameter, 0.5, 1.5)
@@ -121,7 +125,7 @@ def reference(name: str, kind: str, both: nn.Sequential, x: Tensor) -> Tensor:
         grouped = y.unflatten(1, (3, 2)).flatten(2)
         mean, var = grouped.mean(2, keepdim=True), grouped.var(2, keepdim=True, correction=0)
         y = ((grouped - mean) / (var + 1e-5).sqrt()).view_as(y)
-    y = norm.gain.view(-1, 1) * y + norm.bias.view(-1, 1)
+    y = norm.gain.view(-1, 1) * y + norm.shift.view(-1, 1)
     with torch.no_grad():
         shape = linear(x).shape
     return y.view(shape)
@@ -150,8 +154,9 @@ every_norm = pytest.mark.parametrize("name", ON_MAPS)
 
 @every_norm
 @every_map
-def test_map_and_norm_match_the_formula(name, kind):
-    both, x = layer(name, kind), normal(*LINEARS[kind][1]).requires_grad_()
+@pytest.mark.parametrize("gives_bias", [True, False])
+def test_map_and_norm_match_the_formula(name, kind, gives_bias):
+    both, x = layer(name, kind, gives_bias=gives_bias), normal(*LINEARS[kind][1]).requires_grad_()
     given, wanted = both(x), reference(name, kind, both, x)
     assert_close(given, wanted)
     assert_close(gradients(given, x, *both.parameters()), gradients(wanted, x, *both.parameters()))
@@ -259,7 +264,7 @@ def test_weight_norm_is_that_of_torch(kind):
     other.weight.data.copy_(stored_weight(both[0]))
     nn.utils.parametrizations.weight_norm(other)
     other.parametrizations.weight.original0.data.copy_(both[1].gain.view(-1, *[1] * (other.weight.ndim - 1)))
-    shift = both[1].bias.view(-1, *[1] * (x.ndim - 2))
+    shift = both[1].shift.view(-1, *[1] * (x.ndim - 2))
     assert_close(both(x), other(x) + shift)
     (gradient,) = gradients(both(x), stored_weight(both[0]))
     assert_close(gradient, gradients(other(x) + shift, other.parametrizations.weight.original1)[0])
@@ -267,9 +272,12 @@ def test_weight_norm_is_that_of_torch(kind):
 
 @pytest.mark.parametrize("name", ["weight_norm", "weight_norm_mbn"])
 @pytest.mark.parametrize("kind", ["linear", "conv2d"])
-def test_the_first_batch_comes_out_with_mean_0_and_variance_1(name, kind):
-    both, x = layer(name, kind), normal(16, *LINEARS[kind][1][1:])
-    nn.init.zeros_(both[1].bias)
+@pytest.mark.parametrize("gives_bias", [True, False])
+def test_the_first_batch_comes_out_with_mean_0_and_variance_1(name, kind, gives_bias):
+    both, x = layer(name, kind, gives_bias=gives_bias), normal(16, *LINEARS[kind][1][1:])
+    nn.init.ones_(both[1].gain)
+    if both[1].bias is not None:
+        nn.init.zeros_(both[1].bias)
     adjust(both, INITS.bind(options("init", "kaiming"))(), x, restore=False)
     y = both(x).transpose(0, 1).flatten(1)
     assert_close(y.mean(1), torch.zeros(6), atol=1e-12)
@@ -282,7 +290,7 @@ def test_init_unit_and_given_gains_ignore_the_first_batch():
         AFFINES.bind(options("affine", affine))().fill(net)
         adjust(net, INITS.bind(options("init", "kaiming"))(), torch.randn(8, 2, 8, 8), restore=False)
         assert all(
-            (norm.gain == 1).all() and (norm.bias == 0).all() for norm in net.modules() if isinstance(norm, Norm)
+            (norm.gain == 1).all() and (norm.shift == 0).all() for norm in net.modules() if isinstance(norm, Norm)
         )
 
 
@@ -354,12 +362,14 @@ def test_centered_cosine_survives_a_large_mean_in_float32():
 def test_residual_nets_say_which_norms_close_a_branch(name):
     seen: list[Branch | None] = []
 
-    def norm(channels: int, *, branch: Branch | None, steps: int) -> Norm:
+    def norm(channels: int, *, branch: Branch | None = None) -> Norm:
         seen.append(branch)
         return NORMS.bind(options("norm", "bn"))(channels)
 
-    with torch.device("meta"):
-        built = MODELS.bind(options("model", name))((3, 32, 32), 10, Units(norm, "relu", "before"))
+    with torch.device("meta"), NORMS.temporarily():
+        NORMS.register("noting")(norm)
+        units = Units(NORMS.bind({"name": "noting"}), "relu", "before")
+        built = MODELS.bind(options("model", name))((3, 32, 32), 10, units)
     closing = [path for path, layer in built.named_modules() if isinstance(layer, Norm) and layer.closes_branch]
     count, depth, leaf, outside = {
         "resmlp": (10, 2, "norm", 2),
@@ -398,9 +408,9 @@ def test_norms_of_weights_reach_every_convolution_of_torchvisions_models():
 def test_skipinit_scales_the_end_of_a_branch_by_one_number(kind):
     both = layer("skipinit", kind, branch=Branch(5, 2, last=True))
     x = normal(*LINEARS[kind][1]).requires_grad_()
-    shift = both[1].bias.view(-1, *[1] * (x.ndim - 2))
     assert both[1].gain.shape == (1,)
-    wanted = (both[0](x) + shift) * both[1].gain.sum()
+    wanted = both[0](x) * both[1].gain.sum()
+    assert both[0].bias is both[1].shift
     assert_close(both(x), wanted)
     assert_close(gradients(both(x), x, *both.parameters()), gradients(wanted, x, *both.parameters()))
     assert layer("skipinit", branch=Branch(5, 2, last=False))[1].gain is None

@@ -35,7 +35,7 @@ def network(model, *, norm=BN, activation="relu", shape=(1, 12, 12), seed=0):
 
 
 MLP = {"name": "mlp", "depth": 3, "width": 7, "dropout": 0.0}
-LENET = {"name": "lenet"}
+LENET = {"name": "lenet", "padding": 2}
 
 
 def moment(model, *, step=1, images=IMAGES, shape=(1, 12, 12)):

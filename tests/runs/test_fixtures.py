@@ -15,6 +15,8 @@ from bnexp.runs.metrics import curve, curves, seconds
 FIXTURES = Path(__file__).parent / "fixtures"
 # Folder -> (status, steps done, whether there is a checkpoint), as they were when they were written.
 WRITTEN = {
+    "bias_in_norm/norm=none": ("interrupted", 501, True),
+    "bias_in_norm/norm=weight_norm": ("interrupted", 501, True),
     "diverged": ("diverged", 5, False),
     "finished": ("finished", 10, True),
     "interrupted": ("interrupted", 501, True),
@@ -31,7 +33,7 @@ def folders(tmp_path) -> Path:
 
 def test_they_are_small_and_nothing_is_left_out_of_git():
     files = [path for path in FIXTURES.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 60_000
+    assert sum(path.stat().st_size for path in files) < 90_000
     assert {path.parent.relative_to(FIXTURES).as_posix() for path in FIXTURES.rglob("checkpoint.pt")} == {
         name for name, (_, _, saved) in WRITTEN.items() if saved
     }
@@ -70,7 +72,12 @@ def test_they_are_compared(bnexp, folders):
     answer = bnexp("compare", str(folders), "--by", "norm", "--format", "json")
     assert (answer.code, answer.err) == (0, "")
     values = {arm["arm"]: arm["values"] for arm in json.loads(answer.out)["arms"]}
-    assert values == {"norm=bn": {"0": pytest.approx((0.22 + 0.72) / 2)}, "norm=ln": {}, "norm=none": {"0": 0.1}}
+    assert values == {
+        "norm=bn": {"0": pytest.approx((0.22 + 0.72) / 2)},
+        "norm=ln": {},
+        "norm=none": {"0": 0.1},
+        "norm=weight_norm": {},
+    }
     assert "The same run twice (equal config hash), only the newest used: 1 older left out." in answer.out
 
 
@@ -101,6 +108,41 @@ def test_an_interrupted_one_is_resumed_to_the_end_that_an_undisturbed_one_has(bn
         tag: list(steps) for tag, steps in undisturbed.items()
     }
     assert resumed["train/loss"] == pytest.approx(undisturbed["train/loss"], rel=0.05)
+
+
+# What the version that wrote bias_in_norm came to, undisturbed, in step 1500.
+BIAS_IN_NORM = {
+    "none": {"train/loss": 0.728725, "train_eval/loss": 0.526284, "validation/loss": 5.416118, "test/loss": 5.216726},
+    "weight_norm": {
+        "train/loss": 1.459359,
+        "train_eval/loss": 1.309299,
+        "validation/loss": 1.825098,
+        "test/loss": 1.937533,
+    },
+}
+
+
+@pytest.mark.parametrize("norm", BIAS_IN_NORM)
+def test_one_whose_biases_are_still_in_the_norms_goes_on_as_its_own_version_would(bnexp, folders, norm):
+    folder = folders / f"bias_in_norm/norm={norm}"
+    assert "hidden2.norm.bias" in checkpoint.load(folder)["parameters"]
+    assert bnexp("resume", str(folder)).code == 0
+    final = run_json.read(folder)["final"]
+    assert {tag: final[tag] for tag in BIAS_IN_NORM[norm]} == pytest.approx(BIAS_IN_NORM[norm], rel=5e-3)
+    names = checkpoint.load(folder)["parameters"].keys()
+    assert "hidden2.linear.bias" in names
+    assert "hidden2.norm.bias" not in names
+
+
+def test_one_whose_biases_are_still_in_the_norms_is_evaluated_and_started_from(bnexp, folders):
+    folder = folders / "bias_in_norm/norm=none"
+    answer = bnexp("evaluate", str(folder), "--split", "test")
+    loss = answer.out.split()[-1]
+    # The checkpoint is that of step 501; the run was evaluated one step before.
+    assert float(loss) == pytest.approx(curve(folder, "test/loss")[500], rel=0.1)
+    small = ("model=mlp", "model.depth=2", "model.width=4", "data=digits", "data.size=4", "steps=2", "norm=none")
+    new = bnexp("train", *small, f"init_from={folder}", f"hydra.run.dir={folders / 'new'}")
+    assert new.code == 0, new
 
 
 def test_an_interrupted_sweep_is_resumed(bnexp, folders):

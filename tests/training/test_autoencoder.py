@@ -69,7 +69,7 @@ def test_it_is_the_loop_of_the_definition():
     pretrain(model, split, 7, **HOW)
     for unit, (weight, bias) in zip((model.hidden1, model.hidden2), reference(weights, split.x, 7), strict=True):
         torch.testing.assert_close(unit.linear.weight.detach(), weight, rtol=0, atol=1e-10)
-        torch.testing.assert_close(unit.norm.bias.detach(), bias, rtol=0, atol=1e-10)
+        torch.testing.assert_close(unit.linear.bias.detach(), bias, rtol=0, atol=1e-10)
 
 
 def test_neither_labels_nor_head_nor_dropout_nor_running_statistics_take_part():

@@ -25,7 +25,7 @@ CONFIGS = ROOT / "configs"
 PLAIN = Precision("fp32", 3, torch.device("cpu"))
 MLP = {"name": "mlp", "depth": 2, "width": 9, "dropout": 0.25}
 MODEL_CONFIGS = {
-    "lenet": {"name": "lenet"},
+    "lenet": {"name": "lenet", "padding": 2},
     "mlp": MLP,
     "cnn": {"name": "cnn", "widths": [3, 5], "kernel": 3, "head": "pool"},
     "plain": {"name": "plain", "depth": 8, "width": 3},

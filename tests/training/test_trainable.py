@@ -60,6 +60,32 @@ def test_only_what_is_trained_moves(optim, trainable, expected):
     assert moved(*steps(setup_of(*optim, f"trainable={trainable}"))) == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("norm=none",), {"hidden1.linear.bias"}),
+        (("norm=weight_norm",), {"hidden1.norm.gain", "hidden1.linear.bias"}),
+        (("norm=bn", "placement=after"), NORMS),  # the bias in front of the activation is no norm's
+        (("norm=none", "placement=after"), {"hidden1.norm.bias"}),
+    ],
+)
+def test_a_bias_that_a_norm_gave_to_its_linear_map_counts_as_the_norms(words, expected):
+    assert moved(*steps(setup_of(*words, "trainable=norms"))) == expected
+
+
+@pytest.mark.parametrize("decay_norm", [True, False])
+def test_without_a_norm_hidden_biases_decay_as_those_of_norms_do(decay_norm):
+    words = ("norm=none", "optim.lr=0.1", "optim.momentum=0", "optim.weight_decay=0.5")
+    setup = setup_of(*words, f"optim.decay_norm={decay_norm}")
+    setup.population.theta_MP.fill_(1)
+    before = {name: stack.clone() for name, stack in setup.population.parameters()}
+    setup.training.optimizer.step(torch.tensor(1.0))  # the gradients are 0
+    ratio = {name: float((stack / before[name]).mean()) for name, stack in setup.population.parameters()}
+    spared = 0.95 if decay_norm else 1.0
+    wanted = {"hidden1.linear.weight": 0.95, "hidden1.linear.bias": spared, "head.weight": 0.95, "head.bias": 0.95}
+    assert ratio == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize("optim", OPTIMS, ids=lambda words: "-".join(words[0:1] + words[3:]))
 def test_as_many_random_weights_as_norms_have_and_no_other_move(optim):
     before, after = steps(setup_of(*optim, "model.depth=2", "trainable=random_as_norms"))
