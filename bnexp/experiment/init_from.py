@@ -75,14 +75,19 @@ def read_source(config: TrainConfig, model: nn.Module) -> Source:
         raise ValueError(f"{said}: {error}") from None
     if state is None:
         raise ValueError(f"{said}: this run has no checkpoint")
-    scale = state["buffers"] if MEAN in state["buffers"] else state.get("scale")
-    if _setting(run["config"], ("data", "whiten")) != "none":
-        scale = None
     try:
-        parameters = renamed(state["parameters"], model)
+        parameters, scale = renamed(state["parameters"], model), _scale(run["config"], state)
         return Source(said, run["config"], state["step"], parameters, state["buffers"], scale)
     except KeyError as error:
         raise ValueError(f"{said}: its checkpoint has no {error.args[0]}; not one of this version of bnexp") from None
+
+
+def _scale(config: Mapping[str, Any], state: checkpoint.State) -> Mapping[str, Tensor] | None:
+    """The scale of a run's pixels; None if the run does not say it, or whitens them."""
+    if _setting(config, ("data", "whiten")) != "none":
+        return None
+    buffers: Mapping[str, Tensor] = state["buffers"]
+    return buffers if MEAN in buffers else state.get("scale")
 
 
 @dataclass(frozen=True)

@@ -234,6 +234,15 @@ def test_what_says_no_scale_is_told(sources, tmp_path, caplog):
     ]
 
 
+def test_a_checkpoint_without_buffers_is_refused_in_one_line(sources, tmp_path):
+    state = checkpoint.load(shutil.copytree(sources / "norm=bn,seed=0", tmp_path / "odd"))
+    assert state is not None
+    del state["buffers"]
+    checkpoint.save(tmp_path / "odd", state)
+    with pytest.raises(ValueError, match=r"^init_from=.*/odd: its checkpoint has no buffers; not one of this version"):
+        start(tmp_path / "odd")
+
+
 def test_scales_of_other_channels_are_refused(tmp_path):
     vectors = np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
     np.savez(tmp_path / "x.npz", x_train=vectors, y_train=np.arange(60) % 2, x_test=vectors[:9] + 1, y_test=[0] * 9)
