@@ -79,8 +79,9 @@ class SyncBatchNorm(BatchNorm):
 def sync_bn(channels: int, *, shards: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Synchronized batch norm, over all shards' B, H, W by channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 
-    The same function as ``bn`` of the whole batch, whose mean and variance are merged from those of its shards. Where
-    ``torch.distributed`` runs, every process holds shards: counts, means and variances are all-reduced in the forward
+    The same function as ``bn`` of the whole batch, whose mean and variance are merged from those of its shards. No
+    command of bnexp trains in several processes, so that all shards are those of one. A program that uses this layer
+    under ``torch.distributed`` has shards in every process: counts, means and variances are all-reduced in the forward
     pass, and the gradients by them in the backward pass. Then dx is that of the sum of all processes' losses, while the
     gradients of gain and bias are each process's own part. Training uses the statistics of all shards, evaluation
     the running ones. A 2-D input (B, C) has B values a channel.
