@@ -16,8 +16,8 @@ The rooms, in the order in which to read them; each begins with a docstring that
     cli         the words on the command line; ``api`` has the same for Python
 
 On the ground lie ``record`` (what flows out of a training), ``randomness`` (random numbers as a function of a seed and
-a purpose) and ``stopping`` (Ctrl-C and SIGTERM). Imports point one way, from ``cli`` down; ``tests/test_floors.py``
-holds the table of who may import whom.
+a purpose), ``memory`` (how much there is) and ``stopping`` (Ctrl-C and SIGTERM). Imports point one way, from ``cli``
+down; ``tests/test_floors.py`` holds the table of who may import whom.
 
 Shape suffixes of tensor names: M members of a population, B batch, N all samples of a split, C channels, H and W
 height and width, K classes, P all parameters of a member.

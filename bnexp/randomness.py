@@ -35,9 +35,9 @@ def uniform(key: Tensor, count: Tensor, shape: torch.Size) -> Tensor:
     """Independent numbers in [0, 1), float32, of the given shape.
 
     Args:
-        key: int64 scalar, the stream.
-        count: int64 scalar, how many times the stream was drawn from before.
-        shape: what is returned; element i is SplitMix64's output number i from the state (key, count).
+        key: int64 scalar that identifies the stream.
+        count: int64 scalar, how many times the stream has been drawn from.
+        shape: shape of the result; element i is SplitMix64's output number i from the state (key, count).
     """
     index = torch.arange(shape.numel(), device=key.device)
     z = (key ^ (count * _MIX[0][1])) + (index + 1) * _GAMMA
@@ -54,11 +54,11 @@ def normal(key: Tensor, count: Tensor, shape: torch.Size) -> Tensor:
 
 
 class Stream(nn.Module):
-    """A stream of random numbers; base or part of the layers that draw in training.
+    """A stream of random numbers; a base class or submodule of layers that draw random numbers in training.
 
     Attributes:
-        key: which stream, int64; from the run's seed and the layer's name, see ``seed_streams``.
-        passes: how many times it was drawn from, int64. Both are buffers and travel with the model.
+        key: identifies the stream, int64; computed from the run's seed and the layer's name, see ``seed_streams``.
+        passes: how many times the stream has been drawn from, int64. Both are buffers, saved with the model.
     """
 
     key: Tensor

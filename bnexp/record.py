@@ -1,4 +1,4 @@
-"""What training says while it runs: one record a step that is worth a line."""
+"""The records that training yields: the measurements at one step."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Record:
 
     Attributes:
         step: optimizer steps done.
-        epoch: the same in passes over the training set.
-        values: metric tag (``split/quantity``) -> one float a member.
-        distributions: metric tag -> the numbers of one histogram a member.
+        epoch: passes over the training set done.
+        values: metric tag (``split/quantity``) -> one float per member.
+        distributions: metric tag -> the numbers of one histogram per member.
     """
 
     step: int

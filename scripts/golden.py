@@ -106,7 +106,18 @@ profiles:
 figure: {kind: axis}
 """
 # Names of values in JSON that differ from run to run, or with the folder.
-_VARYING = {"seconds", "run_seconds", "provenance", "started", "date", "made_with", "commit", "folder", "digests"}
+_VARYING = {
+    "seconds",
+    "run_seconds",
+    "provenance",
+    "started",
+    "date",
+    "made_with",
+    "commit",
+    "folder",
+    "digest",
+    "digests",
+}
 # A time in a table, and the rules whose length depends on it.
 _TIME = re.compile(r"[\d.]+ (?:ms|s|min)\b|-{4,}")
 

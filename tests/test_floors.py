@@ -29,7 +29,7 @@ ROOMS = {
     "runs": {"config"},
     "config": set(),
 }
-GROUND = {"record", "randomness", "stopping"}
+GROUND = {"record", "randomness", "memory", "stopping"}
 # Library -> the files (or rooms) that may import it.
 DOORS = {
     "hydra": {"config/compose.py", "cli/hydra_plugins.py"},
@@ -69,10 +69,12 @@ def rooms_used(path: Path) -> set[str]:
     return (names & known) - {room(path)}
 
 
+@cache
 def arrows() -> set[tuple[str, str]]:
     return {(room(path), other) for path in FILES for other in rooms_used(path)}
 
 
+@cache
 def height(name: str) -> int:
     """How many floors lie under a room: the longest path of arrows down from it."""
     return max((1 + height(below) for above, below in arrows() if above == name), default=0)

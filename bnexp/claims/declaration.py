@@ -1,4 +1,4 @@
-"""What the yaml of a claim may say, and everything about it that can be wrong before anything runs."""
+"""What the yaml of a claim may say, with all checks that can be made before anything runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bnexp.claims import parse
 from bnexp.config.checks import NonNegative, Positive, PositiveFloat, checked, unknown
 
 PROFILES = ("quick", "full", "gpu")
-# What is said of the contrast: above 0, below 0, 0 within the threshold, or not below 0 by more than it ("as good as").
+# The claimed contrast: above 0, below 0, within the threshold around 0, or above minus the threshold ("as good as").
 Kind = Literal["greater", "less", "equal", "at_least"]
 SUMMARIES = ("last", "mean", "max", "min", "sd", "median")
 # A verdict needs six seeds: with five pairs the smallest sign-flip p is 0.0625.
@@ -19,7 +19,7 @@ FEWEST_SEEDS = 6
 
 
 def _check_values(name: str, values: Sequence[Any]) -> None:
-    """The values of an axis or a grid: words or rising numbers."""
+    """Check the values of an axis or a grid: words, or rising numbers."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if not values or not all(isinstance(value, str) or value in numbers for value in values):
         raise ValueError(f"{name}={values}: expected numbers or words")
@@ -35,8 +35,8 @@ def _require_keys(name: str, given: Mapping[str, Any], kinds: Mapping[str, Any])
 
 
 @dataclass(frozen=True)
-class Arm:
-    """Overrides on top of the claim's settings; ``init_from`` names a run of ``before`` to start from."""
+class ArmSpec:
+    """An arm as declared: overrides of the claim's settings, and the run of ``before`` that it starts from, if any."""
 
     settings: list[str]
     init_from: str | None = None
@@ -44,7 +44,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting that every arm is run at all values of."""
+    """A setting, and the values at which every arm is run."""
 
     key: str
     values: list[Any]
@@ -55,12 +55,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class Regime:
-    """Which hyperparameters the arms get: the same (``settings`` alone), or each point its own best (with ``key``).
+    """The arms' hyperparameters: equal for all (``settings`` alone), or tuned for each point (with ``key``).
 
     Attributes:
-        metric: what the best value is chosen by, on the tuning seeds: of validation images, or of training where a test
-            is about the training loss; never of test images.
-        limits: arm -> the values that it tries, instead of ``values``.
+        key: the tuned setting, and ``values`` its grid.
+        metric: the tuning runs with the best value of this metric win. It is measured on validation images, or on
+            training images where a test is about the training loss; never on test images.
+        limits: arm -> its grid, instead of ``values``.
     """
 
     settings: list[str] = field(default_factory=list)
@@ -81,25 +82,25 @@ class Regime:
 
     @property
     def tuned(self) -> bool:
-        """Whether each point is at its own best value of ``key``."""
+        """Whether each point runs at its own best value of ``key``."""
         return self.key is not None
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a run: a metric somewhere along the run, or the steps to a target.
+    """How one number is taken from a run: a metric at some point of the run, or the steps to a target.
 
     Attributes:
-        metric: a tag; with ``*`` the mean over all tags that match (layers).
-        minus: a tag that is subtracted from the metric, evaluation by evaluation.
+        metric: a tag. With ``*``, the mean over all matching tags (one tag a layer).
+        minus: a tag that is subtracted from the metric at each evaluation.
         at: a summary over the evaluations, a step, ``{fraction: f}`` of the run's last step, or
-            ``{first: tag, below: number}``, the first evaluation at which another metric is below a number.
+            ``{first: tag, below: number}``: the first evaluation at which another metric is below a number.
         since: (``from`` in the yaml) the summary leaves out earlier steps.
-        layers: instead of the mean over the tags, the least-squares slope over their order, of the value or its log10,
-            or the size of the latter without its sign.
-        drop: ends of the layers to leave out.
-        steps_to: a tag; the measure is the first step at which it reaches ``reaches``.
-        reaches: a number, or ``{arm: name}`` for that arm's own last value with the same seed.
+        layers: instead of the mean over layers, the least-squares slope over their order: of the values, of their
+            log10, or the absolute value of the latter.
+        drop: leave out the first layer, the last, or both.
+        steps_to: a tag; the number is the first step at which it reaches ``reaches``.
+        reaches: a number, or ``{arm: name}`` for the last value of that arm with the same seed.
     """
 
     metric: str | None = None
@@ -131,18 +132,18 @@ class Measure:
 
     @property
     def tag(self) -> str:
-        """The metric that is read."""
+        """The tag of ``metric`` or ``steps_to``."""
         return self.metric or self.steps_to or ""
 
     @property
     def target_arm(self) -> str | None:
-        """The arm whose last value is the target."""
+        """The arm whose last value is the target, if there is one."""
         return self.reaches["arm"] if isinstance(self.reaches, dict) else None
 
 
 @dataclass(frozen=True)
 class Reduce:
-    """One number of an arm and seed out of its values along the axis; see ``measures.reduced``."""
+    """How the values of an arm and seed along the axis become one number; see ``measures.reduced``."""
 
     kind: Literal["largest", "share", "count", "slope", "best", "range"]
     within: NonNegative | None = None
@@ -158,13 +159,14 @@ class Reduce:
 
 @dataclass(frozen=True)
 class Test:
-    """A contrast of arms, and from which size on it matters.
+    """A contrast of arms, and the smallest size at which it matters.
 
     Attributes:
         says: the sentence that is judged.
-        contrast: arm or point -> weight; the number of a seed is the weighted sum.
+        contrast: arm or point -> weight; a seed's difference is the weighted sum of their values.
         threshold: the smallest effect of interest, in the units of the contrast.
-        scale: what is done to the values before they are weighted.
+        scale: applied to the values before they are weighted.
+        regimes: those in which the test is judged; none means all.
     """
 
     __test__ = False
@@ -185,7 +187,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is run: seeds, budget and, where a machine is small, fewer values, arms and tests."""
+    """How much is run: seeds and budget; for small machines also fewer values, arms and tests."""
 
     seeds: Positive
     minutes: PositiveFloat
@@ -199,7 +201,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Figure:
-    """The claim's picture: curves over steps, values over the axis, or each test's differences."""
+    """The kind of the claim's figure: curves over steps, values over the axis, or the differences of each test."""
 
     kind: Literal["curves", "axis", "dots"] = "dots"
     metric: str = "test/accuracy"
@@ -218,8 +220,8 @@ class Claim:
     would_change: str
     articles: list[Any] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
-    before: dict[str, Arm] = field(default_factory=dict)
-    arms: dict[str, Arm] = field(default_factory=dict)
+    before: dict[str, ArmSpec] = field(default_factory=dict)
+    arms: dict[str, ArmSpec] = field(default_factory=dict)
     axis: Axis | None = None
     regimes: dict[str, Regime] = field(default_factory=dict)
     tests: dict[str, Test] = field(default_factory=dict)
@@ -261,7 +263,7 @@ def find(name: str, configs: Path) -> Path:
 
 
 def ids(configs: Path) -> list[str]:
-    """The claims that are declared."""
+    """The ids of all declared claims."""
     return sorted(path.stem for path in (configs / "claim").glob("*.yaml"))
 
 
@@ -269,10 +271,10 @@ def ids(configs: Path) -> list[str]:
 
 
 def _check(claim: Claim) -> None:
-    """What the parts of a claim say of each other.
+    """Check that the parts of a claim fit together.
 
     Raises:
-        ValueError: a part names another one that is not there, or something is missing.
+        ValueError: a part names another one that does not exist, or something is missing.
     """
     if not claim.exact and not claim.tests:
         raise ValueError(f"{claim.id}.tests: missing; a claim needs tests, or names of exact checks")

@@ -1,17 +1,17 @@
-"""A claim under a profile: which points are compared at which hyperparameters and seeds, and the words of each run."""
+"""A claim under a profile: the points that are compared, their hyperparameters and seeds, and the words of each run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bnexp.claims.declaration import Arm, Axis, Claim, Profile, Regime, Test
+from bnexp.claims.declaration import ArmSpec, Axis, Claim, Profile, Regime, Test
 from bnexp.config.checks import unknown
 from bnexp.runs.collect import Setting, show
 
-# Tuning seeds begin here, so that no seed of a verdict has been tuned on.
+# Tuning seeds begin here, so that they never meet the seeds of a verdict.
 FIRST_TUNING_SEED = 1000
-# What makes a smoke test quick; its runs show that a claim can be run and measured, and nothing else.
+# They make a smoke test quick. Its runs show only that a claim can be run and measured.
 SMOKE_WORDS = ("steps=6", "eval_every=3", "log_every=3", "data.train_limit=600", "eval_train=300", "device=cpu")
 SMOKE_SEEDS = 2
 SMOKE_VALUES = 2
@@ -19,34 +19,34 @@ SMOKE_VALUES = 2
 
 @dataclass(frozen=True)
 class Point:
-    """An arm, at a value of the axis where there is one."""
+    """An arm at a value of the axis; the value is None where there is no axis."""
 
     arm: str
     value: Setting
 
     @property
     def label(self) -> str:
-        """As the yaml names it: ``arm`` or ``arm@value``."""
+        """Its name in the yaml: ``arm`` or ``arm@value``."""
         return self.arm if self.value is None else f"{self.arm}@{show(self.value)}"
 
 
 @dataclass(frozen=True)
 class Design:
-    """What is run and tested.
+    """What is run and tested for a claim.
 
     Attributes:
-        profile: its name; ``smoke`` for a smoke test.
-        arms: those that the profile does not skip.
+        profile: the profile's name; ``smoke`` for a smoke test.
+        arms: without those that the profile skips.
         axis: with the profile's values.
         regimes: with the profile's grids.
-        tests: those that the profile does not skip.
-        settings: of all runs.
-        forced: words that nothing overrides.
+        tests: without those that the profile skips.
+        settings: words of every run; arms, axis and regimes override them.
+        forced: words of every run that nothing overrides.
     """
 
     claim: Claim
     profile: str
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, ArmSpec]
     axis: Axis | None
     regimes: Mapping[str, Regime]
     tests: Mapping[str, Test]
@@ -62,7 +62,7 @@ class Design:
         return [Point(arm, value) for arm in self.arms for value in values]
 
     def point(self, name: str) -> Point:
-        """The point that a contrast names; 0.10 is 0.1.
+        """The point that a contrast names. Numbers compare as numbers: 0.10 is 0.1.
 
         Raises:
             ValueError: there is none.
@@ -93,7 +93,7 @@ class Design:
         return self._merged(self.claim.before[name].settings, [f"seed={seed}"])
 
     def _merged(self, *parts: Iterable[str]) -> list[str]:
-        """All words, later ones instead of earlier ones of the same setting."""
+        """All words; of several words for one setting, the last."""
         words = [*self.settings, *(word for part in parts for word in part), *self.forced]
         return list({word.lstrip("+").partition("=")[0]: word for word in words}.values())
 
@@ -137,7 +137,7 @@ def _check_contrasts(made: Design) -> None:
 
 
 def _smoke(made: Design) -> Design:
-    """The same claim with two seeds, a few steps and short grids."""
+    """The design with two seeds, a few steps and short grids."""
     regimes = {
         name: replace(
             regime,

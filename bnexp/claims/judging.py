@@ -1,4 +1,4 @@
-"""From the runs of a claim to its verdicts: every test in every regime."""
+"""From the runs of a claim to its verdicts: each test is judged in each of its regimes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from bnexp.claims import measures
 from bnexp.claims.declaration import Measure, Test
 from bnexp.claims.design import Design, Point
-from bnexp.claims.sweeps import Choice, Outcome
+from bnexp.claims.sweeps import Harvest, TunedValue
 from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NONE, SUPPORTED, Verdict, judge
 from bnexp.compare.statistics import mcnemar
+from bnexp.compare.working import Table
 from bnexp.config.metrics import larger_is_better
 from bnexp.runs.collect import Run, Setting, show
 
-# Which sign of the contrast a claim is about.
+# The sign of the contrast that a claim predicts.
 _SIGNS = {"greater": 1, "less": -1, "equal": 0, "at_least": 1}
 _SCALES: Mapping[str, Callable[[float], float]] = {"linear": float, "log": math.log, "log10": math.log10}
 
@@ -27,11 +28,11 @@ class Side:
 
     Attributes:
         weight: in the contrast.
-        points: the point, or all along the axis where a test reduces it.
-        values: seed -> measured number before any scale; None where there is none.
-        diverged: how many of its runs.
-        runs: how many it has.
-        folders: of its runs.
+        points: the point; all points of the arm where the test reduces the axis.
+        values: seed -> measured number, not yet scaled; None where there is none.
+        diverged: how many runs diverged.
+        runs: how many runs there are.
+        folders: of the runs.
     """
 
     weight: float
@@ -47,10 +48,10 @@ class Judged:
     """A test in a regime.
 
     Attributes:
-        sides: by the contrast's names.
-        differences: seed -> weighted sum, over the seeds that have all values.
-        mcnemar: exact p of "both diverge equally often", where two points are compared.
-        notes: what a reader has to know besides.
+        sides: name in the contrast -> side.
+        differences: seed -> weighted sum of the sides; only seeds for which all sides have a value.
+        mcnemar: exact p of "both diverge equally often"; None unless two points are compared.
+        notes: doubts, and seeds that were left out.
     """
 
     test: str
@@ -62,23 +63,23 @@ class Judged:
     notes: list[str] = field(default_factory=list)
 
 
-def judged(design: Design, outcome: Outcome) -> list[Judged]:
-    """Every test in each of its regimes."""
+def judged(design: Design, harvest: Harvest) -> list[Judged]:
+    """Judge every test in each of its regimes."""
     return [
-        _Case(design, outcome, name, test, regime).judged()
+        _Case(design, harvest, name, test, regime).judged()
         for name, test in design.tests.items()
         for regime in design.regimes_of(test)
     ]
 
 
-def missing_metrics(design: Design, outcome: Outcome) -> list[str]:
-    """What finished runs do not have of what tests and figure show; for a smoke test."""
+def missing_metrics(design: Design, harvest: Harvest) -> list[str]:
+    """The metrics of tests and figure that finished runs lack; for a smoke test."""
     faults: dict[str, None] = {}
     wanted = [(test.measure, design.regimes_of(test)) for test in design.tests.values()]
     if design.claim.figure.kind != "dots":
         wanted.append((Measure(metric=design.claim.figure.metric), design.regimes))
     for measure, regimes in wanted:
-        for (regime, _, _), run in outcome.runs.items():
+        for (regime, _, _), run in harvest.runs.items():
             if regime in regimes:
                 try:
                     measures.value(run, measure, target=0.0)
@@ -90,8 +91,8 @@ def missing_metrics(design: Design, outcome: Outcome) -> list[str]:
 class _Case:
     """One test in one regime."""
 
-    def __init__(self, design: Design, outcome: Outcome, name: str, test: Test, regime: str) -> None:
-        self.design, self.outcome, self.name, self.test, self.regime = design, outcome, name, test, regime
+    def __init__(self, design: Design, harvest: Harvest, name: str, test: Test, regime: str) -> None:
+        self.design, self.harvest, self.name, self.test, self.regime = design, harvest, name, test, regime
         self.larger = larger_is_better(test.measure.tag)
 
     def judged(self) -> Judged:
@@ -131,10 +132,10 @@ class _Case:
         )
 
     def _run(self, point: Point, seed: int) -> Run | None:
-        return self.outcome.runs.get((self.regime, point.label, seed))
+        return self.harvest.runs.get((self.regime, point.label, seed))
 
     def _values(self, points: Sequence[Point]) -> dict[int, float | None]:
-        """Seed -> number, of a point or of all points of an arm; None too where one of its runs has failed."""
+        """Seed -> number of a point, or of all points of an arm; None also where a run has failed."""
         table = {point.value: {seed: self._measured(point, seed) for seed in self.design.seeds} for point in points}
         if self.test.reduce is None:
             return table[points[0].value]
@@ -151,19 +152,21 @@ class _Case:
         target = measures.last(model, self.test.measure.tag) if model else None
         return None if target is None else measures.value(run, self.test.measure, target)
 
-    def _reduced(self, points: Sequence[Point], table: measures.Table, seed: int) -> float | None:
+    def _reduced(self, points: Sequence[Point], table: Table, seed: int) -> float | None:
         runs = {point.value: self._run(point, seed) for point in points}
         if None in runs.values():
             return None
         assert self.test.reduce is not None
         diverged = [at for at, run in runs.items() if run is not None and run.status == "diverged"]
-        return measures.reduced(table, self.test.reduce, seed, larger=self.larger, diverged=diverged)
+        chance = next((measures.chance(run, self.test.measure) for run in runs.values() if run is not None), None)
+        larger, reduce = self.larger, self.test.reduce
+        return measures.reduced(table, reduce, seed, larger=larger, diverged=diverged, chance=chance)
 
     def _differences(self, sides: Mapping[str, Side]) -> Iterator[tuple[int, float]]:
         """Seed -> weighted sum of scaled values.
 
         Raises:
-            ValueError: a logarithm of a number that has none.
+            ValueError: the logarithm of a number that is not positive.
         """
         for seed in self.design.seeds:
             numbers = {name: side.values[seed] for name, side in sides.items() if side.weight}
@@ -180,12 +183,12 @@ class _Case:
         """Points whose best value lies on the edge of its grid, so that a better one may lie outside."""
         regime = self.design.regimes[self.regime]
         for point in (point for side in sides.values() for point in side.points):
-            choice = self.outcome.choices.get((self.regime, point.label))
-            if choice is not None and choice.at_edge:
-                yield f"{point.label}: best {regime.key}={show(choice.chosen)} is on the edge of {_grid(choice)}"
+            tuned = self.harvest.tuned.get((self.regime, point.label))
+            if tuned is not None and tuned.at_edge:
+                yield f"{point.label}: best {regime.key}={show(tuned.chosen)} is on the edge of {_grid(tuned)}"
 
     def _axis_ends(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
-        """Arms whose largest working value is the end of the axis, where a longer axis could turn the verdict."""
+        """Arms that work up to the end of the axis, if a longer axis could change the verdict."""
         reduce = self.test.reduce
         if reduce is None or reduce.kind != "largest":
             return
@@ -193,12 +196,12 @@ class _Case:
         for name, side in sides.items():
             top = side.points[-1].value
             at_top = sum(value == top for value in side.values.values())
-            # A bound from below of an arm that the verdict needs to be large is safe.
+            # If the verdict needs this arm to be large, a longer axis can only confirm it.
             if at_top and sign * side.weight <= 0:
                 yield f"{name}: works up to the end of the axis ({show(top)}) for {at_top} seeds; more may work"
 
     def _axis_step(self, verdict: Verdict) -> Iterator[str]:
-        """A largest working value is known to one step of its axis: an effect must be larger than that to be known."""
+        """A largest working value is known to one step of the axis only, so the effect must exceed that step."""
         reduce, statistics = self.test.reduce, verdict.statistics
         if reduce is None or reduce.kind != "largest" or statistics is None or verdict.word != SUPPORTED:
             return
@@ -209,12 +212,12 @@ class _Case:
             yield "the effect is within the threshold and one step of the axis, to which a largest value is known"
 
     def _one_sided_loss(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
-        """Seeds that are left out because one arm failed there would have spoken against it."""
+        """Seeds without a value on one side, if those values would have counted against the verdict."""
         sign = _SIGNS[self.test.claims] * (1 if verdict.word == SUPPORTED else -1)
         better = 1 if self.larger and self.test.measure.steps_to is None else -1
         for name, side in sides.items():
             lost = sum(side.values[seed] is None for seed in self.design.seeds)
-            # The verdict says that this side is the better one, and what is missing is its failures.
+            # The verdict calls this side the better one, but this side's failures are missing.
             if lost and sign * side.weight * better > 0:
                 yield f"{name}: {lost} seeds have no value, and would have spoken against the verdict"
 
@@ -225,7 +228,7 @@ class _Case:
             yield f"{len(lost)} of {len(self.design.seeds)} seeds left out, where {why}"
 
     def _reached(self, sides: Mapping[str, Side]) -> Iterator[str]:
-        """Share of runs that reached the target."""
+        """How many runs reached the target."""
         if self.test.measure.steps_to is not None and self.test.reduce is None:
             for name, side in sides.items():
                 reached = sum(value is not None for value in side.values.values())
@@ -241,6 +244,6 @@ class _Case:
         return {seed for seed in self.design.seeds if (run := self._run(point, seed)) and run.status == "diverged"}
 
 
-def _grid(choice: Choice) -> str:
-    values: list[Setting] = list(choice.means)
+def _grid(tuned: TunedValue) -> str:
+    values: list[Setting] = list(tuned.means)
     return " ".join(show(value) for value in values)

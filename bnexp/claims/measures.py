@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bnexp.claims.declaration import Measure, Reduce
+from bnexp.compare.working import Table, largest_working, working
 from bnexp.config.metrics import larger_is_better
 from bnexp.runs.collect import Run, Setting
 from bnexp.runs.metrics import Curve, curves
@@ -33,8 +34,7 @@ def value(run: Run, measure: Measure, target: float | None = None) -> float | No
         MissingMetricError: the run has no such metric.
     """
     if run.status == "diverged":
-        plain = measure.steps_to is None and measure.minus is None and measure.at != "sd"
-        return run.chance(measure.tag) if plain else None
+        return chance(run, measure)
     curve = _curve(run, measure)
     if measure.minus is not None:
         less = _curve(run, Measure(metric=measure.minus))
@@ -43,6 +43,12 @@ def value(run: Run, measure: Measure, target: float | None = None) -> float | No
         goal = measure.reaches if target is None else target
         return _first_at(curve, goal, larger_is_better(measure.tag))
     return summary(curve, measure, curves(run.folder))
+
+
+def chance(run: Run, measure: Measure) -> float | None:
+    """What guessing scores, where a level is measured and that is known."""
+    plain = measure.steps_to is None and measure.minus is None and measure.at != "sd"
+    return run.chance(measure.tag) if plain else None
 
 
 def last(run: Run, tag: str) -> float | None:
@@ -123,18 +129,21 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 # --- over the axis ----------------------------------------------------------------------------------------------------
 
-# Value of the axis -> seed -> measured number; None where there is none.
-Table = Mapping[Setting, Mapping[int, float | None]]
-
 
 def reduced(
-    table: Table, reduce: Reduce, seed: int, *, larger: bool, diverged: Collection[Setting] = ()
+    table: Table,
+    reduce: Reduce,
+    seed: int,
+    *,
+    larger: bool,
+    diverged: Collection[Setting] = (),
+    chance: float | None = None,
 ) -> float | None:
     """One number of an arm's values along the axis, for one seed.
 
-    ``largest``: the largest axis value whose metric is at most ``within`` worse than the arm's best mean, with all
-    values between it and the smallest such one working too (values that are too small do not count as failures).
-    ``share``: the share of axis values that are within. ``count``: how many reach ``factor`` times the best mean.
+    ``largest``: the largest axis value that works (see ``compare.working``), with all values between it and the
+    smallest such one working too (values that are too small do not count as failures).
+    ``share``: the share of axis values that work. ``count``: how many reach ``factor`` times the best mean.
     ``slope``: least squares against log2 of the axis value, or the value itself. ``best``: the best over the axis.
     ``range``: the best less the worst.
 
@@ -144,6 +153,7 @@ def reduced(
         seed: of which seed.
         larger: larger numbers are better.
         diverged: axis values at which this seed's run diverged; they never work.
+        chance: what guessing scores, where that is known.
 
     Returns:
         The number; None where no value works (``largest``), or some are missing (``slope``, ``range``).
@@ -156,39 +166,15 @@ def reduced(
         return (max(there) if larger else min(there)) if there else None
     if reduce.kind == "range":
         return max(there) - min(there) if len(there) == len(numbers) else None
-    alive = {at: number for at, number in numbers.items() if number is not None and at not in diverged}
-    works = [at for at, number in alive.items() if _works(number, table, reduce, larger)]
-    if reduce.kind == "largest":
-        return _largest(list(numbers), works)
-    return len(works) / len(numbers) if reduce.kind == "share" else float(len(works))
-
-
-def _works(number: float, table: Table, reduce: Reduce, larger: bool) -> bool:
-    best = _best_mean(table, larger)
     if reduce.kind == "count":
         assert reduce.factor is not None
-        return number >= reduce.factor * best if larger else number <= reduce.factor * best
+        return float(len(working(table, seed, larger=larger, factor=reduce.factor, diverged=diverged)))
     assert reduce.within is not None
-    return number >= best - reduce.within if larger else number <= best + reduce.within
-
-
-def _best_mean(table: Table, larger: bool) -> float:
-    """The best mean over seeds, of the axis values at which every seed has a number."""
-    means = [
-        standard.fmean(number for number in by_seed.values() if number is not None)
-        for by_seed in table.values()
-        if by_seed and None not in by_seed.values()
-    ]
-    return (max if larger else min)(means, default=-math.inf if not larger else math.inf)
-
-
-def _largest(axis: Sequence[Any], works: Sequence[Any]) -> float | None:
-    if not works:
-        return None
-    end = axis.index(works[0])
-    while end + 1 < len(axis) and axis[end + 1] in works:
-        end += 1
-    return float(axis[end])
+    works = working(table, seed, larger=larger, within=reduce.within, diverged=diverged, chance=chance)
+    if reduce.kind == "share":
+        return len(works) / len(numbers)
+    found = largest_working(list(numbers), works)
+    return None if found is None else float(found)
 
 
 def _slope(numbers: Mapping[Any, float | None], reduce: Reduce) -> float | None:

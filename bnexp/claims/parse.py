@@ -1,4 +1,4 @@
-"""Dataclasses out of yaml: every key known, every value of the annotated kind, complaints that say where."""
+"""Dataclasses from yaml and JSON: all keys must be known, and all values of the annotated types."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from bnexp.config.checks import checked, unknown
 
 
 def read(path: Path) -> tuple[dict[str, Any], str]:
-    """The mapping that a yaml file holds, and its text.
+    """The mapping in a yaml file, and the file's text.
 
     Raises:
-        ValueError: there is no such file, or it is no mapping in yaml; in one line.
+        ValueError: the file does not exist, or holds no mapping; in one line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -35,11 +35,11 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def parsed(where: str, given: Any, kind: Any) -> Any:
-    """A dataclass out of a mapping (or, where it has settings, out of their bare list), checked by its annotations.
+    """Make a dataclass from a mapping and check it by its annotations. A bare list stands for ``settings``.
 
     Args:
-        where: what the messages begin with.
-        given: from the yaml.
+        where: the beginning of the messages.
+        given: from the file.
         kind: the dataclass.
 
     Raises:
@@ -87,7 +87,7 @@ def _value(where: str, given: Any, annotation: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML 1.2's numbers and words: 1e-3 is a number, ``on`` and ``no`` are words; a key stands once."""
+    """Reads numbers and words as YAML 1.2 does: 1e-3 is a number, ``on`` and ``no`` are words. Refuses double keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]

@@ -1,103 +1,238 @@
-"""All that is known of a claim after its runs, as one JSON file that the report is made of."""
+"""The result of a claim as dataclasses: all that the report says, made of the claim's runs and verdicts."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from bnexp.claims.declaration import Test
+from bnexp.claims.declaration import Kind, Test
 from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side
-from bnexp.claims.sweeps import Choice, Outcome
-from bnexp.compare.statistics import Interval, holm, mean_interval
+from bnexp.claims.panels import Panels, panels
+from bnexp.claims.sweeps import Harvest, TunedValue
+from bnexp.compare.statistics import Interval, mean_interval
 from bnexp.config.metrics import metric_of
-from bnexp.runs import metrics, run_json
+from bnexp.runs import run_json
 from bnexp.runs.collect import show
-from bnexp.runs.storage import write_atomically
 
-NAME = "result.json"
-FORMAT = 2
-_LEVEL = ("mean", "sd", "low", "high")
+if TYPE_CHECKING:
+    from bnexp.claims.exact import Row  # imports torch, which a report does not need
+
 # Reductions over an axis that leave a number in the units of the metric.
 _LEVELS = ("best", "range", "slope")
 
 
-def document(
-    design: Design, outcome: Outcome, tests: Sequence[Judged], exact: Mapping[str, Sequence[Any]], seconds: float
-) -> dict[str, Any]:
-    """The result of a claim as plain Python, ready for JSON.
+@dataclass(frozen=True)
+class SideResult:
+    """One arm or point of a contrast: its weight, its numbers by seed, their mean with its interval, and its runs."""
+
+    weight: float
+    values: dict[str, float | None]
+    mean: float | None
+    sd: float | None
+    low: float | None
+    high: float | None
+    n: int
+    diverged: int
+    runs: int
+    folders: list[str]
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """A test in a regime, judged.
+
+    Attributes:
+        test: the test's name; ``says``, ``claims``, ``threshold``, ``scale`` and ``metric`` are from its declaration.
+        is_level: the numbers are in units of the metric.
+        verdict: the word; ``detail`` says why, or is empty.
+        mean: of the differences; ``low`` and ``high`` are its 95 % t-interval, ``bca`` its bootstrap interval.
+        p: of the verdict's own test; ``sign_flip_p`` and ``t_p`` are those of the two-sided tests.
+        needed: seeds that would tell the threshold from 0.
+        mcnemar: p of "both arms diverge equally often".
+        differences: seed -> difference.
+        sides: arm or point -> numbers.
+        noise_floor: standard error of the accuracies from the number of test images alone.
+        p_holm: ``t_p`` adjusted over all tests of a report. ``result.json`` does not hold it; it is set on reading.
+    """
+
+    __test__ = False
+
+    test: str
+    regime: str
+    says: str
+    claims: Kind
+    threshold: float
+    scale: Literal["linear", "log", "log10"]
+    metric: str
+    is_level: bool
+    verdict: str
+    detail: str
+    mean: float | None
+    sd: float | None
+    low: float | None
+    high: float | None
+    n: int
+    d_z: float | None
+    bca: list[float] | None
+    p: float | None
+    sign_flip_p: float | None
+    t_p: float | None
+    needed: int | None
+    mcnemar: float | None
+    differences: dict[str, float]
+    sides: dict[str, SideResult]
+    noise_floor: float | None
+    notes: list[str]
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class TunedResult:
+    """The value at which a point runs in a tuned regime, and the mean tuning metric (value, mean) of all values."""
+
+    regime: str
+    point: str
+    means: list[list[Any]]
+    chosen: str
+    at_edge: bool
+
+
+@dataclass(frozen=True)
+class ExactResult:
+    """A number of an exact check; ``measured`` is None where it was not finite."""
+
+    name: str
+    measured: float | None
+    expected: float
+    tolerance: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class FigureResult:
+    """What the claim's figure shows; ``axis`` is the setting along the axis."""
+
+    kind: Literal["curves", "axis", "dots"]
+    metric: str
+    axis: str | None
+    panels: Panels
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a claim under a profile.
+
+    Attributes:
+        claim: the claim's id; the further texts up to ``declaration`` (its whole yaml) are from its declaration.
+        seeds: of the verdicts.
+        exact: check -> numbers.
+        runs: how many were made, tuning included; ``failed`` have no result.
+        run_seconds: the sum over all runs.
+        seconds: that the last command took.
+        provenance: of the first run.
+    """
+
+    claim: str
+    title: str
+    sentence: str
+    sources: list[str]
+    articles: list[Any]
+    literature: str
+    confounds: str
+    would_change: str
+    declaration: str
+    profile: str
+    seeds: list[int]
+    tuning_seeds: list[int]
+    tests: list[TestResult]
+    tuning: list[TunedResult]
+    exact: dict[str, list[ExactResult]]
+    figure: FigureResult
+    runs: int
+    failed: int
+    run_seconds: float
+    seconds: float
+    date: str
+    provenance: dict[str, Any]
+
+
+def conclude(
+    design: Design, harvest: Harvest, tests: Sequence[Judged], exact: Mapping[str, Sequence[Row]], seconds: float
+) -> Result:
+    """The result of a claim.
 
     Args:
         design: what was run.
-        outcome: the runs.
+        harvest: the runs.
         tests: their verdicts.
         exact: check -> rows.
         seconds: that the command took.
     """
-    claim = design.claim
-    first = run_json.read(outcome.all[0].folder) if outcome.all else {}
+    claim, figure = design.claim, design.claim.figure
+    first = run_json.read(harvest.all[0].folder) if harvest.all else {}
     images = first.get("images", {}).get("test")
-    return {
-        "format": FORMAT,
-        "claim": claim.id,
-        "title": claim.title,
-        "sentence": claim.sentence,
-        "sources": claim.sources,
-        "articles": claim.articles,
-        "literature": claim.literature,
-        "confounds": claim.confounds,
-        "would_change": claim.would_change,
-        "declaration": claim.text,
-        "profile": design.profile,
-        "seeds": design.seeds if claim.tests else [],
-        "tuning_seeds": design.tuning_seeds if outcome.choices else [],
-        "tests": [_test(design, judged, images) for judged in tests],
-        "tuning": [_choice(*key, choice) for key, choice in outcome.choices.items()],
-        "exact": {name: [{**row._asdict(), "holds": row.holds} for row in rows] for name, rows in exact.items()},
-        "figure": _figure(design, outcome),
-        "runs": len(outcome.all),
-        "failed": outcome.failed,
-        "run_seconds": math.fsum(run.seconds or 0.0 for run in outcome.all),
-        "seconds": seconds,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "provenance": first.get("provenance", {}),
-    }
+    return Result(
+        claim=claim.id,
+        title=claim.title,
+        sentence=claim.sentence,
+        sources=claim.sources,
+        articles=claim.articles,
+        literature=claim.literature,
+        confounds=claim.confounds,
+        would_change=claim.would_change,
+        declaration=claim.text,
+        profile=design.profile,
+        seeds=list(design.seeds) if claim.tests else [],
+        tuning_seeds=list(design.tuning_seeds) if harvest.tuned else [],
+        tests=[_test(design, judged, images) for judged in tests],
+        tuning=[_tuned(*key, value) for key, value in harvest.tuned.items()],
+        exact={name: [ExactResult(*row, row.holds) for row in rows] for name, rows in exact.items()},
+        figure=FigureResult(
+            figure.kind, figure.metric, design.axis.key if design.axis else None, panels(design, harvest)
+        ),
+        runs=len(harvest.all),
+        failed=harvest.failed,
+        run_seconds=math.fsum(run.seconds or 0.0 for run in harvest.all),
+        seconds=seconds,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        provenance=first.get("provenance", {}),
+    )
 
 
-def _test(design: Design, judged: Judged, images: int | None) -> dict[str, Any]:
+def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
     test, verdict = design.tests[judged.test], judged.verdict
     statistics = verdict.statistics
     metric = test.measure.tag
-    return {
-        "test": judged.test,
-        "regime": judged.regime,
-        "says": test.says,
-        "claims": test.claims,
-        "threshold": test.threshold,
-        "scale": test.scale,
-        "metric": metric,
-        "is_level": test.measure.steps_to is None and (test.reduce is None or test.reduce.kind in _LEVELS),
-        "verdict": verdict.word,
-        "detail": verdict.detail,
+    return TestResult(
+        test=judged.test,
+        regime=judged.regime,
+        says=test.says,
+        claims=test.claims,
+        threshold=test.threshold,
+        scale=test.scale,
+        metric=metric,
+        is_level=test.measure.steps_to is None and (test.reduce is None or test.reduce.kind in _LEVELS),
+        verdict=verdict.word,
+        detail=verdict.detail,
         **_interval(statistics.interval if statistics else None),
-        "n": statistics.interval.n if statistics else 0,
-        "d_z": statistics.d_z if statistics else None,
-        "bca": statistics.bca if statistics else None,
-        "p": verdict.p,
-        "sign_flip_p": statistics.p if statistics else None,
-        "t_p": verdict.t_p,
-        "needed": verdict.needed,
-        "mcnemar": judged.mcnemar,
-        "differences": {str(seed): value for seed, value in judged.differences.items()},
-        "sides": {name: _side(side) for name, side in judged.sides.items()},
-        "noise_floor": _noise_floor(metric, judged.sides.values(), images) if _plain(test) else None,
-        "notes": judged.notes,
-    }
+        n=statistics.interval.n if statistics else 0,
+        d_z=statistics.d_z if statistics else None,
+        bca=list(statistics.bca) if statistics and statistics.bca else None,
+        p=verdict.p,
+        sign_flip_p=statistics.p if statistics else None,
+        t_p=verdict.t_p,
+        needed=verdict.needed,
+        mcnemar=judged.mcnemar,
+        differences={str(seed): value for seed, value in judged.differences.items()},
+        sides={name: _side(side) for name, side in judged.sides.items()},
+        noise_floor=_noise_floor(metric, judged.sides.values(), images) if _plain(test) else None,
+        notes=judged.notes,
+    )
 
 
 def _plain(test: Test) -> bool:
@@ -105,32 +240,26 @@ def _plain(test: Test) -> bool:
     return test.reduce is None and test.measure.minus is None
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _side(side: Side) -> SideResult:
     values = [value for value in side.values.values() if value is not None]
-    return {
-        "weight": side.weight,
-        "values": {str(seed): value for seed, value in side.values.items()},
+    return SideResult(
+        weight=side.weight,
+        values={str(seed): value for seed, value in side.values.items()},
         **_interval(mean_interval(values) if values else None),
-        "n": len(values),
-        "diverged": side.diverged,
-        "runs": side.runs,
-        "folders": [os.path.relpath(folder) for folder in side.folders],
-    }
+        n=len(values),
+        diverged=side.diverged,
+        runs=side.runs,
+        folders=[os.path.relpath(folder) for folder in side.folders],
+    )
 
 
 def _interval(interval: Interval | None) -> dict[str, float | None]:
-    return {name: getattr(interval, name) if interval else None for name in _LEVEL}
+    return {name: getattr(interval, name) if interval else None for name in ("mean", "sd", "low", "high")}
 
 
-def _choice(regime: str, point: str, choice: Choice) -> dict[str, Any]:
-    means = [[show(value), mean] for value, mean in choice.means.items()]
-    return {
-        "regime": regime,
-        "point": point,
-        "means": means,
-        "chosen": show(choice.chosen),
-        "at_edge": choice.at_edge,
-    }
+def _tuned(regime: str, point: str, tuned: TunedValue) -> TunedResult:
+    means = [[show(value), mean] for value, mean in tuned.means.items()]
+    return TunedResult(regime, point, means, show(tuned.chosen), tuned.at_edge)
 
 
 def _noise_floor(metric: str, sides: Iterable[Side], images: int | None) -> float | None:
@@ -140,88 +269,3 @@ def _noise_floor(metric: str, sides: Iterable[Side], images: int | None) -> floa
     values = [value for side in sides for value in side.values.values() if value is not None]
     p = math.fsum(values) / len(values) if values else 0.0
     return math.sqrt(p * (1 - p) / images) if 0 <= p <= 1 else None
-
-
-# --- what the figure draws --------------------------------------------------------------------------------------------
-
-
-def _figure(design: Design, outcome: Outcome) -> dict[str, Any]:
-    """Kind, metric, and regime -> line -> points (x, mean, low, high)."""
-    figure = design.claim.figure
-    lines = {"curves": _curves, "axis": _axis}.get(figure.kind)
-    panels = {name: lines(design, outcome, name, figure.metric) for name in design.regimes} if lines else {}
-    axis = design.axis.key if design.axis else None
-    return {"kind": figure.kind, "metric": figure.metric, "axis": axis, "panels": panels}
-
-
-Lines = dict[str, list[tuple[float | str, float, float, float]]]
-
-
-def _curves(design: Design, outcome: Outcome, regime: str, metric: str) -> Lines:
-    """Mean over the finished runs at each evaluation, a line a point."""
-    lines: Lines = {}
-    for point in design.points:
-        runs = [run for (name, label, _), run in outcome.runs.items() if (name, label) == (regime, point.label)]
-        curves = [metrics.curves(run.folder).get(metric, {}) for run in runs if run.status == "finished"]
-        steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
-        lines[point.label] = [_band(step, [curve[step] for curve in curves]) for step in steps]
-    return lines
-
-
-def _axis(design: Design, outcome: Outcome, regime: str, metric: str) -> Lines:
-    """Last value over the axis, a line an arm."""
-    lines: Lines = {arm: [] for arm in design.arms}
-    for point in design.points:
-        runs = [outcome.runs.get((regime, point.label, seed)) for seed in design.seeds]
-        values = [value for run in runs if run and (value := run.value(metric)) is not None]
-        if values:
-            at = point.value if isinstance(point.value, int | float) else show(point.value)
-            lines[point.arm].append(_band(at, values))
-    return lines
-
-
-def _band(at: float | str, values: Sequence[float]) -> tuple[float | str, float, float, float]:
-    interval = mean_interval(values)
-    low, high = (interval.mean if end is None else end for end in (interval.low, interval.high))
-    return at, interval.mean, low, high
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
-
-
-def write(folder: Path, content: Mapping[str, Any]) -> None:
-    """Put a result beside its sweeps."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / NAME, run_json.json_text(content))
-
-
-def read_all(folder: Path) -> list[dict[str, Any]]:
-    """The results of the claims in a profile's folder, by claim, with Holm's adjustment over all their tests.
-
-    Raises:
-        ValueError: there are none, or one is damaged.
-    """
-    results = [_read(path) for path in sorted(folder.glob(f"*/{NAME}"))]
-    if not results:
-        raise ValueError(f"{folder}: no results of claims in there; run bnexp claim run first")
-    tests = [test for result in results for test in result["tests"]]
-    _put_holm(tests, key=lambda test: test["t_p"] if test["verdict"] != "no verdict" else None)
-    return results
-
-
-def _put_holm(tests: Sequence[dict[str, Any]], *, key: Callable[[dict[str, Any]], float | None]) -> None:
-    tested = [(test, p) for test in tests if (p := key(test)) is not None]
-    for test in tests:
-        test["p_holm"] = None
-    for (test, _), adjusted in zip(tested, holm([p for _, p in tested]), strict=True):
-        test["p_holm"] = adjusted
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); delete it and give bnexp claim run again") from None
-    return dict(content)

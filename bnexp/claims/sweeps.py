@@ -1,7 +1,7 @@
-"""The runs of a claim: composed, carried out as ordinary sweeps, and read back by their configs.
+"""The runs of a claim: composed, carried out as ordinary sweeps, and found again by their configs.
 
-A claim's folder has up to three sweeps: ``before`` (runs that others start from), ``tune`` and ``runs``. A job is known
-by the hash of its config, so that a changed declaration runs only what is new.
+A claim's folder has up to three sweeps: ``before`` (runs that others start from), ``tune`` and ``runs``. Jobs are
+identified by the hash of their config, so a changed declaration runs only the jobs that are new.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml  # type: ignore[import-untyped]
 
 from bnexp.claims.declaration import Regime
 from bnexp.claims.design import Design, Point
@@ -29,22 +27,22 @@ from bnexp.sweep.options import options
 from bnexp.sweep.plan import Entry
 from bnexp.sweep.supervisor import carry_out
 
-# What a run is called, and its words.
+# A run's label and words; no words if the run that it starts from has failed.
 Job = tuple[str, list[str] | None]
 
 
 class StoppedError(Exception):
-    """A signal or a full disk has stopped the sweep; what was done is kept. Its argument is the exit code."""
+    """A signal or a full disk stopped the sweep; finished runs are kept. The argument is the exit code."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The value that a point is run at in a tuned regime.
+class TunedValue:
+    """The best value of the tuned setting for one point.
 
     Attributes:
-        means: value -> mean validation metric over the tuning seeds; None where no run has one.
-        chosen: the best one.
-        at_edge: it is the first or the last of its grid, so that a better one may lie outside.
+        means: value -> mean tuning metric over the tuning seeds; None where a run has no such metric.
+        chosen: the value with the best mean.
+        at_edge: the chosen value is the first or last of its grid, so a better one may lie outside.
     """
 
     means: Mapping[Setting, float | None]
@@ -53,18 +51,18 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What the sweeps of a claim came to.
+class Harvest:
+    """The runs that a claim's sweeps brought in.
 
     Attributes:
-        runs: (regime, point, seed) -> run; those that failed are missing.
-        choices: (regime, point) -> choice, of tuned regimes.
-        failed: runs that have no result.
-        all: every run that was made, tuning included.
+        runs: (regime, point, seed) -> run; failed runs are missing.
+        tuned: (regime, point) -> best value, for tuned regimes.
+        failed: how many runs have no result.
+        all: every run with a result, also those of ``before`` and ``tune``.
     """
 
     runs: Mapping[tuple[str, str, int], Run]
-    choices: Mapping[tuple[str, str], Choice]
+    tuned: Mapping[tuple[str, str], TunedValue]
     failed: int
     all: Sequence[Run]
 
@@ -88,28 +86,27 @@ def check(designs: Sequence[Design], configs: Path) -> None:
 
 
 def _samples(design: Design) -> Iterator[tuple[Regime | None, list[str]]]:
-    """Words of runs that stand for all others of the claim."""
+    """The words of one run for each arm and regime; None as the regime for runs that others start from."""
     for name in design.claim.before:
         yield None, design.words_before(name, 0)
     for point in {point.arm: point for point in design.points}.values():
         start = design.arms[point.arm].init_from
-        from_run = [] if start is None else [f"init_from={start}"]  # its folder is known only when it has run
+        from_run = [] if start is None else [f"init_from={start}"]  # the name, as the folder does not exist yet
         for regime in design.regimes.values():
             words = design.words(point, regime, next(iter(design.grid(regime, point.arm)), None), 0)
             yield regime, [*words, *from_run]
 
 
-def run(design: Design, folder: Path, configs: Path, *, server: ForkServer, retry_failed: bool = False) -> Outcome:
+def run(design: Design, folder: Path, configs: Path, *, server: ForkServer, retry_failed: bool = False) -> Harvest:
     """Run what is missing, in three sweeps one after another.
 
     Raises:
         ValueError: a run's config is wrong.
-        StoppedError: a sweep has not come to its end.
+        StoppedError: a sweep was stopped before its end.
     """
     sweeps = Sweeps(design, folder, configs, server, retry_failed)
     starts = sweeps.before()
-    choices = sweeps.tune(starts)
-    return sweeps.final(starts, choices)
+    return sweeps.final(starts, sweeps.tune(starts))
 
 
 class Sweeps:
@@ -118,11 +115,12 @@ class Sweeps:
     def __init__(self, design: Design, folder: Path, configs: Path, server: ForkServer, retry_failed: bool) -> None:
         self.design, self.folder, self.configs = design, folder, configs
         self.server, self.retry_failed = server, retry_failed
+        self.options = options(compose.launcher("stacked" if design.profile == "gpu" else "local", configs))
         self._made: list[Run] = []
         self._failed = 0
 
     def before(self) -> dict[tuple[str, int], Path]:
-        """(name, seed) -> folder of a run that others start from."""
+        """Run what others start from: (name, seed) -> folder."""
         design = self.design
         tunes = any(regime.tuned for regime in design.regimes.values())
         seeds = (*design.seeds, *design.tuning_seeds) if tunes else design.seeds
@@ -130,8 +128,8 @@ class Sweeps:
         runs = self._sweep("before", [(f"{name},seed={seed}", words) for (name, seed), words in named.items()])
         return {key: run.folder for key, run in zip(named, runs, strict=True) if run and run.status == "finished"}
 
-    def tune(self, starts: Mapping[tuple[str, int], Path]) -> dict[tuple[str, str], Choice]:
-        """(regime, point) -> the best value of a tuned regime's setting for that point."""
+    def tune(self, starts: Mapping[tuple[str, int], Path]) -> dict[tuple[str, str], TunedValue]:
+        """Run the grids of the tuned regimes: (regime, point) -> best value."""
         design = self.design
         tried = {
             (name, point, value, seed): self._job(point, regime, value, seed, starts)
@@ -155,23 +153,23 @@ class Sweeps:
             for point in design.points
         }
 
-    def final(self, starts: Mapping[tuple[str, int], Path], choices: Mapping[tuple[str, str], Choice]) -> Outcome:
-        """The runs that the verdicts are about."""
+    def final(self, starts: Mapping[tuple[str, int], Path], tuned: Mapping[tuple[str, str], TunedValue]) -> Harvest:
+        """Run the points with the seeds of the verdicts."""
         design = self.design
         asked = {}
         for name, regime in design.regimes.items():
             for point in design.points:
-                value = choices[name, point.label].chosen if regime.tuned else None
+                value = tuned[name, point.label].chosen if regime.tuned else None
                 for seed in design.seeds:
                     asked[name, point.label, seed] = self._job(point, regime, value, seed, starts)
         found = self._sweep("runs", list(asked.values()))
         runs = {key: run for key, run in zip(asked, found, strict=True) if run is not None}
-        return Outcome(runs, choices, self._failed, self._made)
+        return Harvest(runs, tuned, self._failed, self._made)
 
     def _job(
         self, point: Point, regime: Regime, value: Setting, seed: int, starts: Mapping[tuple[str, int], Path]
     ) -> Job:
-        """A run; without words where the run that it starts from has failed."""
+        """The label and words of a run."""
         tuned = f",{regime.key}={show(value)}" if regime.tuned else ""
         label, words = f"{point.label}{tuned},seed={seed}", self.design.words(point, regime, value, seed)
         name = self.design.arms[point.arm].init_from
@@ -181,7 +179,7 @@ class Sweeps:
         return label, None if start is None else [*words, f"init_from='{start}'"]
 
     def _sweep(self, name: str, jobs: Sequence[Job]) -> list[Run | None]:
-        """Carry out jobs, and find their runs, in their order."""
+        """Carry out jobs; return their runs in the same order, None for a job without a result."""
         configs = iter(_composed(self.design, [words for _, words in jobs if words is not None], self.configs))
         entries = [None if words is None else _entry(label, words, next(configs)) for label, words in jobs]
         wanted = list({entry.config_hash: entry for entry in entries if entry is not None}.values())
@@ -195,14 +193,13 @@ class Sweeps:
         return [None if entry is None else found.get(entry.config_hash) for entry in entries]
 
     def _carry_out(self, folder: Path, wanted: Sequence[Entry]) -> None:
-        given = launcher("stacked" if self.design.profile == "gpu" else "local", self.configs)
-        # What a sweep says of itself is progress; standard output is for verdicts.
+        # A sweep prints its progress; standard output is for verdicts.
         with contextlib.redirect_stdout(sys.stderr):
             code = carry_out(
                 folder,
                 wanted,
                 command=["claim", "run", self.design.claim.id],
-                options=options(given),
+                options=self.options,
                 notes=compose.notes,
                 retry_failed=self.retry_failed,
                 server=self.server,
@@ -212,16 +209,16 @@ class Sweeps:
 
 
 def _all_tried(folder: Path, wanted: Sequence[Entry]) -> bool:
-    """Whether each job has come to an end or failed; not so after a signal or on a full disk."""
+    """Whether each job has ended or failed. After a signal, or on a full disk, some have done neither."""
     asked = {entry.config_hash for entry in wanted}
     states = {entry.config_hash: entry.state for entry in plans.read(folder).entries}
     return all(states.get(mark) in (*plans.OVER, "failed") for mark in asked)
 
 
-def choose(tried: Mapping[Setting, Sequence[Run | None]], metric: str) -> Choice:
-    """The value with the best mean validation metric; of equal ones an inner one.
+def choose(tried: Mapping[Setting, Sequence[Run | None]], metric: str) -> TunedValue:
+    """The value with the best mean tuning metric; among equal values, one inside the grid.
 
-    A value at which a run has none (it failed, or diverged where that cannot be counted) comes after all others.
+    A value at which a run has no metric (it failed, or diverged and the metric has no chance level) ranks last.
     """
     values = list(tried)
     means = {value: _mean([run.value(metric) if run else None for run in tried[value]]) for value in values}
@@ -233,23 +230,12 @@ def choose(tried: Mapping[Setting, Sequence[Run | None]], metric: str) -> Choice
 
     chosen = max(values, key=rank)
     ordered = all(isinstance(value, int | float) for value in values)
-    return Choice(means, chosen, at_edge=ordered and chosen in (values[0], values[-1]))
+    return TunedValue(means, chosen, at_edge=ordered and chosen in (values[0], values[-1]))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def launcher(name: str, configs: Path) -> dict[str, Any]:
-    """The options of a launcher, from its yaml and those that it builds upon."""
-    path = configs / "hydra" / "launcher" / f"{name}.yaml"
-    given: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    inherited: dict[str, Any] = {}
-    for word in given.pop("defaults"):
-        if word != "bnexp":  # the schema, which has no numbers
-            inherited |= launcher(word, configs)
-    return inherited | given
 
 
 def _composed(design: Design, jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:
@@ -260,6 +246,6 @@ def _composed(design: Design, jobs: Sequence[Sequence[str]], configs: Path) -> l
 
 
 def _entry(label: str, words: Sequence[str], config: dict[str, Any]) -> Entry:
-    """A job named by what it is and its hash, so that a changed declaration never meets an old folder."""
+    """A job whose name ends in its config's hash, so that a changed declaration gets a new folder."""
     mark = config_hash(config)
     return Entry(f"{run_name([label])}-{mark[:8]}", list(words), config, mark)

@@ -1,15 +1,15 @@
-"""The protocol: differences of paired seeds in, a verdict out. The same for all claims.
+"""The protocol, the same for all claims: one difference a seed comes in, a verdict goes out.
 
-The unit of replication is the seed. Let the claim say that the mean difference is greater than 0, with the smallest
-effect of interest ``delta`` and the 95 % t-interval ``[low, high]``:
+The unit of replication is the seed. Suppose the claim says that the mean difference is greater than 0. With the
+smallest effect of interest ``delta`` and the 95 % t-interval ``[low, high]`` the verdict is:
 
 - supported: ``low > 0`` and ``mean >= delta``
 - contradicted: ``high < delta``; reversed if ``high < 0`` too, else negligible
-- inconclusive: everything else
+- inconclusive: otherwise
 
 A claim of equality is supported if the interval lies within ``(-delta, delta)``, contradicted if it lies outside
 (two one-sided tests; Schuirmann 1987). "At least" is supported if ``low > -delta``, contradicted if ``high < -delta``.
-"Less" is "greater" of the negated differences.
+"Less" is "greater" for the negated differences.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Verdict:
 
     Attributes:
         word: supported, contradicted, inconclusive or no verdict.
-        detail: reversed or negligible; why there is no verdict; the number of seeds that would be needed.
-        statistics: of the differences; None without any.
-        p: two-sided sign-flip p, or that of the one-sided tests of an equality or an "at least".
-        t_p: the same by the t-test of the differences, which a small number of seeds does not bound from below.
-        needed: seeds for 80 % power to find delta at the observed sd.
+        detail: reversed or negligible; why there is no verdict; or how many seeds would be needed.
+        statistics: of the differences; None if there are no differences.
+        p: two-sided sign-flip p; for an equality or an "at least", the p of the one-sided t-tests.
+        t_p: the p of the t-test instead, which has no lower bound set by the number of seeds.
+        needed: seeds that find an effect of delta with 80 % power at the observed sd.
     """
 
     word: str

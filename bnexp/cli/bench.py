@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 def bench(arguments: list[str]) -> int:
     """``bnexp bench [setting=value ...]``: images per second at many batch sizes, and the knee."""
-    text = "Train at many batch sizes, and find the smallest one with 95 % of the best rate of images per second."
+    text = "Train at many batch sizes, and find the smallest one with 95 % of the best rate (images per second)."
     options = parser("bench", text)
     options.add_argument("settings", nargs="*", metavar="setting=value", help="as for bnexp train: model=lenet norm=bn")
-    options.add_argument("--sizes", help="default: 8,16,32,... to 4096, as far as there are images")
+    options.add_argument("--sizes", help="default: 8,16,32,... up to 4096 or the size of the training set")
     options.add_argument("--repeats", type=int, default=5, help="timed rounds; default: 5")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    options.add_argument("--config-dir", metavar="DIR", help="a folder of yaml files of your own")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
+    options.add_argument("--config-dir", metavar="DIR", help="a folder with your yaml files")
     given = options.parse_intermixed_args(arguments)
     sizes, repeats = _batch_sizes(given.sizes), checked("--repeats", given.repeats, Annotated[int, Range(least=3)])
     if given.json and not given.json.parent.is_dir():
-        raise ValueError(f"--json={given.json}: {given.json.parent} is no folder")
+        raise ValueError(f"--json={given.json}: {given.json.parent} is not a folder")
     config = _composed([*given.settings, *(["--config-dir", given.config_dir] if given.config_dir else [])])
     from bnexp.experiment import bench
     from bnexp.experiment.display import console
@@ -46,7 +46,7 @@ def _batch_sizes(words: str | None) -> list[int] | None:
     """The whole numbers of ``--sizes``.
 
     Raises:
-        ValueError: something there is none.
+        ValueError: one of them is not a whole number.
     """
     if words is None:
         return None

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from bnexp.cli.arguments import parser
 
-# Points kept of each curve; TensorBoard's own 1000 thins long ones out.
+# Points kept per curve; TensorBoard's default of 1000 would thin out long curves.
 _SAMPLES = "scalars=10000,histograms=200,hparams=10000"
-# Runs of one norm in one colour.
+# Runs with the same norm get the same colour.
 _COLOURS = "?runColorGroup=regex%3Anorm%3D(%5Cw%2B)"
 
 
@@ -30,7 +30,7 @@ def serve(folder: Path, port: int, *, show: bool) -> None:
     try:
         url = board.launch()
     except SystemExit:
-        raise ValueError(f"--port={port}: TensorBoard cannot listen there; give another one") from None
+        raise ValueError(f"--port={port}: TensorBoard cannot use this port; choose another one") from None
     page = f"{url}{_COLOURS}#timeseries"
     print(f"{page}  (Ctrl-C ends it)", flush=True)
     if show:

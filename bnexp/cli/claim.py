@@ -6,21 +6,22 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from bnexp.claims import declaration, result
+from bnexp.claims import declaration, judging, store, sweeps
 from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import Design, design
 from bnexp.claims.report.cells import effect
+from bnexp.claims.result import Result, TestResult, conclude
+from bnexp.claims.sweeps import Harvest
 from bnexp.cli.arguments import parser
-from bnexp.compare.tables import duration
+from bnexp.compare.cells import duration
 from bnexp.config.shipped import configs_folder
 from bnexp.sweep.fork_server import ForkServer
 
 FOLDER = Path("outputs/claims")
-# Exit codes above are those of signals, after which no further claim is begun.
+# Exit codes above this come from signals, after which no further claim is started.
 _SIGNALLED = 128
 
 
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
     """Run the command.
 
     Raises:
-        ValueError: a claim, profile, key or value that is not there, in one line; nothing has been run.
+        ValueError: a claim, profile, key or value does not exist, in one line; nothing has been run.
     """
     given, configs = _options().parse_args(arguments), configs_folder()
     if given.command == "list":
@@ -70,7 +71,7 @@ def _minutes(claim: Claim) -> str:
 def _run(given: argparse.Namespace, configs: Path) -> int:
     start, code = time.monotonic(), 0
     with contextlib.closing(ForkServer()) as server:
-        server.begin()  # it imports torch while the declarations are read and composed
+        server.begin()  # the server imports torch while the declarations are read and composed
         designs = _designs(given, configs)
         for made in designs:
             ended = _one(made, configs, server, retry_failed=given.retry_failed)
@@ -83,13 +84,12 @@ def _run(given: argparse.Namespace, configs: Path) -> int:
 
 
 def _designs(given: argparse.Namespace, configs: Path) -> list[Design]:
-    """What is to be run, everything checked.
+    """The designs of the claims to run, checked.
 
     Raises:
-        ValueError: something in it is wrong.
+        ValueError: a declaration or one of its settings is wrong.
     """
-    from bnexp.claims import sweeps
-    from bnexp.claims.exact import EXACT
+    from bnexp.claims.exact import EXACT  # imports torch
 
     names = declaration.ids(configs) if given.all else given.claims
     if not names or (given.all and given.claims):
@@ -113,51 +113,51 @@ def _default_profile() -> str:
 
 
 def _one(made: Design, configs: Path, server: ForkServer, *, retry_failed: bool) -> int:
-    """Run and judge a claim, and say what came of it; the exit code."""
-    from bnexp.claims import exact, judging, sweeps
+    """Run and judge a claim, and print its verdicts; returns the exit code."""
+    from bnexp.claims import exact  # imports torch
 
     start, folder = time.monotonic(), FOLDER / made.profile / made.claim.id
-    outcome = sweeps.Outcome({}, {}, 0, [])
+    harvest = Harvest({}, {}, 0, [])
     try:
         if made.tests:
-            outcome = sweeps.run(made, folder, configs, server=server, retry_failed=retry_failed)
+            harvest = sweeps.run(made, folder, configs, server=server, retry_failed=retry_failed)
     except sweeps.StoppedError as stop:
         print(f"{made.claim.id}: stopped; the same command goes on", file=sys.stderr, flush=True)
         return int(stop.args[0])
     checks = {name: exact.check(name) for name in made.claim.exact}
     if made.profile == "smoke":
-        return _smoked(made.claim.id, outcome, judging.missing_metrics(made, outcome))
-    content = result.document(made, outcome, judging.judged(made, outcome), checks, time.monotonic() - start)
-    result.write(folder, content)
-    print("\n".join(lines(content)), flush=True)
-    return int(outcome.failed > 0)
+        return _smoked(made.claim.id, harvest, judging.missing_metrics(made, harvest))
+    concluded = conclude(made, harvest, judging.judged(made, harvest), checks, time.monotonic() - start)
+    store.write(folder, concluded)
+    print("\n".join(lines(concluded)), flush=True)
+    return int(harvest.failed > 0)
 
 
-def _smoked(name: str, outcome: Any, faults: Sequence[str]) -> int:
-    failed = f", {outcome.failed} failed" if outcome.failed else ""
-    print(f"{name}: smoke test, {len(outcome.all)} runs{failed}; no verdict", flush=True)
+def _smoked(name: str, harvest: Harvest, faults: Sequence[str]) -> int:
+    failed = f", {harvest.failed} failed" if harvest.failed else ""
+    print(f"{name}: smoke test, {len(harvest.all)} runs{failed}; no verdict", flush=True)
     for fault in faults:
         print(f"  {fault}", file=sys.stderr)
-    return int(bool(outcome.failed or faults))
+    return int(bool(harvest.failed or faults))
 
 
-def lines(content: Mapping[str, Any]) -> list[str]:
-    """A result for a terminal: the claim, then a line a test and regime, and a line an exact check."""
-    failed = f", {content['failed']} failed" if content["failed"] else ""
-    head = f"{content['claim']} ({content['profile']}): {content['runs']} runs{failed}, {content['seconds']:.0f} s"
+def lines(result: Result) -> list[str]:
+    """A result for a terminal: a line for the claim, one for each test and regime, one for each exact check."""
+    failed = f", {result.failed} failed" if result.failed else ""
+    head = f"{result.claim} ({result.profile}): {result.runs} runs{failed}, {result.seconds:.0f} s"
     tests = [
-        f"  {test['regime']}/{test['test']}: {test['verdict']}{_detail(test)}{effect(test)}, n = {test['n']}"
-        for test in content["tests"]
+        f"  {test.regime}/{test.test}: {test.verdict}{_detail(test)}{effect(test)}, n = {test.n}"
+        for test in result.tests
     ]
     exact = [
-        f"  {name}: {'holds exactly' if all(row['holds'] for row in rows) else 'does NOT hold'} ({len(rows)} numbers)"
-        for name, rows in content["exact"].items()
+        f"  {name}: {'holds exactly' if all(row.holds for row in rows) else 'does NOT hold'} ({len(rows)} numbers)"
+        for name, rows in result.exact.items()
     ]
     return [head, *tests, *exact]
 
 
-def _detail(test: Mapping[str, Any]) -> str:
-    return f" ({test['detail']})" if test["detail"] else ""
+def _detail(test: TestResult) -> str:
+    return f" ({test.detail})" if test.detail else ""
 
 
 def _report(given: argparse.Namespace) -> int:
@@ -166,7 +166,7 @@ def _report(given: argparse.Namespace) -> int:
     folder = given.folder or FOLDER / _default_profile()
     if given.folder is not None and not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    results = result.read_all(folder)
+    results = store.read_all(folder)
     for path in report.write(given.to or folder, results, runs_at=Path.cwd()):
         print(path)
     return 0

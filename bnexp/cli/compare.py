@@ -1,4 +1,4 @@
-"""``bnexp compare``."""
+"""``bnexp compare``: finished runs as tables, figures, curves for TensorBoard, and a page."""
 
 from __future__ import annotations
 
@@ -10,17 +10,35 @@ from bnexp.cli.arguments import parser
 from bnexp.cli.output import say
 from bnexp.compare import bands, figures, page
 from bnexp.compare.comparison import compare
-from bnexp.compare.tables import FORMATS
+from bnexp.compare.formats import FORMATS
+from bnexp.compare.tables import Comparison, document
 
 
 def main(argv: list[str]) -> int:
     """Run the command.
 
     Raises:
-        ValueError: a folder, metric, setting or value that is not there, in one line.
+        ValueError: a folder, metric, setting or value does not exist, or a place cannot be written; in one line.
     """
     options = _options().parse_args(argv)
-    comparison = compare(options)
+    comparison = compare(
+        options.folders,
+        metric=options.metric,
+        by=options.by,
+        baseline=options.baseline,
+        best=options.best,
+        where=options.where,
+        verbose=options.verbose,
+    )
+    _write(options, comparison)
+    if options.format == "csv" and comparison.notes:
+        print(*comparison.notes, sep="\n", file=sys.stderr)
+    _print(FORMATS[options.format](document(comparison)))
+    return 0
+
+
+def _write(options: argparse.Namespace, comparison: Comparison) -> None:
+    """Write the files that were asked for."""
     try:
         if options.figures:
             figures.write(Path(options.figures), comparison.arms, comparison.metric)
@@ -30,10 +48,6 @@ def main(argv: list[str]) -> int:
             page.write(Path(options.html), comparison)
     except OSError as error:
         raise ValueError(f"{error.filename}: cannot be written ({error.strerror}); give another place") from error
-    if options.format == "csv" and comparison.notes:
-        print(*comparison.notes, sep="\n", file=sys.stderr)
-    _print(FORMATS[options.format](comparison))
-    return 0
 
 
 def _options() -> argparse.ArgumentParser:
@@ -54,7 +68,7 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _print(text: str) -> None:
-    """To standard output, whatever it can encode."""
+    """Print; characters that standard output cannot encode are escaped."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     say(text)

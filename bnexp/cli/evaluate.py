@@ -1,10 +1,10 @@
-"""``bnexp evaluate``."""
+"""``bnexp evaluate``: a run's last checkpoint under three kinds of statistics."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bnexp.cli.arguments import parser
+from bnexp.cli.arguments import parser, take_imports
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -12,13 +12,16 @@ def evaluate(arguments: list[str]) -> int:
     options = parser("evaluate", "Evaluate a run's last checkpoint with running, precise and batch statistics.")
     options.add_argument("run", type=Path, help="the folder of a run")
     options.add_argument("--split", choices=("train", "validation", "test"), help="only this split of the data")
+    take_imports(options)
     given = options.parse_args(arguments)
     from bnexp.experiment.display import console
-    from bnexp.experiment.job import import_modules, saved_job
+    from bnexp.experiment.job import import_modules, require_typed, saved_job
     from bnexp.experiment.run import evaluate_run
 
     with console():
         job = saved_job(given.run)
+        words = ["evaluate", str(given.run), *(["--split", given.split] if given.split else [])]
+        require_typed(given.run, job.config.imports, given.imports, words)
         import_modules(job.config.imports)
         step, rows = evaluate_run(job, given.split)
     print(f"{given.run} at step {step}\n")

@@ -1,7 +1,7 @@
-"""Hydra's part of a sweep: from the words of ``bnexp train -m`` to jobs, and from jobs to what runs them.
+"""Hydra's part of a sweep: turns the words of ``bnexp train -m`` into jobs, and passes the jobs to their engine.
 
-Hydra takes plugins only from modules called ``hydra_plugins.*``. These classes say that they are from one, and are
-registered by hand: bnexp puts no second package beside itself.
+Hydra accepts plugins only from modules called ``hydra_plugins.*``. These classes claim to come from such a module and
+are registered by hand, so that bnexp need not install a second package.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from bnexp.config import compose
 from bnexp.config.checks import RunFailedError
@@ -37,17 +37,17 @@ from bnexp.sweep.supervisor import Engine, carry_out
 
 
 def register(server: ForkServer | None = None) -> None:
-    """Make the classes of this module known to Hydra under the names that the configs give.
+    """Register the classes of this module with Hydra, under the names in the yaml files.
 
     Args:
-        server: forks the processes of the sweep to come; None for one of that sweep's own.
+        server: forks the processes of the next sweep; None lets the sweep start its own fork server.
     """
     BnexpSweeper.server = server
     for plugin in (BnexpSweeper, BnexpLauncher):
         Plugins.instance().register(plugin)
     try:
         plugins = importlib.import_module("hydra_plugins")
-    except ModuleNotFoundError:  # none is installed
+    except ModuleNotFoundError:  # no plugin package is installed
         plugins = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
         plugins.__path__ = []
     # Hydra looks a class up by its path before it uses it.
@@ -67,44 +67,46 @@ class BnexpLauncher(Launcher):
         self.given = given
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Nothing: the sweeper composes, and jobs are no calls of a task function."""
+        """Do nothing: the sweeper composes the configs, and jobs are not calls of a task function."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        """Never called by Hydra's own sweepers in bnexp's configs.
+        """Refuse to launch: Hydra calls this only for sweepers that choose jobs one after another.
 
         Raises:
-            ValueError: it is, with a sweeper that chooses jobs one after another.
+            ValueError: always.
         """
         raise ValueError("hydra/launcher=local needs hydra/sweeper=grid (for other sweepers: hydra/launcher=basic)")
 
 
 class BnexpSweeper(Sweeper):
-    """``hydra/sweeper=grid``: every combination, composed and checked before anything is made on the disk.
+    """``hydra/sweeper=grid``: all combinations, composed and checked before anything is written to the disk.
 
     Args:
-        max_batch_size: jobs that an engine is given at once; None for all.
-        params: axis -> values, as in Hydra's basic sweeper; where presets have their axes.
+        max_batch_size: the most jobs that an engine gets at once; None for all.
+        params: axis -> values, as in Hydra's basic sweeper; presets define their axes here.
+        skip_invalid: run the other jobs where the configs of some are impossible.
     """
 
     __module__ = "hydra_plugins.bnexp"
-    # Hydra makes the objects of this class by itself, so that they cannot be given it.
+    # A class variable, because Hydra makes the objects of this class and cannot pass the server.
     server: ClassVar[ForkServer | None] = None
 
-    def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None) -> None:
+    def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None, skip_invalid: bool) -> None:
         self.max_batch_size = max_batch_size
         self.params = params or {}
+        self.skip_invalid = skip_invalid
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take over from Hydra; an engine's processes call ``run_composed``, which can be pickled.
+        """Take over from Hydra. Processes of an engine call ``run_composed``, because it can be pickled.
 
         Raises:
-            ValueError: the launcher is one of an extra that is not installed.
+            ValueError: the launcher belongs to an extra that is not installed.
         """
         self.hydra_context, self.config = hydra_context, config
         try:
             self.launcher = Plugins.instance().instantiate_launcher(hydra_context, run_composed, config)
-        except RuntimeError:  # no such class
+        except RuntimeError:  # Hydra does not find the launcher's class
             word = config.hydra.runtime.choices["hydra/launcher"]
             raise ValueError(f"hydra/launcher={word}: not installed; pip install bnexp[{word}]") from None
 
@@ -112,7 +114,7 @@ class BnexpSweeper(Sweeper):
         """Run the jobs of a command line.
 
         Raises:
-            ValueError: something in it is wrong; nothing is left behind.
+            ValueError: the command line is wrong; nothing is left behind.
             SystemExit: jobs have failed, or the sweep was stopped.
         """
         assert self.config is not None
@@ -121,14 +123,16 @@ class BnexpSweeper(Sweeper):
         words = self._combinations(arguments)
         composed = Composer(self.hydra_context, self.config)
         jobs = entries((job, to_dict(compose.plain(composed(job)))) for job in words)
+        given = self.launcher.given if isinstance(self.launcher, BnexpLauncher) else self._local()
         code = carry_out(
             Path(self.config.hydra.sweep.dir),
             jobs,
             command=arguments,
-            options=options(self.launcher.given if isinstance(self.launcher, BnexpLauncher) else self._local()),
+            options=options({**given, "skip_invalid": self.skip_invalid}),
             notes=compose.notes,
             engine=None if isinstance(self.launcher, BnexpLauncher) else self._engine(),
             server=self.server,
+            fresh=compose.is_fresh(self.config.hydra.sweep),
         )
         if code:
             raise SystemExit(code)
@@ -145,8 +149,8 @@ class BnexpSweeper(Sweeper):
         overrides = parser.parse_overrides([*axes, *arguments])
         for override in overrides:
             if override.is_sweep_override() and not list(_values(override)):
-                raise ValueError(f"{override.input_line}: has no values, so that there is nothing to run")
-        # Hydra runs this module anew when it looks for plugins; imported before that, it would not be the one in use.
+                raise ValueError(f"{override.input_line}: has no values, so there is nothing to run")
+        # Hydra reloads this module when it looks for plugins; an earlier import would give a class no longer in use.
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         words: list[list[str]]
@@ -154,7 +158,7 @@ class BnexpSweeper(Sweeper):
         return words
 
     def _local(self) -> dict[str, Any]:
-        """What `bnexp resume` takes when it goes on, on this machine, with a sweep that an engine has begun."""
+        """The options with which `bnexp resume`, on this machine, resumes a sweep that an engine started."""
         assert self.hydra_context is not None
         assert self.config is not None
         loader = self.hydra_context.config_loader
@@ -162,12 +166,17 @@ class BnexpSweeper(Sweeper):
         return {str(key): value for key, value in launcher.items() if key != "_target_"}
 
     def _engine(self) -> Engine:
-        """What runs jobs through a launcher of Hydra's or of a plugin, in folders of our naming."""
-        launcher, size = self.launcher, self.max_batch_size
-        assert launcher is not None
+        """An engine that runs jobs through a launcher of Hydra or of a plugin, in folders named by bnexp."""
+        context, config, size = self.hydra_context, self.config, self.max_batch_size
+        assert context is not None
+        assert config is not None
 
-        def engine(todo: Sequence[Entry]) -> None:
-            words = [[*entry.overrides, f"hydra.sweep.subdir={quoted(entry.name)}"] for entry in todo]
+        def engine(folder: Path, todo: Sequence[Entry]) -> None:
+            place = f"hydra.sweep.dir={quoted(str(folder))}"
+            words = [[*entry.overrides, place, f"hydra.sweep.subdir={quoted(entry.name)}"] for entry in todo]
+            with read_write(config):
+                config.hydra.sweep.dir = str(folder)  # plugins put files of their own there, too
+            launcher = Plugins.instance().instantiate_launcher(context, run_composed, config)
             try:
                 for start in range(0, len(words), size or len(words)):
                     batch = words[start : start + (size or len(words))]
@@ -192,11 +201,11 @@ def _values(override: Override) -> Any:
 
 
 def run_composed(config: DictConfig) -> None:
-    """Do the job that Hydra has composed, in whatever process an engine has put it.
+    """Run the job that Hydra has composed; an engine calls this in a process of its choice.
 
     Raises:
-        ValueError, RunFailedError: as ``experiment.run``; the engine records it.
-        SystemExit: a signal has stopped it; it has saved.
+        ValueError, RunFailedError: see ``experiment.run``; the engine records the error.
+        SystemExit: a signal stopped the job after it saved.
     """
     from bnexp.experiment.job import Job, already_done, import_modules
     from bnexp.experiment.run import run

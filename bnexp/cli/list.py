@@ -1,4 +1,4 @@
-"""What can be chosen, for ``bnexp list``: read from the files, importing neither torch nor the builders."""
+"""``bnexp list``: what can be chosen, read from the yaml files without importing torch or the builders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bnexp.config.shipped import configs_folder, folder
 
 _WIDTH = 100
 _TEXT = 14  # the column in which texts begin
-# The cases of benchmarks/norms.json, and how the costs are read out.
+# Case in benchmarks/norms.json -> how the cost is worded.
 CASES = {"vectors": "on vectors", "maps": "on maps", "lenet": "in a LeNet step"}
 
 
@@ -25,14 +25,14 @@ GROUPS = ("norm", "affine", "model", "data", "init", "optim", "schedule", "probe
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a yaml says of itself.
+class Description:
+    """The description of a choice in its yaml.
 
     Attributes:
-        name: the word typed.
-        title: the first line of its comment.
-        source: the text of its comment line `# Source: text`, which norms have.
-        options: the lines of the options with their numbers, as they stand there.
+        name: the word to type.
+        title: the first comment line.
+        source: the text of the comment line `# Source: text`, which norms have.
+        options: the lines of the options, with their numbers.
     """
 
     name: str
@@ -41,18 +41,18 @@ class Choice:
     options: tuple[str, ...]
 
 
-def choices(folder: Path) -> list[Choice]:
-    """All choices of a group, by name."""
+def descriptions(folder: Path) -> list[Description]:
+    """The yamls of a group's folder, by name."""
     return [read(path) for path in sorted(folder.glob("*.yaml"))]
 
 
-def read(path: Path) -> Choice:
-    """A yaml as a choice."""
+def read(path: Path) -> Description:
+    """Read a yaml's comments and options."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = [line.removeprefix("# ") for line in lines if line.startswith("# ") and not line.startswith("# @")]
     sources = [comment.removeprefix("Source: ") for comment in comments if comment.startswith("Source: ")]
     options = tuple(line for line in lines if line and not line.startswith(("#", "name:")))
-    return Choice(path.stem, comments[0] if comments else "", ", ".join(sources), options)
+    return Description(path.stem, comments[0] if comments else "", ", ".join(sources), options)
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ def _registered(node: ast.FunctionDef) -> Iterator[tuple[str, Capabilities]]:
                 yield name, Capabilities(**{str(word.arg): ast.literal_eval(word.value) for word in words})
 
 
-def norm_blocks(choices: list[Choice], norms: Mapping[str, Described], costs: Path) -> Iterator[str]:
-    """A paragraph a norm: formula, what it can do, source, cost and options.
+def norm_blocks(choices: list[Description], norms: Mapping[str, Described], costs: Path) -> Iterator[str]:
+    """A paragraph for each norm: formula, what it can do, source, cost and options.
 
     Args:
         choices: of the group ``norm``.
         norms: name -> what its source says; every choice is among them.
-        costs: ``benchmarks/norms.json``; it need not be there.
+        costs: ``benchmarks/norms.json``, which may be missing.
     """
     measured = json.loads(costs.read_text(encoding="utf-8"))["norms"] if costs.exists() else {}
     for choice in choices:
@@ -122,7 +122,7 @@ def abilities(norm: Capabilities) -> dict[str, str]:
 
 
 def cost(measured: Mapping[str, Any] | None) -> str:
-    """Time of a forward and backward pass relative to ``none``, for a person."""
+    """Time of a forward and backward pass relative to ``none``, as a sentence."""
     if measured is None:
         return "not measured"
     ratios = {CASES[case]: measured[case].get("ratio") for case in CASES}
@@ -136,13 +136,13 @@ def _row(label: str, text: str, *, indent: int = 2) -> str:
     return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * _TEXT, break_on_hyphens=False)
 
 
-def _options(choice: Choice) -> list[str]:
-    labels = ["options", *[""] * len(choice.options)]
-    return [_row(label, line) for label, line in zip(labels, choice.options, strict=False)]
+def _options(described: Description) -> list[str]:
+    labels = ["options", *[""] * len(described.options)]
+    return [_row(label, line) for label, line in zip(labels, described.options, strict=False)]
 
 
 def main(arguments: list[str]) -> int:
-    """``bnexp list [GROUP]``: every yaml with the first line of its comment; ``bnexp list norms``: all about them."""
+    """``bnexp list [GROUP]``: every choice with its first comment line; ``bnexp list norms``: a paragraph each."""
     options = parser("list", "What can be chosen, each with a line and its source.")
     options.add_argument("group", nargs="?", help=", ".join(GROUPS))
     group = options.parse_args(arguments).group
@@ -153,12 +153,12 @@ def main(arguments: list[str]) -> int:
     if wanted == "norm":
         norms = described(Path(__file__).parents[1] / "norms")
         costs = folder("benchmarks") / "norms.json"
-        print("\n\n".join(norm_blocks(choices(configs_folder() / "norm"), norms, costs)))
+        print("\n\n".join(norm_blocks(descriptions(configs_folder() / "norm"), norms, costs)))
         return 0
     for name in [wanted] if wanted else GROUPS:
         print(name)
-        found = choices(configs_folder() / name)
-        width = max(18, *(len(choice.name) + 2 for choice in found))
-        for choice in found:
-            print(f"  {choice.name:{width}}{choice.title}")
+        found = descriptions(configs_folder() / name)
+        width = max(18, *(len(each.name) + 2 for each in found))
+        for each in found:
+            print(f"  {each.name:{width}}{each.title}")
     return 0

@@ -1,4 +1,4 @@
-"""The command line: a small dispatcher that imports what a command needs, and nothing before.
+"""The command line: a small dispatcher that imports only what a command needs.
 
 ``config/compose`` and ``cli/hydra_plugins`` are the only modules that know Hydra and OmegaConf.
 """
@@ -24,11 +24,11 @@ bnexp: a command-line laboratory for normalization in neural networks
 
   bnexp train norm=bn                       train LeNet with batch norm on the embedded digits
   bnexp train -m norm=none,bn,ln seed=0,1   a sweep
-  bnexp resume FOLDER                       go on with a run or a sweep that was stopped or killed
+  bnexp resume FOLDER                       resume a run or a sweep that was stopped or killed
   bnexp evaluate RUN                        accuracy with running, precise and batch statistics
   bnexp compare FOLDER...                   runs as a table with intervals
-  bnexp bench [setting=value ...]           the batch size from which on training is no faster
-  bnexp claim list|run|report               claims about normalization: tested, judged, written up
+  bnexp bench [setting=value ...]           the batch size beyond which training is no faster
+  bnexp claim list|run|report               claims about normalization: test, judge and report them
   bnexp board [FOLDER]                      curves in TensorBoard, on this machine only
   bnexp list [GROUP]                        what can be chosen: norms, models, data, experiments, ...
 
@@ -36,7 +36,7 @@ bnexp COMMAND --help says more; bnexp --version; completion: eval "$(bnexp -sc i
 """
 
 
-# Sub-command -> module and function, imported when it is asked for.
+# Sub-command -> module and function, imported when the command is used.
 COMMANDS = {
     "train": "bnexp.cli.train:train",
     "resume": "bnexp.cli.resume:resume",
@@ -48,7 +48,7 @@ COMMANDS = {
     "list": "bnexp.cli.list:main",
 }
 
-# What is wrong with a place that the user has named; anything else is a fault of the disk.
+# Errors of a path that the user named; all other errors are failures of the disk.
 _WRONG_PLACE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ELOOP, errno.ENAMETOOLONG),
@@ -56,7 +56,7 @@ _WRONG_PLACE = (
 
 
 def main() -> int:
-    """Run the command of ``sys.argv``; the exit code is 0 done, 1 failed, 2 wrong input, 130 or 143 stopped."""
+    """Run the command of ``sys.argv``; exit code 0: done, 1: failed, 2: wrong input, 130 or 143: stopped."""
     try:
         with _dying_of_ctrl_c():
             code = _dispatch(sys.argv[1:])
@@ -76,9 +76,9 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _dying_of_ctrl_c() -> Iterator[None]:
-    """Let Ctrl-C end the process itself until a run listens: in an import, an exception might be printed or lost."""
+    """Let Ctrl-C kill the process until a run handles signals: an exception inside an import could get lost."""
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # it is ignored, as in the background of a script, and stays so
+    if before is not signal.default_int_handler:  # scripts ignore it for background processes; keep it ignored
         yield
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -121,7 +121,7 @@ def _one_line(text: str, code: int) -> int:
 
 
 def _storage_failed(error: OSError) -> int:
-    """A place that cannot be used, a full or broken disk; a closed pipe is a reader who has seen enough."""
+    """Report an unusable path or a full or broken disk; a closed pipe is no error, the reader has seen enough."""
     if isinstance(error, BrokenPipeError):
         drop_output()
         return 0
@@ -130,7 +130,7 @@ def _storage_failed(error: OSError) -> int:
 
 
 def _crashed(error: Exception) -> int:
-    """A fault of the program or of a user's module, outside of a run: one line, and the traceback in a file."""
+    """Report an error in the program or in a user's module, outside a run: one line, and the traceback in a file."""
     import tempfile
     import traceback
 
@@ -147,7 +147,7 @@ def _crashed(error: Exception) -> int:
 
 
 def complete(arguments: list[str]) -> int:
-    """Completion: commands and groups by ourselves, settings by Hydra; with no answer the shell offers files."""
+    """Shell completion: our own for commands and groups, Hydra's for settings; else the shell offers files."""
 
     def hydra() -> int:
         from bnexp.config import compose
@@ -155,13 +155,13 @@ def complete(arguments: list[str]) -> int:
 
         return compose.run_hydra(lambda config: None, arguments, configs_folder())
 
-    if not any(word.startswith("query=") for word in arguments):  # it is to be put up, or taken down
+    if not any(word.startswith("query=") for word in arguments):  # completion is to be installed or removed
         return hydra()
     line = os.environ.get("COMP_LINE", "")
-    words = f"{line}|".split()  # the mark keeps an empty last word
+    words = f"{line}|".split()  # the | keeps an empty last word
     if len(words) > 2 and words[1] in ("train", "bench"):
         os.environ["COMP_LINE"] = line.replace(f" {words[1]} ", " ", 1)  # Hydra must not see the sub-command
-        # A line that is wrong as yet has no completion; a complaint would stand in the middle of it.
+        # A line with an error has no completion yet; an error message would appear in the middle of the line.
         with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
             hydra()
         return 0
@@ -170,7 +170,7 @@ def complete(arguments: list[str]) -> int:
 
 
 def _choices(words: Sequence[str]) -> Sequence[str]:
-    """What can stand at the end of a line that has no settings."""
+    """The words that can complete a line without settings."""
     from bnexp.cli.list import GROUPS
 
     if len(words) == 2:

@@ -1,4 +1,4 @@
-"""Standard output whose reader may have gone, or whose disk may be full."""
+"""Writes to standard output, whose reader may be gone, or whose disk may be full."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from bnexp.config.checks import RunFailedError
 
 
 def drop_output() -> None:
-    """Let what is left for standard output go nowhere, or Python would complain once more when it ends."""
+    """Send all further standard output to /dev/null; otherwise Python would report the error again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str, *, end: str = "", also: str = "") -> None:
-    """Print at once.
+    """Print, and flush at once.
 
     Args:
-        text: to be printed.
-        end: behind it.
-        also: what a person should know if it cannot be printed.
+        text: the text to print.
+        end: printed after the text.
+        also: added to the error message if the text cannot be printed.
 
     Raises:
-        BrokenPipeError: the reader has gone.
+        BrokenPipeError: the reader has closed the pipe.
         RunFailedError: standard output cannot be written.
     """
     try:

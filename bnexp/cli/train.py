@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def train(arguments: list[str]) -> int:
-    """``bnexp train``: Hydra composes the config, ``experiment`` does the run."""
+    """``bnexp train``: Hydra composes the config, ``experiment`` trains the run."""
     if {"-m", "--multirun"}.isdisjoint(arguments):
         return _train(arguments, server=None)
     from bnexp.sweep.fork_server import ForkServer
@@ -32,7 +32,7 @@ def train(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str], server: ForkServer | None) -> int:
-    """Have Hydra compose one config and do its run, or many and do the sweep."""
+    """Let Hydra compose one config and train it, or compose many and run the sweep."""
     from bnexp.cli import hydra_plugins
     from bnexp.config import compose
 
@@ -40,7 +40,7 @@ def _train(arguments: list[str], server: ForkServer | None) -> int:
     results: list[int | Exception] = []
 
     def task(config: DictConfig) -> None:
-        # Hydra prints and wraps what a task raises; kept here, it arrives at main as it is.
+        # Hydra prints and wraps errors of a task; store them here, so that ``main`` gets them unchanged.
         try:
             results.append(_train_one(config))
         except Exception as error:
@@ -60,11 +60,12 @@ def _train_one(config: DictConfig) -> int:
 
     plain, words = compose.plain(config), compose.overrides()
     notes = compose.notes(to_dict(plain), words)
-    return do(Job(plain, compose.output_folder(), compose.run_name(), words, notes))
+    fresh = compose.RunFolder.fresh
+    return do(Job(plain, compose.output_folder(), compose.run_name(), words, notes, fresh))
 
 
 def do(job: Job) -> int:
-    """Do one run, say how it ended, and return the exit code."""
+    """Train one run, print how it ended, and return the exit code."""
     from bnexp.experiment.display import console
     from bnexp.experiment.job import already_done, import_modules
     from bnexp.experiment.run import run
@@ -84,10 +85,10 @@ def _shown(folder: Path) -> Path:
 
 
 def sentence(outcome: Outcome) -> str:
-    """How a run ended, for a person.
+    """How a run ended, as a sentence for the user.
 
     Raises:
-        ValueError: the run.json of a run that had ended before does not say it.
+        ValueError: the run.json of a run that ended earlier lacks a value.
     """
     try:
         return _ending(outcome.status, outcome.facts, _shown(outcome.job.folder))
@@ -99,7 +100,9 @@ def sentence(outcome: Outcome) -> str:
 def _ending(status: str, facts: Mapping[str, Any], shown: Path) -> str:
     quoted = shlex.quote(str(shown))
     if status == "interrupted":
-        return f"interrupted at step {facts['step']} of {facts['steps']}; go on with: bnexp resume {quoted}"
+        names = facts["config"]["imports"]
+        imports = f" --imports {','.join(names)}" if names else ""
+        return f"interrupted at step {facts['step']} of {facts['steps']}; go on with: bnexp resume {quoted}{imports}"
     if status == "diverged":
         return f"diverged: the loss of step {facts['diverged_at']} is not finite; run {shown}"
     final = facts["final"]

@@ -1,6 +1,9 @@
 """Finished runs in; intervals, differences, tables, figures and pages out.
 
 In which order to read: ``comparison`` (what is compared), ``effects`` (levels, differences, best values),
-``statistics``, ``lookup`` (settings that the user names), ``notes`` (what has to be said beside the numbers),
-``tables``, ``figures``, ``bands``, ``page`` and ``blocks`` (how it is shown).
+``working`` (what a rate that works is), ``statistics``, ``lookup`` (settings that the user names), ``notes`` (what has
+to be said beside the numbers), ``tables`` (the comparison as a document), ``figures``, ``bands``, ``page``.
+
+A document is a list of ``blocks``. Each way to write it has a file: ``terminal``, ``markdown``, ``html``, ``data`` (CSV
+and JSON); ``formats`` names them for ``--format``, ``cells`` shortens numbers for people.
 """

@@ -1,4 +1,4 @@
-"""Mean curves of arms, for the figures and, as runs of their own with a band, for TensorBoard."""
+"""Mean curves of arms: for figures, and as TensorBoard runs with a band for the interval."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnexp.compare.statistics import Interval, mean_interval
+from bnexp.config.metrics import metric_of
 from bnexp.config.names import run_name
 from bnexp.runs.arms import Arm
 from bnexp.runs.metrics import curve
 
-# What TensorBoard gets besides the compared metric.
+# Written to TensorBoard beside the compared metric.
 _METRICS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy", "test/accuracy_precise")
 
 
 def mean_curve(arm: Arm, metric: str) -> dict[int, Interval]:
-    """Step -> mean over the finished runs; a diverged run has no curve to its end and would bend the mean."""
+    """Step -> mean over the finished runs. The curve of a diverged run stops early, which would bend the mean."""
     points: defaultdict[int, list[float]] = defaultdict(list)
     for run in arm.runs:
         if run.status == "finished" and run.has_curve:
             for step, value in curve(run.folder, metric).items():
                 points[step].append(value)
-    return {step: mean_interval(values) for step, values in sorted(points.items())}
+    bounds = metric_of(metric).bounds
+    return {step: mean_interval(values, bounds=bounds) for step, values in sorted(points.items())}
 
 
 def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
-    """One TensorBoard run an arm, named as in the tables: mean and 95 % interval, bands under Custom Scalars.
+    """Write one TensorBoard run for each arm: mean and 95 % interval, with bands under Custom Scalars.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    from bnexp.runs.events import write_bands  # imports torch, which nothing else here needs
+    from bnexp.runs.events import write_bands  # imports torch
 
     for arm in arms:
         curves = {tag: mean_curve(arm, tag) for tag in dict.fromkeys((metric, *_METRICS))}
@@ -40,6 +42,6 @@ def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
 
 
 def _band(interval: Interval) -> tuple[float, float, float]:
-    """(mean, lower, upper); a single seed has no interval, and a band without width."""
+    """(mean, lower, upper). A single seed has no interval; its band has no width."""
     mean, low, high = interval.mean, interval.low, interval.high
     return mean, mean if low is None else low, mean if high is None else high

@@ -1,61 +1,94 @@
-"""``bnexp compare``: run folders in; a table with intervals, paired tests and the best settings out.
+"""Finished runs in folders become a ``Comparison``: arms with intervals, paired tests and best values.
 
-The seed is the unit of replication. Arms are compared on differences between runs of the same seed, and a setting is
-chosen on validation, never on test.
+The seed is the unit of replication. Two arms are compared by the differences between their runs of the same seed. A
+setting's best value is chosen on validation images, never on test images.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bnexp.compare.effects import choose, describe, pair
+from bnexp.compare.effects import choosable, choose, describe, pair
 from bnexp.compare.lookup import agrees, assignments, instead, resolve
-from bnexp.compare.notes import about_divergence, about_edges, about_left_out, about_pairs, about_skips, about_values
+from bnexp.compare.notes import (
+    about_divergence,
+    about_edges,
+    about_left_out,
+    about_pairs,
+    about_skips,
+    about_unchosen,
+    about_values,
+    about_working,
+)
 from bnexp.compare.tables import Comparison, Row
 from bnexp.runs.arms import group
 from bnexp.runs.collect import Run, collect, newest, show
 
 
-def compare(options: argparse.Namespace) -> Comparison:
-    """Read, choose, group and test, as the options say (see ``main``)."""
-    found, skips = collect([Path(folder) for folder in options.folders])
+def compare(
+    folders: Sequence[str],
+    *,
+    metric: str = "test/accuracy",
+    by: Sequence[str] = (),
+    baseline: Sequence[str] = (),
+    best: str | None = None,
+    where: Sequence[str] = (),
+    verbose: bool = False,
+) -> Comparison:
+    """Read the runs in and below folders, group them into arms, and compare the arms.
+
+    Args:
+        folders: of runs and sweeps.
+        metric: its value at the last step is compared.
+        by: settings that make the arms; default: all but the seed.
+        baseline: ``KEY=VALUE`` of the arm that the others are paired with, by seed.
+        best: take each arm at its best value of this setting, chosen on validation.
+        where: ``KEY=VALUE`` that the runs must have.
+        verbose: name each skipped folder in the notes.
+
+    Raises:
+        ValueError: a folder, metric, setting or value does not exist.
+    """
+    found, skips = collect([Path(folder) for folder in folders])
     if not found and not skips:
-        raise ValueError(f"{show(' '.join(options.folders))}: no runs in there; give the folder of a run or a sweep")
-    # Where nothing can be read there is nothing to look names up in; that is a finding, not an error.
-    wanted = assignments("--where", options.where, found) if found else {}
+        raise ValueError(f"{show(' '.join(folders))}: no runs in there; give the folder of a run or a sweep")
+    # Names are looked up in the runs. If no run can be read, the notes say so; it is no error.
+    wanted = assignments("--where", where, found) if found else {}
     once = newest(found)
     runs = [run for run in once if agrees(run, wanted)]
     if found and not runs:
-        raise ValueError(f"--where {' '.join(options.where)}: no run has all of this; ask for less")
-    comparison = _comparison(runs, options) if runs else Comparison(metric=options.metric)
-    comparison.skips = skips
-    comparison.notes += [*about_left_out(runs, len(found) - len(once)), *about_skips(skips, options.verbose)]
-    return comparison
+        raise ValueError(f"--where {' '.join(where)}: no run has all of this; ask for less")
+    made = _compared(runs, metric=metric, by=by, baseline=baseline, best=best) if runs else Comparison(metric=metric)
+    made.skips = skips
+    made.notes += [*about_left_out(runs, len(found) - len(once)), *about_skips(skips, verbose)]
+    return made
 
 
-def _comparison(runs: Sequence[Run], options: argparse.Namespace) -> Comparison:
-    metric = options.metric
+def _compared(
+    runs: Sequence[Run], *, metric: str, by: Sequence[str], baseline: Sequence[str], best: str | None
+) -> Comparison:
     _check_metric(metric, runs)
-    by = [resolve("--by", key, runs) for key in options.by]
-    key = resolve("--best", options.best, runs) if options.best else ""
+    by = [resolve("--by", key, runs) for key in by]
+    key = resolve("--best", best, runs) if best else ""
     if key in by:
-        raise ValueError(f"--best={options.best}: is also in --by; name it in one of them")
+        raise ValueError(f"--best={best}: is also in --by; name it in one of them")
+    given, runs = runs, choosable(runs, key, metric) if key else runs
     arms = group(runs, by=by, without=[key])
     rows: list[Row] = [{} for _ in arms]
     notes: list[str] = []
     if key:
+        notes += about_unchosen(len(given) - len(runs), metric)
         chosen = [choose(arm, key, metric) for arm in arms]
         arms, rows = [arm for arm, _ in chosen], [row for _, row in chosen]
-        notes += about_edges(arms, rows, key)
-    if options.baseline:
-        pairings = pair(arms, options.baseline, metric)
+        notes += [*about_edges(arms, rows, key), *about_working(rows, metric)]
+    if baseline:
+        pairings = pair(arms, baseline, metric)
         rows = [pairing | row for pairing, row in zip(pairings, rows, strict=True)]
         notes += about_pairs(pairings)
     rows = [describe(arm, metric) | row for arm, row in zip(arms, rows, strict=True)]
-    notes = [*about_values(arms, metric), *about_divergence(arms, metric), *notes]
-    return Comparison(metric=metric, key=key, baseline=",".join(options.baseline), arms=arms, rows=rows, notes=notes)
+    notes = [*about_values(arms, rows, metric), *about_divergence(arms, metric), *notes]
+    return Comparison(metric=metric, key=key, baseline=",".join(baseline), arms=arms, rows=rows, notes=notes)
 
 
 def _check_metric(metric: str, runs: Iterable[Run]) -> None:

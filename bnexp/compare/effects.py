@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Sequence
 from bnexp.compare.lookup import agrees, assignments, instead
 from bnexp.compare.statistics import Interval, holm, mean_interval, paired
 from bnexp.compare.tables import Row
-from bnexp.config.metrics import larger_is_better
+from bnexp.compare.working import WITHIN, largest_working, on_validation, working, works_by
+from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.runs.arms import Arm, group, known
-from bnexp.runs.collect import Setting, short, show
+from bnexp.runs.collect import Run, Setting, short, show
 from bnexp.runs.run_json import STATUSES
 
 LEARNING_RATES = ("lr", "learning_rate")
@@ -22,7 +23,7 @@ def describe(arm: Arm, metric: str) -> Row:
     return {
         "n": len(values),
         "runs": len(arm.runs),
-        **_interval("", mean_interval(values) if values else None),
+        **_interval("", _level(values, metric) if values else None),
         "min": min(values, default=None),
         "max": max(values, default=None),
         "best": _mean(run.best_value(metric) for run in usable),
@@ -36,7 +37,8 @@ def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
     mine = arm.values(metric)
     theirs = baseline.values(metric) if baseline else {}
     seeds = sorted(mine.keys() & theirs.keys())
-    result = paired([mine[seed] for seed in seeds], [theirs[seed] for seed in seeds]) if seeds else None
+    treated, untreated = [mine[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+    result = paired(treated, untreated, bounds=metric_of(metric).bounds) if seeds else None
     low, high = result.bca if result and result.bca else (None, None)
     return {
         "baseline": baseline.label if baseline else None,
@@ -51,29 +53,38 @@ def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
     }
 
 
+def choosable(runs: Sequence[Run], key: str, metric: str) -> list[Run]:
+    """The runs without those that have finished without a validation metric, by which no value can be chosen.
+
+    Raises:
+        ValueError: that is every finished run.
+    """
+    validation = on_validation(metric)
+    kept = [run for run in runs if run.status != "finished" or run.value(validation) is not None]
+    if len(kept) < len(runs) and not any(run.status == "finished" for run in kept):
+        raise ValueError(
+            f"--best={short(key)}: the runs have no {validation}, and test is never used for choosing; "
+            "train with a validation split"
+        )
+    return kept
+
+
 def choose(arm: Arm, key: str, metric: str) -> tuple[Arm, Row]:
     """The arm at the value of ``key`` with the best mean validation metric, and how it was chosen.
 
     A value at which a run diverged that cannot be counted (a loss has no chance level) comes after all others: its
     mean is one of survivors. Of equal values the first (smallest) is taken.
-
-    Raises:
-        ValueError: the arm's runs have no validation metric.
     """
-    validation = f"validation/{metric.rpartition('/')[2]}"
+    validation = on_validation(metric)
     grid = [tried for tried in group(arm.runs, by=[key]) if tried.by_seed]
     scored = {index: values for index, tried in enumerate(grid) if (values := list(tried.values(validation).values()))}
-    if not scored and any(tried.count("finished") for tried in grid):
-        raise ValueError(
-            f"--best={short(key)}: the runs of {arm.label} have no {validation}, and test is never used for choosing; "
-            "train with a validation split"
-        )
     if not scored:
-        return arm, _choice(key, grid, None, None)
+        return arm, _choice(key, grid, None, None) | _largest_working(key, grid, validation)
     sign = 1 if larger_is_better(metric) else -1
-    means = {index: mean_interval(values) for index, values in scored.items()}
+    means = {index: _level(values, validation) for index, values in scored.items()}
     index = max(means, key=lambda index: (not _censored(grid[index], validation), sign * means[index].mean))
-    return Arm(arm.settings, grid[index].runs), _choice(key, grid, index, means[index])
+    row = _choice(key, grid, index, means[index]) | _largest_working(key, grid, validation)
+    return Arm(arm.settings, grid[index].runs), row
 
 
 def pair(arms: Sequence[Arm], baseline: Sequence[str], metric: str) -> list[Row]:
@@ -122,16 +133,12 @@ def _censored(arm: Arm, metric: str) -> bool:
 
 def _choice(key: str, grid: Sequence[Arm], index: int | None, validation: Interval | None) -> Row:
     values = [tried.settings.get(key) for tried in grid]
-    row: Row = {
+    return {
         "chosen": None if index is None else values[index],
         **_interval("validation_", validation),
         "edge": None if index is None else _edge(values, index),
         "grid": " ".join(show(value) for value in values),
     }
-    if key.rpartition(".")[2] in LEARNING_RATES:
-        row["largest_stable"] = _largest_stable(grid, values)
-        row["stable_to_the_end"] = bool(values) and row["largest_stable"] == values[-1]
-    return row
 
 
 def _edge(values: Sequence[Setting], index: int) -> str:
@@ -143,16 +150,43 @@ def _edge(values: Sequence[Setting], index: int) -> str:
     return {0: "lower edge", len(values) - 1: "upper edge"}.get(index, "")
 
 
-def _largest_stable(grid: Sequence[Arm], values: Sequence[Setting]) -> Setting:
-    """The largest value up to which no seed diverged; ``None`` when one did at the smallest."""
-    stable = [not tried.count("diverged") for tried in grid]
-    length = stable.index(False) if False in stable else len(stable)
-    return values[length - 1] if length else None
+def _largest_working(key: str, grid: Sequence[Arm], validation: str) -> Row:
+    """The largest learning rate that works for every seed, up from the first such one; None where none does.
+
+    ``works_to_the_end`` is None where it is not known what works.
+    """
+    if key.rpartition(".")[2] not in LEARNING_RATES:
+        return {}
+    metric = works_by(validation)
+    works = [tried.settings.get(key) for tried in grid if _works(tried, grid, key, metric)]
+    values = [tried.settings.get(key) for tried in grid]
+    largest = largest_working(values, works)
+    known = any(tried.values(metric) or tried.count("diverged") for tried in grid)
+    return {"largest_working": largest, "works_to_the_end": bool(works) and largest == values[-1] if known else None}
+
+
+def _works(tried: Arm, grid: Sequence[Arm], key: str, metric: str) -> bool:
+    """Whether the value works for all seeds that have a result there (a crash says nothing of the value)."""
+    table = {other.settings.get(key): _numbers(other, metric) for other in grid}
+    chance = next((run.chance(metric) for run in tried.runs), None)
+    larger = larger_is_better(metric)
+    seeds = [seed for seed, runs in tried.by_seed.items() if all(run.status != "diverged" for run in runs)]
+    works = [working(table, seed, larger=larger, within=WITHIN, chance=chance) for seed in seeds]
+    return len(seeds) == len(tried.by_seed) and all(tried.settings.get(key) in some for some in works)
+
+
+def _numbers(tried: Arm, metric: str) -> dict[int, float | None]:
+    numbers = tried.values(metric)
+    return {seed: numbers.get(seed) for seed in tried.by_seed}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     some = known(values)
     return mean_interval(some).mean if some else None
+
+
+def _level(values: Sequence[float], metric: str) -> Interval:
+    return mean_interval(values, bounds=metric_of(metric).bounds)
 
 
 def _interval(prefix: str, interval: Interval | None) -> Row:

@@ -6,22 +6,32 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from bnexp.compare.tables import Row
+from bnexp.compare.statistics import FEWEST
+from bnexp.compare.tables import Row, is_cut
+from bnexp.compare.working import WITHIN, on_validation, works_by
 from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.config.schema import role
 from bnexp.runs.arms import Arm, telling
-from bnexp.runs.collect import Run, Skip, short, show
+from bnexp.runs.collect import Refused, Run, Skip, short, show
 from bnexp.runs.paths import METRICS
 from bnexp.runs.run_json import STATUSES
 
 
-def about_values(arms: Sequence[Arm], metric: str) -> Iterator[str]:
+def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Iterator[str]:
     """What the numbers are, and which runs are missing in them."""
     better = "larger" if larger_is_better(metric) else "smaller"
     yield (
         f"{metric} at the last step, {better} is better: mean over n seeds with 95 % t-interval. "
         "best: mean of the runs' best evaluations, chosen on this metric itself and so optimistic."
     )
+    if any(1 < row["n"] < FEWEST for row in rows):
+        yield f"With fewer than {FEWEST} seeds their values stand behind the mean instead of an interval."
+    if any(row["n"] >= FEWEST and is_cut(row) for row in rows):
+        low, high = metric_of(metric).bounds
+        yield (
+            f"[low, high]: a t-interval that would leave [{low:g}, {high:g}] is cut off there; no mean lies outside, "
+            "so that it holds the mean as often as before."
+        )
     pooled = dict.fromkeys(key for arm in arms for key in _pooled(arm))
     if pooled:
         yield (
@@ -54,6 +64,22 @@ def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:
             yield f"Diverged, left out of the means, which so flatter (a loss has no chance level): {_runs(count)}."
 
 
+def about_unchosen(count: int, metric: str) -> Iterator[str]:
+    """How many runs no value could be chosen by."""
+    if count:
+        yield f"Without {on_validation(metric)}, by which values are chosen, left out: {_runs(count)}."
+
+
+def about_working(rows: Sequence[Row], metric: str) -> Iterator[str]:
+    """What is meant by a learning rate that works."""
+    if rows and "largest_working" in rows[0]:
+        points = f"{100 * WITHIN:g} points"
+        yield (
+            f"largest working: up to this value, from the first that works, no seed diverges and {works_by(metric)} of "
+            f"each is at most {points} below the arm's best mean, which is more than {points} above chance."
+        )
+
+
 def about_edges(arms: Sequence[Arm], rows: Sequence[Row], key: str) -> Iterator[str]:
     """Which choices would have wanted a wider grid."""
     for arm, row in zip(arms, rows, strict=True):
@@ -74,6 +100,8 @@ def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
     if paired and min(paired) < (enough := _enough_pairs(len(paired))):
         least = f"{2 / 2 ** min(paired):.4g}{f', {len(paired)} times that by Holm' if len(paired) > 1 else ''}"
         yield f"With {min(paired)} pairs no sign-flip p can be below {least}; take {enough} or more seeds."
+    if any(1 < pairs < FEWEST for pairs in paired):
+        yield f"With fewer than {FEWEST} pairs the differences themselves are shown instead of an interval."
     alone = sum(row["baseline"] is None for row in rows)
     if alone:
         yield f"Arms not paired, since no baseline agrees with them in all else: {alone}."
@@ -95,10 +123,13 @@ def about_left_out(runs: Sequence[Run], repeats: int) -> Iterator[str]:
 
 def about_skips(skips: Sequence[Skip], verbose: bool) -> Iterator[str]:
     """Folders that could not be used, by reason, and one by one if asked for."""
-    reasons = Counter(skip.reason for skip in skips)
+    reasons = Counter(skip.reason for skip in skips if not isinstance(skip, Refused))
+    refused = len(skips) - reasons.total()
+    if refused:
+        yield f"Refused before the start: {refused}." + ("" if verbose else " -v lists them.")
     if reasons:
         counts = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
-        yield f"Folders skipped: {len(skips)} ({counts})." + ("" if verbose else " -v lists them.")
+        yield f"Folders skipped: {reasons.total()} ({counts})." + ("" if verbose else " -v lists them.")
     if verbose:
         yield from (f"Skipped {show(skip.folder)}: {skip.reason}." for skip in skips)
 

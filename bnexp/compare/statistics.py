@@ -15,6 +15,11 @@ EXACT_UP_TO = 16
 RESAMPLES = 99_999
 # Where the search for a number of pairs ends: nobody runs more seeds than that.
 MOST_PAIRS = 10_000
+# With fewer values the values themselves are shown: an interval of two is some ten times as wide as their distance.
+FEWEST = 4
+
+Bounds = tuple[float, float]
+UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,10 @@ class Paired:
     bca: tuple[float, float] | None
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+def mean_interval(values: Sequence[float], level: float = 0.95, *, bounds: Bounds = UNBOUNDED) -> Interval:
     """Mean and Student's t-interval: ``mean ± t_{n-1, (1+level)/2} sd / sqrt(n)``, with the sd over n - 1.
+
+    What lies outside the values' bounds is cut off. The mean cannot lie there, so that the interval keeps its level.
 
     Raises:
         ValueError: no values.
@@ -61,17 +68,27 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
-    return Interval(n=n, mean=mean, sd=sd, low=mean - half, high=mean + half)
+    low, high = clipped(mean - half, mean + half, values, bounds)
+    return Interval(n=n, mean=mean, sd=sd, low=low, high=high)
 
 
-def paired(treated: Sequence[float], baseline: Sequence[float], level: float = 0.95) -> Paired:
+def clipped(low: float, high: float, values: Sequence[float], bounds: Bounds) -> tuple[float, float]:
+    """What of a range lies within the bounds of the values; a value beyond a bound shows that it is none."""
+    return max(low, min(bounds[0], *values)), min(high, max(bounds[1], *values))
+
+
+def paired(
+    treated: Sequence[float], baseline: Sequence[float], level: float = 0.95, *, bounds: Bounds = UNBOUNDED
+) -> Paired:
     """Differences ``treated[s] - baseline[s]``, seed by seed, and what can be said of their mean.
+
+    ``bounds`` are those of the values, and not of the differences.
 
     Raises:
         ValueError: no pairs, or sequences of different lengths.
     """
     differences = [a - b for a, b in zip(treated, baseline, strict=True)]
-    interval = mean_interval(differences, level)
+    interval = mean_interval(differences, level, bounds=(bounds[0] - bounds[1], bounds[1] - bounds[0]))
     return Paired(
         interval=interval,
         d_z=interval.mean / interval.sd if interval.sd else None,

@@ -1,35 +1,34 @@
-"""A comparison as tables of text, and those as plain text, Markdown, CSV and JSON."""
+"""A comparison as a document: tables and notes for people, one table and facts for machines."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-import re
-import textwrap
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from bnexp.compare.blocks import Cell, Document, Items, Table
+from bnexp.compare.cells import BLANK, decimals, duration, number, probability
+from bnexp.compare.statistics import FEWEST
+from bnexp.compare.working import on_validation
 from bnexp.runs.arms import Arm
 from bnexp.runs.collect import Setting, Skip, short, show
 
-WIDTH = 100
-BLANK = "-"
-
-# What is known of an arm: column -> value at full precision, ``None`` where there is none.
+# The facts about an arm: column -> value at full precision, ``None`` where there is no value.
 Row = dict[str, Any]
 
 
 @dataclass
 class Comparison:
-    """What there is to show: arms, and what is known of each, in the arms' order.
+    """Arms, and a row of facts about each, in the same order.
 
     Attributes:
+        metric: the compared metric.
         key: the setting that was chosen on validation, or an empty string.
         baseline: the arm that the others are paired with, as typed, or an empty string.
+        skips: folders that could not be used.
+        notes: sentences to be read with the numbers.
     """
 
     metric: str
@@ -41,22 +40,10 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
 
-class Cell(NamedTuple):
-    """A table's cell: what is read, what it sorts by (numbers stand right), where it leads, and what leads to it."""
-
-    text: str
-    value: float | str | None = None
-    link: str = ""
-    anchor: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A titled table of cells."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+def document(comparison: Comparison) -> Document:
+    """Tables and notes, a table with a row an arm, and everything as plain Python."""
+    notes = [Items(comparison.notes)] if comparison.notes else []
+    return Document([*tables(comparison), *notes], _records(comparison), _facts(comparison))
 
 
 def tables(comparison: Comparison) -> list[Table]:
@@ -66,7 +53,7 @@ def tables(comparison: Comparison) -> list[Table]:
         shown.append(_differences(comparison))
     if comparison.key and comparison.arms:
         shown.append(_choices(comparison))
-    return shown
+    return [table for table in shown if table.rows]
 
 
 def _levels(comparison: Comparison) -> Table:
@@ -75,14 +62,14 @@ def _levels(comparison: Comparison) -> Table:
     rows = [
         [
             number(row["n"], 0),
-            _plus_minus(row, "", digits),
+            _level(row, "", digits, arm.values(comparison.metric)),
             number(row["sd"], digits),
             number(row["best"], digits),
             Cell(f"{row['diverged']}/{row['diverged'] + row['finished']}", row["diverged"]),
             number(row["failed"], 0),
             duration(row["seconds"]),
         ]
-        for row in comparison.rows
+        for arm, row in zip(comparison.arms, comparison.rows, strict=True)
     ]
     return _table(f"{comparison.metric} at the last step", comparison.arms, header, rows)
 
@@ -90,20 +77,21 @@ def _levels(comparison: Comparison) -> Table:
 def _differences(comparison: Comparison) -> Table:
     rows = zip(comparison.arms, comparison.rows, strict=True)
     pairs = [(arm, row) for arm, row in rows if row["baseline"] not in (None, arm.label)]
-    digits = _digits([row for _, row in pairs], "difference_")
+    digits = _digits([row for _, row in pairs], "difference_", "pairs")
     several = len({row["baseline"] for _, row in pairs}) > 1
     header = [*(["against"] if several else []), "pairs", "difference", "95 % interval", "d_z", "p", "p (Holm)"]
+    values = {arm.label: arm.values(comparison.metric) for arm in comparison.arms}
     cells = [
         [
             *([Cell(row["baseline"], row["baseline"])] if several else []),
             number(row["pairs"], 0),
             number(row["difference_mean"], digits, sign="+"),
-            _range(row, "difference_", digits),
+            _differing(row, digits, values[arm.label], values[row["baseline"]]),
             number(row["d_z"], 2),
-            _probability(row["p"]),
-            _probability(row["p_holm"]),
+            probability(row["p"]),
+            probability(row["p_holm"]),
         ]
-        for _, row in pairs
+        for arm, row in pairs
     ]
     return _table(f"Differences to {comparison.baseline}, seed by seed", [arm for arm, _ in pairs], header, cells)
 
@@ -111,87 +99,93 @@ def _differences(comparison: Comparison) -> Table:
 def _choices(comparison: Comparison) -> Table:
     key = short(comparison.key)
     digits = _digits(comparison.rows, "validation_")
-    stable = "largest_stable" in comparison.rows[0]
-    header = [key, "validation ± 95 %", "where", "grid", *(["largest stable"] if stable else [])]
+    rates = "largest_working" in comparison.rows[0]
+    header = [key, "validation ± 95 %", "where", "grid", *(["largest working"] if rates else [])]
     rows = [
         [
             _setting(row["chosen"]),
-            _plus_minus(row, "validation_", digits),
+            _level(row, "validation_", digits, arm.values(on_validation(comparison.metric))),
             Cell(BLANK if row["edge"] is None else row["edge"] or "inside", row["edge"] or ""),
             Cell(row["grid"], row["grid"]),
-            *([_stable(row)] if stable else []),
+            *([_working(row)] if rates else []),
         ]
-        for row in comparison.rows
+        for arm, row in zip(comparison.arms, comparison.rows, strict=True)
     ]
     return _table(f"{key} chosen on validation", comparison.arms, header, rows)
 
 
 def _table(title: str, arms: Sequence[Arm], header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
-    """A table whose first columns are the settings that set the arms apart; every number leads to the arm's runs."""
+    """A table that begins with the settings in which the arms differ; all cells of a row link to the arm's runs."""
     keys = swept(arms)
-    named = [
-        [Cell(BLANK) if key not in arm.settings else _setting(arm.settings[key]) for key in keys]
-        or [Cell(arm.label, arm.label)]
-        for arm in arms
-    ]
+    named = [_settings(arm, keys) or [Cell(arm.label, arm.label)] for arm in arms]
     header = [*(list(map(short, keys)) or ["arm"]), *header]
     linked = [
-        [cell._replace(link=f"#{anchor(arm)}") for cell in (*name, *row)]
+        [replace(cell, link=f"#{anchor(arm)}") for cell in (*name, *row)]
         for arm, name, row in zip(arms, named, rows, strict=True)
     ]
-    return Table(title, header, linked)
+    return Table(header, linked, title)
 
 
 def anchor(arm: Arm) -> str:
-    """Where the runs of an arm begin in a page; a label may hold anything, its checksum may not."""
+    """The anchor of an arm's first run in a page: a checksum, since a label may hold characters that anchors cannot."""
     return f"arm-{zlib.crc32(arm.label.encode()):08x}"
 
 
 def swept(arms: Iterable[Arm]) -> list[str]:
-    """The settings that set the arms apart, in order."""
+    """The settings in which the arms differ, in order."""
     return list(dict.fromkeys(key for arm in arms for key in arm.settings))
 
 
-def _digits(rows: Iterable[Row], prefix: str) -> int:
-    """Decimals that give the typical interval two significant digits; four where there is no interval."""
-    halves = sorted(row[prefix + "high"] - row[prefix + "mean"] for row in rows if row[prefix + "high"] is not None)
-    half = halves[len(halves) // 2] if halves else 0.0
-    return min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
+def _digits(rows: Iterable[Row], prefix: str, count: str = "n") -> int:
+    """Decimals for a column of intervals, by the median of their widths; four where there is no interval."""
+    shown = [row for row in rows if row[prefix + "low"] is not None and row[count] >= FEWEST]
+    halves = sorted(max(_halves(row, prefix)) for row in shown)
+    return decimals(halves[len(halves) // 2] if halves else 0.0, 4)
 
 
-def number(value: float | None, digits: int, sign: str = "") -> Cell:
-    """A number with fixed decimals, unless it is huge."""
-    if value is None:
-        return Cell(BLANK)
-    return Cell(f"{value:{sign}.{digits}f}" if abs(value) < 1e6 else f"{value:{sign}.3g}", value)
-
-
-def _plus_minus(row: Row, prefix: str, digits: int) -> Cell:
-    mean, high = row[prefix + "mean"], row[prefix + "high"]
+def _level(row: Row, prefix: str, digits: int, values: Mapping[int, float]) -> Cell:
+    """A mean with its interval, or with the values where they are few."""
+    mean, low, high = (row[prefix + name] for name in ("mean", "low", "high"))
     cell = number(mean, digits)
-    return cell if high is None else Cell(f"{cell.text} ± {number(high - mean, digits).text}", mean)
+    if low is None:
+        return cell
+    if len(values) < FEWEST:
+        return Cell(f"{cell.text} ({_listed(values.values(), digits)})", mean)
+    if is_cut(row, prefix):
+        return Cell(f"{cell.text} [{_listed((low, high), digits)}]", mean)
+    return Cell(f"{cell.text} ± {number(high - mean, digits).text}", mean)
 
 
-def _range(row: Row, prefix: str, digits: int) -> Cell:
-    low, high = row[prefix + "low"], row[prefix + "high"]
+def is_cut(row: Row, prefix: str = "") -> bool:
+    """Whether an interval ends where its metric's values do, so that its mean is not in its middle."""
+    if row[prefix + "low"] is None:
+        return False
+    below, above = _halves(row, prefix)
+    return not math.isclose(below, above, abs_tol=1e-9 * abs(row[prefix + "mean"]))
+
+
+def _halves(row: Row, prefix: str) -> tuple[float, float]:
+    """How far an interval reaches below its mean and above it."""
+    mean = row[prefix + "mean"]
+    return mean - row[prefix + "low"], row[prefix + "high"] - mean
+
+
+def _differing(row: Row, digits: int, mine: Mapping[int, float], theirs: Mapping[int, float]) -> Cell:
+    """The interval of the mean difference, or the differences where they are few."""
+    low, high = row["difference_low"], row["difference_high"]
     if low is None:
         return Cell(BLANK)
-    return Cell(f"[{number(low, digits, '+').text}, {number(high, digits, '+').text}]", low)
+    if row["pairs"] < FEWEST:
+        return Cell(_listed((mine[seed] - theirs[seed] for seed in mine if seed in theirs), digits, "+"), low)
+    return Cell(f"[{_listed((low, high), digits, '+')}]", low)
 
 
-def _probability(p: float | None) -> Cell:
-    if p is None:
-        return Cell(BLANK)
-    return Cell("< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}", p)
+def _listed(values: Iterable[float], digits: int, sign: str = "") -> str:
+    return ", ".join(number(value, digits, sign).text for value in values)
 
 
-def duration(seconds: float | None) -> Cell:
-    """Seconds in the unit that suits them."""
-    if seconds is None:
-        return Cell(BLANK)
-    size, unit = next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (0, "s")) if seconds >= 2 * size)
-    amount = seconds / (size or 1)
-    return Cell(f"{amount:.1f} {unit}" if amount >= 1 else f"{amount:.2g} {unit}", seconds)
+def _settings(arm: Arm, keys: Iterable[str]) -> list[Cell]:
+    return [_setting(arm.settings[key]) if key in arm.settings else Cell(BLANK) for key in keys]
 
 
 def _setting(value: Setting) -> Cell:
@@ -199,80 +193,37 @@ def _setting(value: Setting) -> Cell:
     return Cell(show(value), value if number else show(value))
 
 
-def _stable(row: Row) -> Cell:
-    """The largest stable learning rate; no larger one was tried where it stands at the end of the grid."""
-    if row["largest_stable"] is None:
-        return Cell(BLANK if row["grid"] == "" else "none", "")
-    cell = _setting(row["largest_stable"])
-    return Cell(f"≥ {cell.text}" if row["stable_to_the_end"] else cell.text, cell.value)
+def _working(row: Row) -> Cell:
+    """The largest learning rate that works, with ≥ if it is the end of the grid, so that no larger one was tried."""
+    if row["works_to_the_end"] is None:
+        return Cell(BLANK, "")
+    if row["largest_working"] is None:
+        return Cell("none", "")
+    cell = _setting(row["largest_working"])
+    return Cell(f"≥ {cell.text}" if row["works_to_the_end"] else cell.text, cell.value)
 
 
-def as_text(comparison: Comparison) -> str:
-    """Aligned columns for a terminal, then the notes."""
-    blocks = [_aligned(table) for table in tables(comparison) if table.rows]
-    notes = [textwrap.fill(note, WIDTH, subsequent_indent="  ", break_long_words=False) for note in comparison.notes]
-    return "\n\n".join([*blocks, "\n".join(notes)]).rstrip() + "\n"
-
-
-def _aligned(table: Table) -> str:
-    columns = list(zip(table.header, *([cell.text for cell in row] for row in table.rows), strict=True))
-    right = [flush_right(table, index) for index in range(len(table.header))]
-    widths = [max(map(len, column)) for column in columns]
-    lines = [
-        "  ".join(
-            text.rjust(width) if flush else text.ljust(width)
-            for text, width, flush in zip(line, widths, right, strict=True)
-        )
-        for line in zip(*columns, strict=True)
-    ]
-    return "\n".join([table.title, lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
-
-
-def flush_right(table: Table, index: int) -> bool:
-    """Whether a column holds numbers and so is flush right."""
-    values = [row[index].value for row in table.rows if row[index].value is not None]
-    return bool(values) and not any(isinstance(value, str) for value in values)
-
-
-def as_markdown(comparison: Comparison) -> str:
-    """The same tables and notes for a README or a pull request."""
-    blocks = [_piped(table) for table in tables(comparison) if table.rows]
-    notes = "\n".join(f"- {_escaped(note)}" for note in comparison.notes)
-    return "\n\n".join(filter(None, [*blocks, notes])) + "\n"
-
-
-def _piped(table: Table) -> str:
-    rules = ["---:" if flush_right(table, index) else "---" for index in range(len(table.header))]
-    lines = [table.header, rules, *([cell.text for cell in row] for row in table.rows)]
-    return "\n".join(
-        [f"**{_escaped(table.title)}**", "", *("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)]
-    )
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([|*_<`\\])", r"\\\1", text)
-
-
-def as_csv(comparison: Comparison) -> str:
-    """A row an arm, at full precision, empty where there is no value."""
+def _records(comparison: Comparison) -> Table:
+    """A row an arm, at full precision."""
     keys = swept(comparison.arms)
-    columns = [*map(short, keys), *(comparison.rows[0] if comparison.rows else ())]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["arm", *columns])
-    for arm, row in zip(comparison.arms, comparison.rows, strict=True):
-        settings = [show(arm.settings[key]) if key in arm.settings else "" for key in keys]
-        writer.writerow([arm.label, *settings, *row.values()])
-    return file.getvalue()
+    columns = comparison.rows[0] if comparison.rows else ()
+    rows = [
+        [
+            Cell(arm.label, arm.label),
+            *_settings(arm, keys),
+            *(Cell(show(value), value) for value in row.values()),
+        ]
+        for arm, row in zip(comparison.arms, comparison.rows, strict=True)
+    ]
+    return Table(["arm", *map(short, keys), *columns], rows)
 
 
-def as_json(comparison: Comparison) -> str:
-    """Everything, at full precision; ``null`` where there is no value."""
+def _facts(comparison: Comparison) -> dict[str, Any]:
     arms = [
         {"arm": arm.label, "settings": dict(arm.settings), "values": arm.values(comparison.metric), **row}
         for arm, row in zip(comparison.arms, comparison.rows, strict=True)
     ]
-    document = {
+    return {
         "metric": comparison.metric,
         "baseline": comparison.baseline or None,
         "best": short(comparison.key) or None,
@@ -280,7 +231,3 @@ def as_json(comparison: Comparison) -> str:
         "skipped": [{"folder": str(skip.folder), "reason": skip.reason} for skip in comparison.skips],
         "notes": comparison.notes,
     }
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
-
-
-FORMATS = {"table": as_text, "csv": as_csv, "json": as_json, "markdown": as_markdown}

@@ -1,7 +1,7 @@
-"""What can be asked for, and whether it is allowed; words into a config.
+"""The settings of a run: their names, allowed values and defaults, and how the command line becomes a config.
 
-In which order to read: ``schema`` (every setting of a run), ``checks`` (ranges and choices), ``registry`` (a name finds
-its builder), ``compose`` (Hydra: words of the command line into a config), ``names`` (what runs are called),
-``capabilities`` (the record of what a norm can do), ``metrics`` (what is known of a measured quantity by its name),
-``shipped`` (where the yaml files are).
+Read the files in this order: ``schema`` (every setting of a run), ``checks`` (ranges and choices), ``registry`` (finds
+the builder of a name), ``compose`` (Hydra: turns the command line into a config), ``names`` (names of runs),
+``capabilities`` (what a norm can do), ``metrics`` (direction, chance level and format of a measured quantity),
+``shipped`` (finds the yaml files).
 """

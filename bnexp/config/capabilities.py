@@ -15,10 +15,10 @@ class Capabilities:
 
     Attributes:
         ranks: the inputs on which the norm is defined: vectors (B, C), sequences (B, C, L) and maps (B, C, H, W).
-        elsewhere: other inputs are ``refused``, or they are ``skipped``: they pass unnormalized.
-        batch_of_one: what training answers for a single vector, and for a single map: the ``same`` as for this sample
-            in a larger batch, numbers that ``differ``, or nothing, as such a batch is ``refused``.
-        graph: no step waits for the device, so that a CUDA graph can record it.
+        elsewhere: other inputs are ``refused``, or ``skipped``: they pass unnormalized.
+        batch_of_one: output in training for a batch of one vector, and of one map: the ``same`` as for this sample in a
+            larger batch, numbers that ``differ``, or ``refused``: the norm raises an error.
+        graph: no step waits for the device, so a CUDA graph can capture it.
         stacks: the norm has a rule for members: it runs under ``torch.func.vmap``.
         restorable: ``affine=identity`` finds a gain and a bias with which the norm answers its first batch with itself.
         bias_in_linear: activations are not normalized, and the norm's bias is that of the linear map, which keeps it.

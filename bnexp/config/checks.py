@@ -1,4 +1,4 @@
-"""What a setting may be: ranges and choices as annotations, and the one place that checks a value against them.
+"""The allowed values of settings: ranges and choices as annotations, and the function that checks a value.
 
 Standard library only, so that the command line can check a config without importing torch.
 """
@@ -17,7 +17,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 class RunFailedError(Exception):
-    """A run ended by a fault that is not the user's input; its message is one line, the rest stands in the run."""
+    """A run failed, and not because of the user's input; the message is one line, details are in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,10 @@ class OneOf:
         return "one of " + ", ".join(self.choices)
 
 
-Positive = Annotated[int, Range(least=1)]
+Positive = Annotated[int, Range(least=1, most=10**9)]
+# Units of a layer, and layers one after another: beyond these, no machine could build the network in reasonable time.
+Width = Annotated[int, Range(least=1, most=10**6)]
+Depth = Annotated[int, Range(least=1, most=10_000)]
 NonNegative = Annotated[float, Range(least=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 Fraction = Annotated[float, Range(least=0, below=1)]
@@ -68,7 +71,7 @@ def near_miss(word: str, known: Iterable[str]) -> str:
 
 
 def unknown(setting: str, word: str, known: Iterable[str]) -> ValueError:
-    """The error for a word that is not among the known ones."""
+    """The error for a word that is not one of the known words."""
     known = sorted(known)
     return ValueError(f"{setting}={word}: not known{near_miss(str(word), known)} (allowed: {', '.join(known)})")
 
@@ -78,10 +81,10 @@ def checked(setting: str, value: Any, annotation: Any) -> Any:
 
     Args:
         setting: the name the user typed, for the message.
-        value: what was given.
-        annotation: ``int``, ``float``, ``bool``, ``str``, ``Literal``, ``list[...]``, ``dict[...]`` (taken as it is),
-            ``X | None`` or ``Annotated`` of one of these with ``Range`` or ``OneOf``. A whole number is taken where a
-            ``float`` is asked for.
+        value: the value to check.
+        annotation: ``int``, ``float``, ``bool``, ``str``, ``Literal``, ``list[...]``, ``dict[...]`` (its content is not
+            checked), ``X | None`` or ``Annotated`` of one of these with ``Range`` or ``OneOf``. A whole number is
+            accepted where a ``float`` is expected.
 
     Raises:
         ValueError: ``<setting>=<given>: what is wrong; what is allowed``.

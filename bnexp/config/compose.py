@@ -1,4 +1,4 @@
-"""Hydra: composing a config from words, and its errors in one line."""
+"""Hydra: composes a config from the command line, and turns Hydra's errors into one line."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ _FLAGS = (
     *("--config-dir", "-cd", "--info", "-i"),
 )
 
-# What Hydra lets through of a yaml file that is none.
+# Errors of a damaged yaml file that Hydra does not catch.
 _YAML_FAULTS = (yaml.YAMLError, UnicodeDecodeError)
 
-# Hydra settings that would break what is promised of a run folder: setting -> (the values that keep it, what they say).
+# Hydra settings that would break promises about run folders: setting -> (the values that keep it, the promise).
 _FIXED = {
     "hydra.output_subdir": ("null", "bnexp writes .hydra in the run folder itself"),
-    "hydra.job.chdir": ("false", "paths are those of the working folder"),
+    "hydra.job.chdir": ("false", "paths are relative to the working folder"),
 }
-# Where a value from the environment is a place; elsewhere it may be a secret, and would be shown and stored.
+# Settings that may come from the environment, because they are paths; other values may be secrets, and are stored.
 _FROM_ENVIRONMENT = ("data.root", "data.path")
-# Where a value is a folder or a file, taken as it stands.
+# Settings whose value is a folder or file name, taken literally.
 _PLACES = ("init_from", "data.path", "data.root")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\s*\.\s*(env|\$)")
 
@@ -59,26 +59,33 @@ _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or 
 
 @dataclass
 class SweeperConf:
-    """Hydra's schema of the sweeper in ``cli/hydra_plugins``: that of its own basic one."""
+    """Hydra's schema of the sweeper in ``cli/hydra_plugins``: the fields of BasicSweeper, and ``skip_invalid``."""
 
     _target_: str = "hydra_plugins.bnexp.BnexpSweeper"
     max_batch_size: int | None = None
     params: dict[str, str] | None = None
+    skip_invalid: bool = False
 
 
 class RunFolder(Callback):
-    """Takes a single run's folder from Hydra, which would make it before anything has been checked."""
+    """Takes the name of a single run's folder from Hydra, which would make the folder before anything is checked."""
 
     path: ClassVar[str | None] = None
+    fresh: ClassVar[bool] = False
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note where the run is to be, and have Hydra make and fill nothing."""
+        """Store the folder of the run, and keep Hydra from making or filling any folder."""
         HydraConfig.instance().set_config(config)  # for ${hydra:...} in the folder's name
-        # An error here would be a warning only; Hydra meets the same one a moment later.
+        # An error here would only be a warning; Hydra raises the same error a moment later.
         with contextlib.suppress(OmegaConfBaseException), read_write(config.hydra):
-            RunFolder.path = str(config.hydra.run.dir)
+            RunFolder.path, RunFolder.fresh = str(config.hydra.run.dir), is_fresh(config.hydra.run)
             config.hydra.run.dir = "."
             config.hydra.output_subdir, config.hydra.job.chdir = None, False
+
+
+def is_fresh(place: DictConfig) -> bool:
+    """Whether a folder's name is the one of configs/train.yaml, so that every command gets a folder of its own."""
+    return str(OmegaConf.to_container(place, resolve=False)["dir"]).startswith("${free_folder:")  # type: ignore[index, call-overload]
 
 
 ConfigStore.instance().store("bnexp_train", TrainConfig)
@@ -88,33 +95,35 @@ ConfigStore.instance().store(
     node={"run_folder": {"_target_": f"{RunFolder.__module__}.{RunFolder.__qualname__}"}},
 )
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=SweeperConf)
-# Its options, with their values, are in configs/hydra/launcher; their types and limits in sweep/options.py.
+# The launcher's options and values are in configs/hydra/launcher, their types and limits in sweep/options.py.
 ConfigStore.instance().store(
     group="hydra/launcher", name="bnexp", node={"_target_": "hydra_plugins.bnexp.BnexpLauncher"}
 )
-# The plugin's own schema has the name of our file, which hides it.
+# The plugin's own schema has the same name as our yaml file, which hides it; hence this second name.
 ConfigStore.instance().store(
     group="hydra/launcher",
     name="bnexp_ray",
     node={"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"},
 )
 OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
-OmegaConf.register_new_resolver("free_folder", names.free_folder, use_cache=True)
+OmegaConf.register_new_resolver("pixel_scale", lambda init_from: "own" if init_from is None else "source")
+# A mark, see ``is_fresh``: the name is free once ``names.make_free`` has made the folder.
+OmegaConf.register_new_resolver("free_folder", lambda folder: folder)
 
 
 def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs: Path) -> int:
-    """Give the command line to Hydra, which calls ``task`` with the composed config, or the sweeper.
+    """Pass the command line to Hydra, which calls ``task`` with the composed config, or calls the sweeper.
 
     Returns:
         The exit code of a sweep, else 0.
 
     Raises:
-        ValueError: something in it is wrong, in one line.
+        ValueError: an error in the command line or a yaml file, in one line.
     """
     _refuse(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
     before, sys.argv = sys.argv, ["bnexp", *map(_with_equals_in_paths, arguments)]
-    # Our launcher of this name stands before the plugin's on purpose.
+    # Our own launcher of this name replaces the plugin's on purpose, so silence Hydra's warning.
     warnings.filterwarnings("ignore", r"\n'hydra/launcher/ray' is validated against")
     try:
         folder = _config_dir(arguments)
@@ -131,7 +140,7 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
 
 
 def _with_equals_in_paths(argument: str) -> str:
-    """The word as Hydra's grammar wants it: run folders have equals signs in their names, and ours a ``{seed}``."""
+    """Escape a path for Hydra's grammar: names of run folders hold equals signs, and ``{seed}`` may stand in them."""
     key, equals, value = argument.partition("=")
     if key not in _PLACES or any(mark in value for mark in "\\'\"$"):
         return argument
@@ -139,10 +148,10 @@ def _with_equals_in_paths(argument: str) -> str:
 
 
 def _refuse(arguments: list[str]) -> None:
-    """Refuse what Hydra would take and bnexp does not.
+    """Refuse arguments that Hydra would accept and bnexp does not.
 
     Raises:
-        ValueError: there is something of that kind.
+        ValueError: an argument is of this kind.
     """
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -163,7 +172,7 @@ def _config_dir(arguments: list[str]) -> Path | None:
     """The folder of the user's own yaml files, if one is given.
 
     Raises:
-        ValueError: an option lacks its value; Hydra would print its whole usage.
+        ValueError: an option lacks its value; Hydra would print its whole usage text.
     """
     parser = get_args_parser()
     parser.exit_on_error = False
@@ -172,12 +181,12 @@ def _config_dir(arguments: list[str]) -> Path | None:
     except argparse.ArgumentError as error:
         raise ValueError(f"train: {error} (bnexp train --help)") from None
     if rest:
-        raise ValueError(f"{rest[0]}: settings stand together, not on both sides of an option")
+        raise ValueError(f"{rest[0]}: put all settings together, not before and after an option")
     return Path(given.config_dir) if given.config_dir else None
 
 
 def _yaml_fault(error: Exception, folder: Path | None) -> str:
-    """A yaml file that cannot be read: which, in which line, why."""
+    """Describe a yaml file that cannot be read: file, line, reason."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: {error.problem}"
     for path in sorted(folder.rglob("*.yaml")) if folder else ():
@@ -185,25 +194,25 @@ def _yaml_fault(error: Exception, folder: Path | None) -> str:
             try:
                 yaml.safe_load(path.read_text(encoding="utf-8"))
             except (yaml.YAMLError, UnicodeDecodeError):
-                return f"{path}: not a text of yaml"
+                return f"{path}: not valid yaml text"
     return f"{folder or 'configs'}: a yaml file there cannot be read ({str(error).partition(chr(10))[0]})"
 
 
 def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
-    """What Hydra's error means, in the words of the command line."""
+    """Hydra's error as one line, in terms of the command line."""
     text = str(error)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, word = error.missing_cfg_file.rpartition("/")
         return str(unknown(group, word, error.options))
     if "hydra/launcher/submitit_slurm" in text:
         return "hydra/launcher=slurm: not installed; pip install bnexp[slurm]"
-    if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # one of a list, as in probes=[a,b]
+    if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # an item of a list, as in probes=[a,b]
         return str(unknown(match[1], match[2], sorted(path.stem for path in (configs / match[1]).glob("*.yaml"))))
     if isinstance(error, OverrideParseException):
         quoted = (
             ", and a value with spaces, commas or equals signs as name=\"'value'\"" if "=" in error.override else ""
         )
-        return f"{error.override}: not understood; settings are given as name=value{quoted}"
+        return f"{error.override}: cannot be parsed; settings are given as name=value{quoted}"
     if match := re.match(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], arguments, configs)
     if match := re.match(r"Ambiguous value for argument '([^']+)'", text):
@@ -218,7 +227,7 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
 
 
 def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:
-    """The key, and what could stand in its place when all other words of the command line are composed."""
+    """The message for an unknown key: it lists the keys that exist with the other words of the command line."""
     words = [word for word in arguments if not word.startswith("-") and not _sweeps(word)]
     others = [word for word in words if word.partition("=")[0].lstrip("+") != key]
     try:
@@ -230,7 +239,7 @@ def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:
     first, _, rest = key.partition(".")
     probe = rest.partition(".")[0]
     if first == "probes" and probe and probe not in config["probes"]:
-        return f"{key}: this probe is not chosen; a probe's settings stand beside probes=[{probe}]"
+        return f"{key}: this probe is not chosen; a probe's settings need probes=[{probe}]"
     known = [*flat(config), *config]
     same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f"; did you mean {same_leaf[0]}?" if same_leaf else near_miss(key, known)
@@ -240,7 +249,7 @@ def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:
 
 
 def _sweeps(word: str) -> bool:
-    """Whether it gives a setting several values."""
+    """True if a word gives a setting several values."""
     try:
         return OverridesParser.create().parse_override(word).is_sweep_override()
     except HydraException:
@@ -248,9 +257,9 @@ def _sweeps(word: str) -> bool:
 
 
 class Composer:
-    """Composes the jobs of a sweep, reading the yaml files once for each choice of groups.
+    """Composes the jobs of a sweep; reads the yaml files once for each choice of groups.
 
-    Plain values are put on a copy by Hydra's own function for it: composing a job takes 2 ms instead of 70.
+    Hydra's own function sets plain values on a copy: composing a job takes 2 ms instead of 70.
     """
 
     def __init__(self, context: HydraContext, master: DictConfig) -> None:
@@ -275,7 +284,7 @@ class Composer:
         return config
 
     def _is_value(self, override: Override) -> bool:
-        """Whether it sets a value in the config, and chooses no file."""
+        """True if an override sets a value in the config and does not choose a file."""
         plain = not (
             override.is_add() or override.is_force_add() or override.is_delete() or override.is_hydra_override()
         )
@@ -283,10 +292,10 @@ class Composer:
 
 
 def compose_all(jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:
-    """The checked configs of many jobs, each given by its words, outside of any command of Hydra's.
+    """The checked configs of many jobs, each given by its overrides, without a Hydra application around it.
 
     Raises:
-        ValueError: one of them is wrong, in one line.
+        ValueError: an error in one of the jobs, in one line.
     """
     composed: list[dict[str, Any]] = []
     words: Sequence[str] = ()
@@ -302,14 +311,21 @@ def compose_all(jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, 
     return composed
 
 
+def launcher(name: str, configs: Path) -> dict[str, Any]:
+    """The options of ``hydra/launcher=<name>``, outside of any command of Hydra's."""
+    with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+        composed = hydra.compose("train", [f"hydra/launcher={name}"], return_hydra_config=True)
+    return {str(key): value for key, value in composed.hydra.launcher.items() if key != "_target_"}
+
+
 def plain(config: DictConfig) -> TrainConfig:
     """The composed config as a Python object, checked.
 
     Raises:
-        ValueError: a key that is none of the settings, a value out of range, or a reference that leads nowhere.
+        ValueError: an unknown key, a value out of range, or a reference to a missing setting.
     """
     known = [setting.name for setting in fields(TrainConfig)]
-    for key in config:  # `+key=value` puts keys in that the object would not have
+    for key in config:  # `+key=value` adds keys that TrainConfig does not have
         if key not in known:
             hint = near_miss(str(key), known)
             raise ValueError(f"{key!s}: there is no such setting{hint} (allowed: {', '.join(known)})")
@@ -322,22 +338,22 @@ def plain(config: DictConfig) -> TrainConfig:
 
 
 def output_folder() -> Path:
-    """The folder that this run is to have; nothing has been made of it."""
+    """The folder for this run; it has not been made yet."""
     return Path(os.path.abspath(RunFolder.path or HydraConfig.get().runtime.output_dir))
 
 
 def overrides() -> list[str]:
-    """What the user typed for this job."""
+    """The overrides that the user typed for this job."""
     return list(HydraConfig.get().overrides.task)
 
 
 def run_name() -> str:
-    """What this job is called."""
+    """The name of this job."""
     return names.run_name(overrides())
 
 
 def notes(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
-    """The files that Hydra's users look for in a run folder: name -> text."""
+    """The files that Hydra's users expect in a run folder: name -> text."""
     return {
         ".hydra/config.yaml": OmegaConf.to_yaml(OmegaConf.create(dict(config))),
         ".hydra/overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),

@@ -1,21 +1,21 @@
-"""Names of runs: what differs, as ``key=value`` joined by commas, fit for a folder."""
+"""Names of runs: the settings that differ, as ``key=value`` joined by commas, usable as folder names."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bnexp.config.schema import role
 
-# File systems allow 255 bytes; a time and a counter are put around the name.
+# File systems allow 255 bytes for a name; a time and a counter are added to this name.
 _LONGEST = 150
 
 
 def run_name(overrides: Iterable[str]) -> str:
-    """``norm=gn,seed=0`` of the overrides of a command line, ``default`` of none; long names end in a hash."""
+    """``norm=gn,seed=0`` from a command line's overrides, ``default`` if there are none; long names end in a hash."""
     parts = [part.lstrip("+~") for part in overrides]
     kept = [part for part in parts if _is_named(part.partition("=")[0])]
     name = "".join("_" if c in "/\\\0" or not c.isprintable() else c for c in ",".join(kept))
@@ -27,7 +27,7 @@ def run_name(overrides: Iterable[str]) -> str:
 
 
 def sweep_names(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """A sweep's jobs, each a list of overrides, named by what differs among them; by everything where nothing does."""
+    """Names of a sweep's jobs (lists of overrides): the settings that differ between jobs, or all if none differs."""
     values: dict[str, set[str]] = {}
     for part in itertools.chain(*jobs):
         values.setdefault(part.partition("=")[0], set()).add(part)
@@ -39,12 +39,22 @@ def _is_named(key: str) -> bool:
     return role(key).named and not key.startswith(("hydra.", "hydra/"))
 
 
-def free_folder(folder: str) -> str:
-    """The folder, or one with the process id behind its name where it is there already (two runs in one second)."""
-    return f"{folder}-{os.getpid()}" if Path(folder).exists() else folder
+def make_free(folder: Path) -> Path:
+    """Make a folder that nobody has made before: the given one, or the next of ``folder-2``, ``folder-3``, ...
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        free = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            free.mkdir()
+            break
+    return free
 
 
 def quoted(text: str) -> str:
-    """A value that Hydra's grammar reads as this very text."""
+    """Quote a value so that Hydra's grammar reads exactly this text."""
     assert "\\" not in text
     return "'" + text.replace("'", "\\'").replace("${", "\\${") + "'"

@@ -1,4 +1,4 @@
-"""A name finds its builder; the options of a config are checked against the builder's own signature."""
+"""Finds the builder of a name, and checks the options of a config against the builder's signature."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Bound:
-    """A builder with its checked options; the call adds what only the caller knows (a shape, a width).
+    """A builder with its checked options; a call adds the arguments that only the caller knows (a shape, a width).
 
     Attributes:
-        setting: where the group stands in the config.
+        setting: the group's dotted name in the config.
         name: the name that was chosen.
-        builder: what it names.
+        builder: the builder of this name.
         options: the builder's options with their checked values.
         context: the keywords that a call may pass, see ``Registry``.
     """
@@ -32,10 +32,10 @@ class Bound:
     context: frozenset[str]
 
     def __call__(self, *args: Any, **context: Any) -> Any:
-        """Build with the options, and with the part of the context for which the builder has a parameter.
+        """Build with the options, and with those keywords of the context that the builder has a parameter for.
 
         Raises:
-            TypeError: the registry does not declare this context, so that it would reach no builder at all.
+            TypeError: the registry does not declare a keyword, so no builder would ever get it.
         """
         _require_declared(f"{self.setting}={self.name}", context, self.context)
         known = inspect.signature(self.builder).parameters
@@ -46,14 +46,14 @@ class Bound:
 class Registry:
     """The builders of one open setting, such as ``norm``.
 
-    A builder's keyword-only parameters without a default are its options: each must stand in the config (its yaml is
-    the only place where the number is written), with the annotated type and limits. The program passes the positional
-    parameters and the context.
+    A builder's keyword-only parameters without a default are its options: the config must give each of them (its yaml
+    is the only place where the number is written), with the annotated type and limits. The program passes the
+    positional parameters and the context.
 
     Args:
-        setting: the group's place in the config.
-        context: keywords that the program passes and that a builder may take or not; a builder takes one by a
-            keyword-only parameter with a default.
+        setting: the group's name in the config.
+        context: keywords that the program passes to every builder that has a keyword-only parameter of this name with
+            a default.
     """
 
     def __init__(self, setting: str, *, context: Iterable[str] = ()) -> None:
@@ -65,7 +65,7 @@ class Registry:
         """Decorate the builder of ``name``.
 
         Raises:
-            TypeError: (at the decoration) a keyword-only parameter has a default and is no declared context.
+            TypeError: (at the decoration) a keyword-only parameter has a default and is not declared as context.
         """
 
         def add(builder: Builder) -> Builder:
@@ -80,7 +80,7 @@ class Registry:
 
     @contextmanager
     def temporarily(self) -> Iterator[Self]:
-        """Forget at the end of the ``with`` block what was registered in it."""
+        """Forget, at the end of the ``with`` block, the builders registered in it."""
         kept = dict(self._builders)
         try:
             yield self
@@ -94,7 +94,7 @@ class Registry:
         """The builder of a name.
 
         Raises:
-            ValueError: nothing has that name; the message lists what there is.
+            ValueError: no builder has this name; the message lists the names that exist.
         """
         if name not in self._builders:
             raise unknown(self.setting, name, self)
@@ -110,11 +110,11 @@ class Registry:
         return {option: hints[option] for option in wanted}
 
     def bind(self, config: Mapping[str, Any], *, setting: str | None = None) -> Bound:
-        """Check a group of the config, ``{name: gn, groups: 8, ...}``, and tie it to its builder.
+        """Check a group of the config, ``{name: gn, groups: 8, ...}``, and bind it to its builder.
 
         Args:
             config: the group.
-            setting: where the group stands in the config, for messages; by default the registry's own place.
+            setting: the group's dotted name in the config, for messages; by default the registry's own setting.
 
         Raises:
             ValueError: unknown name or option, missing option, wrong type, value out of range.
@@ -138,10 +138,10 @@ class Registry:
 
 
 def _require_declared(where: str, names: Iterable[str], declared: frozenset[str]) -> None:
-    """Refuse context that a registry does not declare: it is a slip in the program, such as a misspelt ``branch``."""
+    """Refuse context that a registry does not declare: it is a programming error, such as a misspelt ``branch``."""
     undeclared = ", ".join(sorted(set(names) - declared))
     if undeclared:
         allowed = ", ".join(sorted(declared)) or "none"
         raise TypeError(
-            f"{where}: {undeclared} is no declared context (allowed: {allowed}), and options have no default"
+            f"{where}: {undeclared} is not a declared context (allowed: {allowed}), and options have no default"
         )

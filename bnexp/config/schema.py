@@ -1,4 +1,4 @@
-"""Every setting of a run: default, type, unit, check and role. Standard library only; Hydra takes it as its schema."""
+"""Every setting of a run: default, type, unit, check and role. Needs only the standard library; Hydra's schema."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("model", "lenet"): {"pa
 
 @dataclass(frozen=True)
 class Role:
-    """How runs that differ in a setting are told apart.
+    """How a setting tells runs apart.
 
     Attributes:
-        decides: it decides the result, and so enters the config's hash.
-        compared: runs that differ in it belong to different arms.
+        decides: the setting changes the result, so it enters the config's hash.
+        compared: runs with different values belong to different arms.
         named: names of runs show it.
-        stacks: members of one population may differ in it.
-        later: it came after version 0.1; at its default it does not enter the hash.
+        stacks: members of one population may have different values.
+        later: added after version 0.1; at its default value it does not enter the hash.
     """
 
     decides: bool = True
@@ -38,15 +38,15 @@ class Role:
     later: bool = False
 
 
-Where = Role(decides=False, compared=False, named=False)  # where files or code are found
-Number = Role(stacks=True)  # a number that changes no shape and no branch
+Where = Role(decides=False, compared=False, named=False)  # the location of files or code, and which files are kept
+Number = Role(stacks=True)  # a number that changes no tensor shape and no code path
 Seed = Role(stacks=True, compared=False)  # arms are averaged over it
 Later = Role(later=True)
 _ORDINARY = Role()
 
 
 class Options(dict[str, Role]):
-    """The roles of a group's options; options that are not named here are ordinary."""
+    """The roles of a group's options; options that are not listed have the ordinary role."""
 
 
 @dataclass
@@ -66,58 +66,65 @@ class TrainConfig:
         default_factory=dict
     )
     schedule: dict[str, Any] = field(default_factory=dict)
-    # What is watched inside the training: word -> {name, every (steps), images (of the probe batch), options}.
+    # The probes: word -> {name, every (steps), images (of the probe batch), options}.
     probes: dict[str, Any] = field(default_factory=dict)
-    # The nonlinearity of every unit, and the side of it the norm is on.
+    # The nonlinearity of every unit, and whether the norm comes before or after it.
     activation: Annotated[str, OneOf(ACTIVATIONS)] = "relu"
     placement: Annotated[str, OneOf(("before", "after"))] = "before"
-    # The folder of a run whose last weights and statistics to start from; {seed} in it is this run's seed. Then what
-    # becomes of the statistics of batch norms: taken over, fixed, forgotten, or measured anew on the training images.
+    # The folder of a run whose last weights and statistics to start from; {seed} in it stands for this run's seed. Then
+    # the running statistics of batch norms: copied, copied and fixed, reset, or measured on the training images.
     init_from: str | None = None
     norm_state: Annotated[str, OneOf(("keep", "frozen", "reset", "precise"))] = "keep"
-    # Which parameters are trained; random_as_norms is as many others as norms have, chosen by the seed.
+    # The mean and standard deviation that pixels are scaled by: of this run's training images, or of the run that
+    # init_from names, whose weights were trained with them.
+    pixel_scale: Annotated[str, OneOf(("own", "source")), Later] = "own"
+    # Which parameters are trained; random_as_norms: as many numbers as norms have, chosen at random from other layers.
     trainable: Annotated[str, OneOf(("all", "norms", "head", "norms_and_head", "random_as_norms"))] = "all"
     # Sets initial weights, batch order, augmentation and dropout.
     seed: Annotated[int, Range(least=0, below=2**63), Seed] = 0
     # Passes over the training set; `steps` (optimizer steps), when given, is used instead.
     epochs: Positive = 20
     steps: Annotated[int | None, Range(least=1)] = None
-    # Images a step; the last batch of an epoch is smaller, or left out.
+    # Images per step; the last batch of an epoch is smaller, or left out (drop_last).
     batch_size: Positive = 64
     drop_last: bool = False
-    # auto, cpu, cuda or cuda:N (checked against the machine when the run begins).
+    # auto, cpu, cuda or cuda:N (checked against the machine when the run starts).
     device: str = "auto"
     precision: Annotated[str, OneOf(("fp32", "tf32", "bf16", "fp16"))] = "fp32"
-    # CPU threads of this process; one is the fastest for small networks, and the steadiest.
+    # CPU threads of this process; one is fastest for small networks, and its timings vary least.
     threads: Annotated[int, Range(least=1, most=1024)] = 1
     channels_last: bool = False
     compile: bool = False
-    # On CUDA: record the kernels of one step, and replay them in the others (CUDA graph).
+    # On CUDA: capture one step as a CUDA graph, and replay it for the others.
     graph: bool = False
     deterministic: bool = False
-    # Steps between points of the training curves, evaluations and checkpoints; null is once an epoch.
+    # Steps between points of the training curves, evaluations and checkpoints; null means once per epoch.
     log_every: Positive = 10
     eval_every: Annotated[int | None, Range(least=1)] = None
     checkpoint_every: Annotated[int | None, Range(least=1)] = None
-    # Images a forward pass of an evaluation (null is what suits the device); the number of training images an
-    # evaluation reads, also for the precise statistics (Wu & Johnson 2021 find 1e3 to 1e4 to suffice).
+    # Checkpoints that stay: the last two (one may be damaged), the last alone, or none once the run is over.
+    checkpoint_keep: Annotated[str, OneOf(("two", "last", "none")), Where] = "two"
+    # Images per forward pass of an evaluation (null: chosen for the device), and training images that an evaluation
+    # reads, also for the precise statistics (Wu & Johnson 2021 find 1e3 to 1e4 to suffice).
     eval_batch_size: Annotated[int | None, Range(least=1)] = None
     eval_train: Annotated[int, Range(least=2)] = 10_000
-    # Decay constants (weight of the old) of further running averages of batch norms to evaluate with.
+    # Decays (weight of the old value) of additional running averages of batch norms, each of which is evaluated.
     ema: list[Fraction] = field(default_factory=list)
-    # Python modules to import first, where a user registers norms, models or data sets of their own.
+    # Python modules to import first, in which a user registers norms, models or data sets.
     imports: Annotated[list[str], Where] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, annotation in get_type_hints(type(self), include_extras=True).items():
             checked(name, getattr(self, name), annotation)
         if self.norm_state != "keep" and self.init_from is None:
-            raise ValueError(f"norm_state={self.norm_state}: is about the run that init_from names; it must be keep")
+            raise ValueError(f"norm_state={self.norm_state}: needs init_from; without it use norm_state=keep")
+        if self.pixel_scale != "own" and self.init_from is None:
+            raise ValueError(f"pixel_scale={self.pixel_scale}: needs init_from; without it use pixel_scale=own")
 
 
 @cache
 def roles() -> Mapping[str, Role]:
-    """The settings whose role is not the ordinary one: ``{"seed": Seed, "data.root": Where, ...}``."""
+    """The settings whose role is not ordinary: ``{"seed": Seed, "data.root": Where, ...}``."""
     found: dict[str, Role] = {}
     for name, annotation in get_type_hints(TrainConfig, include_extras=True).items():
         for extra in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
@@ -134,7 +141,7 @@ def role(setting: str) -> Role:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide the result, without later ones that stand at their neutral value.
+    """The settings that decide the result, without later settings that have their neutral value.
 
     1.0 and 1 become the same number.
     """
@@ -156,17 +163,22 @@ def _without(config: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
     }
 
 
-def _neutral(config: Mapping[str, Any]) -> Iterator[str]:
-    """The later settings of a config that say what older versions did anyway."""
-    for setting in fields(TrainConfig):
-        if role(setting.name).later and config.get(setting.name) == setting.default:
-            yield setting.name
+def _neutral(config: Mapping[str, Any]) -> list[str]:
+    """The later settings of a config whose value means what older versions did."""
+    given = flat(config)
+    return [setting for setting, value in _older(config).items() if given.get(setting) == value]
+
+
+def _older(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The later settings of a config, by their dotted names, with the values that older runs had."""
+    found = {setting.name: setting.default for setting in fields(TrainConfig) if role(setting.name).later}
     for group, later in _later_options(config):
-        yield from (f"{group}.{option}" for option, value in later.items() if config[group].get(option) == value)
+        found |= {f"{group}.{option}": value for option, value in later.items()}
+    return found
 
 
 def _later_options(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The groups of a config whose choice has later options, with the values that older versions had."""
+    """The groups of a config whose builder has later options, with the values that older runs had."""
     for (group, name), later in LATER_OPTIONS.items():
         if isinstance(config.get(group), Mapping) and config[group].get("name") == name:
             yield group, later
@@ -178,20 +190,21 @@ def _shortest(digits: str) -> float:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Sixteen hex digits that two configs share when they ask for the same run."""
+    """Sixteen hex digits that are equal for two configs that ask for the same run."""
     canonical = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """``key: old -> new`` for every setting in which two configs ask for different runs."""
+    """``key: old -> new`` for every setting that makes two configs ask for different runs."""
     before, after = flat(identity(old)), flat(identity(new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    before, after = _older(old) | before, _older(new) | after
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"norm.groups": 8, "seed": 0, ...}``."""
+    """A nested config with dotted keys: ``{"norm.groups": 8, "seed": 0, ...}``."""
     rows: dict[str, Any] = {}
     for key, value in config.items():
         rows |= {f"{key}.{k}": v for k, v in flat(value).items()} if isinstance(value, dict) else {key: value}
@@ -199,10 +212,10 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_dict(config: Mapping[str, Any]) -> TrainConfig:
-    """A config read back from a file; checked like one that was typed.
+    """The config object of a dict read from a file; checked like a typed config.
 
     Raises:
-        ValueError: a key that this version does not know, or a value that it does not allow.
+        ValueError: this version does not know a key, or does not allow a value.
     """
     known = {setting.name for setting in fields(TrainConfig)}
     for key in config:
@@ -213,7 +226,7 @@ def from_dict(config: Mapping[str, Any]) -> TrainConfig:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain Python, ready for JSON."""
+    """The config as a dict of plain Python values, ready for JSON."""
     return asdict(config)
 
 

@@ -1,7 +1,7 @@
 """Data sets that fit in the device's memory, and their training batches. ``DATA`` finds the sources by name.
 
-A source (one family a file) reads a data set as it is; ``prepare`` makes tensors of it, ``cache`` holds them for
-forked processes; ``batches`` serves them.
+A source (one family a file) reads the files of a data set; ``prepare`` chooses images and turns them into standardized
+tensors; ``cache`` keeps these for forked processes; ``batches`` serves training batches.
 """
 
 from bnexp.data import cifar, digits, image_folder, mnist, npz

@@ -1,4 +1,4 @@
-"""What is done at random to training images, batch by batch on the device."""
+"""Random changes of training images, batch by batch on the device."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Augmentation:
 
     Attributes:
         flip: mirror an image left to right with probability 1/2.
-        crop: pad an image by so many zeros on each side, and cut its size out at random; 0 for none.
-        cutout: side of the square in it, wholly inside, that is set to zero at random; 0 for none.
+        crop: pad an image by so many zeros on each side, and cut the original size out at random; 0 for none.
+        cutout: side of a square, wholly inside the image, that is set to zero at a random place; 0 for none.
     """
 
     flip: bool = False
@@ -27,9 +27,11 @@ class Augmentation:
     cutout: int = 0
 
     def decisions(self, seed: int, epoch: int, count: int, shape: Sequence[int]) -> Tensor:
-        """What is done to each of ``count`` images of a shape, (C, H, W), in an epoch: [0, N] where nothing is.
+        """The random choices for each of ``count`` images of a shape, (C, H, W), in an epoch; int64.
 
-        Rows: whether to mirror; by which row and column to shift; with ``cutout``, the hole's first row and column.
+        Returns:
+            A row for each choice: whether to mirror; by which row and column to shift; with ``cutout``, the first row
+            and column of the hole. [0, count] where images are not changed.
         """
         if not (self.flip or self.crop or self.cutout):
             return torch.empty(0, count, dtype=torch.int64)
@@ -41,7 +43,7 @@ class Augmentation:
         return torch.cat([mirrored, offsets, *holes])
 
     def __call__(self, x_BCHW: Tensor, mirrored_B: Tensor, row_B: Tensor, column_B: Tensor, *hole_B: Tensor) -> Tensor:
-        """The images, each by its own decisions."""
+        """Change each image by its own choices."""
         if self.crop:
             x_BCHW = shifted(x_BCHW, row_B, column_B, margin=self.crop)
         if self.flip:
@@ -52,7 +54,7 @@ class Augmentation:
 def shifted(x_BCHW: Tensor, row_B: Tensor, column_B: Tensor, *, margin: int) -> Tensor:
     """Pad every image by ``margin`` zeros on each side, and cut H x W out at its own (row, column), 0 to 2 margin.
 
-    He et al. (2016), section 4.2, augment so, margin 4.
+    He et al. (2016), section 4.2, with a margin of 4.
     """
     height, width = x_BCHW.shape[2:]
     # All cuts of all images as a view [B, C, 2 margin + 1, 2 margin + 1, H, W]; the indexing copies one of each image.

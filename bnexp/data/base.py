@@ -1,4 +1,4 @@
-"""What all sources share: the registry, what a source returns, what training gets, and the words for a fault."""
+"""What all sources share: the registry, the types that a source returns and training gets, and errors for faults."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Preparation:
     """The options that every source has.
 
     Attributes:
-        classes: the only classes to keep, in all splits; the first listed becomes label 0; None keeps all as they are.
+        classes: the classes to keep in all splits; the first listed becomes label 0; None keeps all, with their labels.
         validation: the fraction of the training images that is set apart; 0 for none.
         train_limit: how many of the remaining training images to use; None for all.
         test_limit: how many of the test images to use, a fixed mix of all classes; None for all.
         labels_per_class: how many of the remaining training images to use of each class; None for all.
         standardize: subtract the training mean and divide by the training standard deviation, channel by channel
             (feature by feature for vectors).
-        whiten: what is done, behind ``standardize``, to the numbers of an image taken as one vector (``Whitening``).
+        whiten: the transformation, after ``standardize``, of an image taken as one vector; see ``Whitening``.
         whiten_eps: added to the variances that ``whiten`` divides by.
         binarize: pixels in [0, 1] above this threshold become 1, the others 0; None leaves them.
         size: height and width to resize to (bilinear, no antialiasing), pixels; None keeps the size.
@@ -48,7 +48,7 @@ class Preparation:
     whiten: Whiten
     whiten_eps: PositiveFloat
     binarize: Annotated[float | None, Range(above=0, below=1)]
-    size: Annotated[int | None, Range(least=1)]
+    size: Annotated[int | None, Range(least=1, most=16_384)]
     flip: bool
     crop: Annotated[int, Range(least=0)]
     cutout: Annotated[int, Range(least=0)]
@@ -75,17 +75,19 @@ class Part:
     """The training or the test images as a source found them.
 
     Attributes:
-        x: images [N, C, H, W], or vectors [N, F]; uint8 in 0..255, or floats. A list of uint8 [C, H, W] where images
+        x: images [N, C, H, W], or vectors [N, F]; uint8 in 0..255, or floats. A list of [C, H, W] where images
             differ in size.
         y: labels [N], int64.
         images: where ``x`` came from (a file, a key), for messages.
         labels: where ``y`` came from.
+        digest: of the files of ``x``, where another version of their reader might make other last bits of them.
     """
 
     x: Tensor | list[Tensor]
     y: Tensor
     images: str
     labels: str
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +95,7 @@ class Raw:
     """A data set as a source found it.
 
     Attributes:
-        origin: the setting that led here, such as ``data.root=/data``; messages begin with it.
+        origin: the setting that names the source, for example ``data.root=/data``; messages begin with it.
         train: the training images.
         test: the test images.
         classes: K; labels are 0 to K - 1.
@@ -107,7 +109,7 @@ class Raw:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples that are used alike.
+    """The samples of one purpose: training, validation or test.
 
     Attributes:
         x: [N, C, H, W] or [N, F], float32, prepared.
@@ -137,12 +139,13 @@ class Data:
     Attributes:
         name: the source.
         classes: K; labels are 0 to K - 1.
-        train: what is trained on.
-        validation: what was set apart from the training images; None where nothing was.
-        test: the source's own test images, all of them (of the kept classes).
-        mean: what was subtracted, a number a channel (or feature); zeros where nothing was. ``whiten`` comes on top.
-        std: what was divided by; ones where nothing was.
-        augmentation: what is done to training batches at random.
+        train: the training samples.
+        validation: samples that were set apart from the training images; None where none were.
+        test: the source's test images of the kept classes, or ``test_limit`` of them.
+        mean: the numbers that were subtracted, one a channel (or feature); zeros without ``standardize``. They do not
+            include ``whiten``.
+        std: the numbers that were divided by; ones without ``standardize``.
+        augmentation: the random changes of training batches.
     """
 
     name: str
@@ -153,6 +156,7 @@ class Data:
     mean: list[float]
     std: list[float]
     augmentation: Augmentation
+    fingerprint: str
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -186,8 +190,8 @@ def fault(origin: str, what: str) -> ValueError:
 def reading(origin: str, file: str) -> Iterator[None]:
     """Name the file when its reader fails.
 
-    A damaged file can make a reader raise anything (torchvision a bare AssertionError, gzip an EOFError, zlib, zipfile
-    and Pillow errors of their own), and whatever it is, the fault is the file's.
+    A damaged file can make a reader raise anything: torchvision a bare AssertionError, gzip an EOFError, and zlib,
+    zipfile and Pillow have other errors. In each case the file is at fault.
 
     Raises:
         ValueError: reading failed.

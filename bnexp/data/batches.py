@@ -12,13 +12,13 @@ from bnexp.randomness import generator
 
 
 class Batches:
-    """Batches for M members that read the same data set, each in the order of its own seed.
+    """Batches for M members that read the same data set, each in an order that its seed determines.
 
-    A member's batch depends on its seed and the step alone: not on the other members, nor on which batches were asked
-    for before. Every epoch visits each sample once (with ``drop_last``, all but the few that fill no batch).
+    A member's batch depends only on its seed and the step: not on the other members, nor on earlier calls. Every epoch
+    visits each sample once; with ``drop_last`` it leaves out the samples that do not fill a batch.
 
     Args:
-        data: batches come from its training split and live on that split's device.
+        data: batches come from its training split, and are on the same device.
         seeds: one a member.
         batch_size: samples a member sees in a step.
         drop_last: leave the smaller last batch of an epoch out.
@@ -61,9 +61,10 @@ class Batches:
         return x.view(members, -1, *self._shape), self._split.y.index_select(0, order).view(members, -1)
 
     def _plan(self, epoch: int) -> list[tuple[Tensor, ...]]:
-        """The decisions of every batch of an epoch, on the device; kept until another epoch is asked for.
+        """The random choices of every batch of an epoch, on the device; kept until another epoch is asked for.
 
-        Each decision is [M * B], the members side by side. All are cut up front, which costs a step the least.
+        Each choice is [M * B], one member after another. All batches are split at once, so that a step has little to
+        do.
         """
         if epoch != self._epoch:
             plan_KMN = torch.stack([self._decisions(seed, epoch) for seed in self._seeds], dim=1)
@@ -75,7 +76,7 @@ class Batches:
         return self._planned
 
     def _decisions(self, seed: int, epoch: int) -> Tensor:
-        """[1, N]: which sample comes when; below, what is done to each (``Augmentation.decisions``)."""
+        """The samples in their order in the epoch, [1, N], and below them the choices of ``Augmentation.decisions``."""
         total = len(self._split)
         order = torch.randperm(total, generator=generator(seed, "order", epoch)).unsqueeze(0)
         return torch.cat([order, self._augment.decisions(seed, epoch, total, self._shape)])

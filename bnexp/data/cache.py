@@ -1,4 +1,4 @@
-"""Data sets that a process has prepared beforehand for those that are forked from it."""
+"""Data sets that a process prepares before it forks, so that its children need not read them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _kept: dict[str, Data] = {}
 
 
 def load(options: Mapping[str, Any]) -> Data:
-    """The data set of a config's ``data`` group, on the CPU: the one that is kept, or else read and prepared.
+    """The data set of a config's ``data`` group, on the CPU: the kept one, or one that is read and prepared now.
 
-    Nobody writes into its tensors. Raises as that does.
+    Nobody writes into its tensors. Raises as ``prepare.load``.
     """
     kept = _kept.get(_key(options))
     return prepared(options) if kept is None else kept
 
 
 def keep(wanted: Sequence[Mapping[str, Any]]) -> None:
-    """Read and prepare data sets now, and forget all others; forked processes have them at once, in shared memory.
+    """Read and prepare data sets now, and forget all others; forked processes share the memory of these tensors.
 
     Raises as ``prepare.load``.
     """

@@ -1,4 +1,4 @@
-"""Files that are not there yet: torchvision's checksummed download, moved into place when it is whole."""
+"""Missing files: torchvision downloads them and checks their checksums; complete ones are moved into place."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PATIENCE = 20
 
 
 def fetch(origin: str, root: Path, missing: Sequence[str], download: Callable[[str], object]) -> None:
-    """Download a data set for the sake of its missing files; files that are there stay as they are.
+    """Download a data set because files of it are missing; existing files are not changed.
 
     Args:
         origin: the setting for messages.
         root: the data folder; it is made if the download succeeds.
-        missing: paths below ``root``; none, and nothing happens.
-        download: puts the whole data set into the folder it is given, or raises.
+        missing: paths below ``root``; where there are none, nothing happens.
+        download: puts the whole data set into the folder that it is given, or raises.
 
     Raises:
         ValueError: the download failed.
@@ -32,7 +32,7 @@ def fetch(origin: str, root: Path, missing: Sequence[str], download: Callable[[s
     root = root.absolute()
     near = next(folder for folder in (root, *root.parents) if os.path.isdir(folder))
     try:
-        # Beside the target, so that a move is a rename: whoever looks in meanwhile sees a whole file or none.
+        # On the target's file system, so that moving a file renames it: other processes see a whole file or none.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=near) as scratch, _patience():
             download(scratch)
             for file in missing:
@@ -45,7 +45,7 @@ def fetch(origin: str, root: Path, missing: Sequence[str], download: Callable[[s
 
 @contextlib.contextmanager
 def _patience() -> Iterator[None]:
-    """A time limit for connections: torchvision sets none, and a firewall that drops packets would hang the run."""
+    """Set a time limit for connections: torchvision sets none, and a firewall that drops packets would hang the run."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)
     try:

@@ -2,57 +2,121 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import logging
 import os
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bnexp.data.base import DATA, Part, Raw, fault, reading
+
+log = logging.getLogger(__name__)
+
+# What the names of images end in, in small or capital letters.
+_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Pillow's modes of 16-bit grey, and the formats of which it reads 16-bit grey into mode I.
+_WORDS, _WIDENED = ("I;16", "I;16B", "I;16L", "I;16N"), ("PNG", "PPM")
 
 
 @DATA.register("image_folder")
 def image_folder(*, path: str | None) -> Raw:
     """Images <path>/train/<class>/* and <path>/test/<class>/*, read as RGB [3, H, W]; classes in the order of names.
 
+    Names that begin with a dot are skipped. Images are turned as their EXIF data say.
+
     Raises:
-        ValueError: a folder is missing or has no image, the classes differ, or an image does not decode.
+        ValueError: a folder is missing or has no image, the classes differ, or an image does not decode or loses its
+            content in RGB.
     """
     if path is None:
         raise ValueError("data.path=null: say where the images are, in <path>/train/<class> and <path>/test/<class>")
     origin, base = f"data.path={path}", Path(os.path.expanduser(path))
     train, test = _listed(origin, base, "train"), _listed(origin, base, "test")
-    for name in sorted(set(train.classes) ^ set(test.classes)):
-        here, there = ("train", "test") if name in train.classes else ("test", "train")
+    for name in sorted(train.keys() ^ test.keys()):
+        here, there = ("train", "test") if name in train else ("test", "train")
         raise fault(origin, f"class {name} is in {here} but not in {there}; both need the same class folders")
-    classes = len(train.classes)
-    return Raw(origin, _part(origin, base, train, "train"), _part(origin, base, test, "test"), classes)
+    return Raw(origin, _part(origin, base, train, "train"), _part(origin, base, test, "test"), len(train))
 
 
-def _listed(origin: str, base: Path, part: str) -> Any:
-    """List a part's images and classes (torchvision); an empty class folder raises."""
-    from torchvision.datasets import ImageFolder
-
+def _listed(origin: str, base: Path, part: str) -> dict[str, list[str]]:
+    """Class -> paths of its images below ``base``, both in the order of names; says which files are left out."""
     if not os.path.isdir(base / part):
         raise fault(origin, f"has no folder {part}; images are looked for in <path>/{part}/<class>/")
     with reading(origin, f"folder {part}"):
-        return ImageFolder(base / part)
+        names = [name for name in sorted(os.listdir(base / part)) if not name.startswith(".")]
+    found = {name: _files(base, f"{part}/{name}") for name in names if os.path.isdir(base / part / name)}
+    images = {name: [file for file in files if file.lower().endswith(_ENDINGS)] for name, files in found.items()}
+    endings = ", ".join(_ENDINGS)
+    if not images:
+        raise fault(origin, f"folder {part} has no class folder; images are looked for in <path>/{part}/<class>/")
+    for name, files in images.items():
+        if not files:
+            raise fault(origin, f"class {name} has no image in {part}; the names of images end in {endings}")
+    beside = [f"{part}/{name}" for name in names if name not in found]
+    others = [file for name, files in found.items() for file in files if file not in set(images[name])] + beside
+    if others:
+        what = "images lie in class folders, and their names end in"
+        log.info("%s: %d files of %s are left out (%s): %s %s", origin, len(others), part, others[0], what, endings)
+    return images
 
 
-def _part(origin: str, base: Path, listed: Any, name: str) -> Part:
-    images = [_decoded(origin, base, path) for path, _ in listed.samples]
+def _files(base: Path, folder: str) -> list[str]:
+    """Paths below ``base`` of all files in a folder and the folders in it, but for hidden ones."""
+    walked = sorted(os.walk(base / folder, followlinks=True))
+    paths = [Path(root, name).relative_to(base) for root, _, names in walked for name in sorted(names)]
+    return [str(path) for path in paths if not any(word.startswith(".") for word in path.parts)]
+
+
+def _part(origin: str, base: Path, classes: dict[str, list[str]], name: str) -> Part:
+    images, digest = [], hashlib.blake2b()
+    for file in (file for files in classes.values() for file in files):
+        with reading(origin, file):
+            content = (base / file).read_bytes()
+            images.append(_decoded(content))
+        digest.update(hashlib.blake2b(content).digest())
+    if len({image.dtype for image in images}) > 1:
+        images = [image / 255 if image.dtype == torch.uint8 else image for image in images]
     even = len({image.shape for image in images}) == 1
-    return Part(torch.stack(images) if even else images, torch.tensor(listed.targets), name, name)
+    labels = [label for label, files in enumerate(classes.values()) for _ in files]
+    return Part(torch.stack(images) if even else images, torch.tensor(labels), name, name, digest.digest())
 
 
-def _decoded(origin: str, base: Path, path: str) -> Tensor:
-    """One image, [3, H, W] uint8."""
-    from torchvision.datasets.folder import pil_loader
-    from torchvision.transforms.functional import pil_to_tensor
+def _decoded(content: bytes) -> Tensor:
+    """The image in a file, [3, H, W], uint8; or float32 in [0, 1] where it has 16 bits of grey.
 
-    with reading(origin, str(Path(path).relative_to(base))), warnings.catch_warnings():
+    Raises:
+        Exception: Pillow's, or a ValueError: it does not decode, or would lose its content.
+    """
+    from PIL import Image, ImageOps  # takes a tenth of a second, and a wrong path is to be told at once
+
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow remarks on sizes, palettes and metadata; what it can decode is fine
-        image: Tensor = pil_to_tensor(pil_loader(path))
-    return image
+        image = Image.open(io.BytesIO(content))
+        wide = image.mode in _WORDS or (image.mode == "I" and image.format in _WIDENED)
+        upright = ImageOps.exif_transpose(image)
+        if wide:
+            return torch.from_numpy(np.asarray(upright).astype(np.float32) / 65535).expand(3, -1, -1)
+        _require_content(upright)
+        return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
+
+
+def _require_content(image: Any) -> None:
+    """Refuse a Pillow image that would lose its content as 8-bit RGB.
+
+    Raises:
+        ValueError: its pixels are wider, or differ in how transparent they are.
+    """
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel, of a range that it does not say; save it with 8 or 16 bits, or use data=npz")
+    if image.has_transparency_data:
+        least, most = image.convert("RGBA").getchannel("A").getextrema()
+        if least != most:
+            raise ValueError(
+                "partly transparent, over a background that it does not say; save it on one, without alpha"
+            )

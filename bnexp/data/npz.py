@@ -1,4 +1,4 @@
-"""A data set of one's own, as NumPy arrays in one file."""
+"""The user's own data set, as NumPy arrays in one file."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def npz(*, path: str | None, layout: Layout) -> Raw:
     """Arrays x_train, y_train, x_test, y_test of a file that ``numpy.savez`` wrote; pickled objects are refused.
 
     x is (N, C, H, W) or, by ``layout``, (N, H, W, C); (N, H, W) for grey images; (N, F) for vectors. uint8 is divided
-    by 255; floats stay as they are and must be finite. y is (N,), integers from 0.
+    by 255; floats are not changed and must be finite. y is (N,), integers from 0.
 
     Raises:
-        ValueError: the file is missing or damaged, or an array is missing or not as above.
+        ValueError: the file is missing or damaged, or an array is missing or of another shape or type.
     """
     if path is None:
         raise ValueError(f"data.path=null: say where the .npz file is; it holds {', '.join(_KEYS)}")

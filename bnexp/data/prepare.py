@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp import memory
 from bnexp.data.augmentation import Augmentation
 from bnexp.data.base import DATA, Data, Part, Preparation, Raw, Split, fault
+from bnexp.data.fingerprint import fingerprint
 from bnexp.data.whitening import whitening
 from bnexp.randomness import generator
 
@@ -24,8 +26,7 @@ def load(options: Mapping[str, Any]) -> Data:
     """Read and prepare the data set of a config's ``data`` group, on the CPU.
 
     Args:
-        options: ``{name: mnist, root: ..., validation: 0.1, ...}``: the source's own options and those of
-            ``Preparation``, all of them.
+        options: ``{name: mnist, root: ..., validation: 0.1, ...}``: all options of the source and of ``Preparation``.
 
     Raises:
         ValueError: an option is unknown, missing or out of range; a file is missing or damaged; images and labels do
@@ -40,8 +41,9 @@ def load(options: Mapping[str, Any]) -> Data:
 def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     """Choose the images, then resize, binarize, standardize and whiten them.
 
-    First the classes, then the validation images, from what is left the limits: ``train_limit``, in it
-    ``labels_per_class``. The choice is the same for every seed. All statistics are those of the chosen training images.
+    The choice goes in this order: ``classes``; ``validation`` images; ``train_limit`` of the images that are left;
+    ``labels_per_class`` of these. It is the same for every seed. All statistics are taken over the chosen training
+    images.
 
     Raises:
         ValueError: the data are inconsistent, or too few for what is asked.
@@ -49,16 +51,20 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     _check_labels(raw)
     classes = _classes(raw, how)
     train_rows, validation_rows = _split(raw, how, classes)
+    test_rows = _test_rows(raw, how, classes)
+    _require_memory(raw, len(train_rows) + len(validation_rows) + len(test_rows), how.size)
     train = _samples(raw, raw.train, train_rows, how)
     validation = _samples(raw, raw.train, validation_rows, how) if len(validation_rows) else None
-    test = _samples(raw, raw.test, _test_rows(raw, how, classes), how)
+    test = _samples(raw, raw.test, test_rows, how)
     _check_test(raw, train, test)
+    _check_content(raw, train, how)
     mean, std = moments(train.x) if how.standardize else _identity(train.x)
     for split in (train, validation, test):
         if split is not None:
             _standardize(split.x, mean, std)
     augmentation = Augmentation(how.flip, how.crop, how.cutout)
-    data = Data(name, len(classes), train, validation, test, mean.tolist(), std.tolist(), augmentation)
+    scale = mean.tolist(), std.tolist()
+    data = Data(name, len(classes), train, validation, test, *scale, augmentation, fingerprint(raw))
     whiten = whitening(how.whiten, train.x, how.whiten_eps)
     if whiten is not None:
         data = data.mapped(lambda split: Split(whiten(split.x), split.y))
@@ -66,8 +72,14 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     return data
 
 
+def _require_memory(raw: Raw, images: int, size: int | None) -> None:
+    """Refuse to resize images to more numbers than there is memory for."""
+    if size is not None:
+        memory.require(f"data.size={size}", 4 * images * raw.train.x[0].shape[0] * size * size, f"{images} such images")
+
+
 def _classes(raw: Raw, how: Preparation) -> Sequence[int]:
-    """The source's labels of the classes to keep; the place in the list is the new label.
+    """The source's labels of the classes to keep; a class's new label is its index in this list.
 
     Raises:
         ValueError: there is no such class, one is named twice, or there are fewer than two.
@@ -112,7 +124,7 @@ def _split(raw: Raw, how: Preparation, classes: Sequence[int]) -> tuple[Tensor, 
 
 
 def _test_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> Tensor:
-    """Indices of the test images, ascending; the halves of MNIST's test set are not equally hard, hence the mix."""
+    """Indices of the test images, ascending, chosen at random: the halves of MNIST's test set are not equally hard."""
     kept = _rows_of(raw, raw.test, classes)
     limit = how.test_limit or len(kept)
     if limit > len(kept):
@@ -121,7 +133,7 @@ def _test_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> Tensor:
 
 
 def _balanced(rows: Tensor, y: Tensor, each: int | None, classes: Sequence[int]) -> Tensor:
-    """The first so many of each class among these rows; all of them where no number is given.
+    """The first ``each`` rows of each class; all rows where ``each`` is None.
 
     Raises:
         ValueError: a class has fewer.
@@ -136,7 +148,7 @@ def _balanced(rows: Tensor, y: Tensor, each: int | None, classes: Sequence[int])
 
 
 def _samples(raw: Raw, part: Part, rows: Tensor, how: Preparation) -> Split:
-    """The chosen samples in memory of their own, pixels in [0, 1], resized and binarized; labels 0 to K - 1."""
+    """A copy of the chosen samples: pixels in [0, 1], resized and binarized; labels 0 to K - 1."""
     x = _pixels(part.x[rows], how.size) if isinstance(part.x, Tensor) else _uneven(raw, part, rows, how.size)
     if how.binarize is not None:
         x = (x > how.binarize).float()
@@ -144,12 +156,12 @@ def _samples(raw: Raw, part: Part, rows: Tensor, how: Preparation) -> Split:
 
 
 def _labels(y: Tensor, classes: Sequence[int] | None) -> Tensor:
-    """Each label's place among the kept classes."""
+    """The index of each label among the kept classes."""
     return y if classes is None else (y.unsqueeze(1) == torch.tensor(classes)).nonzero()[:, 1]
 
 
 def _pixels(x: Tensor, size: int | None) -> Tensor:
-    """As float32, 0..255 mapped to [0, 1]; images [N, C, H, W] resized to ``size``."""
+    """Convert to float32, map 0..255 to [0, 1], and resize images [N, C, H, W] to ``size``."""
     x = x / 255 if x.dtype == torch.uint8 else x.float()
     if size is None:
         return x
@@ -193,7 +205,7 @@ def _identity(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _standardize(x: Tensor, mean: Tensor, std: Tensor) -> None:
-    """In place, for a data set may fill half the memory."""
+    """Standardize in place, as a data set may fill half the memory."""
     x.sub_(_per_channel(mean, x).float()).div_(_per_channel(std, x).float())
 
 
@@ -222,6 +234,13 @@ def _check_test(raw: Raw, train: Split, test: Split) -> None:
         raise fault(raw.origin, f"{raw.train.images} has samples {shape}, but {raw.test.images} has {other}")
     if torch.equal(raw.train.y, raw.test.y) and _same(raw.train.x, raw.test.x):
         raise fault(raw.origin, f"{raw.test.images} holds the training images of {raw.train.images} again")
+
+
+def _check_content(raw: Raw, train: Split, how: Preparation) -> None:
+    """Refuse training images that are all equal, as of pictures whose content got lost; stops at the first other."""
+    if len(train) > 1 and all(torch.equal(train.x[0], other) for other in train.x[1:]):
+        binarized = "" if how.binarize is None else f" (with data.binarize={how.binarize})"
+        raise fault(raw.origin, f"the {len(train)} images of {raw.train.images} are all equal{binarized}")
 
 
 def _check_augmentation(train: Split, how: Preparation) -> None:

@@ -14,24 +14,24 @@ from bnexp.data.base import Whiten
 _CHUNK = 4096
 # The decomposition of the covariance takes time as the cube of the features: a minute at this many.
 _MOST_FEATURES = 4096
-# Kinds whose outputs are no pixels any more.
+# Kinds whose outputs are not pixels.
 _ROTATED = ("rotate", "pca")
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """y = A (x - mean) for x flattened to F features, of which mean is the training mean, Sigma the covariance.
+    """y = A (x - mean) for x flattened to F features with training mean ``mean`` and training covariance Sigma.
 
     With Sigma = U diag(lambda) U^T, the largest lambda first:
 
     - centre: A = 1;
-    - scale: A = diag(Sigma + eps)^(-1/2), each feature by itself;
+    - scale: A = diag(Sigma + eps)^(-1/2), feature by feature;
     - rotate: A = U^T, principal components;
     - pca: A = diag(lambda + eps)^(-1/2) U^T;
     - zca: A = U diag(lambda + eps)^(-1/2) U^T, of all whitenings the closest to the input.
 
-    Behind pca and zca the training covariance has the eigenvalues lambda / (lambda + eps). Sigma is the biased one
-    (divided by N). LeCun et al. 1998, Efficient BackProp, sec. 4.3; zca: Bell & Sejnowski 1997.
+    After pca and zca the training covariance has the eigenvalues lambda / (lambda + eps). Sigma is biased (divided by
+    N). LeCun et al. 1998, Efficient BackProp, sec. 4.3; zca: Bell & Sejnowski 1997.
 
     Attributes:
         mean: [F], float64.
@@ -44,7 +44,7 @@ class Whitening:
     vectors: bool
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of x (N, C, H, W) or (N, F), which is overwritten: a data set may fill half the memory."""
+        """Transform x, (N, C, H, W) or (N, F), and overwrite it: a data set may fill half the memory."""
         flat_NF = x.flatten(1)
         for part in _chunks(flat_NF):
             part.copy_(self._transformed(part.double() - self.mean))
@@ -101,7 +101,7 @@ def _chunks(x_NF: Tensor) -> Iterator[Tensor]:
 def _principal(sigma_FF: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, the largest first, and eigenvectors in columns, the largest entry of each positive.
 
-    The sign is a matter of the library otherwise, and the inputs of a run are to be the same everywhere.
+    Without this choice the signs would depend on the library; the inputs of a run must be the same everywhere.
     """
     lambda_F, u_FF = torch.linalg.eigh(sigma_FF)
     largest = u_FF.gather(0, u_FF.abs().argmax(0, keepdim=True))

@@ -1,7 +1,7 @@
 """One run, or one stack of runs: from a config to a finished folder.
 
-In which order to read: ``job`` (what is to be done), ``choices`` (the builders that a config names), ``check`` (what
-can be wrong before anything is written), ``setup`` (everything the loop needs), ``run`` (train, keep the records),
-``init_from`` (weights of another run), ``machine``, ``display``, ``worker`` (the same in a child process of a sweep),
-``dry_run`` and ``bench`` (the loop at learning rate 0, for memory and for speed).
+Read the files in this order: ``job`` (the config, name and folder of a run), ``choices`` (the builders that a config
+names), ``check`` (finds errors before anything is written), ``setup`` (builds everything the loop needs), ``run``
+(trains and writes the records), ``init_from`` (weights of another run), ``machine``, ``display``, ``worker`` (trains in
+a child process of a sweep), ``dry_run`` and ``bench`` (the loop at learning rate 0, to measure memory and speed).
 """

@@ -1,4 +1,4 @@
-"""Which batch size is large enough: the ordinary training loop, timed at many."""
+"""Finds the batch size that is large enough: times the ordinary training loop at many batch sizes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from bnexp.runs.provenance import provenance
 log = logging.getLogger(__name__)
 
 Way = TypeVar("Way")
-# A rate as good as the best one, the largest noise (IQR over median) on which a knee is named, and how sure it is.
+# A size is good at this share of the best rate; no knee is named above this noise (IQR over median); confidence level.
 _GOOD, _NOISE, _CONFIDENCE = 0.95, 0.2, 0.9
-# The default sizes, and the seconds of a round: hundreds of small steps, one large one.
+# The smallest and largest default size, and the seconds of a round: hundreds of small steps, or one large step.
 _SMALLEST, _LARGEST, _ROUND = 8, 4096, 0.3
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured at one batch size.
+    """The measurements at one batch size.
 
     Attributes:
-        size: images a step.
-        rates: training images per second, one a round.
-        memory: bytes at the peak; of the GPU, or of the whole process (not on Linux: up to this size).
+        size: images per step.
+        rates: training images per second, one value per round.
+        memory: peak memory in bytes, of the GPU or of the whole process (outside Linux: the peak of all sizes so far).
     """
 
     size: int
@@ -48,24 +48,24 @@ class Speed:
 
     @property
     def median(self) -> float:
-        """Images per second."""
+        """The median rate, in images per second."""
         return statistics.median(self.rates)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """The first and the third, images per second."""
+        """The first and the third quartile of the rate, in images per second."""
         return quartiles(self.rates)
 
     @property
     def noise(self) -> float:
-        """The distance of the quartiles over the median."""
+        """The interquartile range over the median."""
         low, high = self.quartiles
         return (high - low) / self.median
 
 
 @dataclass(frozen=True)
 class Knee:
-    """The smallest batch size with 95 % of the best rate, or None and why; ``reason`` is a sentence for a person."""
+    """The smallest batch size with 95 % of the best rate, or None; ``reason`` tells the user why."""
 
     size: int | None
     reason: str
@@ -76,10 +76,10 @@ class Bench:
     """All measurements of one config.
 
     Attributes:
-        setup: what was trained.
-        speeds: by rising size.
-        failures: size -> why it is not possible.
-        knee: the answer.
+        setup: the population and data that were trained.
+        speeds: sorted by rising size.
+        failures: size -> why the model cannot train at that size.
+        knee: the smallest batch size that is large enough.
     """
 
     setup: Setup
@@ -89,16 +89,17 @@ class Bench:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """The first and the third quartile, both interpolated between values that occurred."""
+    """The first and the third quartile, interpolated between neighbouring values."""
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, high
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """A 90 % interval for the median, whatever the distribution: the k-th smallest and the k-th largest value.
+    """A 90 % interval for the median of any distribution: the k-th smallest and the k-th largest value.
 
     It holds the median unless fewer than k of n values fall on one side: with probability
-    1 - 2 P(Binomial(n, 1/2) < k) (Conover 1999, section 3.2). Of four values and fewer it is the range, and holds less.
+    1 - 2 P(Binomial(n, 1/2) < k) (Conover 1999, section 3.2). With at most four values it is their range, and its
+    confidence is below 90 %.
     """
     ordered, n = sorted(values), len(values)
     missed = itertools.accumulate(2 * math.comb(n, below) / 2**n for below in range(n))
@@ -107,18 +108,18 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def bench(config: TrainConfig, *, sizes: Sequence[int] | None, repeats: int) -> Bench:
-    """Train at each batch size, in turn, ``repeats`` rounds of some steps.
+    """Train at each batch size: ``repeats`` rounds of some steps, in which the sizes take turns.
 
     Args:
-        config: its batch size is the one that the model is checked with.
-        sizes: None for the powers of two from 8 to 4096 that the training set has images for.
-        repeats: rounds.
+        config: the model is checked with this config's batch size.
+        sizes: batch sizes; None for the powers of two from 8 to 4096, up to the size of the training set.
+        repeats: number of rounds.
 
     Raises:
-        ValueError: the config cannot be trained, or no size can.
+        ValueError: the config cannot be trained, or the model cannot train at any size.
     """
     if config.compile:
-        raise ValueError("compile=true: torch.compile stops compiling anew after a few batch sizes; use compile=false")
+        raise ValueError("compile=true: torch.compile stops recompiling after a few batch sizes; use compile=false")
     setup = build([config], stacked=False, resumed=[True])
     wanted = sorted(set(sizes or default_sizes(len(setup.data.train))))
     with _memory_is_limited(setup.population.theta_MP.device):
@@ -132,21 +133,21 @@ def bench(config: TrainConfig, *, sizes: Sequence[int] | None, repeats: int) -> 
 
 
 def default_sizes(images: int) -> list[int]:
-    """Powers of two from 8 to 4096, at most ``images``."""
+    """The powers of two from 8 to 4096 that are at most ``images``; if there are none, ``images`` itself."""
     powers = [2**power for power in range(_SMALLEST.bit_length() - 1, _LARGEST.bit_length())]
     return [size for size in powers if size <= images] or [images]
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """The warm-up of a size: seconds of its last step, and bytes at the peak."""
+    """The warm-up at one size: seconds of its last step, and peak memory in bytes."""
 
     seconds: float
     memory: int
 
 
 def _tried(setup: Setup, size: int) -> _Trial | str:
-    """Warm up at a size; why it is not possible, if so."""
+    """Warm up at a batch size; return why the model cannot train at that size, if it cannot."""
     log.info("batch size %d", size)
     try:
         return _warmed_up(setup, size)
@@ -189,7 +190,7 @@ def _measured(setup: Setup, trials: Mapping[int, _Trial], repeats: int) -> tuple
 def interleaved(
     ways: Mapping[Way, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[Way, list[float]]:
-    """Seconds of each way in each round; the ways take turns, so that a slow spell of the machine hits all of them."""
+    """Seconds of each way in each round. The ways take turns, so that a slow phase of the machine affects them all."""
     seconds: dict[Way, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -203,12 +204,12 @@ def _reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with contextlib.suppress(OSError):  # Linux alone can; elsewhere it is the peak of all sizes so far
+    with contextlib.suppress(OSError):  # only Linux can reset the peak; elsewhere it is the peak of all sizes so far
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes since the last reset: allocated on the GPU, or resident of this process."""
+    """Peak memory in bytes since the last reset: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -216,10 +217,10 @@ def peak_memory(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def _memory_is_limited(device: torch.device) -> Iterator[None]:
-    """On a CPU, have an allocation fail that this machine has no memory for; the process would be killed otherwise."""
+    """On a CPU, make allocations beyond this machine's memory raise an error; the process would be killed otherwise."""
     before, most = resource.getrlimit(resource.RLIMIT_DATA)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if device.type != "cpu" or any(0 <= limit < there for limit in (before, most)):  # -1 stands for none
+    if device.type != "cpu" or any(0 <= limit < there for limit in (before, most)):  # -1 means no limit
         yield
         return
     resource.setrlimit(resource.RLIMIT_DATA, (there, most))
@@ -230,13 +231,13 @@ def _memory_is_limited(device: torch.device) -> Iterator[None]:
 
 
 def knee(speeds: Sequence[Speed]) -> Knee:
-    """The smallest batch size with 95 % of the best median rate, where the measurements determine it.
+    """The smallest batch size with 95 % of the best median rate, if the measurements determine it.
 
-    Rates of the same round are compared, as ratios to the best size's: a size is surely good when the interval for
-    their median lies above 0.95, surely not when it lies below.
+    The ratios of a size's rates to the best size's rates in the same rounds are compared. A size is good when the
+    interval for the median ratio lies above 0.95, and not good when it lies below.
 
     Args:
-        speeds: by rising size.
+        speeds: sorted by rising size.
     """
     best = max(speeds, key=lambda speed: speed.median)
     pairs = [zip(each.rates, best.rates, strict=True) for each in speeds]
@@ -249,20 +250,20 @@ def knee(speeds: Sequence[Speed]) -> Knee:
         return Knee(None, f"too noisy (IQR / median is {noisy.noise:.2f} at {noisy.size}, above {_NOISE})")
     if first < last:
         between = f"anything from {speeds[first].size} to {speeds[last].size}"
-        return Knee(None, f"the differences are smaller than the noise: {between} may be it")
+        return Knee(None, f"the differences are smaller than the noise: the knee may be {between}")
     return Knee(
         speeds[first].size, f"the smallest with 95 % of the best rate ({best.median:,.0f} images/s at {best.size})"
     )
 
 
 _ADVICE = (
-    "After a change of the batch size, tune the learning rate again, and what regularizes: the best values of one\n"
-    "batch size are not those of another (Godbole et al. 2023, Deep Learning Tuning Playbook)."
+    "After a change of the batch size, tune the learning rate and the regularization again: each batch size has its\n"
+    "own best values (Godbole et al. 2023, Deep Learning Tuning Playbook)."
 )
 
 
 def table(result: Bench) -> str:
-    """All of it, for a person."""
+    """The measurements as a text table."""
     config, device = result.setup.config, result.setup.population.theta_MP.device
     words = " ".join(f"{group}={getattr(config, group)['name']}" for group in ("model", "norm", "data"))
     memory = "of the GPU" if device.type == "cuda" else "of the process"
@@ -289,18 +290,18 @@ def _line(speed: Speed) -> str:
 def _verdict(result: Bench) -> str:
     knee, largest = result.knee, result.speeds[-1].size
     if knee.size is None:
-        return f"no knee is named: {knee.reason}; more --repeats or a quieter machine help"
+        return f"no knee is named: {knee.reason}; use more --repeats or a quieter machine"
     if knee.size < largest:
         end = ""
     elif max(result.failures, default=0) > largest:
-        end = "; it is the largest that is possible here"
+        end = "; it is the largest possible here"
     else:
-        end = "; it is the largest here, and larger ones may be faster still"
+        end = "; it is the largest size tried, and larger ones may be faster still"
     return f"knee: batch_size={knee.size}, {knee.reason}{end}"
 
 
 def facts(result: Bench) -> dict[str, Any]:
-    """All of it, ready for JSON."""
+    """The measurements, ready for JSON."""
     config, device = result.setup.config, result.setup.population.theta_MP.device
     return {
         "config": to_dict(config),

@@ -1,30 +1,33 @@
-"""Everything that can be wrong with a config, found before anything is written: for a run and for a sweep.
+"""Finds every error in a config before anything is written, for a run and for a sweep.
 
-A run and a sweep go through ``check``, so that both refuse the same configs with the same words. It tries the model on
-blank images; what depends on trained weights is left to the run.
+A run and a sweep both call ``check``, so that both refuse the same configs with the same messages. It tries the model
+on blank images. Only the run itself can check what depends on trained weights.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bnexp import memory
 from bnexp.config.schema import TrainConfig, from_dict, shape
 from bnexp.data import Batches, Data, load
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
 from bnexp.experiment.init_from import apply_norm_state, takeover
 from bnexp.experiment.job import import_modules
 from bnexp.experiment.machine import pick_device, prepare_machine
+from bnexp.experiment.pixel_scale import attach_scale
 from bnexp.models.init import Init, adjust
-from bnexp.models.layers import Linear, batch_norms, stored_weight
+from bnexp.models.layers import Linear, batch_norms, moving_norms, stored_weight
 from bnexp.norms import NORMS, Norm
 from bnexp.probes.observer import Observer
 from bnexp.training import ema
@@ -33,23 +36,23 @@ from bnexp.training.population import Population
 
 log = logging.getLogger(__name__)
 
-# The factors of all steps are computed beforehand and kept on the device.
+# Upper limit of steps: the schedule's factors of all steps are computed beforehand and kept on the device.
 _MOST_STEPS = 10**7
-# The server of jobs keeps data sets in memory up to so many bytes.
+# The fork server keeps data sets in memory up to this many bytes.
 _MOST_BYTES = 2**30
-# Jobs import these late, if they need them at all; none of them starts a thread.
+# Libraries that jobs import only when they need them; importing them starts no thread.
 _LIBRARIES = ("torch", "torchvision", "PIL", "sympy", "mpmath")
 
 
 @dataclass(frozen=True)
 class Size:
-    """What one member of a population takes.
+    """Size of one member of a population.
 
     Attributes:
-        parameters: how many numbers are trained.
-        nbytes: of parameters, gradients, optimizer state and buffers.
-        operations: of the linear maps and convolutions in one step, forward and backward: 6 for each product of a
-            weight and an input.
+        parameters: number of trained parameters.
+        nbytes: bytes of parameters, gradients, optimizer state and buffers.
+        operations: operations of the linear maps and convolutions in one step, forward and backward: 6 for each product
+            of a weight and an input.
     """
 
     parameters: int
@@ -62,13 +65,13 @@ class Checked:
     """Configs that can train as one population.
 
     Attributes:
-        configs: one a member.
-        choices: one a member.
-        data: on the CPU.
-        batches: of all members.
-        cadence: the length of the run, and what is due when.
-        size: of a member.
-        unstackable: why members cannot run at once, or None if they can.
+        configs: one per member.
+        choices: one per member.
+        data: the data set, on the CPU.
+        batches: the training batches of all members.
+        cadence: the length of the run, and the steps at which it logs, evaluates and saves.
+        size: size of one member.
+        unstackable: why the members cannot be stacked, or None if they can.
     """
 
     configs: Sequence[TrainConfig]
@@ -81,15 +84,15 @@ class Checked:
 
 
 def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: bool = True) -> Checked:
-    """Find out whether configs can be trained as one population; sets up this process for it.
+    """Check whether configs can be trained as one population. Also prepares this process (threads, determinism).
 
     Args:
-        configs: one a member; they differ in nothing but the seed and numbers that may differ in a stack.
-        data: of the configs, if it is at hand.
-        starts: a member will start from initial weights or another run's, and not from its own checkpoint.
+        configs: one per member; they differ only in the seed and in numbers that may differ within a stack.
+        data: the data set of the configs, if already loaded.
+        starts: True if a member will start from initial weights or another run's weights, not from its own checkpoint.
 
     Raises:
-        ValueError: something that the user can mend, in one line.
+        ValueError: an error that the user can fix; its message is one line.
     """
     config, choices = configs[0], [bind(each) for each in configs]
     prepare_machine(config)
@@ -112,10 +115,10 @@ def make_batches(configs: Sequence[TrainConfig], data: Data) -> Batches:
 
 
 def make_cadence(config: TrainConfig, per_epoch: int) -> Cadence:
-    """Cadences in steps: an epoch where the config says nothing.
+    """When the run logs, evaluates and saves, in steps. Settings that the config leaves out mean one epoch.
 
     Raises:
-        ValueError: more steps than a schedule can hold.
+        ValueError: the run has more steps than a schedule can hold.
     """
     steps = config.steps or config.epochs * per_epoch
     if steps > _MOST_STEPS:
@@ -130,7 +133,13 @@ def make_cadence(config: TrainConfig, per_epoch: int) -> Cadence:
 
 
 def _unstackable(config: TrainConfig) -> str | None:
-    return "compile=true: torch.func.vmap does not go through the compiler" if config.compile else None
+    if config.compile:
+        return "compile=true: torch.func.vmap does not go through the compiler"
+    if config.channels_last:
+        return "channels_last=true: torch.func.vmap knows one memory layout only"
+    if pick_device(config.device).type == "cuda" and not NORMS.capabilities(config.norm["name"]).stacks:
+        return f"norm={config.norm['name']}: has no rule for the members of a population"
+    return None
 
 
 # --- a model tried on blank images ------------------------------------------------------------------------------------
@@ -139,39 +148,51 @@ def _unstackable(config: TrainConfig) -> str | None:
 def _tried(
     config: TrainConfig, choices: Choices, data: Data, batch_sizes: set[int], steps: int, *, starts: bool
 ) -> Size:
-    """Do with a blank model what the run will do with the real one, and measure it."""
-    with torch.device("meta"):  # has shapes and no storage
-        parameters = sum(each.numel() for each in blank_model(config, choices, data, steps).parameters())
-    _require_memory(choices.model.name, parameters)
+    """Run a blank model through everything the run will do with the real model, and measure its size."""
+    parameters = _require_memory(config, choices, data, steps)
     model = blank_model(config, choices, data, steps)
     apply_norm_state(model, config)
+    attach_scale(model, config, data)
     largest = _try_batches(config, choices, model, data, batch_sizes)
     _check_norms(choices.norm.name, choices.model.name, dict(model.named_modules()))
-    _say_ignored(config, model)
+    _say_ignored(config, model, steps)
     if starts:
         _try_start(config, choices, model, data, largest)
     ema.attach(model, config.ema)
     population = Population([model])
     optimizer = build_optimizer([config], [choices], population)
-    Observer(population, choices.probes, data.train, steps)
+    for line in Observer(population, choices.probes, data.train, steps).left_out():
+        log.info(line)
     held = [population.theta_MP, population.gradient_MP, *population.buffers.values(), *optimizer.slots.values()]
     operations = 6 * config.batch_size * _products(model, data)
     return Size(parameters, sum(tensor.nbytes for tensor in held), operations)
 
 
-def _require_memory(model: str, parameters: int) -> None:
-    """Parameters, gradients and optimizer state must fit into this machine's memory."""
-    needed = 16 * parameters
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        sizes = f"needs {needed / 2**30:.0f} GiB for {parameters:.3g} parameters, this machine has {there / 2**30:.0f}"
-        raise ValueError(f"model={model}: {sizes} GiB; choose a smaller one")
+def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: int) -> int:
+    """Parameters, gradients, optimizer state and data must fit into the memory; how many parameters there are.
+
+    Raises:
+        ValueError: they do not.
+    """
+    with torch.device("meta"):  # tensors with shapes and no storage
+        try:
+            model = blank_model(config, choices, data, steps)
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise ValueError(f"model={choices.model.name}: too large for any machine; choose a smaller one") from None
+    parameters = sum(each.numel() for each in model.parameters())
+    # A parameter has its gradient, and two numbers of the optimizer or, while it is saved, two copies.
+    needed = 16 * parameters + sum(each.nbytes for each in model.buffers())
+    what = f"{parameters:.3g} parameters with gradients and optimizer state, and the data,"
+    memory.require(f"model={choices.model.name}", needed + data.nbytes(), what)
+    return parameters
 
 
 def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, batch_sizes: set[int]) -> int:
-    """Run the model on blank batches as small as will occur; the size of the largest.
+    """Run the model on blank batches of the smallest sizes that will occur; returns the largest size tried.
 
-    Batches larger than every norm needs are alike, so that the largest tried is a small one.
+    Norms treat all batches above their minimum size alike, so no batch larger than that minimum is tried.
     """
     entered: list[str] = []
     hooks = [
@@ -180,7 +201,7 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
     ]
     enough = max((layer.least_values for layer in batch_norms(model)), default=2)
     modes = [(True, size) for size in sorted({min(size, enough) for size in batch_sizes}, reverse=True)]
-    # Precise statistics are taken in batches as large as those of the training, but of eval_train images at most.
+    # Precise statistics come from batches of the training batch size, or of eval_train images if that is smaller.
     precise = (True, min(config.batch_size, config.eval_train, enough))
     for mode, size in dict.fromkeys([*modes, precise, (False, 2)]):
         try:
@@ -198,7 +219,7 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
 
 
 def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
-    """Say which inputs a norm skipped because it is undefined there; refuse a norm that skipped all."""
+    """Log the inputs that a norm skipped because it is undefined for them; refuse a norm that skipped them all."""
     norms = {name: layer for name, layer in layers.items() if isinstance(layer, Norm)}
     if NORMS.capabilities(norm).needs_branches and not any(layer.closes_branch for layer in norms.values()):
         raise ValueError(
@@ -206,26 +227,43 @@ def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
         )
     skipped = [name for name, layer in norms.items() if layer.skipped]
     if skipped and len(skipped) == len(norms):
-        raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has nothing else; use ln, gn or bn")
+        raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has only vectors; use ln, gn or bn")
     if skipped:
         log.info("norm=%s: undefined on vectors, nothing is normalized at %s", norm, ", ".join(skipped))
 
 
-def _say_ignored(config: TrainConfig, model: nn.Module) -> None:
-    """Say which settings of gains have no effect."""
+def _say_ignored(config: TrainConfig, model: nn.Module, steps: int) -> None:
+    """Log which settings have no effect here, or one that surprises."""
+    for line in [*_without_effect(config, model), *_surprising(config, model, steps)]:
+        log.info(line)
+
+
+def _without_effect(config: TrainConfig, model: nn.Module) -> Iterator[str]:
     affine, gains = config.affine["name"], [norm.gain for norm in model.modules() if isinstance(norm, Norm)]
     if config.init_from is not None and affine != "usual":
-        log.info("affine=%s: has no effect, as gains and biases are those of init_from", affine)
+        yield f"affine={affine}: has no effect, because gains and biases come from init_from"
     elif config.affine.get("gain", 1) != 1 and all(gain is None for gain in gains):
-        log.info(
-            "affine.gain=%s: has no effect, as norm=%s has no gain here", config.affine["gain"], config.norm["name"]
-        )
+        yield f"affine.gain={config.affine['gain']}: has no effect, norm={config.norm['name']} has no gain here"
+    if config.optim.get("nesterov") and config.optim.get("momentum") == 0:
+        yield "optim.nesterov=true: has no effect at optim.momentum=0"
+    if config.precision == "tf32" and pick_device(config.device).type == "cpu":
+        yield "precision=tf32: has no effect on device=cpu, where it is fp32"
+
+
+def _surprising(config: TrainConfig, model: nn.Module, steps: int) -> Iterator[str]:
+    warmup = config.schedule.get("warmup")
+    if isinstance(warmup, int) and warmup > steps:
+        yield f"schedule.warmup={warmup}: longer than the run of {steps} steps, which never has the full learning rate"
+    if config.trainable == "head" and moving_norms(model):
+        remedy = "init_from=RUN norm_state=frozen fixes them"
+        yield f"trainable=head: running statistics of norm={config.norm['name']} go on moving; {remedy}"
 
 
 def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, size: int) -> None:
-    """Whether a member can begin as the config says: from another run, or by rules for a first batch."""
+    """Check that a member can start as the config says: from another run, or by its init on a first batch."""
     if config.init_from is not None:
         takeover(model, config)
+        log.info("init_from=%s: starts a new run at step 0; bnexp resume goes on with an old one", config.init_from)
         return
     init: Init = choices.init()
     restore = choices.affine().restore
@@ -239,7 +277,7 @@ def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Da
 
 @torch.no_grad()
 def _products(model: nn.Module, data: Data) -> int:
-    """Products of a weight and an input that the linear maps of a model take for one image."""
+    """Number of products of a weight and an input in the linear maps and convolutions of a model, for one image."""
     found: list[int] = []
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -257,53 +295,74 @@ def _products(model: nn.Module, data: Data) -> int:
 
 
 def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> int:
-    """Check the configs of a sweep's jobs as their runs will; prints what it has found as its last line, in JSON.
+    """Check the configs of a sweep's jobs as their runs will; prints what it found as its last line, in JSON.
 
-    ``gpus``: how many the jobs may use; ``modules``: library modules that checking had to import; ``data``: options of
-    data sets that are worth reading once for all; ``shapes``: shape -> size of a member, and why such jobs cannot be
-    stacked, or null. Data sets are read once for each source, models are tried once a shape.
+    ``faults``: number of a job -> what the user can fix in it; ``gpus``: number of GPUs the jobs may use; ``modules``:
+    library modules that checking imported; ``data``: options of the data sets that the fork server should read once
+    for all jobs;
+    ``shapes``: shape -> size of a member, bytes of its checkpoint, and why jobs of this shape cannot be stacked, or
+    null. Each data set is read once, and one model is tried for each shape.
 
     Args:
-        configs: one a job.
-        begun: whether a job has trained before, and so will go on from its checkpoint.
+        configs: one per job.
+        begun: for each job, whether it has trained before and will resume from its checkpoint.
 
     Raises:
-        ValueError: the first thing that the user can mend.
+        ValueError: a module of the user's cannot be imported.
     """
     before = set(sys.modules)
     todo = [from_dict(config) for config in configs]
     import_modules(list(dict.fromkeys(name for config in todo for name in config.imports)))
-    for config in todo:
-        bind(config)
-        _require_any_device(config.device)
-    alike: dict[str, dict[str, tuple[TrainConfig, bool]]] = {}
-    # A job that has yet to start stands for all others of its shape: more of it can be wrong.
-    for known, config, plain in sorted(zip(begun, todo, configs, strict=True), key=lambda job: job[0]):
-        alike.setdefault(json.dumps(config.data, sort_keys=True), {}).setdefault(shape(plain), (config, not known))
+    faults: dict[int, str] = {}
+    for number, config in enumerate(todo):
+        with _noted(faults, [number]):
+            bind(config)
+            _require_any_device(config.device)
+    # Data -> shape, and whether such jobs have begun -> their numbers.
+    alike: dict[str, dict[tuple[str, bool], list[int]]] = {}
+    for number in (number for number in range(len(todo)) if number not in faults):
+        by_shape = alike.setdefault(json.dumps(todo[number].data, sort_keys=True), {})
+        by_shape.setdefault((shape(configs[number]), begun[number]), []).append(number)
+    read: list[Any] = []
     nbytes, shapes = 0, {}
     for options, by_shape in alike.items():
-        data = load(json.loads(options))
-        nbytes += data.nbytes()
-        for key, (config, starts) in by_shape.items():
-            shapes[key] = _answer(check([config], data, starts=starts))
-    # A user's own source of data is unknown to the server of jobs.
+        with _noted(faults, itertools.chain(*by_shape.values())):
+            data = load(json.loads(options))
+            read, nbytes = [*read, json.loads(options)], nbytes + data.nbytes()
+            for (key, known), jobs in by_shape.items():
+                with _noted(faults, jobs):
+                    shapes[key] = _answer(check([todo[jobs[0]]], data, starts=not known))
+    # The fork server does not know data sources that a user's own module registers.
     fits = nbytes <= _MOST_BYTES and not any(config.imports for config in todo)
-    on_gpu = any(pick_device(config.device).type == "cuda" for config in todo)
+    on_gpu = any(pick_device(todo[number].device).type == "cuda" for number in range(len(todo)) if number not in faults)
     answer = {
+        "faults": faults,
         "gpus": torch.cuda.device_count() if on_gpu else 0,
         "modules": [name for name in sys.modules if name not in before and name.partition(".")[0] in _LIBRARIES],
-        "data": [json.loads(options) for options in alike] if fits else [],
+        "data": read if fits else [],
         "shapes": shapes,
     }
     print(json.dumps(answer))
     return 0
 
 
+@contextlib.contextmanager
+def _noted(faults: dict[int, str], jobs: Iterable[int]) -> Iterator[None]:
+    """Note what is wrong in the with block as the fault of these jobs."""
+    try:
+        yield
+    except ValueError as error:
+        faults.update(dict.fromkeys(jobs, str(error)))
+
+
 def _require_any_device(device: str) -> None:
     pick_device(device)
     if device.startswith("cuda:"):
-        raise ValueError(f"device={device}: a sweep gives every job a device; use device=cuda, or CUDA_VISIBLE_DEVICES")
+        raise ValueError(
+            f"device={device}: a sweep chooses the device of each job; use device=cuda, or CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _answer(checked: Checked) -> dict[str, Any]:
-    return {**asdict(checked.size), "unstackable": checked.unstackable}
+    saved = checked.size.nbytes - 4 * checked.size.parameters  # all but the gradients
+    return {**asdict(checked.size), "saved": saved, "unstackable": checked.unstackable}

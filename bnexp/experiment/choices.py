@@ -1,4 +1,4 @@
-"""A config's choices, checked: which builder each group names, with which options; and what is built from them."""
+"""A config's choices, checked: the builder that each group names, with its options, and the objects it builds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bnexp.models.init import INITS
 from bnexp.models.layers import norm_parameters
 from bnexp.norms import NORMS
 from bnexp.probes.observer import Watch, watches
-from bnexp.training.autoencoder import autoencoder as autoencoder  # registers itself
+from bnexp.training.autoencoder import autoencoder as autoencoder  # importing it registers the init
 from bnexp.training.optim import OPTIMS, Optimizer, optimizer
 from bnexp.training.population import Population
 from bnexp.training.schedule import SCHEDULES
@@ -37,10 +37,10 @@ class Choices:
 
 
 def bind(config: TrainConfig) -> Choices:
-    """Check all groups of a config but the data.
+    """Check all groups of a config except the data.
 
     Raises:
-        ValueError: an unknown name or option, a wrong type, a value out of range.
+        ValueError: an unknown name or option, a wrong type, or a value out of range.
     """
     registries = {
         **{"model": MODELS, "norm": NORMS, "affine": AFFINES, "init": INITS},
@@ -54,24 +54,24 @@ def bind(config: TrainConfig) -> Choices:
 
 
 def _require_restorable(norm: str) -> None:
-    """Refuse ``affine=identity`` where no gain and bias give the input back."""
+    """Refuse ``affine=identity`` for a norm that no gain and bias can turn into the identity."""
     if not NORMS.capabilities(norm).restorable:
         allowed = ", ".join(name for name in NORMS if NORMS.capabilities(name).restorable)
         raise ValueError(f"affine=identity: no gain and bias make norm={norm} the identity (allowed norms: {allowed})")
 
 
 def blank_model(config: TrainConfig, choices: Choices, data: Data, steps: int) -> nn.Module:
-    """The model that a config names, with weights that nobody has drawn yet, for a training of so many steps."""
+    """The model that a config names, for a training of ``steps`` steps; its weights are not initialized yet."""
     units = Units(choices.norm, config.activation, config.placement, steps)
     model: nn.Module = choices.model(data.shape, data.classes, units)
     return model
 
 
 def build_optimizer(configs: Sequence[TrainConfig], choices: Sequence[Choices], population: Population) -> Optimizer:
-    """The optimizer of the parameters that are to be trained.
+    """The optimizer of the parameters that the config trains.
 
     Raises:
-        ValueError: the model has no such parameters.
+        ValueError: the model has no parameters of the kind that ``trainable`` names.
     """
     norms = norm_parameters(population.members[0])
     built = optimizer([choice.optim for choice in choices], population, norms)

@@ -1,4 +1,4 @@
-"""How long a run has trained, and how fast."""
+"""Measures how long a run has trained, and how fast."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds of a run over all its sessions, and the rate of training without the time of evaluations and probes.
+    """Seconds of a run over all its sessions, and the training rate without the time of evaluations and probes.
 
     Args:
-        batch_size: training images a step and member.
+        batch_size: training images per step and member.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -20,13 +20,13 @@ class Clock:
         self.start(0, before=0.0)
 
     def start(self, step: int, *, before: float) -> None:
-        """Begin to count at a step, after the seconds of earlier sessions."""
+        """Start counting at a step; ``before`` are the seconds of earlier sessions."""
         self._start = self._last = time.perf_counter()
         self._step, self._before = step, before
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of the with block out of the rate."""
+        """Exclude the time of the with block from the rate."""
         start = time.perf_counter()
         try:
             yield
@@ -34,7 +34,7 @@ class Clock:
             self._paused += time.perf_counter() - start
 
     def look(self, step: int) -> tuple[float, float]:
-        """(seconds so far, training images per second and member since the last look)."""
+        """Seconds so far, and training images per second and member since the last call."""
         now = time.perf_counter()
         rate = (step - self._step) * self._batch_size / max(now - self._last - self._paused, 1e-9)
         self._step, self._last, self._paused = step, now, 0.0

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on: a progress bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from bnexp.record import Record
 
-# What is shown of a record: tag -> its short name in the bar.
+# The measures shown: tag -> its short name in the bar.
 _SHOWN = {
     "train/loss": "loss",
     "train/accuracy": "accuracy",
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class RunDisplay:
-    """How the members of a population stand: the first in the bar, each in a line of its own.
+    """Shows the state of a population's members: the bar shows the first member, and each member has its own log line.
 
     Args:
-        name: of the run.
+        name: name of the run.
         done: steps of earlier sessions.
         total: steps of the run.
-        folders: of the members; a line says to which it belongs (``folder``), for the train.log there.
+        folders: one per member; each line carries its member's folder, so that it reaches only the train.log there.
     """
 
     def __init__(self, name: str, done: int, total: int, folders: Sequence[Path]) -> None:
@@ -38,7 +38,7 @@ class RunDisplay:
         self._latest: dict[Path, dict[str, str]] = {folder: {} for folder in folders}
 
     def show(self, record: Record) -> None:
-        """Bring the display up to a record; an evaluation is a line where there is no bar, and in train.log."""
+        """Show a record. An evaluation is also a line in train.log, and on stderr if there is no bar."""
         for row, latest in enumerate(self._latest.values()):
             latest |= {tag: f"{values[row]:.4f}" for tag, values in record.values.items() if tag in _SHOWN}
         first = next(iter(self._latest.values()))
@@ -56,10 +56,10 @@ class RunDisplay:
 
 
 class _Console(logging.StreamHandler[Any]):
-    """Messages on stderr, above a progress bar if there is one."""
+    """Writes messages to stderr, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody reads on; the run, and train.log, do not depend on it
+        with contextlib.suppress(OSError, ValueError):  # stderr may be closed; the run and train.log go on without it
             tqdm.write(self.format(record), file=self.stream)
 
 

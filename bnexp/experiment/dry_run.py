@@ -1,4 +1,4 @@
-"""How many members of a stack a GPU has memory for, known from a dry run before they train."""
+"""Finds how many members of a stack fit into a GPU's memory, by a dry run before they train."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from bnexp.record import Record
 from bnexp.training.evaluation import evaluate
 from bnexp.training.loop import Cadence, Progress, train
 
-# Of the memory that is free; the rest is for fragments, and for what libraries take for themselves.
+# The share of the free memory to plan with; the rest is for fragmentation and the libraries' own allocations.
 _SHARE = 0.9
 
 
 def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
-    """By the memory that is free on their GPU now, divided by the ``slots`` that share it; None if it cannot be told.
+    """Members that fit into the memory now free on their GPU, divided by the ``slots`` that share it; None if unknown.
 
     Args:
-        configs: of three members at least.
-        slots: jobs that run on the GPU at once.
+        configs: at least three, one per member.
+        slots: jobs that run on the GPU at the same time.
     """
     device = pick_device(configs[0].device)
     free, _ = torch.cuda.mem_get_info(device)
     try:
         with _quiet():
             two, three = (_peak(configs[:members], device) for members in (2, 3))
-    except Exception:  # whatever it is, the runs themselves meet it too, and have their ways to say so
+    except Exception:  # the runs will hit the same error, and report it
         return None
     finally:
         _forget()
@@ -42,22 +42,22 @@ def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
 
 
 def fitting(two: float, three: float, free: float) -> int:
-    """By the bytes that two and three members take, as each further one takes as much as the third; at least one."""
+    """Members that fit into ``free`` bytes, at least 1; each member after the second adds as much as the third did."""
     return max(1, 2 + int((free - two) // max(three - two, 1)))
 
 
 def _peak(configs: Sequence[TrainConfig], device: torch.device) -> int:
-    """The most bytes that training and evaluating a population takes from the GPU."""
+    """The most bytes of GPU memory that training and evaluating a population reserves."""
     _forget()
     torch.cuda.reset_peak_memory_stats(device)
     dry_run(configs)
-    return torch.cuda.max_memory_reserved(device)  # a graph's own memory, which nothing else can use, is part of it
+    return torch.cuda.max_memory_reserved(device)  # includes the private memory pool of a CUDA graph
 
 
 def dry_run(configs: Sequence[TrainConfig]) -> None:
-    """Train a stack some steps at a learning rate of 0, and evaluate one batch; nothing of it is kept or written."""
+    """Train a stack for some steps at learning rate 0, and evaluate one batch; nothing is kept or written."""
     setup = build(configs, stacked=True, resumed=[True] * len(configs))
-    # One step more than the warm-up of a graph is recorded, and another replayed.
+    # After the warm-up, a CUDA graph captures one step and replays the next.
     for _ in records(setup, setup.config.batch_size, every=1, count=WARM_UP + 1):
         pass
     size = min(setup.eval_batch_size, len(setup.data.train))
@@ -65,14 +65,14 @@ def dry_run(configs: Sequence[TrainConfig]) -> None:
 
 
 def _forget() -> None:
-    """Give back what a population that is gone has left behind."""
+    """Free the memory of a population that is no longer used."""
     gc.collect()
     torch.cuda.empty_cache()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Have the log say nothing that the real run is going to say."""
+    """Silence the log inside the with block; the real run will log the same messages."""
     logger = logging.getLogger("bnexp")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -86,13 +86,14 @@ WARM_UP = 3
 
 
 def records(setup: Setup, size: int, *, every: int, count: int) -> Iterator[Record]:
-    """The ordinary loop at a batch size: ``count`` records, one every ``every`` steps, each waiting for the device.
+    """The ordinary training loop at a batch size: yields ``count`` records, one every ``every`` steps.
 
-    The learning rate is 0, which takes as long as any other: no size diverges, and all sizes share one model. The
-    smaller last batch of an epoch is left out, and all members of a population get the same batches.
+    The loop waits for the device before each record. The learning rate is 0, which takes as long as any other: no size
+    diverges, and all sizes share one model. The smaller last batch of an epoch is left out, and all members of a
+    population get the same batches.
 
     Raises:
-        ValueError: there are not so many images, or the norm cannot take such a batch.
+        ValueError: the training set has fewer images, or the norm cannot take this batch size.
     """
     device, steps = setup.population.theta_MP.device, every * count + 1
     members = len(setup.population)

@@ -1,4 +1,4 @@
-"""Starting from the last weights of another run, and what becomes of the statistics of its batch norms."""
+"""Starts a run from the last weights of another run, and sets the running statistics of its batch norms."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.config.schema import TrainConfig, config_hash, to_dict
-from bnexp.data import Split
+from bnexp.data import Data
 from bnexp.experiment.older import renamed
+from bnexp.experiment.pixel_scale import MEAN, STD, scale_of
 from bnexp.models.layers import batch_norms, head_parameters
 from bnexp.norms import Norm
 from bnexp.randomness import Stream
@@ -23,17 +24,18 @@ from bnexp.training.evaluation import write_precise
 
 log = logging.getLogger(__name__)
 
-# What decides what a weight means, so that two runs must agree in it. Other options may differ where the shapes do not.
+# Settings that change the meaning of a weight: both runs must agree in them. Others may differ if all shapes agree.
 _MEANING = (("model", "name"), ("activation",), ("placement",))
 _NORM = ("norm", "name")
-# Norms whose running statistics are a mean and a variance of batches that evaluation normalizes by: they may take each
-# other's.
+# Norms whose running statistics mean the same: mean and variance of batches, which evaluation normalizes by. A run with
+# one of these norms may start from a run with another.
 _ALIKE = ("bn", "bn_scratch", "batch_renorm", "detached_bn", "frozen_bn", "ghost_bn", "noisy_bn", "sync_bn")
-# A buffer of norms that says how far the training is, which begins anew.
-_PROGRESS = "batches_trained"
-# What decides what the outputs of the head mean.
+# Buffers that are not copied: the count of batches that a norm has trained, which starts again at zero; the scale of
+# pixels, which a source may keep elsewhere.
+_NOT_COPIED = ("batches_trained", MEAN, STD)
+# Settings that change the meaning of the head's outputs.
 _TASK = (("data", "name"), ("data", "path"), ("data", "classes"))
-_AGREE = "model and norm must agree but for the head"
+_AGREE = "model and norm must agree, except for the head"
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,11 @@ class Source:
     """A run to start from.
 
     Attributes:
-        said: ``init_from=FOLDER``, with which messages begin.
-        config: its settings.
-        step: of its last checkpoint.
-        parameters, buffers: by name.
+        said: ``init_from=FOLDER``, the beginning of messages about this run.
+        config: the run's settings.
+        step: step of its last checkpoint.
+        parameters, buffers: tensors by name.
+        scale: the scale of its pixels, see ``scale_of``; None if the run does not say it, or whitens them.
     """
 
     said: str
@@ -52,6 +55,7 @@ class Source:
     step: int
     parameters: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
+    scale: Mapping[str, Tensor] | None
 
 
 def read_source(config: TrainConfig, model: nn.Module) -> Source:
@@ -60,7 +64,7 @@ def read_source(config: TrainConfig, model: nn.Module) -> Source:
     Its parameters have the names that ``model`` has for them, whatever the version that wrote them.
 
     Raises:
-        ValueError: it is no run, or has no usable checkpoint.
+        ValueError: the folder is not a run, or has no usable checkpoint.
     """
     assert config.init_from is not None
     folder = config.init_from.replace("{seed}", str(config.seed))
@@ -71,16 +75,28 @@ def read_source(config: TrainConfig, model: nn.Module) -> Source:
         raise ValueError(f"{said}: {error}") from None
     if state is None:
         raise ValueError(f"{said}: this run has no checkpoint")
-    return Source(said, run["config"], state["step"], renamed(state["parameters"], model), state["buffers"])
+    try:
+        parameters, scale = renamed(state["parameters"], model), _scale(run["config"], state)
+        return Source(said, run["config"], state["step"], parameters, state["buffers"], scale)
+    except KeyError as error:
+        raise ValueError(f"{said}: its checkpoint has no {error.args[0]}; not one of this version of bnexp") from None
+
+
+def _scale(config: Mapping[str, Any], state: checkpoint.State) -> Mapping[str, Tensor] | None:
+    """The scale of a run's pixels; None if the run does not say it, or whitens them."""
+    if _setting(config, ("data", "whiten")) != "none":
+        return None
+    buffers: Mapping[str, Tensor] = state["buffers"]
+    return buffers if MEAN in buffers else state.get("scale")
 
 
 @dataclass(frozen=True)
 class Takeover:
-    """Which tensors of a model come from another run.
+    """The tensors of a model that come from another run.
 
     Attributes:
         parameters, buffers: their names.
-        drawn: names of the head's parameters where these keep their own draw.
+        drawn: names of the head's parameters if the head keeps its own initial weights, else empty.
     """
 
     source: Source
@@ -92,11 +108,11 @@ class Takeover:
 def takeover(model: nn.Module, config: TrainConfig) -> Takeover:
     """Which parameters and buffers a new member copies from the run that ``init_from`` names; copies nothing yet.
 
-    The head keeps its own draw where the classes are others: another number, ``data.classes``, source or file. Streams
-    of random numbers (dropout) are those of the new seed.
+    The head keeps its own initial weights where the classes differ: another number of classes, ``data.classes``, source
+    or file. Streams of random numbers (dropout) start from the new seed.
 
     Raises:
-        ValueError: ``init_from`` names no run, or a run of another model or norm.
+        ValueError: ``init_from`` does not name a run, or names a run of another model or norm.
     """
     source = read_source(config, model)
     head = head_parameters(model)
@@ -108,28 +124,29 @@ def takeover(model: nn.Module, config: TrainConfig) -> Takeover:
     buffers = _own_buffers(model, statistics=keeps_statistics)
     _require_alike(source, parameters, source.parameters)
     _require_alike(source, buffers, source.buffers)
+    _require_channels(source, model)
     return Takeover(source, list(parameters), list(buffers), drawn)
 
 
 @torch.no_grad()
-def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
+def start_from(model: nn.Module, config: TrainConfig, data: Data) -> None:
     """Copy parameters and buffers from the run named by ``init_from`` into a new member; see ``takeover``.
 
-    ``norm_state`` says what becomes of the statistics of norms:
+    ``norm_state`` sets the running statistics of norms:
 
-    - keep: they are taken over, and training moves them on from there;
-    - frozen: they are taken over and fixed, see ``apply_norm_state``;
-    - reset: they begin anew, at mean 0 and variance 1;
-    - precise: they become the population statistics of ``train`` under the weights taken over (Wu & Johnson 2021,
-      sec. 3), and training moves them on from there.
+    - keep: copy them; training updates them from there;
+    - frozen: copy and fix them, see ``apply_norm_state``;
+    - reset: start again at mean 0 and variance 1;
+    - precise: set them to the population statistics of ``eval_train`` training images under the copied weights (Wu &
+      Johnson 2021, sec. 3); training updates them from there.
 
     Args:
-        model: on the device of ``train``.
+        model: the new member, on the device of ``data``; its scale of pixels is attached (``attach_scale``).
         config: its settings.
-        train: training images.
+        data: its training data.
 
     Raises:
-        ValueError: as ``takeover``.
+        ValueError: see ``takeover``.
     """
     taken = takeover(model, config)
     source = taken.source
@@ -137,29 +154,49 @@ def start_from(model: nn.Module, config: TrainConfig, train: Split) -> None:
         model.get_parameter(name).copy_(source.parameters[name])
     for name in taken.buffers:
         model.get_buffer(name).copy_(source.buffers[name])
+    _take_scale(model, config, source, scale_of(data))
     if config.norm_state == "precise":
+        train = data.train.mixed(config.eval_train)
         model.eval()
         write_precise(model, train, min(config.batch_size, len(train)))
         model.train()
-    outcome = f"{', '.join(taken.drawn)} drawn anew" if taken.drawn else "the head included"
+    outcome = f"with {', '.join(taken.drawn)} initialized anew" if taken.drawn else "including the head"
     log.info("%s: weights of step %d of run %s, %s", source.said, source.step, config_hash(source.config), outcome)
 
 
-def apply_norm_state(model: nn.Module, config: TrainConfig) -> None:
-    """With ``norm_state=frozen``, fix the running statistics: batch norms train with them, and never move them.
+def _take_scale(model: nn.Module, config: TrainConfig, source: Source, own: Mapping[str, Tensor]) -> None:
+    """Copy the scale of pixels if the config asks for it; say whose scale is used where the two differ."""
+    wanted = config.pixel_scale == "source"
+    if wanted and config.data["whiten"] != "none":
+        log.info("pixel_scale=source: has no effect, as data.whiten is computed from the images of this run")
+    elif source.scale is None and wanted:
+        log.info(
+            "%s: that run does not say how its pixels are scaled; they are scaled by this run's images", source.said
+        )
+    elif source.scale is not None and any(not torch.equal(source.scale[name], own[name]) for name in own):
+        for name in own if wanted else ():
+            model.get_buffer(name).copy_(source.scale[name])
+        whose = "that run" if wanted else "this run's images (pixel_scale=source takes those of that run)"
+        log.info("%s: pixels are scaled by the mean and standard deviation of %s", source.said, whose)
 
-    Gains and biases learn, which He et al. 2016, appendix A, fix as well.
+
+def apply_norm_state(model: nn.Module, config: TrainConfig) -> None:
+    """With ``norm_state=frozen``, fix the running statistics: batch norms train with them and never update them.
+
+    Gains and biases still learn; He et al. 2016, appendix A, fix them too.
 
     Raises:
-        ValueError: ``norm_state`` asks something of statistics, and no layer keeps any.
+        ValueError: ``norm_state`` is not keep, and no layer keeps running statistics.
     """
     norms = batch_norms(model)
     if config.norm_state != "keep" and not norms:
         name = config.norm["name"]
-        raise ValueError(f"norm_state={config.norm_state}: norm={name} keeps no statistics of batches; it must be keep")
+        raise ValueError(
+            f"norm_state={config.norm_state}: norm={name} keeps no statistics of batches; use norm_state=keep"
+        )
     for layer in norms:
         layer.frozen = config.norm_state == "frozen"
-        layer.train(layer.training)  # a layer that has just been frozen leaves the training mode here
+        layer.train(layer.training)  # a layer that has just been frozen leaves training mode here
 
 
 def _setting(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:
@@ -170,7 +207,7 @@ def _setting(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def _check_meaning(source: Source, config: Mapping[str, Any]) -> None:
-    """Refuse weights that another network has learnt; norms whose statistics mean the same may take each other's."""
+    """Refuse weights of a different network; norms whose running statistics mean the same may replace each other."""
     alike = {_setting(source.config, _NORM), _setting(config, _NORM)} <= set(_ALIKE)
     for path in _MEANING if alike else (*_MEANING, _NORM):
         theirs, own = _setting(source.config, path), _setting(config, path)
@@ -180,17 +217,17 @@ def _check_meaning(source: Source, config: Mapping[str, Any]) -> None:
 
 
 def _check_surplus(source: Source, model: nn.Module, head: list[str], *, statistics: bool) -> None:
-    """Refuse parameters, and running statistics if they are asked for, that would be left out."""
+    """Refuse a source with parameters, or (if ``statistics``) running statistics, that the model does not have."""
     surplus = source.parameters.keys() - {name for name, _ in model.named_parameters()} - set(head)
     if statistics:
         running = {name for name in source.buffers if name.rpartition(".")[2].startswith("running_")}
         surplus |= running - {name for name, _ in model.named_buffers()}
     if surplus:
-        raise ValueError(f"{source.said}: that run has {min(surplus)}, this one has not; {_AGREE}")
+        raise ValueError(f"{source.said}: that run has {min(surplus)}, this one does not; {_AGREE}")
 
 
 def _head_is_new(source: Source, config: Mapping[str, Any], model: nn.Module, head: list[str]) -> bool:
-    """Whether the classes are others than those of the run to start from."""
+    """True if the classes differ from the classes of the run to start from."""
     if any(_setting(source.config, path) != _setting(config, path) for path in _TASK):
         return True
     parameters = dict(model.named_parameters())
@@ -200,18 +237,31 @@ def _head_is_new(source: Source, config: Mapping[str, Any], model: nn.Module, he
 
 
 def _own_buffers(model: nn.Module, *, statistics: bool) -> dict[str, Tensor]:
-    """The buffers to be filled: not those of random streams and schedules, and those of norms only if asked for."""
+    """The buffers to copy: none of random streams and schedules, and those of norms only if ``statistics``."""
     skipped = Stream if statistics else (Stream, Norm)
-    layers = [(name, layer) for name, layer in model.named_modules() if not isinstance(layer, skipped)]
-    found = {f"{name}.{leaf}": own for name, layer in layers for leaf, own in layer.named_buffers(recurse=False)}
-    return {name: own for name, own in found.items() if name.rpartition(".")[2] != _PROGRESS}
+    layers = [(f"{name}." if name else "", layer) for name, layer in model.named_modules()]
+    found = {
+        f"{path}{leaf}": own
+        for path, layer in layers
+        if not isinstance(layer, skipped)
+        for leaf, own in layer.named_buffers(recurse=False)
+    }
+    return {name: own for name, own in found.items() if name.rpartition(".")[2] not in _NOT_COPIED}
 
 
 def _require_alike(source: Source, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    """Refuse a run that lacks a tensor, or has it in another shape."""
+    """Refuse a source that lacks one of the model's tensors, or has it in another shape."""
     for name, tensor in own.items():
         if name not in theirs:
             raise ValueError(f"{source.said}: that run has no {name}, this one has; {_AGREE}")
         if theirs[name].shape != tensor.shape:
             shapes = f"is {list(theirs[name].shape)} there and {list(tensor.shape)} here"
             raise ValueError(f"{source.said}: {name} {shapes}; only the head may differ")
+
+
+def _require_channels(source: Source, model: nn.Module) -> None:
+    """Refuse to copy the scale of pixels from a run whose pixels have another number of channels."""
+    own = dict(model.named_buffers()).get(MEAN)
+    if own is not None and source.scale is not None and len(source.scale[MEAN]) != len(own):
+        counts = f"{len(source.scale[MEAN])} channels there and {len(own)} here"
+        raise ValueError(f"{source.said}: pixels have {counts}, each with its own scale; use pixel_scale=own")

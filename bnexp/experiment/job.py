@@ -1,18 +1,20 @@
-"""A run to be done: its config and folder, read from a folder or looked up there."""
+"""A run to be done: its config, name and folder; and whether its folder says that it is already done."""
 
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from bnexp.config.schema import TrainConfig, differences, from_dict, to_dict
+from bnexp.config.schema import TrainConfig, config_hash, differences, from_dict, to_dict
 from bnexp.runs import run_json
-from bnexp.runs.paths import RunPaths
+from bnexp.runs.paths import RunPaths, SweepPaths
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Job:
     """A run to be done.
 
     Attributes:
-        config: what to train.
-        folder: where its records go.
-        name: what it is called in tables and curves.
-        overrides: what the user typed.
-        notes: further files for the folder, name -> text.
+        config: the settings to train with.
+        folder: where its records are written.
+        name: its name in tables and curves.
+        overrides: the command-line overrides that the user typed.
+        notes: further files to write into the folder, name -> text.
+        fresh: the folder must be a new one; if it is there already, the run takes the next free name.
+        alone: why it trains by itself although jobs like it train in one population.
     """
 
     config: TrainConfig
@@ -32,11 +36,13 @@ class Job:
     name: str
     overrides: Sequence[str] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    fresh: bool = False
+    alone: str | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``finished``, ``diverged`` or ``interrupted``, and what run.json says of it."""
+    """How a run ended (``finished``, ``diverged`` or ``interrupted``), and the contents of its run.json."""
 
     job: Job
     status: str
@@ -44,13 +50,12 @@ class Outcome:
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import a user's own modules, which register what they bring; the working folder is on the path.
+    """Import a user's own modules, which register norms, models or data; the working folder is searched first.
 
     Raises:
-        ValueError: a module is not there or does not import; the message names the file and line.
+        ValueError: a module is missing or fails to import; the message names the file and line.
     """
-    if names and "" not in sys.path:
-        sys.path.insert(0, "")
+    _look_here_too(names)
     for name in names:
         try:
             importlib.import_module(name)
@@ -63,23 +68,75 @@ def import_modules(names: Sequence[str]) -> None:
             raise ValueError(f"imports=[{name}]: {place}: {type(error).__name__}: {error}") from None
 
 
-def saved_job(folder: Path) -> Job:
-    """The job whose records stand in a folder.
+def _look_here_too(names: Sequence[str]) -> None:
+    """Put the working folder on the path, for modules that have a name."""
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"imports=[{name!a}]: no name of a module; expected words and dots, such as my_lab.norms")
+    if names and "" not in sys.path:
+        sys.path.insert(0, "")
+
+
+def require_typed(folder: Path, named: Sequence[str], typed: Sequence[str], command: Sequence[str]) -> None:
+    """Let nothing be imported because a folder says so: it may come from anywhere, and its modules are programs.
+
+    Args:
+        folder: of a run or a sweep.
+        named: the modules that its records name.
+        typed: the modules that the user has named in this command.
+        command: the words of this command but for these modules.
 
     Raises:
-        ValueError: it is not a run's folder, or its config is not one of this version.
+        ValueError: the user has named other modules than the folder, or a file of one lies in the folder.
+    """
+    _look_here_too(named)
+    received = folder.parent if SweepPaths(folder.parent).sweep_json.exists() else folder
+    for name in named:
+        for place in (Path.cwd(), *_places(name)):
+            if _lies_in(place, received):
+                raise ValueError(
+                    f"{place}: in {received}, whose files are never imported; imports=[{name}] needs another"
+                )
+    if set(named) != set(typed):
+        full = shlex.join(["bnexp", *command, *(["--imports", ",".join(named)] if named else [])])
+        said = f"it names modules ({', '.join(named) or 'none'}), which are imported only if you type the same"
+        raise ValueError(f"{folder}: {said}; if you trust them: {full}")
+
+
+def _places(name: str) -> Iterator[Path]:
+    """The files and folders that importing a module would read, found without importing anything."""
+    path: list[str] | None = None
+    for part in name.split("."):
+        spec = PathFinder.find_spec(part, path)
+        path = list((spec and spec.submodule_search_locations) or ())
+        yield from map(Path, [*([spec.origin] if spec and spec.origin else []), *path])
+
+
+def _lies_in(place: Path, folder: Path) -> bool:
+    """Whether a file is in a folder, by its name or by what it links to."""
+    named = place.parent.resolve() / place.name
+    return any(path.is_relative_to(folder.resolve()) for path in (named, place.resolve()))
+
+
+def saved_job(folder: Path) -> Job:
+    """The job whose records a folder holds.
+
+    Raises:
+        ValueError: it is not a run's folder, or this version cannot read its config.
     """
     saved = run_json.read(folder)
+    if config_hash(saved["config"]) != saved["config_hash"]:
+        raise ValueError(f"{RunPaths(folder).run_json}: its config was changed (the hash is that of another)")
     return Job(from_dict(saved["config"]), folder, saved["name"], saved["overrides"])
 
 
 def already_done(job: Job) -> Outcome | None:
-    """How the job ended before, if its folder says that it ran to its end.
+    """How the job ended before, if its folder says that it finished or diverged; else None.
 
     Raises:
-        ValueError: the folder holds a run of another config; the message says what differs.
+        ValueError: the folder holds a run of another config; the message lists the differences.
     """
-    if not RunPaths(job.folder).run_json.exists():
+    if job.fresh or not RunPaths(job.folder).run_json.exists():
         return None
     saved = run_json.read(job.folder)
     changes = differences(saved["config"], to_dict(job.config))

@@ -1,4 +1,4 @@
-"""What a config asks of the machine: device, threads, number formats, determinism, layout, compilation."""
+"""Sets up the machine as the config asks: device, threads, number formats, determinism, layout, compilation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a setting: auto is CUDA where there is one.
+    """The torch device for the ``device`` setting; auto picks CUDA if this machine has it.
 
     Raises:
-        ValueError: not a device that bnexp knows, or not in this machine.
+        ValueError: bnexp does not know the device, or this machine does not have it.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
+    if kind == "mps":
+        raise ValueError(f"device={name}: bnexp does not use the GPUs of Apple; use device=cpu")
     if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
         raise ValueError(f"device={name}: not known (allowed: auto, cpu, cuda, cuda:N)")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
@@ -37,7 +39,7 @@ def prepare_machine(config: TrainConfig) -> torch.device:
     """Set threads, number formats and determinism of this process, and return the device.
 
     Raises:
-        ValueError: this machine lacks the device, its number format, or a compiler.
+        ValueError: this machine lacks the device, the number format or a C++ compiler.
     """
     device = pick_device(config.device)
     torch.set_num_threads(config.threads)
@@ -45,7 +47,7 @@ def prepare_machine(config: TrainConfig) -> torch.device:
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError("precision=bf16: this GPU has no bfloat16 (allowed here: fp32, tf32, fp16)")
     if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
-        raise ValueError("compile=true: torch.compile needs a C++ compiler, and there is none; use compile=false")
+        raise ValueError("compile=true: torch.compile needs a C++ compiler, and none was found; use compile=false")
     if config.graph and device.type == "cuda" and not NORMS.capabilities(config.norm["name"]).graph:
         raise ValueError(f"graph=true: norm={config.norm['name']} waits for the device at each step; use graph=false")
     if config.deterministic:
@@ -57,14 +59,14 @@ def prepare_machine(config: TrainConfig) -> torch.device:
 
 
 def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
-    """What records a step to be replayed, where that is asked for and possible."""
+    """The function that captures a step as a CUDA graph, if the config asks for it on a GPU; else None."""
     if config.graph and device.type != "cuda":
         log.info("graph=true: has no effect on device=%s", device)
     return cuda_graph if config.graph and device.type == "cuda" else None
 
 
 def set_executor(config: TrainConfig, member: nn.Module) -> None:
-    """Memory layout and compilation of a member's forward pass."""
+    """Set memory layout and compilation of a member's forward pass."""
     if config.channels_last:
         member.register_forward_pre_hook(lambda _, inputs: _channels_last(*inputs))
     if config.compile:
@@ -72,5 +74,5 @@ def set_executor(config: TrainConfig, member: nn.Module) -> None:
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Convolutions hand the layout of their input on, so that one conversion serves the whole network."""
+    """Put images into channels-last layout; convolutions keep their input's layout, so one conversion is enough."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

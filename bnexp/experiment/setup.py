@@ -1,4 +1,4 @@
-"""From configs to everything the training loop needs, checked before any file is written."""
+"""Builds everything the training loop needs from configs, and checks it before any file is written."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from bnexp.experiment.clock import Clock
 from bnexp.experiment.init_from import apply_norm_state, start_from
 from bnexp.experiment.machine import pick_device, recorder, set_executor
 from bnexp.experiment.older import brought_up_to_date
+from bnexp.experiment.pixel_scale import attach_scale, scale_of
 from bnexp.models.init import Init, adjust, initialize
 from bnexp.models.layers import largest_map
 from bnexp.probes.observer import Observed, Observer
@@ -29,8 +30,8 @@ from bnexp.training.loop import Progress, Training
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
-# At most so many images a forward pass of an evaluation, and on a CPU so many numbers in a map: 8 MB, of which caches
-# keep a good part. ResNet-20 takes half as long an image as in batches of 1000.
+# The most images in a forward pass of an evaluation, and on a CPU the most numbers in a feature map: 8 MB, most of
+# which fits into the caches. ResNet-20 then needs half the time per image that batches of 1000 need.
 _EVAL_BATCH_SIZE, _EVAL_MAP = 1000, 2**21
 
 
@@ -44,20 +45,20 @@ def build_model(config: TrainConfig, choices: Choices, data: Data, steps: int) -
 
 
 def start_member(config: TrainConfig, choices: Choices, member: nn.Module, data: Data, x_B: torch.Tensor) -> None:
-    """Bring a new member to where its training begins: by another run's weights, or by rules for its first batch.
+    """Give a new member the weights it starts training with: another run's, or adjusted by the init on its first batch.
 
     Args:
         config: the member's settings.
-        choices: the same, bound.
-        member: as ``build_model`` makes it, on the device of the data.
+        choices: the same settings, bound to their builders.
+        member: a model from ``build_model``, on the device of the data.
         data: its training data.
         x_B: its first batch.
 
     Raises:
-        ValueError: the run to start from does not fit.
+        ValueError: the model or norm does not fit the run to start from.
     """
     if config.init_from is not None:
-        start_from(member, config, data.train.mixed(config.eval_train))
+        start_from(member, config, data)
         return
     init: Init = choices.init()
     adjust(member, init, x_B, restore=choices.affine().restore)
@@ -67,7 +68,7 @@ def start_member(config: TrainConfig, choices: Choices, member: nn.Module, data:
 
 @dataclass(frozen=True)
 class Setup:
-    """A training, ready to begin; no file has been written yet. It watches itself: see ``training.loop.Watcher``."""
+    """A training that is ready to start; no file has been written yet. It is also the loop's ``Watcher``."""
 
     config: TrainConfig
     data: Data
@@ -81,7 +82,7 @@ class Setup:
         return self.training.population
 
     def evaluate(self) -> Measures:
-        """The measures of an evaluation in training."""
+        """The measures of an evaluation during training."""
         splits = {"train_eval": self._some} | self._splits("validation", "test")
         with self._aside():
             measured = evaluate_all(self.population, splits, self._some, **self._batch_sizes())
@@ -90,18 +91,18 @@ class Setup:
             )
 
     def before(self, step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> bool:
-        """Whether a probe looks at this step; see ``Observer.before``."""
+        """True if a probe measures this step; see ``Observer.before``."""
         with self._aside():
             return self.observer.before(step, x_MB, y_MB)
 
     def after(self, lr_M: torch.Tensor, loss_M: torch.Tensor) -> Observed:
-        """What the probes have measured; see ``Observer.after``."""
+        """The probes' measurements; see ``Observer.after``."""
         with self._aside():
             return self.observer.after(lr_M, loss_M)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """Leave the time of the with block out of the rate of training, and compile nothing in it."""
+        """Exclude the time of the with block from the training rate, and run it without torch.compile."""
         with self.clock.paused(), self._uncompiled():
             yield
 
@@ -121,7 +122,7 @@ class Setup:
                 yield name, kind, values["accuracy"][0], values["loss"][0]
 
     def _uncompiled(self) -> AbstractContextManager[object]:
-        """Evaluation switches modes, statistics and batch sizes, each of which would be compiled anew."""
+        """Turn torch.compile off: evaluation changes modes and batch sizes, and each change would recompile."""
         return torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
 
     def _splits(self, *names: str) -> dict[str, Split]:
@@ -129,12 +130,12 @@ class Setup:
 
     @cached_property
     def _some(self) -> Split:
-        """The training images that evaluations read: of all classes, also where the files are sorted by class."""
+        """The training images that evaluations read: of all classes, even if the files are sorted by class."""
         return self.data.train.mixed(self.config.eval_train)
 
     @cached_property
     def eval_batch_size(self) -> int:
-        """Images a forward pass of an evaluation: the config's, or what suits the device and the model."""
+        """Images per forward pass of an evaluation: the config's number, or one that suits the device and the model."""
         if self.config.eval_batch_size is not None:
             return self.config.eval_batch_size
         if self.population.theta_MP.device.type != "cpu":
@@ -148,7 +149,7 @@ class Setup:
         return {"batch_size": self.eval_batch_size, "train_batch_size": train_batch_size}
 
     def state(self, row: int) -> State:
-        """All of one member that a resumed run needs."""
+        """Everything that resuming needs of one member."""
         training = self.training
         return {
             "step": training.progress.step,
@@ -157,6 +158,7 @@ class Setup:
             "progress": training.progress.state(row),
             "precision": training.precision.state(row),
             "probes": self.observer.state(row),
+            "scale": scale_of(self.data),
         }
 
     def load(self, row: int, state: State) -> None:
@@ -170,21 +172,21 @@ class Setup:
         self.observer.load(row, state["probes"])
 
     def finite(self, row: int) -> bool:
-        """Whether a member's weights are all numbers."""
+        """True if all weights of a member are finite."""
         return bool(torch.isfinite(self.population.theta_MP[row]).all())  # waits for the device
 
 
 def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bool] = ()) -> Setup:
-    """Check configs, read the data, and build a population of one member a config.
+    """Check configs, read the data, and build a population of one member per config.
 
     Args:
-        configs: one a member; they differ at most in the seed, the init and the numbers of the optimizer.
+        configs: one per member; they may differ in the seed, the init and the numbers of the optimizer.
         stacked: see ``Population``.
-        resumed: for each member whether a checkpoint will be loaded into it, so that its start does not matter; by
-            default none will.
+        resumed: for each member, whether a checkpoint will be loaded into it, so that it needs no starting weights; by
+            default none is resumed.
 
     Raises:
-        ValueError: anything the user can mend; nothing has been written then.
+        ValueError: an error that the user can fix; nothing has been written then.
     """
     checked = check(configs, starts=not (resumed and all(resumed)))
     config, device = configs[0], pick_device(configs[0].device)
@@ -209,10 +211,11 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
 
 
 def _members(checked: Checked, data: Data, x_MB: torch.Tensor, resumed: Sequence[bool]) -> list[nn.Module]:
-    """The models, each with its initial weights, where its training begins."""
+    """The members, each with the weights it starts training with."""
     members = []
     for row, (config, choices) in enumerate(zip(checked.configs, checked.choices, strict=True)):
         member = build_model(config, choices, data, checked.cadence.steps).to(x_MB.device)
+        attach_scale(member, config, data)
         if not (resumed and resumed[row]):
             start_member(config, choices, member, data, x_MB[row])
         apply_norm_state(member, config)

@@ -1,9 +1,8 @@
-"""The processes of a sweep: a server that forks, and what its children do. Imported in these processes only."""
+"""The processes of a sweep: the fork server, and the jobs of its children. Only these processes import this file."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -31,33 +30,33 @@ from bnexp.experiment.machine import pick_device
 from bnexp.experiment.run import StorageFailedError, run
 from bnexp.norms import NORMS
 from bnexp.runs import checkpoint, provenance
-from bnexp.stopping import Stop
+from bnexp.stopping import Stop, end_with_parent
 
-# Exit codes of a child beside 0, 1 and 2: the disk is full (sysexits.h, EX_IOERR).
+# Exit code of a child when a file could not be written, for example on a full disk (sysexits.h, EX_IOERR).
 STORAGE_FAILED = 74
-_SET_PDEATHSIG = 1
 
 
 def serve(descriptor: int) -> None:
-    """Fork a child whenever a message asks for one, tell when it has ended, and end all when the peer is gone."""
+    """Fork a child for each request, report when it has ended, and kill all children when the connection closes."""
     provenance.code()
     _warm_up()
     server = _Server(socket.socket(fileno=descriptor))
+    end_with_parent(0)  # from here on it sees the connection close, and ends what its children have started, too
     try:
         server.run()
     finally:
         server.end_all()
-        os._exit(0)  # what libraries have to say at an ordinary end interests nobody
+        os._exit(0)  # skips the libraries' exit handlers, whose messages interest nobody
 
 
 def _warm_up() -> None:
-    """What the libraries of a CPU set up for the first convolution and product, once for all children; no thread."""
+    """Run a convolution and a product once, so that children inherit the libraries' set-up; starts no thread."""
     torch.conv2d(torch.zeros(2, 1, 5, 5), torch.zeros(1, 1, 3, 3))
     torch.mm(torch.zeros(2, 2), torch.zeros(2, 2))
 
 
 class _Server:
-    """Children by process id, and the connection over which they are asked for."""
+    """The children by process id, and the connection that requests come in on."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -67,7 +66,7 @@ class _Server:
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        gc.freeze()  # what is here stays, and is not copied into each child by the collector's marks
+        gc.freeze()  # otherwise the collector's marks would copy these objects' memory pages into each child
 
     def run(self) -> None:
         while True:
@@ -91,10 +90,10 @@ class _Server:
             self._signal(message["task"], message["signal"])
         else:
             for module in message.get("import", ()):
-                with contextlib.suppress(ImportError):  # a part of a module that is named like one
+                with contextlib.suppress(ImportError):  # may name an attribute of a module, not a module
                     importlib.import_module(module)
             if "keep" in message:
-                with contextlib.suppress(ValueError, OSError):  # whoever needs them will say so
+                with contextlib.suppress(ValueError, OSError):  # the job that needs the data will report the error
                     keep(message["keep"])
             gc.freeze()
 
@@ -116,6 +115,9 @@ class _Server:
             _settle_in(server, message["log"], message["env"])
             with console():
                 code = _call(message["call"], message["given"])
+        except OSError:  # also of a print
+            code = STORAGE_FAILED
+            traceback.print_exc()
         except BaseException:
             traceback.print_exc()
         finally:
@@ -125,9 +127,9 @@ class _Server:
             os._exit(code)
 
     def _reap(self) -> None:
-        """Tell of children that have ended, and end what they have left behind."""
+        """Report children that have ended, and kill the processes they left behind."""
         for pid in list(self._children):
-            # Seen but not yet collected, so that the number of its process group is still its own.
+            # The child is seen but not yet collected, so its process group's number cannot belong to another process.
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 continue
             _end_group(pid)
@@ -140,20 +142,19 @@ class _Server:
 
 
 def _end_group(pid: int) -> None:
-    """Kill a child and all that it has started."""
+    """Kill a child and all processes it started."""
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
 
 
 def _settle_in(server: int, log: str, env: Mapping[str, str]) -> None:
-    """Make a forked child a process of its own: session, output, environment, and an end with its parent's."""
+    """Give a forked child its own session, output and environment, and let it die with the server."""
     os.setsid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != server:  # it died before the line above
-            os._exit(1)
-    if not os.path.isdir(os.path.dirname(log)):  # whoever has asked for this child is gone
+    end_with_parent(signal.SIGKILL)
+    if os.getppid() != server:  # the server died before the line above
+        os._exit(1)
+    if not os.path.isdir(os.path.dirname(log)):  # the sweep that asked for this child is gone
         os._exit(1)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(output, 1)
@@ -164,7 +165,7 @@ def _settle_in(server: int, log: str, env: Mapping[str, str]) -> None:
 
 
 def _call(name: str, given: Mapping[str, Any]) -> int:
-    """Do a task; the exit code, with a last line that says what went wrong."""
+    """Run a task; returns the exit code, and prints an error as the last line."""
     try:
         return _TASKS[name](**given)
     except SystemExit as end:
@@ -181,11 +182,11 @@ def _call(name: str, given: Mapping[str, Any]) -> int:
 
 
 def train(jobs: Sequence[Mapping[str, Any]], executor: str, slots: int) -> int:
-    """Do one job, or several that can train as one population; how each ended is in its run.json.
+    """Train one job, or several jobs as one population; each run.json says how its run ended.
 
     Args:
-        jobs: what ``Job`` takes.
-        executor: of ``Options``.
+        jobs: the arguments of ``Job``.
+        executor: see ``Options``.
         slots: jobs that share a GPU.
     """
     stop = Stop()
@@ -200,7 +201,7 @@ def train(jobs: Sequence[Mapping[str, Any]], executor: str, slots: int) -> int:
 
 
 def _parts(group: Sequence[Job], executor: str, slots: int) -> list[Sequence[Job]]:
-    """The members that train at once: all of them, or as many as a GPU has memory for."""
+    """The groups of members that train at once: all members, or as many as the GPU has memory for."""
     if len(group) < 3 or not _stacked(executor, group[0].config):
         return [group]
     on_gpu = pick_device(group[0].config.device).type == "cuda"
@@ -210,12 +211,12 @@ def _parts(group: Sequence[Job], executor: str, slots: int) -> list[Sequence[Job
     count = -(-len(group) // most)
     parts = [group[len(group) * part // count : len(group) * (part + 1) // count] for part in range(count)]
     sizes = ", ".join(str(len(part)) for part in parts)
-    print(f"{len(group)} members at once are too many for the memory; one after another {sizes}")
+    print(f"{len(group)} members at once do not fit into the memory; training groups of {sizes}, one after another")
     return parts
 
 
 def _run(group: Sequence[Job], stop: Stop, executor: str) -> None:
-    """Run jobs as one population, or in halves where they are too many for the device's memory."""
+    """Run jobs as one population, or in halves if they do not fit into the device's memory."""
     if not group or stop():
         return
     try:
@@ -224,22 +225,21 @@ def _run(group: Sequence[Job], stop: Stop, executor: str) -> None:
     except torch.OutOfMemoryError:
         if len(group) == 1:
             raise
-    # Behind the handler, so that nothing of the larger population is alive.
+    # Outside the except block, so that no reference to the larger population is alive.
     half = len(group) // 2
-    print(f"{len(group)} members at once are too many for the memory; going on with {half} and {len(group) - half}")
+    print(f"{len(group)} members at once do not fit into the memory; going on with {half} and {len(group) - half}")
     for part in (group[:half], group[half:]):
         for jobs in _by_step([job for job in part if already_done(job) is None]):
             _run(jobs, stop, executor)
 
 
 def _job(given: Mapping[str, Any]) -> Job:
-    return Job(
-        from_dict(given["config"]), Path(given["folder"]), given["name"], tuple(given["overrides"]), given["notes"]
-    )
+    own: dict[str, Any] = {"config": from_dict(given["config"]), "folder": Path(given["folder"])}
+    return Job(**{**given, **own})
 
 
 def _by_step(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Members of a population move in step: those whose checkpoints stand at different ones train one after another."""
+    """Group jobs by the step of their checkpoint, because all members of a population train the same step at once."""
     groups: dict[int, list[Job]] = {}
     for job in jobs:
         state = checkpoint.load(job.folder)

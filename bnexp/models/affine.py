@@ -18,9 +18,9 @@ class Affine:
     """A rule for the first values of gains and biases.
 
     Attributes:
-        gain, bias: of every norm that has them; None leaves the norm's own.
-        last_gain: of norms that close a residual branch; None is as ``gain``.
-        restore: on the first batch each norm answers its input.
+        gain, bias: the first values in every norm that has them; None leaves the norm's own values.
+        last_gain: the first gain of norms that close a residual branch; None stands for ``gain``.
+        restore: whether each norm answers the first batch with its input.
     """
 
     gain: float | None = None
@@ -51,8 +51,8 @@ def constant(*, gain: float, bias: float, last_gain: float | None) -> Affine:
     """The same gain and the same bias everywhere.
 
     Options:
-        last_gain: the gain of the last norm of each residual branch, 0 in Goyal et al. 2017, sec. 5.1, so that every
-            block starts as the identity; null is as ``gain``.
+        last_gain: the gain of the last norm of each residual branch; null stands for ``gain``. Goyal et al. 2017, sec.
+            5.1, take 0, so that every block starts as the identity.
     """
     return Affine(gain, bias, last_gain)
 
@@ -61,7 +61,7 @@ def constant(*, gain: float, bias: float, last_gain: float | None) -> Affine:
 def identity() -> Affine:
     """The gain sqrt(var + eps) and bias mean of the first batch (Ioffe & Szegedy 2015, sec. 3): y = x on that batch.
 
-    The statistics are those of each layer's input on the run's first training batch.
+    var and mean are the statistics of each layer's input on the run's first training batch.
 
     Raises:
         ValueError: (when the config is bound) the norm is not ``restorable`` (see ``Capabilities``); (later) it has

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from bnexp.config.checks import Positive
+from bnexp.config.checks import Width
 from bnexp.models.unit import MODELS, Units, image_shape, named
 
 # Global average pooling leaves one number a channel; flattening keeps all positions.
@@ -15,21 +15,21 @@ Head = Literal["pool", "flatten"]
 
 @MODELS.register("cnn")
 def cnn(
-    shape: tuple[int, ...], classes: int, units: Units, *, widths: list[int], kernel: Positive, head: Head
+    shape: tuple[int, ...], classes: int, units: Units, *, widths: list[Width], kernel: Width, head: Head
 ) -> nn.Module:
     """Convolutional units of stride 2 and a linear head, without pooling in between (Springenberg et al. 2015).
 
     Options:
         widths: channels of the units, one number a unit; each halves height and width.
-        kernel: side of the kernels, odd; padded so that a side s becomes ceil(s / 2).
-        head: ``pool``, global average pooling; ``flatten``, all positions. Instance norm fixes each channel's mean,
-            which is what pooling keeps: it needs ``flatten``.
+        kernel: side of the kernels, odd; padding makes a side s become ceil(s / 2).
+        head: ``pool``: global average pooling; ``flatten``: all positions. Instance norm fixes the mean of each
+            channel, and pooling keeps nothing but this mean: instance norm needs ``flatten``.
 
     Raises:
-        ValueError: an even kernel, no widths, or a width below 1.
+        ValueError: an even kernel, or no widths.
     """
     channels, height, side = image_shape("cnn", shape)
-    if not widths or min(widths) < 1:
+    if not widths:
         raise ValueError(f"model.widths={widths}: expected channels of one unit at least, such as [16,32,32]")
     if kernel % 2 == 0:
         raise ValueError(f"model.kernel={kernel}: even kernels have no middle; allowed are 1, 3, 5 and so on")

@@ -1,7 +1,7 @@
 """Initial weights. A layer's draw depends on the seed, its name and its shape only.
 
-So two arms with equal seeds start from identical weights in every layer that they share, whatever else they differ in.
-Some rules, of weights and of norms, also look at the first batch: ``adjust`` hands it through the model.
+So two arms with equal seeds start from identical weights in every layer that they share, whatever else differs between
+them. Some rules, for weights and for norms, also look at the first batch: ``adjust`` passes it through the model.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Init:
 
     Attributes:
         draw: fills a layer from a source of random numbers.
-        adjust: adjusts a layer that has been drawn to its first input, where the rule looks at data.
-        pretrain: trains a model that has been drawn on images without their labels, by a seed, where the rule does so.
+        adjust: adjusts a drawn layer to its first input; None for rules that look at no data.
+        pretrain: trains a drawn model on images without their labels, by a seed; None for rules that do not train.
         require: raises a ValueError for a model to which the rule does not apply.
     """
 
@@ -46,7 +46,8 @@ class Init:
 def initialize(model: nn.Module, init: Init, seed: int) -> None:
     """Draw the weights and biases of every Linear and Conv layer anew; norms keep their gains, and biases of their own.
 
-    A norm may scale them: those of its own map (``initial_scale`` there), and those of the head, the last map of all.
+    A norm may scale the weights of its own map, by the map's ``initial_scale``. A norm with ``zero_head`` sets the
+    weights of the head, the last map, to zero.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Linear)}
     scales = {name: vars(layer).get("initial_scale", 1.0) for name, layer in layers.items()}
@@ -62,13 +63,13 @@ def initialize(model: nn.Module, init: Init, seed: int) -> None:
 
 @torch.no_grad()
 def adjust(model: nn.Module, init: Init, x_B: Tensor, *, restore: bool) -> None:
-    """Adjust weights, gains and biases to the first batch, layer by layer, each behind the adjusted ones before it.
+    """Adjust weights, gains and biases to the first batch, layer by layer: each sees what adjusted layers answer.
 
     Args:
-        model: in training mode; its buffers are left as they were, but for those that a rule sets.
+        model: in training mode; buffers keep their values, except those that a rule sets.
         init: the rule of the weights.
         x_B: inputs, (B, ...).
-        restore: have each norm answer its input on this batch (``Norm.restore``), instead of its own rule.
+        restore: use ``Norm.restore`` in place of the norms' own rules: each norm answers this batch with its input.
 
     Raises:
         ValueError: a rule cannot be followed here.
@@ -87,7 +88,7 @@ def adjust(model: nn.Module, init: Init, x_B: Tensor, *, restore: bool) -> None:
 
 
 def _refuse_recurrent(model: nn.Module, init: Init, restore: bool) -> None:
-    """Refuse rules for the first input where every layer has an input a time step; norms refuse their own."""
+    """Refuse rules for the first input in recurrent networks; norms refuse their own rules themselves."""
     if not any(norm.recurrent for norm in model.modules() if isinstance(norm, Norm)):
         return
     why = "sets layers by their first input, and a recurrent one has an input a time step"
@@ -100,7 +101,7 @@ def _refuse_recurrent(model: nn.Module, init: Init, restore: bool) -> None:
 def _at_first_input(
     layer: nn.Module, rule: Callable[[Any, Tensor], Tensor | None], buffers: dict[Tensor, Tensor]
 ) -> RemovableHandle:
-    """Have a rule look at a layer's first input only: a rule may call the layer, and a recurrent net does so again.
+    """Have a rule look at a layer's first input, and at no later one: rules and recurrent nets call layers again.
 
     What it sets in the layer's buffers is noted in ``buffers``; a tensor that it returns takes the place of the input.
     """
@@ -200,8 +201,8 @@ def lsuv(*, tolerance: PositiveFloat, iterations: Positive) -> Init:
     """Orthogonal, then each layer divided by the sd of its outputs on the first batch (Mishkin & Matas 2016, alg. 1).
 
     Options:
-        tolerance: of the outputs' variance around 1, at which a layer is done.
-        iterations: most divisions of a layer; without a bias one is enough.
+        tolerance: how far from 1 the outputs' variance may be when a layer is done.
+        iterations: the largest number of divisions of a layer; without a bias one is enough.
 
     Raises:
         ValueError: (when the first batch is there) the norm normalizes or scales the weights itself.
@@ -221,20 +222,20 @@ def lsuv(*, tolerance: PositiveFloat, iterations: Positive) -> Init:
 
 @INITS.register("kaiming_misquoted")
 def kaiming_misquoted(*, gain: PositiveFloat) -> Init:
-    """N(0, (2 / sqrt(fan_in))^2): He et al. 2015 as a widely read note misquotes it, sqrt(2) times the sd too much.
+    """N(0, (2 / sqrt(fan_in))^2): He et al. 2015 as a widely read note misquotes it; the sd is sqrt(2) times too large.
 
-    It stands here to show what the slip does: activations grow by sqrt(2) a layer. ``kaiming`` is the right one.
+    The rule is here to show what this slip does: activations grow by sqrt(2) a layer. ``kaiming`` is the right rule.
     """
     return _scaled(lambda weight, source: weight.normal_(0, 2 * fan_in(weight) ** -0.5, generator=source), gain)
 
 
 @INITS.register("constant")
 def constant(*, value: float) -> Init:
-    """Every weight the same number: all units of a layer are alike and stay so."""
+    """Every weight is the same number: all units of a layer are alike and stay alike."""
     return _scaled(lambda weight, source: weight.fill_(value), 1.0)
 
 
 @INITS.register("zero")
 def zero() -> Init:
-    """All zeros: every unit of a layer is alike and stays so."""
+    """All weights are zero: all units of a layer are alike and stay alike."""
     return _scaled(lambda weight, source: weight.zero_(), 1.0)

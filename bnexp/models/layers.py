@@ -17,7 +17,7 @@ Linear = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
 def stored_weight(layer: nn.Module) -> Tensor:
-    """The weight that is drawn and learnt: behind a norm of weights, not the one that the layer computes with."""
+    """The weight that is drawn and learnt; with a norm of weights, the layer computes with another one."""
     normalized = parametrize.is_parametrized(layer, "weight")
     return layer.get_parameter("parametrizations.weight.original" if normalized else "weight")
 
@@ -27,7 +27,7 @@ class Layer:
     """A linear map with the norm that is defined behind it.
 
     Attributes:
-        name: of the unit, such as ``hidden1``, or of the linear map itself, such as ``head``.
+        name: the unit's, as in ``hidden1``, or the linear map's own, as in ``head``.
         linear: the Linear or Conv layer.
         norm: None where there is none.
         parameters: all trained parameters of both: their names in the model -> parameters.
@@ -40,7 +40,7 @@ class Layer:
 
 
 def layers(model: nn.Module) -> dict[str, Layer]:
-    """The layers with weights, by name, in the order in which the model defines (and runs) them."""
+    """The layers with weights, by name, in the order in which the model defines and runs them."""
     found: dict[str, Layer] = {}
     first_names = dict(model.named_parameters())  # a parameter that layers share belongs to the first
     for path, module in model.named_modules():
@@ -55,9 +55,10 @@ def layers(model: nn.Module) -> dict[str, Layer]:
 
 
 def head_parameters(model: nn.Module) -> list[str]:
-    """Names of the weight and bias of the layer that answers with logits: the last one with weights."""
+    """Names of the weight and bias of the head, the last layer with weights, which answers with logits."""
     *_, head = (name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
-    return [f"{head}.{leaf}" for leaf, _ in model.get_submodule(head).named_parameters()]
+    own = {id(parameter) for parameter in model.get_submodule(head).parameters()}  # it may share them
+    return [name for name, parameter in model.named_parameters() if id(parameter) in own]
 
 
 def norm_parameters(model: nn.Module) -> list[str]:
@@ -83,18 +84,18 @@ def batch_norms(model: nn.Module) -> list[BatchStatistics]:
 
 
 def moving_norms(model: nn.Module) -> list[BatchStatistics]:
-    """Those of them that train by statistics of batches; frozen ones train, as they evaluate, by fixed ones."""
+    """The batch norms that train by statistics of batches; frozen ones use fixed statistics in training, too."""
     return [layer for layer in batch_norms(model) if not layer.frozen]
 
 
 def keeps_variances(layer: BatchStatistics) -> bool:
-    """Whether a layer's statistics are a mean and a variance a channel, and no covariances."""
+    """Whether a layer's statistics are means and variances of channels, and not covariances."""
     return type(layer).products is BatchStatistics.products
 
 
 @torch.no_grad()
 def largest_map(model: nn.Module, x_B: Tensor) -> int:
-    """The most numbers that a layer of the model is given for one image; the model is left in training mode."""
+    """How many numbers a layer of the model gets for one image, at most; leaves the model in training mode."""
     numbers = [x_B[0].numel()]
 
     def look(_: nn.Module, given: tuple[Any, ...]) -> None:

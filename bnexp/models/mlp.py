@@ -7,14 +7,14 @@ import math
 
 from torch import nn
 
-from bnexp.config.checks import Fraction, Positive
+from bnexp.config.checks import Depth, Fraction, Width
 from bnexp.models.dropout import Dropout
 from bnexp.models.unit import MODELS, Units, named
 
 
 @MODELS.register("mlp")
 def mlp(
-    shape: tuple[int, ...], classes: int, units: Units, *, depth: Positive, width: Positive, dropout: Fraction
+    shape: tuple[int, ...], classes: int, units: Units, *, depth: Depth, width: Width, dropout: Fraction
 ) -> nn.Module:
     """Fully connected: ``depth`` hidden layers of ``width`` units, dropout behind each, and a linear head.
 

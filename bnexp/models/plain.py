@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from bnexp.config.checks import Positive
+from bnexp.config.checks import Depth, Width
 from bnexp.models.resnet import require_depth
 from bnexp.models.unit import MODELS, Units, image_shape, named
 
 
 @MODELS.register("plain")
-def plain(shape: tuple[int, ...], classes: int, units: Units, *, depth: Positive, width: Positive) -> nn.Module:
+def plain(shape: tuple[int, ...], classes: int, units: Units, *, depth: Depth, width: Width) -> nn.Module:
     """The plain network of He et al. 2016, sec. 4.2: the layers of ``resnet`` of the same depth, and no shortcuts.
 
     Raises:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 class HalvingPool(nn.Module):
     """The mean of every 2x2 square, (B, C, H, W) -> (B, C, H // 2, W // 2), as ``nn.AvgPool2d(2)``.
 
-    On a CPU, rows and columns of a whole map are added at once, which is 2 to 3 times as fast as torch's kernel on the
-    first maps of LeNet; that kernel takes a fifth of its training step. Numbers of lower precision, which must be added
-    in a higher one, other layouts and maps with an odd side are left to torch, and so is a GPU.
+    On a CPU, rows and columns of a whole map are added at once. On the first maps of LeNet this is 2 to 3 times as fast
+    as torch's kernel, which takes a fifth of LeNet's training step. torch's kernel is used on a GPU, for numbers of
+    lower precision (they must be added in a higher one), for other layouts and for maps with an odd side.
     """
 
     def forward(self, x: Tensor) -> Tensor:

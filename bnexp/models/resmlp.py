@@ -6,16 +6,16 @@ import math
 
 from torch import Tensor, nn
 
-from bnexp.config.checks import Positive
+from bnexp.config.checks import Depth, Width
 from bnexp.models.unit import MODELS, Units, named
 from bnexp.norms import Branch
 
 
 class PreactivationBlock(nn.Module):
-    """x + norm(W_2 activation(norm(W_1 activation(x)))): nothing stands on the shortcut (He et al. 2016b, eq. 5).
+    """x + norm(W_2 activation(norm(W_1 activation(x)))), with a clear shortcut (He et al. 2016b, eq. 5).
 
-    In their full pre-activation the norms are in front of the activations; here, as everywhere in bnexp, each stands
-    behind its linear map, so that norms of weights and of residual branches have their place.
+    In the paper's full pre-activation the norms are in front of the activations. Here, as everywhere in bnexp, each
+    norm is behind its linear map, so that norms of weights and of residual branches can be used, too.
     """
 
     def __init__(self, width: int, units: Units, blocks: int) -> None:
@@ -32,7 +32,7 @@ class PreactivationBlock(nn.Module):
 
 
 @MODELS.register("resmlp")
-def resmlp(shape: tuple[int, ...], classes: int, units: Units, *, blocks: Positive, width: Positive) -> nn.Module:
+def resmlp(shape: tuple[int, ...], classes: int, units: Units, *, blocks: Depth, width: Width) -> nn.Module:
     """A pre-activation residual perceptron: stem (linear, norm), ``blocks`` blocks, norm, activation, linear head.
 
     The norm in front of the head brings the sum of all branches back to unit variance (He et al. 2016b, appendix).

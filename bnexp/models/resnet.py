@@ -1,4 +1,4 @@
-"""Residual networks: those of He et al. for CIFAR, and torchvision's for larger images."""
+"""Residual networks: the networks of He et al. for CIFAR, and torchvision's for larger images."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnexp.config.checks import Positive, PositiveFloat
+from bnexp.config.checks import Depth, PositiveFloat, Width
 from bnexp.models.unit import MODELS, Units, image_shape, named
 from bnexp.norms import Branch
 
 
 def require_depth(depth: int) -> None:
-    """Refuse depths that make no three stages of equal length.
+    """Refuse depths that do not give three stages of equal length.
 
     Raises:
         ValueError: a depth that is not 6n + 2.
@@ -49,7 +49,7 @@ class BasicBlock(nn.Module):
 
 
 @MODELS.register("resnet")
-def resnet(shape: tuple[int, ...], classes: int, units: Units, *, depth: Positive, width: Positive) -> nn.Module:
+def resnet(shape: tuple[int, ...], classes: int, units: Units, *, depth: Depth, width: Width) -> nn.Module:
     """The CIFAR ResNet of He et al. 2016, sec. 4.2: depth 6n + 2, stages of width, 2 width and 4 width channels.
 
     Raises:
@@ -95,7 +95,7 @@ class ScaledLinear(nn.Linear):
 
 
 @MODELS.register("resnet9")
-def resnet9(shape: tuple[int, ...], classes: int, units: Units, *, width: Positive, scale: PositiveFloat) -> nn.Module:
+def resnet9(shape: tuple[int, ...], classes: int, units: Units, *, width: Width, scale: PositiveFloat) -> nn.Module:
     """The nine-layer network of Page 2018, "How to Train Your ResNet", after Coleman et al. 2017 (DAWNBench).
 
     A stem of ``width`` channels; three stages that double the channels and halve the sides by 2x2 max pooling, the
@@ -103,7 +103,7 @@ def resnet9(shape: tuple[int, ...], classes: int, units: Units, *, width: Positi
 
     Options:
         width: channels of the stem; 64 in the paper.
-        scale: what the logits are multiplied by; 0.125 in the paper.
+        scale: factor of the logits; 0.125 in the paper.
 
     Raises:
         ValueError: images of fewer than 8 pixels a side.

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bnexp.config.checks import NonNegative, Positive
+from bnexp.config.checks import NonNegative, Width
 from bnexp.models.unit import MODELS, Units, image_shape, named
 from bnexp.norms import BatchStatistics, Norm
 from bnexp.norms.frozen import FrozenBatchNorm
@@ -27,7 +27,7 @@ class StepNorms(nn.Module):
         self.steps = nn.ModuleList([first, *norms])
 
     def forward(self, x: Tensor, step: int) -> Tensor:
-        """Normalize the x, (B, C), of a time step; where there are fewer norms than steps, the last one goes on."""
+        """Normalize x, (B, C), of a time step; where there are fewer norms than steps, the last norm is used again."""
         y: Tensor = self.steps[min(step, len(self.steps) - 1)](x)
         return y
 
@@ -42,16 +42,16 @@ class Recurrent(nn.Module):
         inputs: W * C, the numbers of a row.
         width: of the hidden state.
         steps: H, rows of an image.
-        statistics: ``per_step``, running statistics of each time step by itself; ``shared``, one for all.
-        noise: sd of the first hidden state in training; in evaluation it is 0. Where the first rows are the same in all
-            images, their batch variance would be 0 without it (Cooijmans et al. 2016, appendix).
+        statistics: ``per_step``: each time step has its running statistics; ``shared``: all have the same.
+        noise: sd of the first hidden state in training; in evaluation the state is 0. Where the first rows are the same
+            in all images, their batch variance would be 0 without noise (Cooijmans et al. 2016, appendix).
     """
 
     def __init__(
         self, inputs: int, width: int, units: Units, *, steps: int, statistics: Statistics, noise: float
     ) -> None:
         super().__init__()
-        # Each map before its norm: what looks at a model takes a norm for that of the last map.
+        # Each map is defined before its norm: ``models.layers`` assigns a norm to the map defined last.
         self.input = nn.Linear(inputs, width, bias=False)
         vars(self.input)["default_fan_in"] = width  # in init=torch, as in nn.RNN
         self.input_norm = _norms(units, self.input, width, steps, statistics)
@@ -77,7 +77,7 @@ class Recurrent(nn.Module):
 
 
 def _norms(units: Units, linear: nn.Linear, width: int, steps: int, statistics: Statistics) -> StepNorms:
-    if statistics == "shared":  # such a norm sees a batch at each time step
+    if statistics == "shared":  # a shared norm sees a batch at each time step
         units = replace(units, steps=units.steps * steps)
     first = units.behind(linear, width)
     keeps = statistics == "per_step" and isinstance(first, BatchStatistics | FrozenBatchNorm)
@@ -94,16 +94,16 @@ def rnn(
     classes: int,
     units: Units,
     *,
-    width: Positive,
+    width: Width,
     statistics: Statistics,
     noise: NonNegative,
 ) -> nn.Module:
     """A recurrent network that reads an image row by row, and a linear head on its last state.
 
     Options:
-        statistics: of batch norms: ``per_step``, each time step has running statistics of its own ("averaging over
-            time severely degrades performance", Cooijmans et al. 2016, sec. 3); ``shared``, one for all steps
-            (``frozen_bn`` then has those of the first one).
+        statistics: the running statistics of batch norms. ``per_step``: each time step has different ones ("averaging
+            over time severely degrades performance", Cooijmans et al. 2016, sec. 3); ``shared``: all time steps have
+            the same (with ``frozen_bn``, the statistics of the first step).
         noise: sd of the first hidden state in training (0 in evaluation), so that rows that are alike in all images
             do not make a variance of 0.
     """

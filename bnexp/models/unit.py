@@ -33,7 +33,7 @@ class Unit(nn.Module):
         self.after = after
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the linear map makes of x, normalized and activated."""
+        """Apply linear map, norm and activation to x."""
         z = self.linear(x)
         y: Tensor = self.norm(self.activation(z)) if self.after else self.activation(self.norm(z))
         return y
@@ -41,7 +41,7 @@ class Unit(nn.Module):
 
 @dataclass(frozen=True)
 class Units:
-    """How the units of a model are made; what a config says of norm, activation and placement.
+    """Makes the units of a model, by the config's norm, activation and placement.
 
     Attributes:
         norm: a builder of ``NORMS`` with its options.
@@ -105,7 +105,7 @@ class Units:
         return self._unit(conv, c_out, branch)
 
     def refuse_after(self, model: str) -> None:
-        """For residual nets, whose sums fix where a norm can stand.
+        """Refuse ``placement=after``: the sums of residual nets determine the place of their norms.
 
         Raises:
             ValueError: the norm is asked for behind the activation.

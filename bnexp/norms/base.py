@@ -67,7 +67,7 @@ class Branch:
 
 
 class Norm(nn.Module):
-    """A layer between a linear map and its activation (or behind the activation): y = gain * x_hat + bias.
+    """A layer y = gain * x_hat + bias between a linear map and its activation, or behind the activation.
 
     Channels are axis 1 of inputs (B, C), (B, C, L) or (B, C, H, W); ``gain`` and ``bias`` are one number a channel,
     1 and 0 at first. Subclasses define ``forward``. Buffers must be updated in place: members of a population share
@@ -80,9 +80,10 @@ class Norm(nn.Module):
         carrier: the linear map that the bias was given to, if it was.
         closes_branch: the norm is the last layer of a residual branch.
         zero_head: the model's head starts at zero.
-        skipped: the last input was of a kind on which the norm is undefined, and passed unnormalized.
-        given: a config gave gain or bias, which ``adjust`` then leaves alone.
-        recurrent: the norm, or its gain and bias, has an input a time step, so that the first one fits none of them.
+        skipped: the norm is undefined for the rank of its last input, and let this input pass unnormalized.
+        given: the config gives gain or bias, so that ``adjust`` leaves them alone.
+        recurrent: the norm (or its gain and bias) has an input at every time step, so that no rule can take the first
+            input for all.
     """
 
     zero_head: ClassVar[bool] = False
@@ -100,7 +101,7 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
 
     def attach(self, linear: nn.Module) -> None:
-        """Tie the norm to the linear map before it, where it acts on weights or on that map's input; most do not."""
+        """Tie the norm to the linear map before it. Norms of weights and of a map's input define this; most do not."""
 
     def give_bias(self, linear: nn.Module) -> None:
         """Leave the bias to the linear map before the norm, where that is the same function (``bias_in_linear``)."""
@@ -121,7 +122,7 @@ class Norm(nn.Module):
         """
 
     def scaled(self, x_hat: Tensor) -> Tensor:
-        """Compute gain * x_hat + bias, with what of the two there is; (B, C, ...)."""
+        """Compute gain * x_hat + bias, (B, C, ...); a missing gain counts as 1, a missing bias as 0."""
         scaled = x_hat if self.gain is None else per_channel(self.gain, x_hat) * x_hat
         return scaled if self.bias is None else scaled + per_channel(self.bias, x_hat)
 
@@ -138,7 +139,7 @@ class Norm(nn.Module):
 
 
 class Scaled(Norm):
-    """y = gain * x + bias, with what of the two there is: where the normalizing is done elsewhere, or not at all."""
+    """y = gain * x + bias, for norms whose normalizing is done elsewhere, or not at all."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale and shift x, (B, C, ...)."""
@@ -153,11 +154,11 @@ def values_per_statistic(x: Tensor, *axes: int) -> int:
 def require_spread(
     x: Tensor, values: int, *, norm: str, per: str, advice: str, why: str = "whose variance is 0"
 ) -> None:
-    """Refuse a statistic over a single value: its variance is 0, and the layer would silently answer its bias.
+    """Refuse a statistic over a single value.
 
-    Without centring (``why``), its sign alone would be left.
-
-    Only shapes are read, so that the check never waits for the device.
+    The variance of one value is 0, and the layer would answer its bias without a word. A norm that does not centre
+    would leave the sign of the value alone; it says so by ``why``. Only shapes are read, so that the check never waits
+    for the device.
 
     Raises:
         ValueError: ``values`` is below 2.

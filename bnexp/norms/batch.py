@@ -25,8 +25,8 @@ class BatchStatistics(Norm, ABC):
     """Base of the norms that share statistics across the batch and need stored ones to evaluate single samples.
 
     Training normalizes by the batch at hand and moves the running statistics. Evaluation normalizes by the running
-    ones, or, with ``source = "batch"``, by the batch at hand and touches no buffer. Subclasses define ``by_batch`` and
-    ``by_running``.
+    statistics; with ``source = "batch"`` it normalizes by the batch at hand, and changes no buffer. Subclasses define
+    ``by_batch`` and ``by_running``.
 
     Args:
         eps: added to the variance, inside the root.
@@ -36,10 +36,10 @@ class BatchStatistics(Norm, ABC):
 
     Attributes:
         name: the norm's name in configs, for messages.
-        used: which of the running mean and variance evaluation uses.
-        least_values: how many values a channel the statistics of a batch take.
-        source: which statistics evaluation uses; whoever evaluates may set it.
-        frozen: the layer is in evaluation mode for good.
+        used: whether evaluation uses the running mean, the running variance, or both.
+        least_values: how many values a channel of a batch must have.
+        source: which statistics evaluation uses; the caller may set it.
+        frozen: the layer stays in evaluation mode.
         running_mean: [C], 0 at first.
         running_var: [C], 1 at first.
         batches_seen: how many batches the running statistics have taken in, an int64 scalar.
@@ -102,12 +102,12 @@ class BatchStatistics(Norm, ABC):
 
     @torch.no_grad()
     def advance(self, mean: Tensor, var: Tensor, **more: Tensor) -> None:
-        """Move the running statistics, in place, towards those of one more batch: r <- r + rate * (batch - r).
+        """Move the running statistics, in place, towards the statistics of a new batch: r <- r + rate * (batch - r).
 
         Args:
-            mean: [C], the batch's.
-            var: [C], the batch's.
-            more: what the batch has for further buffers ``running_<name>``.
+            mean: [C], of the batch.
+            var: [C], of the batch.
+            more: name -> the batch's value for a further buffer ``running_<name>``.
         """
         self.batches_seen.add_(1)
         # 1 / batches_seen stays a tensor: reading the number would wait for the device.
@@ -117,14 +117,14 @@ class BatchStatistics(Norm, ABC):
             running.add_(rate * (batch - running))
 
     def products(self, deviations: Tensor) -> Tensor:
-        """The means over batch and positions of those products of deviations (B, C, ...) that ``set_running`` needs.
+        """Average products of deviations (B, C, ...) over batch and positions, as ``set_running`` takes them.
 
-        Here the squares, [C].
+        Here these are the squares, [C].
         """
         return deviations.square().mean(pooled_axes(deviations))
 
     def set_running(self, mean: Tensor, products: Tensor) -> None:
-        """Make moments of the layer's input the running statistics: its mean [C] and the products of its deviations."""
+        """Set the running statistics to the mean of the layer's input, [C], and the ``products`` of its deviations."""
         self.running_mean.copy_(mean)
         self.running_var.copy_(products)
 
@@ -138,15 +138,15 @@ class BatchStatistics(Norm, ABC):
         return var * (m / (m - 1))
 
     def wide(self, x: Tensor) -> Tensor:
-        """Give x the precision of the statistics, if its own is lower: sums of bfloat16 values lose most digits."""
+        """Convert x to the precision of the statistics if it has a lower one: sums of bfloat16 values lose digits."""
         return x.to(torch.promote_types(x.dtype, self.running_mean.dtype))
 
 
 class BatchNorm(BatchStatistics):
     """y = gain * (x - mean_c) / sqrt(var_c + eps) + bias, by torch's fused ``F.batch_norm``.
 
-    The statistics pool B values a channel of (B, C), B*L of (B, C, L) and B*H*W of (B, C, H, W). The variance is the
-    biased one in the equation, the unbiased one in ``running_var``.
+    The statistics of a channel pool B values of (B, C), B*L of (B, C, L) and B*H*W of (B, C, H, W). The equation uses
+    the biased variance, ``running_var`` averages the unbiased one.
     """
 
     name = "bn"
@@ -169,7 +169,7 @@ class BatchNorm(BatchStatistics):
     def standardize(
         self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalize by the statistics of ``x``, and return with the output its mean and its unbiased variance, [C]."""
+        """Normalize by the statistics of ``x``; returns the output, and the mean and unbiased variance of x, [C]."""
         # With momentum 1 the fused kernel leaves the batch's own statistics in the buffers that it is given.
         mean, var = (self.running_mean.new_zeros(x.shape[1]) for _ in range(2))
         y = F.batch_norm(x, mean, var, gain, bias, training=True, momentum=1.0, eps=self.eps)
@@ -185,8 +185,8 @@ class BatchNorm(BatchStatistics):
 def bn(channels: int, *, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Batch normalization, over B, H, W for each channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 
-    Training uses the statistics of the batch; evaluation the running ones, r <- (1 - momentum) * r + momentum * batch,
-    which keep the unbiased variance. A 2-D input (B, C) has B values a channel.
+    Training uses the statistics of the batch. Evaluation uses the running ones, r <- (1 - momentum) * r + momentum *
+    batch, which average the unbiased variance. A 2-D input (B, C) has B values a channel.
 
     Ioffe & Szegedy 2015, algorithms 1 and 2; Wu & He 2018, eq. 3.
 

@@ -24,7 +24,7 @@ class Cosine(Scaled):
     Args:
         scale: ``sqrt_fan_in`` or ``one``.
         eps: the least squared length of a filter and of an input.
-        centered: weights and inputs without their means: Pearson's correlation instead of the cosine.
+        centered: whether weights and inputs lose their means, which makes the cosine Pearson's correlation.
     """
 
     def __init__(self, channels: int, *, scale: Scale, eps: float, centered: bool, affine: bool) -> None:
@@ -34,7 +34,7 @@ class Cosine(Scaled):
         self.centered = centered
 
     def attach(self, linear: nn.Module) -> None:
-        """Have the map compute with filters of unit length, and divide what it answers by the length of its input."""
+        """Have the map compute with filters of unit length, and divide its output by the length of its input."""
         assert isinstance(linear, Linear)
         if self.centered:
             require_several_weights(linear, norm="centered_cosine")
@@ -52,7 +52,7 @@ class Cosine(Scaled):
 
 
 def squared_length(linear: Linear, x: Tensor) -> Tensor:
-    """The sum of x^2 over what each output position sees, zero padding included.
+    """The sum of x^2 over the receptive field of each output position, zero padding included.
 
     Returns:
         (B, G, ...), one number a group of channels that a convolution keeps apart.
@@ -61,10 +61,10 @@ def squared_length(linear: Linear, x: Tensor) -> Tensor:
 
 
 def squared_spread(linear: Linear, x: Tensor) -> Tensor:
-    """The sum of (x - mean)^2 over what each output position sees, zero padding included.
+    """The sum of (x - mean)^2 over the receptive field of each output position, zero padding included.
 
-    By the spread within each position and that of the positions' means (Chan et al. 1979, eq. 2.1): the difference of
-    sum x^2 and mean^2 would cancel.
+    Adds the spread within each position and the spread of the positions' means (Chan et al. 1979, eq. 2.1): in the
+    difference of sum x^2 and n mean^2, digits would cancel.
 
     Returns:
         (B, G, ...), one number a group of channels that a convolution keeps apart.
@@ -118,8 +118,8 @@ def cosine(channels: int, *, scale: Scale, eps: PositiveFloat, affine: bool) -> 
     Luo et al. 2017, cosine similarity.
 
     Options:
-        scale: ``sqrt_fan_in``, so that random weights give outputs of sd 1 (a cosine in n dimensions has sd
-            1 / sqrt(n)); ``one`` leaves the cosine, within -1 and 1.
+        scale: ``sqrt_fan_in`` makes random weights give outputs of sd 1, as a cosine in n dimensions has sd
+            1 / sqrt(n); ``one`` leaves the cosine, which is within -1 and 1.
         eps: the least ||w||^2 and ||x||^2, for blank fields.
     """
     return Cosine(channels, scale=scale, eps=eps, centered=False, affine=affine)
@@ -135,7 +135,7 @@ def centered_cosine(channels: int, *, scale: Scale, eps: PositiveFloat, affine: 
     Luo et al. 2017, centered cosine similarity.
 
     Options:
-        scale: as of ``cosine``.
+        scale: as for ``cosine``.
         eps: the least squared lengths, for constant filters and fields.
 
     Raises:

@@ -41,21 +41,22 @@ class DetachedBatchNorm(BatchNorm):
 
 @NORMS.register("detached_bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
 def detached_bn(channels: int, *, detach: Detach, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
-    """Batch norm with constant statistics to the gradient, over B, H, W for each channel: y = gain * x_hat + bias.
+    """Batch norm whose gradient takes statistics as constants, over B, H, W by channel: y = gain * x_hat + bias.
 
-    x_hat = (x - mean) / sqrt(var + eps); the output is that of ``bn``, in training and evaluation. Backward::
+    x_hat = (x - mean) / sqrt(var + eps). The output is the same as with ``bn``, in training and evaluation; the
+    gradient is not::
 
         both:      dx = gain / sqrt(var + eps) * dy
         mean:      dx = gain / sqrt(var + eps) * (dy - x_hat * mean(dy * x_hat))
         variance:  dx = gain / sqrt(var + eps) * (dy - mean(dy))
 
-    The two are apart from each other, as the variance does not change with the mean to first order. A 2-D input (B, C)
+    To first order the variance does not change with the mean, so that the two terms are independent. A 2-D input (B, C)
     has B values a channel.
 
-    Against it argue Ioffe & Szegedy 2015, section 2: a step that does not know of the normalization may do nothing.
+    Ioffe & Szegedy 2015, section 2, argue against it: an update that ignores the normalization may have no effect.
 
     Options:
-        detach: what the gradient does not flow through.
+        detach: the statistics through which no gradient flows.
         momentum: weight of the newest batch; null for the plain average over all batches.
 
     Raises:

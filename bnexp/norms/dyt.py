@@ -27,9 +27,9 @@ class DynamicTanh(Norm):
 
 @NORMS.register("dyt")
 def dyt(channels: int, *, alpha: PositiveFloat, affine: bool) -> Norm:
-    """Dynamic tanh, of each value by itself: y = gain * tanh(alpha * x) + bias.
+    """Dynamic tanh, value by value: y = gain * tanh(alpha * x) + bias.
 
-    alpha is one learnt number a layer. There are no statistics; training and evaluation are the same for inputs of any
+    Each layer learns one number alpha. There are no statistics. Training and evaluation are the same, for inputs of any
     rank.
 
     Zhu et al. 2025, Transformers without Normalization, eq. 1.

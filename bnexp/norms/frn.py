@@ -72,19 +72,20 @@ def frn(
 ) -> Norm:
     """Filter response normalization, over H, W for each sample and channel: z = max(gain * x_hat + bias, tau).
 
-    x_hat = x / sqrt(mean(x^2) + |eps|), not centred. The learnt threshold tau, one number a channel, takes the place of
-    the activation: use activation=identity. (With relu the net cuts off at the larger of 0 and tau.) Training and
-    evaluation are the same. A 2-D input (B, C) has one value a statistic, whose sign alone would be left.
+    x_hat = x / sqrt(mean(x^2) + |eps|); values are not centred. The learnt threshold tau, one number a channel, takes
+    the place of the activation: use activation=identity. (With relu the net cuts off at the larger of 0 and tau.)
+    Training and evaluation are the same. The norm is undefined for a 2-D input (B, C): its statistics have one value
+    each, of which the norm would leave the sign alone.
 
     Singh & Krishnan 2020, eq. 1 to 3.
 
     Options:
-        learn_eps: eps is the first value of a parameter, one a layer, as the paper advises for 1x1 maps, which it
-            defines: x / sqrt(x^2 + |eps|) is a smooth sign.
+        learn_eps: whether each layer learns eps, starting from the given number. The paper advises this for 1x1 maps,
+            on which the norm then is defined: x / sqrt(x^2 + |eps|) is a smooth sign.
         tlu: whether there is the threshold (thresholded linear unit); without it z = gain * x_hat + bias.
-        vectors: what stands on 2-D inputs, such as the hidden layers behind LeNet's convolutions. ``skip``: no
-            normalization, z = max(gain * x + bias, tau); said at the start of a run, and refused where nothing else is
-            normalized. ``refuse``: an error.
+        vectors: what the layer does with 2-D inputs, which it gets behind LeNet's convolutions, for example. ``skip``:
+            z = max(gain * x + bias, tau) without normalization; the run says so at its start, and a model in which
+            nothing is normalized is refused. ``refuse``: an error.
 
     Raises:
         ValueError: (in use) a 1x1 map whose eps is not learnt, or a vector under ``refuse``.

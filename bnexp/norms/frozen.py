@@ -16,11 +16,11 @@ from bnexp.norms.batch import pooled_axes
 class FrozenBatchNorm(Norm):
     """y = gain * (x - running_mean_c) / sqrt(running_var_c + eps) + bias: a straight line for each channel.
 
-    Training and evaluation are the same, and no gradient flows through the statistics. The buffers have the names of
-    those of ``bn``, so that its trained statistics can be loaded.
+    Training and evaluation are the same, and no gradient flows through the statistics. The buffers have the same names
+    as the buffers of ``bn``, so that trained statistics of ``bn`` can be loaded.
 
     Args:
-        from_first_batch: whether the first batch, where no statistics are loaded, gives them.
+        from_first_batch: whether the first batch gives the statistics where none are loaded.
 
     Attributes:
         running_mean: [C], 0 at first.
@@ -66,15 +66,16 @@ class FrozenBatchNorm(Norm):
 def frozen_bn(channels: int, *, statistics: Literal["first_batch", "given"], eps: PositiveFloat, affine: bool) -> Norm:
     """Frozen batch norm, fixed statistics for each channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 
-    Training and evaluation are the same: the layer is linear in x, and neither batches nor gradients move mean and
-    variance. gain and bias learn. It answers the first batch as ``bn`` does, and stays there. A 2-D input (B, C) is
-    treated alike.
+    Training and evaluation are the same: the layer is linear in x, and neither batches nor gradients change mean and
+    variance. gain and bias learn. The layer answers the first batch as ``bn`` does, and keeps the statistics of this
+    batch. A 2-D input (B, C) has B values a channel.
 
-    Ioffe & Szegedy 2015, algorithm 2, line 11, in training; for detection He et al. 2016, appendix A.
+    Ioffe & Szegedy 2015, algorithm 2, line 11, here used in training, too; He et al. 2016, appendix A, for detection.
 
     Options:
-        statistics: ``first_batch``: mean and biased variance over B, H, W of the run's first training batch; those of a
-            constant channel divide by sqrt(eps). ``given``: those that were loaded, (0, 1) from scratch.
+        statistics: ``first_batch`` takes mean and biased variance over B, H, W of the run's first training batch; a
+            constant channel is divided by sqrt(eps). ``given`` takes the statistics that were loaded; a run from
+            scratch has mean 0 and variance 1.
 
     Raises:
         ValueError: (before training) the first batch has one value per channel, under ``first_batch``.

@@ -14,7 +14,7 @@ from bnexp.norms.batch import BatchNorm, Momentum
 
 
 def cut(samples: int, size: int) -> tuple[int, int]:
-    """How many chunks have ``size`` samples, and how many samples a last, uneven one has.
+    """How many chunks have ``size`` samples, and how many samples a last, smaller chunk has.
 
     A single sample left over joins the chunk before it.
     """
@@ -47,7 +47,7 @@ class GhostBatchNorm(BatchNorm):
         return torch.cat(y)
 
     def _in_chunks(self, x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalize equal chunks, which stand side by side as channels; mean and unbiased variance are averages."""
+        """Normalize equal chunks as if they were channels; returns y and the chunks' average mean and variance."""
         beside = x.reshape(count, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
         gain, bias = (None if each is None else each.repeat(count) for each in (self.gain, self.bias))
         y, mean, var = self.standardize(beside, gain, bias)
@@ -65,11 +65,11 @@ def ghost_bn(
 ) -> Norm:
     """Ghost batch norm, over g samples, H, W for each channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 
-    Training cuts the batch, whose order is random, into chunks of g samples in a row; the last one is smaller, and a
+    Training cuts the batch, whose order is random, into chunks of g samples in a row. The last chunk may be smaller; a
     single sample left over joins the chunk before it. A batch of up to g + 1 samples is one chunk, as in ``bn``.
-    Evaluation uses running statistics, which move once a batch, towards the average of the chunks' means and unbiased
-    variances, each weighed by its samples (the paper moves them once a chunk, so that the last ones weigh most). A 2-D
-    input (B, C) has g values a channel.
+    Evaluation uses running statistics. They move once a batch, towards the chunks' means and unbiased variances,
+    averaged with the number of samples as weights; the paper moves them once a chunk, so that the last chunks weigh
+    most. A 2-D input (B, C) has g values a channel.
 
     Hoffer, Hubara & Soudry 2017, algorithm 1.
 

@@ -18,15 +18,16 @@ log = logging.getLogger(__name__)
 class GroupNorm(Norm):
     """y = gain * (x - mean_ng) / sqrt(var_ng + eps) + bias for each sample n and group g of C/G channels in a row.
 
-    The statistics pool C/G values of (B, C), C/G*L of (B, C, L), C/G*H*W of (B, C, H, W). No sample sees another and
-    nothing is stored: training and evaluation are the same. One group is layer norm, C groups are instance norm.
+    The statistics pool C/G values of (B, C), C/G*L of (B, C, L), C/G*H*W of (B, C, H, W). Samples do not depend on each
+    other and nothing is stored, so that training and evaluation are the same. One group is layer norm, C groups are
+    instance norm.
 
     Args:
         groups: G, a divisor of ``channels``.
 
     Attributes:
-        name, per, advice: for the message when a statistic would have one value; the norm's name in configs, what has
-            a statistic of its own, and what the user can do.
+        name, per, advice: words for the message that a statistic has one value: the norm's name in configs, what each
+            statistic belongs to, and what the user can do.
     """
 
     name: ClassVar[str] = "gn"
@@ -94,8 +95,8 @@ def gn(
     Options:
         groups: G.
         uneven: what to do where G does not divide C. ``largest_divisor`` takes the largest divisor of C that is at
-            most G and leaves two channels or more to a group where possible (6 channels, 8 groups asked: 3), and logs
-            that; ``refuse`` raises.
+            most G and leaves at least two channels to a group where possible (3 groups for 6 channels and G = 8), and
+            logs its choice; ``refuse`` raises.
 
     Raises:
         ValueError: G does not divide C under ``refuse``; (in use) one value per group, as G = C gives on (B, C) or on

@@ -19,7 +19,7 @@ class InstanceNorm(GroupNorm):
     """y = gain * (x - mean_nc) / sqrt(var_nc + eps) + bias for each sample n and channel c: one group a channel.
 
     Args:
-        vectors: what stands on inputs (B, C), see ``instance``.
+        vectors: what the layer does with inputs (B, C), see ``instance``.
     """
 
     name = "in"
@@ -50,15 +50,15 @@ def instance(channels: int, *, eps: PositiveFloat, affine: bool, vectors: Vector
     """Instance normalization, over H, W for each sample and channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 
     gain and bias are one number a channel; there are no running statistics, and training and evaluation are the same.
-    A 2-D input (B, C) has one value a statistic, so that the norm is undefined there; frameworks answer zeros or,
-    silently, layer norm.
+    The norm is undefined for a 2-D input (B, C), which has one value a statistic; frameworks answer zeros there or,
+    without saying so, compute layer norm.
 
     Ulyanov, Vedaldi & Lempitsky 2016; Wu & He 2018, eq. 5.
 
     Options:
-        vectors: what stands on 2-D inputs, such as the hidden layers behind LeNet's convolutions. ``skip``: no
-            normalization, y = gain * x + bias; said at the start of a run, and refused where nothing else is
-            normalized. ``ln``: layer norm over C. ``refuse``: an error.
+        vectors: what the layer does with 2-D inputs, which it gets behind LeNet's convolutions, for example. ``skip``:
+            y = gain * x + bias without normalization; the run says so at its start, and a model in which nothing is
+            normalized is refused. ``ln``: layer norm over C. ``refuse``: an error.
 
     Raises:
         ValueError: (in use) a 1x1 map, or a vector under ``refuse``.

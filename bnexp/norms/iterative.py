@@ -13,7 +13,7 @@ from bnexp.norms.whitening import Whitening
 
 
 class IterativeWhitening(Whitening):
-    """W = P_T / sqrt(tr), near (cov + eps)^(-1/2): directions of little variance are whitened in part.
+    """W = P_T / sqrt(tr), close to (cov + eps)^(-1/2); directions of small variance are whitened only in part.
 
     With S = (cov + eps) / tr, tr = trace(cov + eps), Y_0 = S and P_0 = 1, each step is::
 
@@ -52,15 +52,15 @@ def iternorm(
 ) -> Norm:
     """Iterative whitening, over B, H, W for each group of channels: y = gain * W (x - mean) + bias.
 
-    W = P_T / sqrt(tr) comes near (cov + eps)^(-1/2) from below in T Newton-Schulz steps on (cov + eps) / tr, with tr
-    the trace. Training uses mean and covariance of the batch, through which gradients flow; evaluation the running
-    averages of the mean and of W. A 2-D input (B, C) has B values a channel.
+    W = P_T / sqrt(tr) approaches (cov + eps)^(-1/2) from below in T Newton-Schulz steps on (cov + eps) / tr, where tr
+    is the trace. Training uses mean and covariance of the batch, and gradients flow through both. Evaluation uses
+    running averages of the mean and of W. A 2-D input (B, C) has B values a channel.
 
     Huang et al. 2019, Iterative Normalization, algorithm 1; in Higham's coupled form, which is stable for any T.
 
     Options:
         iterations: T.
-        group_size: most channels of a group; d, the largest divisor of C up to it, is taken.
+        group_size: the largest number of channels in a group. d is the largest divisor of C up to it.
         momentum: weight of the newest batch in the running averages, torch's convention; null for the plain average.
 
     Raises:

@@ -62,7 +62,7 @@ def ln_c(channels: int, *, eps: PositiveFloat, affine: bool) -> Norm:
     x_hat = (x - mean) / sqrt(var + eps); gain and bias are one number a channel. Training and evaluation are the same.
     A 2-D input (B, C) has C values a sample.
 
-    Ba, Kiros & Hinton 2016, eq. 3, at each position by itself, as transformers and ConvNeXt (Liu et al. 2022) do.
+    Ba, Kiros & Hinton 2016, eq. 3, applied to each position, as in transformers and ConvNeXt (Liu et al. 2022).
 
     Raises:
         ValueError: (in use) there is a single channel.

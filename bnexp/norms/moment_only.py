@@ -74,8 +74,8 @@ class VarianceOnlyBatchNorm(BatchStatistics):
 def mean_only_bn(channels: int, *, momentum: Momentum, affine: bool) -> Norm:
     """Mean-only batch norm, over B, H, W for each channel: y = x - mean + bias.
 
-    Training subtracts the mean of the batch, evaluation the running one. There is no gain: in the source the weights
-    before it are normalized and carry one. A 2-D input (B, C) has B values a channel.
+    Training subtracts the mean of the batch, evaluation the running one. There is no gain: in the paper the weights
+    before the layer are normalized and have a gain. A 2-D input (B, C) has B values a channel.
 
     Salimans & Kingma 2016, section 4.
 
@@ -93,10 +93,11 @@ def mean_only_bn(channels: int, *, momentum: Momentum, affine: bool) -> Norm:
 def var_only_bn(channels: int, *, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Variance-only batch norm, over B, H, W for each channel: y = gain * x / sqrt(var + eps) + bias.
 
-    The variance is taken around the mean, which itself stays in y. Training uses the biased variance of the batch,
-    evaluation the running one, which takes in the unbiased one as in ``bn``. A 2-D input (B, C) has B values a channel.
+    The variance is taken around the mean, but the mean is not subtracted. Training uses the biased variance of the
+    batch, evaluation the running variance, which averages unbiased ones as in ``bn``. A 2-D input (B, C) has B values a
+    channel.
 
-    The other half of mean-only batch norm, as a control; Ioffe & Szegedy 2015, algorithm 1, without its centring.
+    A control for mean-only batch norm: Ioffe & Szegedy 2015, algorithm 1, without its centring.
 
     Options:
         momentum: weight of the newest batch; null for the plain average over all batches.

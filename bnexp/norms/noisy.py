@@ -1,4 +1,4 @@
-"""Noisy batch normalization: noise behind the norm, of a distribution that is another at each step."""
+"""Noisy batch normalization: batch norm, and noise whose distribution changes at each step."""
 
 from __future__ import annotations
 
@@ -83,19 +83,19 @@ def noisy_bn(
 ) -> Norm:
     """Noisy batch norm, over B, H, W for each channel: y = s * (gain * (x - mean) / sqrt(var + eps) + bias) + m.
 
-    In training each channel draws mu ~ U(-mean_range, mean_range) and sigma ~ U(1, scale_max) anew at each step, and
-    each value of the channel, that of a sample and position, m ~ U(mu - mean_jitter, mu + mean_jitter) and
-    s ~ N(sigma, scale_jitter^2): the next layer's inputs have another distribution at each step. Evaluation is that of
-    ``bn``, without noise. A 2-D input (B, C) has B values a channel. The noise depends on the run's seed, the layer's
-    name and the step alone.
+    In training each channel draws mu ~ U(-mean_range, mean_range) and sigma ~ U(1, scale_max) anew at each step. Each
+    value of the channel (one for each sample and position) then draws m ~ U(mu - mean_jitter, mu + mean_jitter) and
+    s ~ N(sigma, scale_jitter^2): the next layer's inputs have another distribution at each step. Evaluation is the same
+    as for ``bn``, without noise. A 2-D input (B, C) has B values a channel. The noise depends only on the run's seed,
+    the layer's name and the step.
 
     Santurkar et al. 2018, section 2.1 and appendix A ("noisy" BatchNorm).
 
     Options:
-        normalize: false is the control, the same noise without batch norm, y = s * (x + bias) + m; then eps and
-            momentum have no meaning.
-        mean_range, scale_max, mean_jitter, scale_jitter: n_mu, n_sigma, r_mu, r_sigma of the paper; the last one is
-            read as a standard deviation.
+        normalize: false is the control: the same noise without batch norm, y = s * (x + bias) + m. eps and momentum
+            have no effect then.
+        mean_range, scale_max, mean_jitter, scale_jitter: n_mu, n_sigma, r_mu, r_sigma of the paper; r_sigma is taken
+            as a standard deviation.
         momentum: weight of the newest batch; null for the plain average over all batches.
         affine: whether there are gain and bias; without batch norm, a bias.
 

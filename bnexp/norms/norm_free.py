@@ -68,7 +68,7 @@ class Fixup(Scaled):
 def skipinit(channels: int, *, alpha: float, branch: Branch | None = None) -> Norm:
     """SkipInit, no statistics: y = gain * (x + bias) at the end of each residual branch, one learnt gain a branch.
 
-    Elsewhere y = x + bias, as ``none``; biases are one number a channel. Training and evaluation are the same, for
+    Elsewhere y = x + bias, as with ``none``. Biases are one number a channel. Training and evaluation are the same, for
     vectors and maps alike.
 
     De & Smith 2020, sec. 4.
@@ -83,9 +83,9 @@ def skipinit(channels: int, *, alpha: float, branch: Branch | None = None) -> No
 def fixup(channels: int, *, branch: Branch | None = None) -> Norm:
     """Fixup, no statistics: y = gain * x + bias at the end of each residual branch, elsewhere x + bias; all scalars.
 
-    Weights of a branch start L^(-1 / (2m - 2)) times as large as drawn (L branches of m linear maps), those of its last
-    map and of the head at zero; a scalar bias stands before each linear map (that before the head is the head's own
-    bias). Training and evaluation are the same, for vectors and maps alike.
+    The first weights of a branch are drawn and multiplied by L^(-1 / (2m - 2)), for L branches of m linear maps each;
+    the weights of a branch's last map and of the head start at zero. A scalar bias is added before each linear map; the
+    head has its ordinary bias instead. Training and evaluation are the same, for vectors and maps alike.
 
     Zhang, Dauphin & Ma 2019, "Fixup initialization", rules 1 to 3.
     """

@@ -40,10 +40,10 @@ class BatchRenorm(BatchNorm):
 
     Args:
         rmax, dmax: the bounds of r and d.
-        steps: batches that the layer sees in the whole training.
+        steps: how many batches the layer sees in the whole training.
 
     Attributes:
-        batches_trained: how many of these there were, an int64 scalar.
+        batches_trained: how many of these batches the layer has seen, an int64 scalar.
     """
 
     name = "batch_renorm"
@@ -68,9 +68,9 @@ class BatchRenorm(BatchNorm):
         self.register_buffer("batches_trained", torch.zeros((), dtype=torch.int64))
 
     def by_batch(self, x: Tensor, *, track: bool) -> Tensor:
-        """Normalize by the statistics of ``x``; with ``track``, correct that, and the running ones follow them.
+        """Normalize by the statistics of ``x``; with ``track``, correct the result and move the running statistics.
 
-        The correction makes training like evaluation: evaluation by the batch at hand does without.
+        The correction makes training resemble evaluation, so that evaluation by the batch at hand needs none.
         """
         if not track:
             return super().by_batch(x, track=False)
@@ -113,16 +113,16 @@ def batch_renorm(
 
     Training takes mean and std = sqrt(var + eps) of the batch; r = std / running_std within [1/rmax, rmax] and
     d = (mean - running_mean) / running_std within [-dmax, dmax] are constants to the gradient. Inside the bounds y is
-    what evaluation, by the running statistics, answers. The bounds rise linearly from 1 and 0, which is ``bn``. The
-    running statistics are those of ``bn``: the mean and the unbiased variance, with running_std = sqrt(running_var +
-    eps) (the paper averages std itself). A 2-D input (B, C) has B values a channel.
+    the answer of evaluation, which uses the running statistics. The bounds rise linearly from rmax = 1 and dmax = 0, at
+    which the layer is ``bn``. The running statistics are the same as in ``bn``, the mean and the unbiased variance, and
+    running_std = sqrt(running_var + eps); the paper averages std itself. A 2-D input (B, C) has B values a channel.
 
     Ioffe 2017, algorithm 1; the schedule from section 4.
 
     Options:
         rmax, dmax: the bounds at the end.
-        warmup: until when both stay at 1 and 0, as a fraction of the training's steps.
-        rmax_reached, dmax_reached: when each bound has its last value, as a fraction of the training's steps.
+        warmup: the fraction of the training's steps in which the bounds stay at 1 and 0.
+        rmax_reached, dmax_reached: the fraction of the training's steps after which each bound has its last value.
         momentum: weight of the newest batch; null for the plain average over all batches.
 
     Raises:

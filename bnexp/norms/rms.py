@@ -34,8 +34,8 @@ class RMSNorm(Norm):
 def rms(channels: int, *, eps: PositiveFloat, affine: bool) -> Norm:
     """RMS normalization, over C, H, W for each sample: y = gain * x / sqrt(mean(x^2) + eps) + bias.
 
-    ``ln`` without centring: the output ignores the scale of a sample, and not its shift. gain and bias are one number a
-    channel. Training and evaluation are the same. A 2-D input (B, C) has C values a sample.
+    This is ``ln`` without centring: the output does not depend on the scale of a sample, but on its shift. gain and
+    bias are one number a channel. Training and evaluation are the same. A 2-D input (B, C) has C values a sample.
 
     Zhang & Sennrich 2019, eq. 4, which has no eps and leaves the bias to the layer.
 

@@ -29,9 +29,9 @@ def _channel_sum(x: Tensor) -> Tensor:
 class NormalizeByBatch(torch.autograd.Function):
     """Algorithm 1, the batch normalizing transform, and its backward pass (section 3, "During training").
 
-    Inputs x (B, C, ...), gain [C] (the paper's gamma), bias [C] (beta), eps. Outputs y, mean [C], var [C] (biased),
-    and x_hat and inv_std [C] for the backward pass. Gradients flow through y alone, and once: the backward pass reads
-    x_hat as a constant, so a second derivative would be wrong and raises instead.
+    Inputs are x (B, C, ...), gain [C] (the paper's gamma), bias [C] (beta) and eps. Outputs are y, mean [C], var [C]
+    (biased), and x_hat and inv_std [C] for the backward pass. Gradients flow through y alone, and only first ones: the
+    backward pass takes x_hat as a constant, so that a second derivative would be wrong; it raises.
     """
 
     generate_vmap_rule = True
@@ -84,8 +84,8 @@ class NormalizeByBatch(torch.autograd.Function):
 class NormalizeByRunning(torch.autograd.Function):
     """Algorithm 2, line 11: normalization by fixed statistics, a straight line for each channel.
 
-    Inputs x (B, C, ...), gain [C], bias [C], mean [C], var [C], eps. Outputs y, and x_hat and inv_std [C] for the
-    backward pass. Differentiable once.
+    Inputs are x (B, C, ...), gain [C], bias [C], mean [C], var [C] and eps. Outputs are y, and x_hat and inv_std [C]
+    for the backward pass. Differentiable once.
     """
 
     generate_vmap_rule = True
@@ -102,7 +102,7 @@ class NormalizeByRunning(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep x_hat, inv_std and gain, and not the running statistics, which a later batch changes in place."""
+        """Keep x_hat, inv_std and gain. The running statistics are not kept: a later batch changes them in place."""
         _, gain, *_ = inputs
         _, x_hat, inv_std = output
         ctx.mark_non_differentiable(x_hat, inv_std)
@@ -118,10 +118,10 @@ class NormalizeByRunning(torch.autograd.Function):
 
 
 class ScratchBatchNorm(BatchStatistics):
-    """Batch normalization by the two explicit functions above; otherwise as ``BatchNorm``.
+    """Batch normalization by the two explicit functions above; everything else is as in ``BatchNorm``.
 
     Args:
-        unbiased: whether ``running_var`` takes in m / (m - 1) times the batch's variance.
+        unbiased: whether ``running_var`` averages the batches' variances times m / (m - 1).
     """
 
     name = "bn_scratch"
@@ -152,7 +152,7 @@ class ScratchBatchNorm(BatchStatistics):
 
 
 def newest_weight(momentum: float | None, convention: Literal["torch", "tf"]) -> float | None:
-    """The weight of the newest batch: torch calls it momentum, TensorFlow calls the rest of 1 momentum.
+    """The weight of the newest batch: torch calls this weight momentum, TensorFlow calls 1 minus it momentum.
 
     Raises:
         ValueError: the weight is 0, and the running statistics would never move.
@@ -190,8 +190,8 @@ def bn_scratch(
         eps: may be 0; a constant channel is then 0/0 = nan.
         momentum: of the running statistics, in the given convention; null for the plain average over all batches.
         convention: ``torch``: r <- (1 - momentum) * r + momentum * batch; ``tf``: the weights swapped.
-        variance: which one the running statistics take in. Torch and the paper keep the unbiased one, Paddle, MXNet
-            and D2L the biased one; the equation above always has the biased one.
+        variance: which variance the running statistics average. Torch and the paper average the unbiased one, Paddle,
+            MXNet and D2L the biased one; the equation above always has the biased one.
 
     Raises:
         ValueError: a momentum that never moves the running statistics; (in use) one value per channel in training.

@@ -14,9 +14,9 @@ from bnexp.norms.batch import BatchStatistics, Momentum
 class SwitchableNorm(BatchStatistics):
     """y = gain * (x - sum_k w_k mean_k) / sqrt(sum_k w'_k var_k + eps) + bias, k over instance, layer and batch norm.
 
-    All variances are biased; those of layer and batch are found from the means and variances of the single channels and
-    samples, var = mean(var_nc) + var(mean_nc). Where a channel of a sample has a single value, as in vectors and 1x1
-    maps, there is no instance norm: its weights are left out.
+    All variances are biased. The variances of layer and batch norm follow from the means and variances of each sample n
+    and channel c: var = mean(var_nc) + var(mean_nc). Where a channel of a sample has a single value, as in vectors and
+    1x1 maps, there is no instance norm, and its weights are left out.
 
     Attributes:
         mean_logits, var_logits: [3], w = softmax(mean_logits), w' = softmax(var_logits), 0 at first.
@@ -66,7 +66,7 @@ def _pooled(var_BC: Tensor, mean_BC: Tensor, axis: int) -> tuple[Tensor, Tensor]
 
 
 def _weighted(logits: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
-    """The mean of [B, C], [B, 1] and [1, C] with softmax weights; the last logits count where there are fewer."""
+    """The mean of [B, C], [B, 1] and [1, C] with softmax weights; without [B, C] the last two logits are used."""
     weights = logits[-len(statistics) :].softmax(0)
     terms = [weight * each for weight, each in zip(weights, statistics, strict=True)]
     mean: Tensor = sum(terms[1:], terms[0])
@@ -78,9 +78,9 @@ def switchable(channels: int, *, eps: PositiveFloat, momentum: Momentum, affine:
     """Switchable normalization, over the axes of in, ln and bn at once: y = gain * (x - mean) / sqrt(var + eps) + bias.
 
     mean = sum w_k mean_k and var = sum w'_k var_k, k over instance, layer and batch norm, with w and w' the softmax of
-    three learnt numbers each. Training takes the batch's part from the batch; evaluation from the running averages,
-    which keep the unbiased variance as in ``bn`` (the paper averages over a pass through the training set). A 2-D input
-    (B, C), as a 1x1 map, has no instance norm: layer and batch norm only.
+    three learnt numbers each. Training takes the statistics of batch norm from the batch, evaluation from the running
+    ones, which average the unbiased variance as in ``bn`` (the paper averages over a pass through the training set).
+    For a 2-D input (B, C), and for 1x1 maps, the mixture is of layer and batch norm alone.
 
     Luo et al. 2019, eq. 2 to 5.
 

@@ -15,7 +15,7 @@ from bnexp.norms.batch import BatchNorm, Momentum, pooled_axes
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes. Every process's loss depends on it, so that the gradient is their gradients' sum."""
+    """Sum over the processes. The loss of each process depends on the sum, so its gradient is summed over them, too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class SyncBatchNorm(BatchNorm):
     """y = gain * (x - mean_c) / sqrt(var_c + eps) + bias by the statistics of all shards together.
 
     Args:
-        shards: into how many parts of nearly equal size the batch is cut.
+        shards: the number of parts of nearly equal size into which the batch is cut.
     """
 
     name = "sync_bn"
@@ -79,18 +79,18 @@ class SyncBatchNorm(BatchNorm):
 def sync_bn(channels: int, *, shards: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Synchronized batch norm, over all shards' B, H, W by channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 
-    The same function as ``bn`` of the whole batch, whose mean and variance are merged from those of its shards. No
-    command of bnexp trains in several processes, so that all shards are those of one. A program that uses this layer
-    under ``torch.distributed`` has shards in every process: counts, means and variances are all-reduced in the forward
-    pass, and the gradients by them in the backward pass. Then dx is that of the sum of all processes' losses, while the
-    gradients of gain and bias are each process's own part. Training uses the statistics of all shards, evaluation
-    the running ones. A 2-D input (B, C) has B values a channel.
+    The layer computes what ``bn`` computes for the whole batch, and merges the batch's mean and variance from the means
+    and variances of its shards. No command of bnexp trains in several processes, so that all shards are those of one. A
+    program that uses the layer under ``torch.distributed`` has shards in every process: the forward pass all-reduces
+    counts, means and variances, and the backward pass all-reduces the gradients with respect to them. dx is then the
+    gradient of the sum of all processes' losses, while each process has its own part of the gradients of gain and bias.
+    Training uses the statistics of all shards, evaluation the running ones. A 2-D input (B, C) has B values a channel.
 
     Peng et al. 2018 (MegDet, "cross-GPU batch normalization"); Chan, Golub & LeVeque 1979, eq. 2.1.
 
     Options:
-        shards: into how many parts of nearly equal size this process's batch is cut, as if they lay on so many
-            devices; small batches have a shard a sample.
+        shards: the number of parts of nearly equal size into which this process's batch is cut, as if each part lay on
+            a device; a batch of fewer samples has one shard for each sample.
         momentum: weight of the newest batch; null for the plain average over all batches.
 
     Raises:

@@ -26,9 +26,9 @@ Start = Literal["data", "unit"]
 
 
 class UnitFilters(nn.Module):
-    """w -> scale * w / ||w|| for each filter; with ``centered``, w - mean(w) stands for w.
+    """w -> scale * w / ||w|| for each filter; with ``centered``, w is replaced by w - mean(w) first.
 
-    ||w||^2 counts as ``eps`` at least, so that a zero filter stays zero and its gradient finite.
+    ||w||^2 counts as at least ``eps``, so that a zero filter stays zero and its gradient finite.
     """
 
     def __init__(self, *, eps: float, scale: float = 1.0, centered: bool = False) -> None:
@@ -47,7 +47,7 @@ class UnitFilters(nn.Module):
 
 
 class StandardFilters(nn.Module):
-    """w -> (w - mean(w)) / (std(w) + eps) for each filter; the unbiased std, eps outside the root."""
+    """w -> (w - mean(w)) / (std(w) + eps) for each filter, with the unbiased std, and eps outside the root."""
 
     def __init__(self, *, eps: float) -> None:
         super().__init__()
@@ -60,12 +60,12 @@ class StandardFilters(nn.Module):
 
 
 def normalize_filters(linear: nn.Module, rule: nn.Module) -> None:
-    """Have a linear map compute with ``rule`` of its weights; the weights themselves are what is drawn and learnt."""
+    """Have a linear map compute with ``rule(weight)``; the raw weight is still what is drawn and learnt."""
     parametrize.register_parametrization(linear, "weight", rule)
 
 
 def require_several_weights(linear: nn.Module, *, norm: str) -> None:
-    """Refuse filters of one weight, which are 0 after subtracting their mean.
+    """Refuse filters of one weight: subtracting the mean would leave 0.
 
     Raises:
         ValueError: the map has a single input.
@@ -109,7 +109,7 @@ class NormalizedWeights(FilterNorm):
 
     Args:
         name: the norm's name in configs, for messages.
-        rule: makes the layer that turns raw filters into those that the map computes with.
+        rule: makes the layer that turns raw filters into normalized ones.
     """
 
     def __init__(self, channels: int, *, name: str, rule: Callable[[], nn.Module], affine: bool) -> None:
@@ -118,7 +118,7 @@ class NormalizedWeights(FilterNorm):
         self.rule = rule
 
     def attach(self, linear: nn.Module) -> None:
-        """Normalize the map's filters, which need two weights at least to have a spread."""
+        """Normalize the map's filters, which need at least two weights each."""
         require_several_weights(linear, norm=self.name)
         normalize_filters(linear, self.rule())
 
@@ -223,15 +223,15 @@ def _require_affine(init: str, affine: bool) -> None:
 def weight_norm(channels: int, *, eps: PositiveFloat, init: Start, affine: bool) -> Norm:
     """Weight normalization, over the weights of each output unit: y = gain * <v, x> / ||v|| + bias.
 
-    v is what is drawn and learnt; gain is the paper's g. Training and evaluation are the same, for vectors and maps
-    alike; a filter v spans all inputs of a unit and the kernel.
+    v is drawn and learnt; gain is the paper's g. A filter v covers all inputs of a unit and the whole kernel. Training
+    and evaluation are the same, for vectors and maps alike.
 
-    Salimans & Kingma 2016, eq. 2; the start of gain and bias section 3.
+    Salimans & Kingma 2016, eq. 2; section 3 for the first values of gain and bias.
 
     Options:
         eps: the least ||v||^2, which keeps a zero v finite; the paper has none.
-        init: ``data``, gain = 1 / std and bias = -mean / std of <v, x> / ||v|| on the run's first batch (biased std),
-            unless affine=constant gives them; ``unit``, gain 1 and bias 0.
+        init: ``data`` starts with gain = 1 / std and bias = -mean / std of <v, x> / ||v|| on the run's first batch
+            (biased std), unless affine=constant gives them; ``unit`` starts with gain 1 and bias 0.
 
     Raises:
         ValueError: init=data without affine; (when the first batch is there) a channel does not vary over it.
@@ -259,12 +259,12 @@ def weight_norm_mbn(
     Options:
         eps: the least ||v||^2, which keeps a zero v finite; the paper has none.
         momentum: weight of the newest batch; null for the plain average over all batches.
-        init: ``data``, gain = 1 / std of t on the run's first batch (biased), unless affine=constant gives it;
-            ``unit``, 1.
+        init: ``data`` starts with gain = 1 / std of t on the run's first batch (biased std), unless affine=constant
+            gives it; ``unit`` starts with gain 1.
 
     Raises:
         ValueError: init=data without affine; (when the first batch is there) a channel does not vary over it; (in use)
-            one value per channel in training, which would leave the bias alone.
+            one value per channel in training, so that y would be the bias.
     """
     _require_affine(init, affine)
     return WeightNormMeanOnly(channels, least=eps, momentum=momentum, init=init, affine=affine)
@@ -274,9 +274,9 @@ def weight_norm_mbn(
 def weight_standardization(channels: int, *, eps: PositiveFloat, affine: bool) -> Norm:
     """Weight standardization, over the weights of each output unit: y = gain * <(w - mean) / (std + eps), x> + bias.
 
-    The std is the unbiased one and eps stands outside the root, as in the authors' code. Training and evaluation are
-    the same, for vectors and maps alike. Outputs are sqrt(fan_in) times as large as inputs: the paper always has a norm
-    behind (``ws_gn``); ``scaled_ws`` divides by sqrt(fan_in).
+    The std is the unbiased one, and eps is added outside the root, as in the authors' code. Training and evaluation are
+    the same, for vectors and maps alike. Outputs are sqrt(fan_in) times as large as inputs, for which reason the paper
+    always puts a norm behind (``ws_gn``); ``scaled_ws`` divides by sqrt(fan_in).
 
     Qiao et al. 2019, sec. 3.
 
@@ -299,8 +299,8 @@ def scaled_ws(channels: int, *, scale: PositiveFloat, eps: PositiveFloat, affine
     Brock, De & Smith 2021, eq. 2, and their code (eps).
 
     Options:
-        scale: the paper's gamma, which makes up for what the activation takes of the variance: sqrt(2 / (1 - 1 / pi))
-            for relu, 1 for identity.
+        scale: the paper's gamma, which restores the variance that the activation takes away: sqrt(2 / (1 - 1 / pi)) for
+            relu, 1 for identity.
         eps: the least fan_in * sd^2.
 
     Raises:
@@ -348,7 +348,7 @@ def ws_gn(
     Qiao et al. 2019, sec. 3; Wu & He 2018, eq. 7.
 
     Options:
-        groups, uneven, eps: as of ``gn``.
+        groups, uneven, eps: as for ``gn``.
         weight_eps: added to the filters' std.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Whitening of groups of channels: batch statistics that also take out what the channels have in common.
+"""Whitening of groups of channels: batch norms that also remove the correlation between channels.
 
 Legend: G groups of d channels, m values a channel (B of (B, C), B*H*W of (B, C, H, W)).
 """
@@ -38,16 +38,16 @@ def group_width(channels: int, group_size: int) -> int:
 class Whitening(BatchStatistics):
     """y = gain * W (x - mean) + bias for each group of d channels in a row, with W (cov + eps) W^T = 1.
 
-    mean [d] and cov [d, d] (biased) are over the m positions of the batch, which has to have m >= 2 d: with m <= d the
-    covariance is singular, and the output depends on which batch it is more than on the input. Subclasses define
-    ``whitener``.
+    mean [d] and cov [d, d] (biased) are taken over the m positions of the batch, and m must be at least 2 d: with
+    m <= d the covariance is singular, and the output depends more on the rest of the batch than on the input.
+    Subclasses define ``whitener``.
 
     Args:
-        group_size: most channels of a group, see ``group_width``.
+        group_size: the largest number of channels in a group, see ``group_width``.
 
     Attributes:
         width: d.
-        averages: what the running matrix is an average of.
+        averages: whether the running matrix averages whitening matrices or covariances.
         running_matrix: [G, d, d], the whitening matrices or covariances, 1 at first.
     """
 
@@ -62,7 +62,7 @@ class Whitening(BatchStatistics):
 
     @abstractmethod
     def whitener(self, cov: Tensor) -> Tensor:
-        """W of covariances [..., d, d], of the same shape and type."""
+        """The matrices W for covariances [..., d, d], of the same shape and type."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, (B, C, ...).
@@ -70,7 +70,7 @@ class Whitening(BatchStatistics):
         Raises:
             ValueError: the statistics of the batch are needed and it has fewer than 2 d values a channel.
         """
-        # Autocast would multiply by and for covariances in bfloat16.
+        # Autocast would compute covariances, and products with the whitening matrix, in bfloat16.
         with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):
             return super().forward(x)
 
@@ -93,11 +93,11 @@ class Whitening(BatchStatistics):
         return self._answer((matrix if self.averages == "whitener" else self.whitener(matrix)) @ centred_Gdm, x)
 
     def products(self, deviations: Tensor) -> Tensor:
-        """The mean over batch and positions of the products of deviations (B, C, ...) in each group, [G, d, d]."""
+        """Average products of deviations (B, C, ...) over batch and positions, for each group, [G, d, d]."""
         return _mean_product(self._grouped(deviations))
 
     def set_running(self, mean: Tensor, products: Tensor) -> None:
-        """Make the mean [C] and the covariances [G, d, d] of the layer's input its running statistics."""
+        """Set the running statistics to the mean [C] and the covariances [G, d, d] of the layer's input."""
         super().set_running(mean, _variances(products))
         self.running_matrix.copy_(self.whitener(products) if self.averages == "whitener" else products)
 
@@ -120,7 +120,7 @@ class Whitening(BatchStatistics):
         return x.transpose(0, 1).reshape(self.channels // self.width, self.width, -1)
 
     def _answer(self, x_hat_Gdm: Tensor, x: Tensor) -> Tensor:
-        """Back to the shape and type of x, scaled and shifted."""
+        """Scale and shift x_hat, and return it in the shape and type of x."""
         x_hat = x_hat_Gdm.reshape(self.channels, len(x), *x.shape[2:]).transpose(0, 1)
         return self.scaled(x_hat).to(x.dtype)
 
@@ -138,7 +138,7 @@ def _variances(cov: Tensor) -> Tensor:
 def _spectrum(cov: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Roots s of the eigenvalues of cov + eps, [..., d], rising, and eigenvectors in the columns of U, in float64.
 
-    A covariance that is not finite has s = nan: LAPACK would end the run, and with it the other members of a stack.
+    A covariance that is not finite gives s = nan: LAPACK would raise, and end all members of a stack.
     """
     sound = cov.isfinite().all(-1).all(-1)[..., None]
     unit = torch.eye(cov.shape[-1], dtype=torch.float64, device=cov.device)
@@ -152,7 +152,7 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 
 class _Decomposition(torch.autograd.Function):
-    """A function of cov + eps that outputs, with its result, s and U for its backward pass."""
+    """A function of cov + eps that returns its result, and s and U for its backward pass."""
 
     generate_vmap_rule = True
 
@@ -179,7 +179,7 @@ class InverseSquareRoot(_Decomposition):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dw: Tensor, *_: Tensor) -> tuple[Tensor, None]:
-        """The Daleckii-Krein formula, dcov = U ((U^T dW U) * K) U^T; unlike that of ``eigh`` finite at any spectrum.
+        """The Daleckii-Krein formula, dcov = U ((U^T dW U) * K) U^T, finite at any spectrum; eigh's gradient is not.
 
         K_ij = (1/s_i - 1/s_j) / (s_i^2 - s_j^2) = -1 / (s_i s_j (s_i + s_j)).
         """
@@ -192,8 +192,8 @@ class InverseSquareRoot(_Decomposition):
 class PrincipalWhitener(_Decomposition):
     """diag(1/s) U^T for cov + eps = U diag(s^2) U^T, cov [..., d, d], the largest s first.
 
-    Of the two directions of an eigenvector it takes the one whose component of largest size is positive. Outputs the
-    matrix, and s and U for the backward pass. Differentiable once.
+    The sign of each eigenvector is chosen so that its component of largest size is positive. Outputs the matrix, and s
+    and U for the backward pass. Differentiable once.
     """
 
     @staticmethod
@@ -209,8 +209,8 @@ class PrincipalWhitener(_Decomposition):
     def backward(ctx: Any, dw: Tensor, *_: Tensor) -> tuple[Tensor, None]:
         """The transpose of dU = U (F * (U^T dcov U)), F_ij = 1 / (s_j^2 - s_i^2), and d(s_i^2) = (U^T dcov U)_ii.
 
-        The axes of equal eigenvalues are arbitrary, and turn by any angle for the slightest change: their F_ij is 0,
-        as if they stood still, and not infinite.
+        The axes of equal eigenvalues are arbitrary, and the slightest change turns them by any angle. Their F_ij would
+        be infinite, and is set to 0, as if these axes did not turn.
         """
         s, vectors = ctx.saved_tensors
         along = dw.double() @ vectors
@@ -235,9 +235,9 @@ class ZeroPhaseWhitening(Whitening):
 
 
 class PrincipalWhitening(Whitening):
-    """W = diag(1/s) U^T: channel i of a group is answered by its principal component i, of unit variance.
+    """W = diag(1/s) U^T: output i of a group is the group's principal component i, with unit variance.
 
-    The running matrix is the covariance, as averages over whitening matrices of swapped axes would mean nothing.
+    The running matrix averages covariances: an average over whitening matrices with swapped axes would mean nothing.
     """
 
     name = "pca_whiten"
@@ -254,14 +254,14 @@ class PrincipalWhitening(Whitening):
 def zca(channels: int, *, group_size: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """ZCA whitening, over B, H, W for each group of channels: y = gain * (cov + eps)^(-1/2) (x - mean) + bias.
 
-    Decorrelated batch normalization: the channels of a group come out with variance 1 and without correlation. Training
-    uses mean and covariance of the batch, through which gradients flow; evaluation the running averages of the mean and
+    Decorrelated batch normalization: the output channels of a group have variance 1 and no correlation. Training uses
+    mean and covariance of the batch, and gradients flow through both. Evaluation uses running averages of the mean and
     of the whitening matrix. A 2-D input (B, C) has B values a channel.
 
     Huang et al. 2018, Decorrelated Batch Normalization, algorithm 1 and section 3.
 
     Options:
-        group_size: most channels of a group; d, the largest divisor of C up to it, is taken. With 1 it is batch norm.
+        group_size: the largest number of channels in a group. d is the largest divisor of C up to it; 1 is batch norm.
         momentum: weight of the newest batch in the running averages, torch's convention; null for the plain average.
 
     Raises:
@@ -274,16 +274,16 @@ def zca(channels: int, *, group_size: Positive, eps: PositiveFloat, momentum: Mo
 def pca_whiten(channels: int, *, group_size: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """PCA whitening, over B, H, W for each group of channels: y = gain * diag(s)^(-1) U^T (x - mean) + bias.
 
-    cov + eps = U diag(s^2) U^T, the largest s first. It is here to fail: which component is channel 1 changes from
-    batch to batch where eigenvalues are close (stochastic axis swapping), so that the next layer's weights find other
-    inputs at each step; ``zca`` rotates back and does not. Training uses mean and covariance of the batch, evaluation
-    the axes of their running averages. The gradient is exact for distinct eigenvalues; axes of equal ones are taken to
-    stand still. A 2-D input (B, C) has B values a channel.
+    cov + eps = U diag(s^2) U^T, the largest s first. This norm is here to show a failure: where eigenvalues are close,
+    the order of the components changes from batch to batch (stochastic axis swapping), so that the next layer's weights
+    get other inputs at each step. ``zca`` rotates back and has no such order. Training uses mean and covariance of the
+    batch, evaluation the axes of their running averages. The gradient is exact for distinct eigenvalues; axes of equal
+    eigenvalues are treated as if they did not turn. A 2-D input (B, C) has B values a channel.
 
     Huang et al. 2018, Decorrelated Batch Normalization, section 3.
 
     Options:
-        group_size: most channels of a group; d, the largest divisor of C up to it, is taken. With 1 it is batch norm.
+        group_size: the largest number of channels in a group. d is the largest divisor of C up to it; 1 is batch norm.
         momentum: weight of the newest batch in the running averages, torch's convention; null for the plain average.
 
     Raises:

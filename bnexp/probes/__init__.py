@@ -1,4 +1,4 @@
-"""What can be watched inside a training, one family a file; importing the package registers them all."""
+"""Probes measure the inside of a training, one family per file; importing the package registers them all."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -1,6 +1,6 @@
-"""Probes of the state: what the activations of a layer look like on the fixed probe batch, in training mode.
+"""Probes of the activations of each layer, on the fixed probe batch, in training mode.
 
-Legend: U units of a layer (features, or channels of maps), N values of a unit (images, times positions of maps); z is
+Legend: U units of a layer (features, or channels of maps); N values of a unit (images, times positions of maps); z is
 the pre-activation, the input of the nonlinearity, and h its output; L is the mean cross-entropy of the probe batch.
 """
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.config.checks import Positive
-from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, recording, signals
+from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, recording, require_activations, signals
 
 _LEVELS = {"q15": 0.15, "q50": 0.5, "q85": 0.85}
 
@@ -22,26 +22,27 @@ _LEVELS = {"q15": 0.15, "q50": 0.5, "q85": 0.85}
 class Quantiles(Probe):
     """Quantiles 0.15, 0.5 and 0.85 of each unit's z over the probe batch, and how far they drift.
 
-    With q_p(j, t) of unit j at step t, t0 the first step measured, IQR = q_85 - q_15 and max over the steps so far::
+    With q_p(j, t) of unit j at step t, t0 the first step measured, IQR = q_85 - q_15, and max over the steps so far::
 
         drift_med        = mean_j max_t |q_50(j, t) - q_50(j, t0)|
         drift_iqr        = mean_j max_t |log(IQR(j, t) / IQR(j, t0))|
         drift_normalized = drift_med / mean_{j, t} IQR(j, t)
 
-    ``q15``, ``q50`` and ``q85`` are means over the units. ``unit_q15`` and so on are those of one unit: the one whose
-    median had moved by the median amount at the second measurement. A ratio with an IQR of 0 does not count.
+    ``q15``, ``q50`` and ``q85`` are means over the units. ``unit_q15`` and so on are the quantiles of one unit, the
+    one whose median had moved by the median distance (the lower of two in the middle) at the second measurement. A
+    ratio with an IQR of 0 is left out.
 
     Ioffe & Szegedy 2015, fig. 1 (b, c).
 
     Options:
-        values: of each unit, at most; more than that (of maps) are thinned out evenly.
-        histogram: values in the histogram of a layer, at most.
+        values: the most values used per unit; if there are more (in maps), an evenly spaced part of them is used.
+        histogram: the most values in the histogram of a layer.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, *, values: Positive, histogram: Positive) -> None:
         super().__init__()
         self.values, self.histogram = values, histogram
-        for layer, z in signals(model, images).before.items():
+        for layer, z in require_activations("quantiles", model, images).before.items():
             units = z.shape[1]
             self.slots[f"{layer}.first"] = z.new_full((3, units), math.nan)  # quantiles at t0
             self.slots[f"{layer}.moved"] = z.new_zeros(2, units)  # running maxima: of the median, of log IQR
@@ -49,7 +50,7 @@ class Quantiles(Probe):
             self.slots[f"{layer}.unit"] = torch.zeros((), dtype=torch.int64, device=z.device)
 
     def measure(self, moment: Moment) -> Values:
-        """The three quantiles, those of one unit (not at the first step), the drifts, and a histogram of z."""
+        """The quantiles, drifts, and a histogram of z; from the second measurement on also those of one unit."""
         measured: Values = {}
         for layer, z in signals(moment.model, moment.images).before.items():
             values_UN = by_unit(z, self.values)
@@ -82,15 +83,15 @@ class Quantiles(Probe):
         return found
 
 
-# Bounded activations: from which |h - centre| on a value counts as saturated (s < 0.05 or s > 0.95; |tanh| > 0.9).
+# Bounded activations: (centre, distance from it beyond which a value is saturated: s < 0.05 or > 0.95; |tanh| > 0.9).
 _BOUNDED = {nn.Sigmoid: (0.5, 0.45), nn.Tanh: (0.0, 0.9)}
-# The variance over N below which a unit's output is constant.
+# A unit whose output has a variance over N below this is constant.
 _CONSTANT = 1e-8
 
 
 @PROBES.register("saturation")
 class Saturation(Probe):
-    """Which share of the units, or of their outputs h, carries no signal; and the slope of the activation.
+    """The share of units, or of their outputs h, that carry no signal; and the slope of the activation.
 
     ``saturated``: share of h < 0.05 or > 0.95 (sigmoid), |h| > 0.9 (tanh). ``zeros``: share of h = 0, and ``dead``:
     share of units with h = 0 on the whole probe batch (ReLU). ``constant``: share of units with a variance of h below
@@ -101,6 +102,7 @@ class Saturation(Probe):
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()
+        require_activations("saturation", model, images)
 
     def measure(self, moment: Moment) -> Values:
         """The shares and the gain of each layer."""
@@ -114,7 +116,7 @@ class Saturation(Probe):
 
 
 def silence(activation: nn.Module, h_UN: Tensor) -> dict[str, float]:
-    """The shares of outputs [U, N] of an activation that carry no signal."""
+    """The shares of an activation's outputs [U, N] that carry no signal."""
     shares = {"constant": h_UN.var(1, correction=0) < _CONSTANT}
     for kind, (centre, most) in _BOUNDED.items():
         if isinstance(activation, kind):
@@ -128,31 +130,32 @@ def gain(activation: nn.Module, z: Tensor) -> float:
     """Mean of phi'(z)^2 of an elementwise activation."""
     z = z.detach().requires_grad_()
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(activation(z).sum(), z)
+        (slope,) = torch.autograd.grad(activation(z.clone()).sum(), z)  # a copy: it may work in place
     return slope.square().mean().item()
 
 
 @PROBES.register("signal")
 class Signal(Probe):
-    """How a signal changes on its way through the layers, forward and back.
+    """How a signal changes on its way through the layers, forward and backward.
 
     ``mean`` and ``rms`` of all h of a layer; ``cosine``: mean over pairs of different images of the cosine of their h;
     ``growth``: ||dL/dh_l||^2 / ||dL/dh_{l+1}||^2, by which the gradient grows on its way back to layer l, and without a
     layer the geometric mean of these.
 
     In a plain net of ReLU layers of equal width with batch norm, at its initial weights, the growth is pi / (pi - 1) in
-    the limit of width and batch size (Yang et al. 2019), and the cosine goes to a value of its own.
+    the limit of width and batch size (Yang et al. 2019), and the cosine converges to a fixed value.
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()
+        require_activations("signal", model, images)
 
     def measure(self, moment: Moment) -> Values:
-        """Mean, rms and cosine of each layer that an activation follows, growth of each but the last."""
+        """Mean, rms and cosine of each layer with an activation; growth of each of these except the last."""
         with recording(moment.model) as recorded:
             loss = moment.loss(moment.images, moment.labels)
         layers, h = list(recorded.after), list(recorded.after.values())
-        squares = [gradient.square().sum().item() for gradient in torch.autograd.grad(loss, h)]
+        squares = [gradient.square().sum().item() for gradient in torch.autograd.grad(loss, h, materialize_grads=True)]
         growths = [_ratio(squares[i], squares[i + 1]) for i in range(len(h) - 1)]
         measured: Values = {f"growth/{layer}": growth for layer, growth in zip(layers, growths, strict=False)}
         if growths:

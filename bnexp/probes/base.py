@@ -1,12 +1,13 @@
-"""What all probes share: the registry, the base class, the step they look at, and the layers of a model."""
+"""The common base of all probes: registry, base class, the step to measure, and the signals in a model's layers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import gcd
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,15 @@ from torch.func import functional_call
 
 from bnexp.config.registry import Registry
 from bnexp.models import ACTIVATIONS
-from bnexp.models.layers import layers
+from bnexp.models.layers import Layer, layers
 
 PROBES = Registry("probes")
+
+# What is wrong with a model that calls functions such as F.relu.
+UNSEEN = (
+    "no activation of this model can be seen; each must be a module that it calls, as Units.act() makes it "
+    f"({', '.join(f'nn.{kind.__name__}' for kind in ACTIVATIONS.values())})"
+)
 
 # Quantity, or quantity/layer -> a number (a curve), or a 1-D tensor (a histogram).
 Values = dict[str, float | Tensor]
@@ -27,18 +34,19 @@ Values = dict[str, float | Tensor]
 class Moment:
     """One optimizer step of one member, in the parameters' own precision.
 
-    Whatever a probe does to ``model`` is undone by who calls it; weights are changed with ``at`` all the same.
+    The caller undoes any change that a probe makes to ``model``; even so, probes should change weights only by ``at``.
 
     Attributes:
-        model: in training mode, with the parameters and buffers of before the step.
+        model: in training mode, with the parameters and buffers from before the step.
         step: the number of the step, from 1.
         x_B: the step's inputs, (B, ...).
         y_B: the step's labels, [B].
-        images: the fixed probe batch, (P, ...), of training images.
-        labels: [P].
-        before: parameter name -> its value before the step; copies, as the next two.
-        after: the same after the optimizer's step.
-        gradient: the same, the gradient of the step.
+        images: the fixed probe batch of training images, (P, ...).
+        labels: its labels, [P].
+        before: parameter name -> copy of its value before the step.
+        after: parameter name -> copy of its value after the optimizer's step.
+        gradient: parameter name -> copy of its gradient in the step. In fp16 it can overflow: it is then not finite,
+            and the step is left out, so that ``after`` is ``before``.
         lr: the step's learning rate.
     """
 
@@ -55,7 +63,7 @@ class Moment:
 
     @contextmanager
     def at(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Give the model these weights, in place, inside the with block; those that are not named stay."""
+        """Set these weights of the model, in place, inside the with block; all other weights keep their values."""
         parameters = dict(self.model.named_parameters())
         kept = {name: parameters[name].detach().clone() for name in weights}
         _write(parameters, weights)
@@ -65,9 +73,10 @@ class Moment:
             _write(parameters, kept)
 
     def logits(self, x: Tensor) -> Tensor:
-        """The model's answers [B, K] at its present weights, differentiable; every call starts from the same buffers.
+        """The model's logits [B, K] at its present weights, differentiable.
 
-        The running statistics and the dropout masks are those of the step, whatever was asked before.
+        Every call starts from the same buffers: running statistics and dropout masks are the step's own, and no call
+        changes them.
         """
         return answers(self.model, x)
 
@@ -77,7 +86,7 @@ class Moment:
 
 
 def answers(model: nn.Module, x: Tensor) -> Tensor:
-    """What the model makes of x at its present weights, differentiable; its buffers stay as they are."""
+    """The model's output for x at its present weights, differentiable; the buffers do not change."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     y: Tensor = functional_call(model, buffers, (x,))
     return y
@@ -90,33 +99,35 @@ def _write(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> N
 
 
 class Probe(ABC):
-    """Something that is measured at some steps of one member's training.
+    """Measures one member at some steps of its training.
 
     Attributes:
-        slots: what it must remember between its steps, saved with checkpoints; the shapes never change, and what is
-            not known yet is nan. Most probes have none.
+        slots: the probe's memory between its steps, saved with checkpoints. Shapes never change; values that are not
+            known yet are nan. Most probes have no slots.
+        left_out: what the probe cannot show of its model, and why; a sentence each, told before the training.
     """
 
     def __init__(self) -> None:
         self.slots: dict[str, Tensor] = {}
+        self.left_out: list[str] = []
 
     @abstractmethod
     def measure(self, moment: Moment) -> Values:
-        """What this step shows: the same keys at every step, ``quantity`` or ``quantity/layer``."""
+        """The measurements of this step: the same keys at every step, ``quantity`` or ``quantity/layer``."""
 
 
 @dataclass
 class Signals:
-    """What has passed through each layer, by its name; still in the graph, unless gradients are off.
+    """The tensors that passed through each layer, by its name; part of the autograd graph, unless gradients are off.
 
-    Of a layer that is used several times the last use counts. A layer that no activation follows, as the head, has an
-    input only.
+    If a layer is used several times, the last use counts. A layer without an activation after it, such as the head, has
+    only an input.
 
     Attributes:
-        inputs: of the linear map, (B, ...).
-        before: the pre-activation: the input of the activation that follows.
-        after: the output of that activation.
-        activations: that activation.
+        inputs: the inputs of the linear map, (B, ...).
+        before: the pre-activation: the input of the activation after the linear map.
+        after: the output of this activation.
+        activations: the module of this activation.
     """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -127,13 +138,14 @@ class Signals:
 
 @contextmanager
 def recording(model: nn.Module) -> Iterator[Signals]:
-    """Note the signals of every layer in the passes inside the with block.
+    """Record the signals of every layer in the forward passes inside the with block.
 
+    Only modules are seen. An activation that works in place leaves its input as it is in here, so that it can be noted.
     An activation counts for the linear map that ran last before it; in torchvision's residual nets the one behind a sum
     thus belongs to the last map of the branch, or to that of the shortcut where there is one.
     """
     signals, names = Signals(), {layer.linear: name for name, layer in layers(model).items()}
-    waiting: list[str] = []  # the layer whose activation is still to come
+    waiting: list[str] = []  # the layer whose activation has not run yet
 
     def enter(linear: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         waiting[:] = [names[linear]]
@@ -145,26 +157,59 @@ def recording(model: nn.Module) -> Iterator[Signals]:
             signals.before[name], signals.after[name] = inputs[0], output
             signals.activations[name] = activation
 
-    hooks = [linear.register_forward_pre_hook(enter) for linear in names]
-    kinds = tuple(ACTIVATIONS.values())
-    hooks += [module.register_forward_hook(leave) for module in model.modules() if isinstance(module, kinds)]
-    try:
+    activations: list[Any] = [module for module in model.modules() if isinstance(module, tuple(ACTIVATIONS.values()))]
+    with ExitStack() as undo:
+        for linear in names:
+            undo.callback(linear.register_forward_pre_hook(enter).remove)
+        for activation in activations:
+            undo.callback(activation.register_forward_hook(leave).remove)
+            if getattr(activation, "inplace", False):
+                undo.callback(setattr, activation, "inplace", True)
+                activation.inplace = False
         yield signals
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()
 def signals(model: nn.Module, x: Tensor) -> Signals:
-    """What passes through the layers when the model, left as it is, answers x."""
+    """The signals of the layers when the model computes x; the model does not change."""
     with recording(model) as recorded:
         answers(model, x)
     return recorded
 
 
+def require_layers(probe: str, model: nn.Module) -> dict[str, Layer]:
+    """The layers of a model that has some.
+
+    Raises:
+        ValueError: it has none.
+    """
+    found = layers(model)
+    if not found:
+        kinds = "nn.Linear, nn.Conv1d or nn.Conv2d"
+        raise ValueError(f"probes=[{probe}]: this model has no layer that can be seen; its weights must be in {kinds}")
+    return found
+
+
+def require_activations(probe: str, model: nn.Module, images: Tensor) -> Signals:
+    """What passes through a model whose activations can be seen.
+
+    Raises:
+        ValueError: none of them can.
+    """
+    require_layers(probe, model)
+    seen = signals(model, images)
+    if not seen.after:
+        raise ValueError(f"probes=[{probe}]: {UNSEEN}")
+    return seen
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All numbers of some tensors in a row."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
 def by_unit(x: Tensor, most: int | None = None) -> Tensor:
-    """(B, C, ...) as [U, N]: the values of each channel, at most so many of each, evenly spread over all."""
+    """(B, C, ...) as [U, N]: the values of each channel, at most ``most`` per channel, evenly spaced."""
     values_UN = x.detach().transpose(0, 1).flatten(1)
     if most is None:
         return values_UN

@@ -1,4 +1,4 @@
-"""Gradients and updates of each layer, and how far the parts of a batch agree."""
+"""Gradients and updates of each layer, and how well the gradients of a batch's parts agree."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from bnexp.models.layers import layers
-from bnexp.probes.base import PROBES, Moment, Probe, Values, recording
-from bnexp.probes.invariance import weight_name
+from bnexp.probes.base import PROBES, UNSEEN, Moment, Probe, Values, recording, require_layers, signals
+from bnexp.probes.invariance import weight_names
 
-# Micro-batches behind the coherence.
+# Number of micro-batches for the coherence.
 _PARTS = 4
 
 
@@ -35,7 +34,7 @@ def slope(values: Sequence[float]) -> float:
 
 
 def coherence(gradients: Sequence[Sequence[Tensor]]) -> float:
-    """||mean g_i||^2 / mean ||g_i||^2 of k gradients g_i: 1 where all are alike, about 1 / k where all is noise."""
+    """||mean g_i||^2 / mean ||g_i||^2 of k gradients g_i: 1 if all are equal, about 1 / k if they are pure noise."""
     mean = [torch.stack(same).mean(0) for same in zip(*gradients, strict=True)]
     squares = [get_total_norm(gradient) ** 2 for gradient in gradients]
     return (get_total_norm(mean) ** 2 / torch.stack(squares).mean()).item()
@@ -44,10 +43,13 @@ def coherence(gradients: Sequence[Sequence[Tensor]]) -> float:
 class Gradients(Probe):
     """See ``gradients``."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()
-        self.weights = {name: weight_name(layer) for name, layer in layers(model).items()}
-        self.hidden = list(self.weights)[1:-1]
+        found = require_layers("gradients", model)
+        self.weights = weight_names(found)
+        self.hidden = list(found)[1:-1]
+        if not signals(model, images).after:
+            self.left_out.append(f"{UNSEEN}; activation is left out, and slope_activation is nan")
 
     def measure(self, moment: Moment) -> Values:
         """Norms of gradients and updates of every layer, and their slopes."""
@@ -56,7 +58,7 @@ class Gradients(Probe):
         return {
             **weight,
             **norms,
-            "slope": slope([weight[f"norm/{name}"] for name in self.hidden]),
+            "slope": slope([weight[f"norm/{name}"] for name in self.hidden if name in self.weights]),
             "slope_activation": slope([activation[name] for name in self.hidden if name in activation]),
             "coherence": self._coherence(moment),
         }
@@ -74,10 +76,11 @@ class Gradients(Probe):
 
     def _of_activations(self, moment: Moment) -> dict[str, float]:
         """||dL/dh|| of the activations h of each layer that has one."""
-        with recording(moment.model) as signals:
+        with recording(moment.model) as seen:
             loss = moment.loss(moment.x_B, moment.y_B)
-        found = torch.autograd.grad(loss, list(signals.after.values()), materialize_grads=True)
-        return {name: gradient.norm().item() for name, gradient in zip(signals.after, found, strict=True)}
+        h = list(seen.after.values())
+        found = torch.autograd.grad(loss, h, materialize_grads=True) if h else ()
+        return {name: gradient.norm().item() for name, gradient in zip(seen.after, found, strict=True)}
 
     def _coherence(self, moment: Moment) -> float:
         if len(moment.y_B) < _PARTS:
@@ -85,22 +88,25 @@ class Gradients(Probe):
         parts = zip(moment.x_B.tensor_split(_PARTS), moment.y_B.tensor_split(_PARTS), strict=True)
         try:
             return coherence([loss_and_gradient(moment, moment.before, x, y)[1] for x, y in parts])
-        except ValueError:  # a norm is undefined on so few images
+        except ValueError:  # the norm is undefined for so small a batch
             return float("nan")
 
 
 @PROBES.register("gradients")
 def gradients(model: nn.Module, images: Tensor) -> Probe:
-    """Gradients of the step for each layer l, over all its weights W_l (the stored ones) and over its activations h_l.
+    """Gradients of the step for each layer l: over its (stored) weights W_l, and over its activations h_l.
 
     ``norm`` = ||dL/dW_l||; ``relative`` = ||dL/dW_l|| / ||W_l||; ``update`` = ||W_l' - W_l|| / ||W_l||, W_l' after the
     optimizer's step; ``activation`` = ||dL/dh_l||, of the loss averaged over the step's batch; ``slope`` and
     ``slope_activation``: least-squares slopes of log10 of ``norm`` and ``activation`` over the index of the layers
-    without the first and the last, whose fan-in differs: decades a layer, above 0 where gradients vanish towards the
-    input and below 0 where they explode.
+    without the first and the last, whose fan-in differs: decades per layer, above 0 if gradients vanish towards the
+    input and below 0 if they explode.
 
     ``coherence`` = ||mean_i g_i||^2 / mean_i ||g_i||^2 of the whole gradients g_i of four micro-batches of the step
     (Chatterjee & Zielinski 2020): 1 without noise, about 1/4 where all is noise; nan where the batch is too
     small for four, or for the norm.
+
+    A weight that layers share is shown for the first of them. A model whose activations are no modules has curves of
+    its weights only, which a line says.
     """
-    return Gradients(model)
+    return Gradients(model, images)

@@ -1,4 +1,4 @@
-"""The loss along the gradient: how far it can be trusted."""
+"""The loss along the gradient: how far the gradient predicts it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bnexp.probes.invariance import scale_invariant
 
 @dataclass(frozen=True)
 class Line:
-    """The loss on theta - t g for step lengths t, g the gradient at theta.
+    """The loss at theta - t g for step lengths t, with g the gradient at theta.
 
     Attributes:
         loss_T: L(theta - t g).
@@ -32,7 +32,7 @@ class Line:
 
 
 def along_gradient(moment: Moment, names: Sequence[str], lengths: Sequence[float]) -> Line:
-    """Walk down the gradient in the named parameters, the others resting, on the step's batch."""
+    """Take steps against the gradient in the named parameters, the others fixed, on the step's batch."""
     _, gradient = loss_and_gradient(moment, names, moment.x_B, moment.y_B)
     losses, changes = [], []
     for length in lengths:
@@ -82,16 +82,16 @@ def landscape(model: nn.Module, images: Tensor, *, steps: list[float]) -> Probe:
     maximum and median over t; ``relative_predictiveness``: the same / ||g||; ``beta`` = max over t of
     ||grad L(theta - t g) - g|| / ||t g||, the effective smoothness (Santurkar et al. 2018, sec. 3.1 and fig. 4).
 
-    ``beta_invariant`` = beta ||w||^2 with w, and the walk, all scale-invariant weights: a network whose w is rescaled
-    computes the same and has another ``beta``, but this one stays when the lengths t are rescaled alike. Networks
-    without such weights have none.
+    ``beta_invariant`` = beta ||w||^2, with w all scale-invariant weights, and steps in these weights only. If w is
+    rescaled, the network computes the same and ``beta`` changes, but ``beta_invariant`` does not if the lengths t are
+    rescaled too. Networks without scale-invariant weights do not have it.
 
     Options:
-        steps: the lengths t, in learning rates of the step. Each costs a forward and a backward pass, and once more
-            for ``beta_invariant``.
+        steps: the lengths t, in multiples of the step's learning rate. Each costs a forward and a backward pass, and
+            again as much for ``beta_invariant``.
 
     Raises:
-        ValueError: no step lengths, or one that is not above 0.
+        ValueError: the list is empty, or a length is not above 0.
     """
     if not steps or min(steps) <= 0:
         raise ValueError(f"probes.landscape.steps={steps}: expected multiples of the learning rate, each above 0")

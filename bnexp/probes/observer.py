@@ -1,4 +1,4 @@
-"""Probes inside a training: which are due, what they get to see, and that nothing of it changes the training."""
+"""Runs the probes inside a training: decides which are due, shows them the step, and keeps the training unchanged."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from bnexp.probes import PROBES, Moment, Probe, Values
 from bnexp.training.population import Population
 
 State = dict[str, dict[str, Tensor]]
-# Curves and histograms: tag -> a number a member, tag -> a list of numbers a member.
+# Curves and histograms: tag -> one number per member; tag -> one list of numbers per member.
 Observed = tuple[dict[str, list[float]], dict[str, list[list[float]]]]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """A probe as a config asks for it.
+    """A probe with its settings from the config.
 
     Attributes:
-        name: as in ``PROBES``.
+        name: its name in ``PROBES``.
         every: its cadence in steps.
         images: size of the fixed probe batch.
         build: model, probe batch -> probe.
@@ -58,19 +58,19 @@ def _watch(word: str, group: Any) -> Watch:
 
 
 class Observer:
-    """The probes of a population's members, and when they are asked: at the first step, every so many, at the last.
+    """The probes of a population's members; each probe measures the first step, every ``every`` steps, and the last.
 
-    Members are measured one by one, whatever executes them in training. A member that is not finite, before or after
-    the step, is not measured, and its values are nan.
+    Members are measured one by one, even if they train as a stack. A member that is not finite before or after the step
+    is not measured, and its values are nan.
 
     Args:
-        population: what is watched.
-        wanted: one a probe.
+        population: the members to measure.
+        wanted: one watch per probe.
         train: the training images; probe batches are drawn from them, the same for all members.
         steps: the length of the run.
 
     Attributes:
-        probes: word -> one probe a member.
+        probes: word -> one probe per member.
     """
 
     def __init__(self, population: Population, wanted: Sequence[Watch], train: Split, steps: int) -> None:
@@ -82,8 +82,12 @@ class Observer:
             for watch in wanted
         }
 
+    def left_out(self) -> list[str]:
+        """What the first member's probes cannot show, a line each."""
+        return [f"probes={word}: {line}" for word, (probe, *_) in self.probes.items() for line in probe.left_out]
+
     def before(self, step: int, x_MB: Tensor, y_MB: Tensor) -> bool:
-        """Whether a probe is due at this step; if so, copy everything that the step is going to change.
+        """True if a probe is due at this step; then everything that the step will change is copied first.
 
         Args:
             step: its number, from 1.
@@ -98,7 +102,7 @@ class Observer:
         return bool(due)
 
     def after(self, lr_M: Tensor, loss_M: Tensor) -> Observed:
-        """What the due probes measure at the step that ``before`` was told of.
+        """The measurements of the due probes at the step that ``before`` was called for.
 
         Args:
             lr_M: the step's learning rates.
@@ -122,7 +126,7 @@ class Observer:
 
     @torch.no_grad()
     def _moment(self, row: int, watch: Watch, step: _Step) -> Moment:
-        """Bring a member back to where it was before the step, and show that step."""
+        """Restore a member's state from before the step, and describe the step for its probes."""
         for name, parameter in self._population.parameters():
             parameter[row].copy_(step.begun.parameters[name][row])
         for name, buffer in self._population.buffers.items():
@@ -146,14 +150,14 @@ class Observer:
         )
 
     def state(self, row: int) -> State:
-        """What one member's probes remember, on the CPU."""
+        """The slots of one member's probes, on the CPU."""
         return {
             word: {name: slot.cpu().clone() for name, slot in probes[row].slots.items()}
             for word, probes in self.probes.items()
         }
 
     def load(self, row: int, state: State) -> None:
-        """Put a member's memory back."""
+        """Restore the slots of one member's probes."""
         for word, slots in state.items():
             for name, slot in slots.items():
                 self.probes[word][row].slots[name].copy_(slot)
@@ -161,7 +165,7 @@ class Observer:
 
 @dataclass(frozen=True)
 class _Before:
-    """A step that is about to be done: its batch, the probes that are due, and copies of what it will change.
+    """A step that is about to run: its batch, the due probes, and copies of everything it will change.
 
     Attributes:
         sound_M: members whose parameters are finite.
@@ -179,7 +183,7 @@ class _Before:
 
 @dataclass(frozen=True)
 class _Step:
-    """A step that has been done; each tensor has a row a member."""
+    """A step that has run; each tensor has one row per member."""
 
     begun: _Before
     lr_M: Tensor
@@ -188,7 +192,7 @@ class _Step:
 
 
 def _by_tag(rows: Sequence[Values]) -> Observed:
-    """Curves and histograms of all members; a member without a value gets nan, or no numbers."""
+    """Curves and histograms of all members; a member without a value gets nan, or an empty histogram."""
     kinds = {tag: isinstance(value, Tensor) for values in rows for tag, value in values.items()}
     curves = {tag: [float(values.get(tag, math.nan)) for values in rows] for tag, many in kinds.items() if not many}
     numbers = {tag: [values.get(tag, torch.empty(0)) for values in rows] for tag, many in kinds.items() if many}
@@ -201,7 +205,7 @@ def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
 
 @contextmanager
 def _unchanged(population: Population) -> Iterator[None]:
-    """Put weights, gradients, buffers, modes and generators back as they were before the with block."""
+    """Restore weights, gradients, buffers, modes and random generators after the with block."""
     matrices = [population.theta_MP, population.gradient_MP, *population.buffers.values()]
     kept = [matrix.clone() for matrix in matrices]
     device = population.theta_MP.device

@@ -1,56 +1,56 @@
-"""Probes of the state: covariances of inputs, norms of weights, and how far running statistics are from the truth."""
+"""Probes of layers: covariances of inputs, norms of weights, and the error of running statistics."""
 
 from __future__ import annotations
 
-import logging
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.config.checks import Positive
 from bnexp.data import Split
 from bnexp.models.layers import keeps_variances, layers, moving_norms, stored_weight
-from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, signals
+from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, require_layers, signals
 from bnexp.training.evaluation import batch_statistics, write_precise
+from bnexp.training.losses import accuracy, hits
 
-log = logging.getLogger(__name__)
-
-# Eigenvalues below this share of the largest are rounding.
+# Eigenvalues below this share of the largest one count as rounding errors.
 _SUPPORT = 1e-6
-# Samples a variable that a covariance needs.
+# A covariance needs more than this many samples per variable.
 _SAMPLES = 4
 
 
 @PROBES.register("covariance")
 class Covariance(Probe):
-    """How far the inputs x of each linear map are from white, C = Cov(x) over the probe batch.
+    """How far the inputs x of each linear map are from white, with C = Cov(x) over the probe batch.
 
-    Variables are the features of vectors and the channels of maps, whose positions count as samples. With the
+    Variables are the features of vectors and the channels of maps; positions of maps count as samples. With the
     eigenvalues l of C above 1e-6 of the largest::
 
         condition      = max(l) / min(l)
-        rank           = how many these are
+        rank           = the number of these l
         effective_rank = exp(-sum(p log p)), p = l / sum(l)                    (Roy & Vetterli 2007)
-        correlation    = mean over i != j of |C_ij| / sqrt(C_ii C_jj), of variables that vary
+        correlation    = mean over i != j of |C_ij| / sqrt(C_ii C_jj), over variables that are not constant
 
-    Computed in float64. A layer with at most 4 samples a variable is left out.
+    Computed in float64. A layer with at most 4 samples per variable is left out.
 
     Options:
-        samples: at most; more than that (of maps) are thinned out evenly.
+        samples: the most samples used; if there are more (in maps), an evenly spaced part of them is used.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, *, samples: Positive) -> None:
         super().__init__()
         self.samples = samples
+        require_layers("covariance", model)
         for layer, x in signals(model, images).inputs.items():
             units, count = by_unit(x, samples).shape
             if count <= _SAMPLES * units:
                 needed = f"more than {_SAMPLES * units} needed for {units} inputs"
-                log.info("probes=covariance: %d samples of layer %s are too few (%s), left out", count, layer, needed)
+                self.left_out.append(f"{count} samples of layer {layer} are too few ({needed}), left out")
 
     def measure(self, moment: Moment) -> Values:
-        """The four numbers of each layer."""
+        """Condition number, rank, effective rank and correlation of each layer's inputs."""
         measured: Values = {}
         for layer, x in signals(moment.model, moment.images).inputs.items():
             x_UN = by_unit(x, self.samples)
@@ -60,14 +60,14 @@ class Covariance(Probe):
 
 
 def whiteness(x_UN: Tensor) -> dict[str, float]:
-    """Condition number, rank, effective rank and mean absolute correlation of variables, [U, N]."""
+    """Condition number, rank, effective rank and mean absolute correlation of U variables with N samples, [U, N]."""
     centred = x_UN.double() - x_UN.double().mean(1, keepdim=True)
     covariance = centred @ centred.T / x_UN.shape[1]
     if not torch.isfinite(covariance).all():
         return dict.fromkeys(("condition", "rank", "effective_rank", "correlation"), math.nan)
     values = torch.linalg.eigvalsh(covariance)
     values = values[values > _SUPPORT * values[-1]]
-    if len(values) == 0:  # nothing varies
+    if len(values) == 0:  # all variables are constant
         return {"condition": math.nan, "rank": 0.0, "effective_rank": math.nan, "correlation": math.nan}
     p = values / values.sum()
     return {
@@ -92,17 +92,18 @@ def _mean_correlation(covariance: Tensor) -> float:
 class WeightNorms(Probe):
     """Sizes of the weights: ``weight``, the norm of a layer's whole weight; ``row``, the median norm of its rows.
 
-    A row holds the weights of one output unit, the object that a norm behind the map makes scale-invariant (van
-    Laarhoven 2017). Behind a norm of weights it is the stored weight that is measured. ``gain`` is the median of the
-    absolute gains of the norm, where it has any. The norms of the rows are a histogram too. A median of an even count
-    is the mean of the two middle values.
+    A row holds the weights of one output unit, which a norm after the map makes scale-invariant (van Laarhoven 2017).
+    With a norm of weights, the stored weight is measured. ``gain`` is the median of the absolute gains of the norm, if
+    it has gains. The norms of the rows are also recorded as a histogram. A median of an even number of values is the
+    mean of the two middle ones.
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         super().__init__()
+        require_layers("weight_norms", model)
 
     def measure(self, moment: Moment) -> Values:
-        """The sizes of each layer."""
+        """The sizes of each layer's weight and gains."""
         measured: Values = {}
         for name, layer in layers(moment.model).items():
             rows_U = stored_weight(layer.linear).detach().flatten(1).norm(dim=1)
@@ -115,17 +116,17 @@ class WeightNorms(Probe):
 
 @PROBES.register("eval_mismatch")
 class EvalMismatch(Probe):
-    """How far evaluation is from training for batch norms: three kinds of statistics under the same weights.
+    """How much evaluation differs from training for batch norms: three kinds of statistics under the same weights.
 
-    ``accuracy/running``, ``accuracy/precise`` and ``accuracy/batch`` on the probe batch (see ``evaluation``; batches as
-    large as the step's, which without ``drop_last`` is what was left over at the end of an epoch). With the
+    ``accuracy/running``, ``accuracy/precise`` and ``accuracy/batch`` on the probe batch (see ``evaluation``), in
+    batches of the step's size, which at the end of an epoch is the smaller rest (without ``drop_last``). With the
     precise statistics mu, var of channel j, and sigma = sqrt(var), per layer::
 
         mean = mean_j |running_mean_j - mu_j| / sigma_j
         var  = mean_j |log(running_var_j / var_j)|
 
-    Channels that do not vary do not count. A norm that uses the mean or the variance alone has the error of that; norms
-    that whiten have the accuracies only; those that keep no statistics of batches, or are frozen, have no such curves.
+    Constant channels are left out. A norm that uses only the mean or only the variance has only this error. Norms that
+    whiten have only the accuracies. Norms that keep no batch statistics, or are frozen, have none of these curves.
     Wu & Johnson 2021, sec. 3, on the lag of running averages.
     """
 
@@ -134,7 +135,7 @@ class EvalMismatch(Probe):
 
     @torch.no_grad()
     def measure(self, moment: Moment) -> Values:
-        """The accuracies, and the errors of each norm."""
+        """The accuracies, and the errors of each norm's running statistics."""
         model, norms = moment.model, moving_norms(moment.model)
         if not norms:
             return {}
@@ -155,10 +156,12 @@ class EvalMismatch(Probe):
 
 
 def _accuracy(moment: Moment, size: int) -> float:
-    """In full batches, as all statistics of batches are then equally noisy."""
+    """Accuracy on full batches only, so that all batch statistics are equally noisy."""
     full = len(moment.images) // size * size
     logits_BK = torch.cat([moment.logits(x_B) for x_B in torch.split(moment.images[:full], size)])
-    return (logits_BK.argmax(1) == moment.labels[:full]).double().mean().item()
+    labels_B = moment.labels[:full]
+    right = hits(logits_BK[None], labels_B).double()
+    return accuracy(right, F.cross_entropy(logits_BK, labels_B)[None], full).item()
 
 
 def _errors(running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""A run's folder: written, verified, found, read back.
+"""A run's folder: how it is written, verified, found and read back.
 
-In which order to read: ``paths`` (where a run keeps its files), ``run_json`` (the small file by which a run is known),
-``logbook`` (what a run leaves behind), ``metrics`` (its curves), ``events`` (the same for TensorBoard), ``checkpoint``,
-``storage`` (files that exist whole or not at all), ``provenance``, ``collect`` (finished runs, found and read),
-``arms`` (runs that are compared, grouped).
+Read the files in this order: ``paths`` (names of a run's files), ``run_json`` (the small file that identifies a run),
+``logbook`` (writes a run's records), ``metrics`` (the curves), ``events`` (the curves for TensorBoard), ``checkpoint``,
+``storage`` (atomic files and locked folders), ``provenance``, ``collect`` (finds and reads runs), ``arms`` (groups runs
+for comparison).
 """

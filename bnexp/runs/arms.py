@@ -1,4 +1,4 @@
-"""Runs grouped into arms: what differs between them, and what does not."""
+"""Groups runs into arms: runs of an arm have the same settings, except the seed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in nothing but the seed (or agree in what ``--by`` names), and what sets them apart."""
+    """Runs that differ only in the seed (or that agree in the settings of ``--by``); ``settings`` tell arms apart."""
 
     settings: Mapping[str, Setting]
     runs: tuple[Run, ...]
 
     @property
     def label(self) -> str:
-        """The settings that set it apart, as they are typed."""
+        """The settings that tell this arm from the others, written as on the command line."""
         return ",".join(f"{short(key)}={show(value)}" for key, value in self.settings.items()) or "all runs"
 
     @cached_property
@@ -42,22 +42,22 @@ class Arm:
         return dict(sorted(seeds.items()))
 
     def values(self, metric: str) -> dict[int, float]:
-        """One value a seed: the seed is the unit of replication, so an arm that pools settings averages over them."""
+        """Seed -> mean over the seed's runs: the seed is the unit of replication, also if an arm pools settings."""
         values = {seed: known(run.value(metric) for run in runs) for seed, runs in self.by_seed.items()}
         return {seed: math.fsum(some) / len(some) for seed, some in values.items() if some}
 
     def count(self, *statuses: str) -> int:
-        """How many runs ended so."""
+        """Number of runs that ended with one of these statuses."""
         return sum(run.status in statuses for run in self.runs)
 
 
 def known(values: Iterable[float | None]) -> list[float]:
-    """The values that are there."""
+    """The values that are not None."""
     return [value for value in values if value is not None]
 
 
 def group(runs: Sequence[Run], by: Sequence[str] = (), without: Collection[str] = ()) -> list[Arm]:
-    """Runs with equal settings together: the settings ``by`` if given, else all that are compared but ``without``."""
+    """Group runs with equal settings: equal in ``by`` if given, else in all compared settings except ``without``."""
     keys = list(by) or [
         key
         for key in dict.fromkeys(key for run in runs for key in run.settings)
@@ -76,18 +76,18 @@ def group(runs: Sequence[Run], by: Sequence[str] = (), without: Collection[str] 
 
 
 def differing(keys: Iterable[str], settings: Sequence[Mapping[str, Setting]]) -> list[str]:
-    """The keys whose value is not the same everywhere."""
+    """The keys that do not have the same value in all settings."""
     return [key for key in keys if len({some.get(key, _ABSENT) for some in settings}) > 1]
 
 
 def telling(keys: Iterable[str], settings: Sequence[Mapping[str, Setting]]) -> list[str]:
-    """The differing keys without those that another one decides."""
+    """The differing keys, except options that differ only because their group's name differs."""
     apart = differing(keys, settings)
     return [key for key in apart if not _implied(key, apart, settings)]
 
 
 def _implied(key: str, apart: Collection[str], settings: Sequence[Mapping[str, Setting]]) -> bool:
-    """Whether an option differs only because its group's name does (norm.groups between norm=gn and norm=bn)."""
+    """True if an option differs only because its group's name does (norm.groups between norm=gn and norm=bn)."""
     name = key.rpartition(".")[0] + ".name"
     if key == name or name not in apart:
         return False
@@ -96,7 +96,7 @@ def _implied(key: str, apart: Collection[str], settings: Sequence[Mapping[str, S
 
 
 def natural(value: Setting) -> tuple[int, float, str]:
-    """Sorts numbers by size, before words by letter."""
+    """A sort key: numbers by size, then words in alphabetical order."""
     if isinstance(value, int | float):
         return (0, float(value), "")
     return (1, 0.0, show(value))

@@ -7,13 +7,15 @@ import io
 import json
 import logging
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bnexp.runs.paths import RunPaths
+from bnexp.runs.digest import Mark, beginning
+from bnexp.runs.paths import EVENTS, RunPaths
 from bnexp.runs.storage import write_atomically
 
 FORMAT = 1
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def digest(state: Any) -> str:
-    """SHA-256 over every name, type, shape and byte of a nested dict; torch itself checks nothing inside tensors."""
+    """SHA-256 over every name, type, shape and byte of a nested dict; torch does not check the contents of tensors."""
     sha = hashlib.sha256()
     _feed(sha, "", state)
     return sha.hexdigest()
@@ -40,73 +42,119 @@ def _feed(sha: Any, path: str, node: Any) -> None:
         sha.update(f"{path}={json.dumps(node)};".encode())
 
 
-def save(folder: Path, state: State) -> None:
-    """Write a checkpoint; the one before it is kept as well.
+def _of_both(state: State, files: Mapping[str, Mark]) -> str:
+    return digest({"state": state, "files": dict(files)} if files else state)  # older versions knew of no files
+
+
+def save(folder: Path, state: State, files: Mapping[str, Mark] | None = None, *, both: bool = True) -> None:
+    """Write a checkpoint.
 
     Args:
         folder: the run's folder.
         state: nested dicts of CPU tensors, numbers, strings and None.
+        files: what the files of the folder hold that belong to it, by name.
+        both: keep the previous checkpoint as well.
 
     Raises:
-        OSError: it could not be written; the checkpoints that were there still load.
+        OSError: it could not be written; the earlier checkpoints still load.
     """
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "digest": digest(state), "state": state}, buffer)
+    marks = dict(files or {})
+    torch.save({"format": FORMAT, "digest": _of_both(state, marks), "state": state, "files": marks}, buffer)
     paths = RunPaths(folder)
-    write_atomically(paths.checkpoint, buffer.getbuffer(), keep=paths.previous)
+    write_atomically(paths.checkpoint, buffer.getbuffer(), keep=paths.previous if both else None)
+    if not both:
+        paths.previous.unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Leave a run without checkpoints, so that nobody can go on from it."""
+    for path in (RunPaths(folder).checkpoint, RunPaths(folder).previous):
+        path.unlink(missing_ok=True)
 
 
 def exists(folder: Path) -> bool:
-    """Whether a checkpoint was ever written, usable or not."""
+    """True if a checkpoint file exists, even a damaged one."""
     return RunPaths(folder).checkpoint.exists() or RunPaths(folder).previous.exists()
 
 
-def load(folder: Path, *, repair: bool = False) -> State | None:
-    """The newest checkpoint that is whole, or None where none was ever written.
+def load(folder: Path, *, to_go_on: bool = False) -> State | None:
+    """Read the newest intact checkpoint; None if no checkpoint file exists.
 
-    A newest one that is damaged or missing is passed over with a warning. Nothing in a file is run, whatever it holds.
+    If the newest one is damaged or missing, the previous one is read, with a warning. Loading never runs code from the
+    file.
 
     Args:
         folder: the run's folder.
-        repair: set a damaged newest one aside, so that the next ``save`` does not keep it in place of the good one;
-            only for who holds the folder.
+        to_go_on: only for the process that holds the folder. A damaged newest checkpoint is renamed, so that the next
+            ``save`` does not keep it instead of the good one; the files that belong to the checkpoint must be
+            unchanged, and what was appended to them later is removed.
 
     Raises:
-        ValueError: there are checkpoints, and none is usable.
+        ValueError: there are checkpoints, and none is usable; or a file that belongs to it was changed.
     """
     if not exists(folder):
         return None
     paths, faults = RunPaths(folder), []
     for path in (paths.checkpoint, paths.previous):
         try:
-            state = _read(path)
+            state, files = _read(path)
         except ValueError as error:
             faults.append(str(error))
             continue
         for fault in faults:
-            log.warning("%s; going on from the one before, step %s", fault, state["step"])
-        if faults and repair and paths.checkpoint.exists():
-            paths.checkpoint.replace(paths.damaged)
+            log.warning("%s; resuming from the previous checkpoint, step %s", fault, state["step"])
+        if to_go_on:
+            _cut(paths, files)
+            if faults and paths.checkpoint.exists():
+                paths.checkpoint.replace(paths.damaged)
         return state
     raise ValueError(f"no usable checkpoint: {'; '.join(faults)}; delete checkpoint*.pt to start the run again")
 
 
-def _read(path: Path) -> State:
+def _cut(paths: RunPaths, files: Mapping[str, Mark]) -> None:
+    """Bring the files of a run to where they were; if events are lost, all go, and the logbook writes them anew."""
+    for path in paths.growing:
+        if path.name not in files:  # the checkpoint is that of an older version
+            continue
+        try:
+            begun = beginning(path, files[path.name])
+        except ValueError as error:
+            raise ValueError(f"{error}; put it back, or delete checkpoint*.pt to start the run again") from None
+        if path.stat().st_size > len(begun):
+            write_atomically(path, begun)
+    sizes = {path.name: path.stat().st_size for path in paths.events}
+    if any(name.startswith(EVENTS) and sizes.get(name, -1) < mark["bytes"] for name, mark in files.items()):
+        for path in paths.events:
+            path.unlink()
+
+
+def _read(path: Path) -> tuple[State, dict[str, Mark]]:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a regular file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"{path}: missing") from None
     except pickle.UnpicklingError:
         raise ValueError(f"{path}: damaged, or holds more than tensors and numbers (refused)") from None
-    except Exception as error:  # what torch raises for a damaged file depends on the damaged byte
+    except Exception as error:  # torch raises different errors for different damaged bytes
         raise ValueError(f"{path}: damaged ({type(error).__name__})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this version of bnexp")
     try:
-        intact = digest(content["state"]) == content["digest"]
-    except (KeyError, TypeError, RuntimeError):
+        state, files = content["state"], content.get("files", {})
+        intact = _of_both(state, files) == content["digest"]
+    except (KeyError, TypeError, RuntimeError, ValueError):
         intact = False
     if not intact:
         raise ValueError(f"{path}: damaged (its digest does not match)")
-    state: State = content["state"]
-    return state
+    if not isinstance(state, dict) or type(state.get("step")) is not int or not _are_marks(files):
+        raise ValueError(f"{path}: not a checkpoint of this version of bnexp")
+    return state, files
+
+
+def _are_marks(files: object) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(mark, dict) and type(mark.get("bytes")) is int and mark["bytes"] >= 0 for mark in files.values()
+    )

@@ -1,13 +1,13 @@
-"""Run folders read back: found, read, chosen by their settings, and grouped into arms.
+"""Reads run folders: finds them and reads their results and settings.
 
-Only ``run.json`` is read (and ``metrics.csv`` for curves). Whatever lies in a folder, reading it never raises: what
-cannot be used becomes a ``Skip`` with its reason.
+Only ``run.json`` is read (and ``metrics.csv`` for curves). Reading a folder never raises, even if its files are
+damaged: a folder that cannot be used becomes a ``Skip`` with a reason.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,22 +18,22 @@ from typing import Any, cast
 from bnexp.config.metrics import metric_of
 from bnexp.config.schema import flat
 from bnexp.runs import run_json
-from bnexp.runs.metrics import is_finite
-from bnexp.runs.paths import METRICS, RUN_JSON
+from bnexp.runs.metrics import FINITE, is_finite
+from bnexp.runs.paths import METRICS, RUN_JSON, SWEEP_JSON, SweepPaths
 
 Setting = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says of itself.
+    """The contents of a run folder.
 
     Attributes:
         settings: the config as dotted path -> plain value (lists as text).
         final: metric -> value at the last step; ``best``: metric -> best value over the steps. Finite values only.
         started: ISO 8601, or an empty string.
-        classes: number of classes of the data, where run.json tells.
-        has_curve: whether there is a ``metrics.csv``.
+        classes: number of classes of the data, or None if run.json does not say.
+        has_curve: True if there is a ``metrics.csv``.
     """
 
     folder: Path
@@ -50,45 +50,49 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """The seed: runs of different arms with the same one are a pair."""
+        """The seed: runs of different arms with the same seed are a pair."""
         return int(self.settings["seed"] or 0)
 
     @property
     def usable(self) -> bool:
-        """Whether it came to an end of its own: divergence is a result."""
+        """True if the run has a result: it finished, or it diverged, because divergence is a result too."""
         return self.status in ("finished", "diverged")
 
     def chance(self, metric: str) -> float | None:
-        """What guessing scores, such as ``1 / classes``; None where that is not known."""
+        """The score of guessing, such as ``1 / classes``; None if unknown."""
         score = metric_of(metric).chance
         return score(self.classes) if score and self.classes is not None and self.classes > 1 else None
 
     def value(self, metric: str) -> float | None:
-        """The run's result; a diverged run counts as chance, since a dead network's logits say nothing."""
+        """The run's result; a diverged run gets the score of guessing, because its logits are not finite."""
         if self.status == "diverged":
             return self.chance(metric)
         return self.final.get(metric) if self.status == "finished" else None
 
     def best_value(self, metric: str) -> float | None:
-        """The best value over the steps, which a choice on the metric itself makes optimistic."""
+        """The best value over the steps; optimistic, because the metric itself chose the step."""
         return self.chance(metric) if self.status == "diverged" else self.best.get(metric)
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A folder that could not be used."""
+    """A folder that could not be used, and why."""
 
     folder: Path
     reason: str
 
 
+class Refused(Skip):
+    """A job of a sweep that was refused before the start, so that there is no such folder."""
+
+
 def short(key: str) -> str:
-    """A setting as it is typed: a group's name goes by the group alone."""
+    """A setting as the user types it: ``norm`` instead of ``norm.name``."""
     return key.removesuffix(".name")
 
 
 def show(value: Any) -> str:
-    """A setting's value as it is typed, on one line."""
+    """A setting's value as the user types it, on one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value)
@@ -96,7 +100,7 @@ def show(value: Any) -> str:
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Skip]]:
-    """All runs in and below the folders, in the order of their names, and what was skipped.
+    """All runs in and below the folders, sorted by folder name, and the folders that were skipped.
 
     Raises:
         ValueError: a given folder does not exist.
@@ -119,10 +123,20 @@ def _found(folders: Sequence[Path]) -> Iterator[Run | Skip]:
             yield read(folder, has_curve=METRICS in files)
         elif METRICS in files:
             yield Skip(folder, f"no {RUN_JSON} beside {METRICS}")
+        if files and SWEEP_JSON in files:
+            yield from _refused(folder)
+
+
+def _refused(folder: Path) -> Iterator[Refused]:
+    """The jobs of a sweep that were refused; none where its file does not say so."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
+        for job in json.loads(SweepPaths(folder).sweep_json.read_bytes())["jobs"]:
+            if job["state"] == "refused":
+                yield Refused(folder / str(job["name"]), show(job["reason"]))
 
 
 def _walk(folders: Sequence[Path]) -> Iterator[tuple[Path, set[str] | None]]:
-    """Every folder once, however many links lead to it, with its files (``None``: unreadable); hidden ones not."""
+    """Each folder, once even if several links lead to it, with its files (None: unreadable); hidden folders not."""
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{show(folder)}: {'not a folder' if folder.exists() else 'no such folder'}; give one")
@@ -145,7 +159,7 @@ def _walk(folders: Sequence[Path]) -> Iterator[tuple[Path, set[str] | None]]:
 
 
 def _holds(question: Callable[[], bool]) -> bool:
-    """The answer, and no where a link leads in circles."""
+    """The answer to a question about a folder entry; False if its link leads in circles."""
     try:
         return question()
     except OSError:
@@ -153,11 +167,11 @@ def _holds(question: Callable[[], bool]) -> bool:
 
 
 def read(folder: Path, *, has_curve: bool = True) -> Run | Skip:
-    """One run folder; a ``Skip`` when its ``run.json`` is broken or not ours."""
+    """Read one run folder; a ``Skip`` if its ``run.json`` is damaged or bnexp did not write it."""
     try:
         return _run(folder, run_json.read(folder), has_curve)
     except ValueError as error:
-        return Skip(folder, str(error).removeprefix(f"{folder}{os.sep}"))
+        return Skip(folder, show(str(error).removeprefix(f"{folder}{os.sep}")))
 
 
 def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
@@ -166,11 +180,11 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         folder=folder,
         name=facts["name"],
         status=facts["status"],
-        settings={sys.intern(key): _plain(value) for key, value in flat(facts["config"]).items()},
+        settings={sys.intern(show(key)): _plain(value) for key, value in flat(facts["config"]).items()},
         config_hash=facts["config_hash"],
         final=_finite(facts["final"]),
         best=_finite(best),
-        seconds=_finite(facts).get("seconds"),
+        seconds=seconds if (seconds := _finite(facts).get("seconds", -1.0)) >= 0 else None,
         started=str((facts.get("provenance") or {}).get("started", "")),
         classes=facts.get("classes"),
         has_curve=has_curve,
@@ -178,19 +192,19 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
 
 
 def _plain(value: Any) -> Setting:
-    """A setting that can be compared and hashed: lists as text, and what is not finite."""
-    if isinstance(value, list) or (isinstance(value, float) and not math.isfinite(value)):
+    """A setting as a value that can be compared and hashed: lists, nan and huge numbers become text."""
+    if isinstance(value, list) or (isinstance(value, int | float) and not abs(value) < FINITE):
         return json.dumps(value, separators=(",", ":"))
     return cast("Setting", value)
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    """The finite values; keys are interned, since thousands of runs share them."""
-    return {sys.intern(tag): float(value) for tag, value in values.items() if is_finite(value)}
+    """The finite values; keys are interned, because thousands of runs share them."""
+    return {sys.intern(show(tag)): float(value) for tag, value in values.items() if is_finite(value)}
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:
-    """One run a config hash: a finished or diverged one if there is any, and of these the one started last."""
+    """One run per config hash: a finished or diverged run if there is one, and among these the one started last."""
     chosen: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (run.usable, run.started, run.folder)):
         chosen[run.config_hash] = run

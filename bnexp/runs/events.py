@@ -1,7 +1,7 @@
-"""TensorBoard's side of a run: one event file with scalars, hyperparameters and a layout of curves.
+"""Writes a run's TensorBoard events: one file with scalars, hyperparameters and a layout of curves.
 
-Written record by record in this thread: torch's SummaryWriter hands records to a thread of its own, in which a full
-disk goes unnoticed and which a forked process does not have.
+This thread writes each record. torch's SummaryWriter uses a second thread, in which a full disk goes unnoticed, and
+which does not exist in a forked process.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch.utils.tensorboard import summary
 
 from bnexp.runs.paths import EVENTS, RunPaths
 
-# Curves that belong together, one chart each under "Custom Scalars".
+# Curves that belong together; TensorBoard shows one chart for each list under "Custom Scalars".
 LAYOUT = {
     "curves": {
         "accuracy": ["Multiline", ["train/accuracy$", "test/accuracy$", "test/accuracy_precise$"]],
         "loss": ["Multiline", ["train/loss$", "test/loss$", "test/loss_precise$"]],
     }
 }
-# What the HParams table shows of a run.
+# The metrics of a run in the HParams table.
 HPARAM_METRICS = ("test/accuracy", "test/accuracy_precise", "test/loss", "validation/accuracy", "train/loss")
 
-# Of a histogram: as many as TensorBoard draws.
+# Bins of a histogram: as many as TensorBoard draws.
 _BINS = 30
 
 HParam = str | int | float | bool
@@ -38,7 +38,7 @@ Band = tuple[float, float, float]
 
 
 class _Writer:
-    """Records in a new event file of a folder."""
+    """Writes records to a new event file in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._file = (folder / _name(folder)).open("wb")
@@ -55,14 +55,14 @@ class _Writer:
         self.write(step=step, summary=Summary(value=points))
 
     def histograms(self, step: int, distributions: Mapping[str, Sequence[float]]) -> None:
-        """Append one histogram to each tag; of no finite numbers there is none."""
+        """Append one histogram to each tag; a tag without finite numbers gets none."""
         for tag, numbers in distributions.items():
             finite = np.asarray(numbers)[np.isfinite(numbers)]
             if len(finite):
                 self.write(step=step, summary=summary.histogram(tag, finite, bins=_BINS))  # type: ignore[no-untyped-call]
 
     def flush(self) -> None:
-        """Hand all points to the system."""
+        """Pass all points to the operating system."""
         self._records.flush()
 
     def close(self) -> None:
@@ -76,8 +76,8 @@ class EventFile(_Writer):
     Args:
         folder: the run's folder.
         hparams: the columns of the HParams table; every run must have the same keys.
-        after: on resuming, the step of the checkpoint: what older files say of later steps is void. None for a run
-            that starts at its beginning, in place of whatever was there.
+        after: on resuming, the step of the checkpoint: TensorBoard then ignores later steps in older files. None for a
+            new run, which replaces all older files.
     """
 
     def __init__(self, folder: Path, hparams: Mapping[str, HParam], *, after: int | None) -> None:
@@ -95,10 +95,10 @@ class EventFile(_Writer):
 
 
 def write_bands(folder: Path, bands: Mapping[str, Mapping[int, Band]]) -> None:
-    """Curves with a band as a run of their own, in place of those written into the folder before.
+    """Write curves with a band as one TensorBoard run; replaces the curves written into the folder before.
 
     Args:
-        folder: named after the arm; made if need be.
+        folder: named after the arm; made if it does not exist.
         bands: tag -> step -> (mean, lower, upper), written as tag/mean, tag/lower, tag/upper.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,12 +114,19 @@ def write_bands(folder: Path, bands: Mapping[str, Mapping[int, Band]]) -> None:
 
 
 def _remove_events(folder: Path) -> None:
-    """What earlier writers have left is void."""
+    """Remove the event files of earlier writers."""
     for old in RunPaths(folder).events:
         old.unlink()
 
 
+def _time(path: Path) -> int:
+    try:
+        return int(path.name.removeprefix(EVENTS).partition(".")[0])
+    except ValueError:
+        raise ValueError(f"{path}: no event file of bnexp; move it out of the run's folder") from None
+
+
 def _name(folder: Path) -> str:
-    """A file name that sorts behind those already there, also when the clock was set back."""
-    times = [int(path.name.removeprefix(EVENTS).split(".")[0]) for path in RunPaths(folder).events]
+    """A file name that sorts after the existing ones, even if the clock was set back."""
+    times = [_time(path) for path in RunPaths(folder).events]
     return f"{EVENTS}{max([int(time.time()), *(t + 1 for t in times)]):010d}.{socket.gethostname()}.{os.getpid()}"

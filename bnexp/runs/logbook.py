@@ -1,30 +1,40 @@
-"""What a run leaves behind: run.json, metrics.csv, timing.csv and TensorBoard events, written by one object."""
+"""Writes the records of a run: run.json, metrics.csv, timing.csv and TensorBoard events, all by one object."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from bnexp.config.metrics import metric_of
 from bnexp.record import Record
 from bnexp.runs import metrics, run_json
+from bnexp.runs.digest import Mark
 from bnexp.runs.events import EventFile, HParam
 from bnexp.runs.paths import RunPaths
 
+log = logging.getLogger(__name__)
+
+_SPEED = "speed/images_per_s"
 _HPARAMS = (
     *("model", "norm", "affine", "init", "data", "optim", "schedule"),
     *("activation", "placement", "seed", "epochs", "steps", "batch_size", "precision"),
 )
 
 
-def hparams(config: Mapping[str, Any]) -> dict[str, HParam]:
-    """What of a config decides the result, as the columns of TensorBoard's HParams table.
+def hparams(config: Mapping[str, Any], steps: int) -> dict[str, HParam]:
+    """The main settings of a config, as the columns of TensorBoard's HParams table.
 
-    The same keys whatever was chosen, as TensorBoard shows only the keys of the first run: a group is two columns, its
-    name and its options in one text.
+    All runs get the same keys, because TensorBoard shows only the keys of the first run. A group takes two columns: its
+    name, and all its options as one text.
+
+    A column holds numbers in all runs or text in all, because TensorBoard cannot sort mixed ones. ``steps`` is the
+    number of steps of the run, also if the setting is null and the epochs decide.
     """
+    config = {**config, "steps": steps}
     table: dict[str, HParam] = {"optim.lr": config["optim"]["lr"]}
     for key in _HPARAMS:
         value = config[key]
@@ -32,20 +42,26 @@ def hparams(config: Mapping[str, Any]) -> dict[str, HParam]:
             table[key] = value["name"]
             table[f"{key}.options"] = " ".join(f"{k}={v}" for k, v in value.items() if k not in ("name", "root"))
         else:
-            table[key] = value if isinstance(value, str | int | float) else str(value)
+            table[key] = value
     return table
 
 
 class Logbook:
-    """The open books of one run.
+    """The open record files of one run.
 
-    ``metrics.csv`` is a pure function of the config: no times in it, so that a resumed run's is byte for byte that of
-    an uninterrupted one. Times and rates go to ``timing.csv``.
+    ``metrics.csv`` is a pure function of the config. It holds no times, so an interrupted and resumed run writes the
+    same bytes as an uninterrupted one. Times and rates go to ``timing.csv``.
 
     Args:
-        folder: exists, and is held by this process.
-        facts: the fixed part of run.json (name, config, provenance and so on).
-        after: the step to go on behind, None for a new run; later rows are cut off.
+        folder: an existing folder, held by this process.
+        facts: the fixed part of run.json (name, config, steps, provenance and so on).
+        after: on resuming, the step of the checkpoint; rows of later steps are removed. None for a new run.
+
+    Attributes:
+        close: closes all files.
+
+    Raises:
+        ValueError: a file of the folder cannot be read, or is not one of bnexp's.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], *, after: int | None) -> None:
@@ -54,13 +70,30 @@ class Logbook:
         self.final: dict[str, float] = {}
         self.best: dict[str, dict[str, float]] = {}
         paths = RunPaths(folder)
-        self._metrics = metrics.Rows(paths.metrics, metrics.METRICS_HEADER, after=after)
-        self._timing = metrics.Rows(paths.timing, metrics.TIMING_HEADER, after=after)
+        is_lost = after is not None and not paths.events
+        with ExitStack() as opened:
+            columns = hparams(self.facts["config"], self.facts["steps"])
+            self._events = opened.enter_context(closing(EventFile(folder, columns, after=None if is_lost else after)))
+            self._metrics = opened.enter_context(
+                closing(metrics.Rows(paths.metrics, metrics.METRICS_HEADER, after=after))
+            )
+            self._timing = opened.enter_context(closing(metrics.Rows(paths.timing, metrics.TIMING_HEADER, after=after)))
+            self.close = opened.pop_all().close
         for step, tag, value in metrics.points(folder):
             self._remember(step, tag, value)
         self.seconds = metrics.seconds(folder)  # trained in earlier sessions
-        self._events = EventFile(folder, hparams(self.facts["config"]), after=after)
+        if is_lost:
+            self._restore_curves()
         self.update("running", step=after or 0)
+
+    def _restore_curves(self) -> None:
+        """Write into the new event file what the tables have of the lost one."""
+        lost = "; its histograms are lost" if self.facts["config"]["probes"] else ""
+        log.warning("%s: has no event file any more; its curves are written anew from metrics.csv%s", self.folder, lost)
+        for step, tag, value in metrics.points(self.folder):
+            self._events.scalars(step, {tag: value})
+        for step, _, rate in metrics.timing(self.folder):
+            self._events.scalars(step, {_SPEED: rate})
 
     def _remember(self, step: int, tag: str, value: float) -> None:
         if not math.isfinite(value):
@@ -71,7 +104,7 @@ class Logbook:
             self.best[tag] = {"value": value, "step": step}
 
     def enter(self, record: Record, row: int, seconds: float, images_per_s: float) -> None:
-        """Write one member's part of a record, with how long the run has trained (s) and its rate."""
+        """Write one member's part of a record, the seconds that the run has trained, and its rate."""
         self._events.histograms(record.step, {tag: numbers[row] for tag, numbers in record.distributions.items()})
         if not record.values:
             return
@@ -80,20 +113,22 @@ class Logbook:
             self._metrics.append(record.step, repr(record.epoch), tag, repr(value))
             self._remember(record.step, tag, value)
         self._timing.append(record.step, f"{seconds:.3f}", f"{images_per_s:.1f}")
-        self._events.scalars(record.step, {**values, "speed/images_per_s": images_per_s})
+        self._events.scalars(record.step, {**values, _SPEED: images_per_s})
 
     def flush(self) -> None:
-        """Make every entry durable, so that a checkpoint never stands behind entries that are not on the disk."""
+        """Make every entry durable. Call it before writing a checkpoint, so that no entry before that is lost."""
         for file in (self._metrics, self._timing):
             file.sync()
         self._events.flush()
 
+    @property
+    def marks(self) -> dict[str, Mark]:
+        """By which a checkpoint knows the files that belong to it: name -> mark."""
+        files = zip(RunPaths(self.folder).growing, (self._metrics, self._timing), strict=True)
+        events = {path.name: {"bytes": path.stat().st_size} for path in RunPaths(self.folder).events}
+        return events | {path.name: rows.mark for path, rows in files}
+
     def update(self, status: str, **facts: Any) -> None:
-        """Write run.json: ``running``, ``finished``, ``diverged``, ``interrupted`` or ``failed``, and further facts."""
+        """Write run.json with a status (see ``run_json.STATUSES``) and further facts."""
         self.facts |= {"format": run_json.FORMAT, "status": status, "final": self.final, "best": self.best, **facts}
         run_json.write(self.folder, self.facts)
-
-    def close(self) -> None:
-        """Close all files."""
-        for file in (self._metrics, self._timing, self._events):
-            file.close()

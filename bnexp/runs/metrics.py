@@ -1,7 +1,7 @@
-"""``metrics.csv`` and ``timing.csv``: the one reader and the one writer of both.
+"""``metrics.csv`` and ``timing.csv``: the only reader and writer of both.
 
-A crash can tear what it interrupts. A line without its line end, with too few cells or with letters where a number
-belongs is no row, whoever reads it.
+A crash can leave a torn line. All readers skip a line without its line end, with too few cells, or with letters where a
+number belongs.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
+from bnexp.runs import digest
 from bnexp.runs.paths import RunPaths
 from bnexp.runs.storage import write_atomically
 
 METRICS_HEADER = ("step", "epoch", "metric", "value")
 TIMING_HEADER = ("step", "seconds", "images_per_s")
-# Beyond this a value is as good as infinite: sums of squares over it would overflow.
+# Larger values count as infinite, because sums of their squares would overflow.
 FINITE = 1e100
 
 Curve = dict[int, float]
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Whether a value read from a file is a number that can be computed with."""
+    """True if a value read from a file is a finite number (below ``FINITE``)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < FINITE
 
 
@@ -36,21 +37,33 @@ class Rows:
     Args:
         path: the file.
         header: names of its columns.
-        after: the step to go on behind; later rows and torn lines are cut off. None starts the file anew.
+        after: on resuming, the step of the checkpoint: later rows and torn lines are removed. None starts a new file.
+
+    Raises:
+        ValueError: the existing file cannot be read.
     """
 
     def __init__(self, path: Path, header: Sequence[str], *, after: int | None) -> None:
+        kept = [] if after is None else _kept(path, header, after)
+        begun = _text([header, *kept])
         if after is None:
-            path.write_text(_text([header]), encoding="utf-8")  # nothing is lost with it, and the disk takes time
+            path.write_bytes(begun)  # not atomic: nothing can get lost, and fsync takes time
         else:
-            kept = (row for row in _rows(path, header) if int(row[0]) <= after)
-            write_atomically(path, _text([header, *kept]).encode())
-        self._file = path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file, lineterminator="\n")
+            write_atomically(path, begun)
+        self._file = path.open("ab")
+        self._prefix = digest.Prefix()
+        self._prefix.add(begun)
 
     def append(self, *cells: object) -> None:
         """Write one row; it is durable after ``sync``."""
-        self._writer.writerow(cells)
+        line = _text([cells])
+        self._file.write(line)
+        self._prefix.add(line)
+
+    @property
+    def mark(self) -> digest.Mark:
+        """By which all rows so far are known again."""
+        return self._prefix.mark
 
     def sync(self) -> None:
         """Wait until all rows are on the disk."""
@@ -63,14 +76,14 @@ class Rows:
 
 
 def points(folder: Path, *, of: str = "") -> Iterator[tuple[int, str, float]]:
-    """(step, tag, value) of every row of a run's ``metrics.csv``, in the order in which they were written.
+    """(step, tag, value) of every row of a run's ``metrics.csv``, in the order written.
 
     Args:
         folder: the run's folder.
-        of: only this tag, for whoever needs one curve out of a long file.
+        of: only this tag; faster if only one curve is needed.
 
     Raises:
-        OSError: the file cannot be read; where there is none, there are no points.
+        OSError: the file cannot be read; a missing file has no points.
     """
     for step, _, tag, value in _rows(RunPaths(folder).metrics, METRICS_HEADER, of):
         if of in ("", tag):
@@ -78,7 +91,7 @@ def points(folder: Path, *, of: str = "") -> Iterator[tuple[int, str, float]]:
 
 
 def curve(folder: Path, metric: str) -> Curve:
-    """Step -> finite value; a step written twice counts as last written. Empty where there is no file."""
+    """Step -> finite value; the last row counts if a step was written twice. Empty if there is no file."""
     try:
         return {step: value for step, _, value in points(folder, of=metric) if is_finite(value)}
     except OSError:
@@ -86,10 +99,10 @@ def curve(folder: Path, metric: str) -> Curve:
 
 
 def curves(folder: Path) -> Mapping[str, Curve]:
-    """Tag -> step -> finite value, tags in the order of the file; kept in memory, for those who ask again and again.
+    """Tag -> step -> finite value, tags in the order of the file. The result is cached, because callers ask repeatedly.
 
     Raises:
-        ValueError: the file is not there or cannot be read.
+        ValueError: the file is missing or cannot be read.
     """
     path = RunPaths(folder).metrics.absolute()
     try:
@@ -108,13 +121,26 @@ def _curves(folder: Path, changed: int) -> Mapping[str, Curve]:
     return found
 
 
+def timing(folder: Path) -> Iterator[tuple[int, float, float]]:
+    """(step, seconds so far, images per second) of every row of a run's ``timing.csv``; none where there is no file."""
+    for step, so_far, rate in _rows(RunPaths(folder).timing, TIMING_HEADER):
+        yield int(step), float(so_far), float(rate)
+
+
 def seconds(folder: Path) -> float:
-    """How long a run has trained (s), by its ``timing.csv``; 0 where there is none."""
-    return max((float(row[1]) for row in _rows(RunPaths(folder).timing, TIMING_HEADER)), default=0.0)
+    """Seconds that a run has trained, from its ``timing.csv``; 0 if there is none."""
+    return max((so_far for _, so_far, _ in timing(folder)), default=0.0)
+
+
+def _kept(path: Path, header: Sequence[str], after: int) -> list[list[str]]:
+    try:
+        return [row for row in _rows(path, header) if int(row[0]) <= after]
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); put it back, or delete its folder") from None
 
 
 def _rows(path: Path, header: Sequence[str], holding: str = "") -> Iterator[list[str]]:
-    """The cells of every whole row, of those lines that contain a text; none where there is no file."""
+    """The cells of every whole row whose line contains the text ``holding``; nothing if there is no file."""
     if not path.exists():
         return
     with path.open(newline="\n", encoding="utf-8", errors="replace") as file:
@@ -139,7 +165,7 @@ def _is_row(cells: Sequence[str], header: Sequence[str]) -> bool:
     return True
 
 
-def _text(rows: Iterable[Sequence[str]]) -> str:
+def _text(rows: Iterable[Sequence[object]]) -> bytes:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
+    return buffer.getvalue().encode()

@@ -1,40 +1,45 @@
-"""Where a run keeps its files: the only place that spells their names."""
+"""Names of the files of a run and of a sweep: the only place that spells them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-# Names that messages and searches need without a folder.
+# File names that messages and searches use without a folder.
 RUN_JSON, METRICS, SWEEP_JSON = "run.json", "metrics.csv", "sweep.json"
-# TensorBoard knows a run by a file whose name begins so.
+# TensorBoard recognizes a run by a file whose name begins like this.
 EVENTS = "events.out.tfevents."
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The files of a run.
+    """The paths of a run's files.
 
     Attributes:
-        folder: the run's folder; nothing needs to be there yet.
+        folder: the run's folder; it need not exist.
     """
 
     folder: Path
 
     @property
     def run_json(self) -> Path:
-        """What the run is, how it stands and what came of it."""
+        """Config, status and results of the run."""
         return self.folder / RUN_JSON
 
     @property
     def metrics(self) -> Path:
-        """Every measured value."""
+        """All measured values."""
         return self.folder / METRICS
 
     @property
     def timing(self) -> Path:
         """Seconds and images per second."""
         return self.folder / "timing.csv"
+
+    @property
+    def growing(self) -> tuple[Path, Path]:
+        """The files that grow with a run; a checkpoint knows what they held when it was written."""
+        return self.metrics, self.timing
 
     @property
     def checkpoint(self) -> Path:
@@ -48,7 +53,7 @@ class RunPaths:
 
     @property
     def damaged(self) -> Path:
-        """A checkpoint that could not be read, set aside."""
+        """A damaged checkpoint, renamed by ``checkpoint.load``."""
         return self.folder / "checkpoint.damaged.pt"
 
     @property
@@ -63,18 +68,18 @@ class RunPaths:
 
     @property
     def output_log(self) -> Path:
-        """What the process of a sweep's job has printed."""
+        """Everything that the process of a sweep's job has printed."""
         return self.folder / "output.log"
 
     @property
     def events(self) -> list[Path]:
-        """TensorBoard's files that are there."""
+        """The TensorBoard files that exist."""
         return list(self.folder.glob(EVENTS + "*"))
 
 
 @dataclass(frozen=True)
 class SweepPaths:
-    """The files of a sweep.
+    """The paths of a sweep's files.
 
     Attributes:
         folder: the sweep's folder.
@@ -84,7 +89,7 @@ class SweepPaths:
 
     @property
     def sweep_json(self) -> Path:
-        """The plan of the sweep, by which its folder is known."""
+        """The plan of the sweep; a folder with this file is a sweep's folder."""
         return self.folder / SWEEP_JSON
 
     def job(self, name: str) -> RunPaths:

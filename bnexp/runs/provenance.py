@@ -1,4 +1,4 @@
-"""What a result was made with: code, versions, machine."""
+"""Records what produced a result: code, library versions, machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _version(library: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """A git answer about the checkout that this package runs from, None where it runs from no checkout."""
+    """Ask git about the checkout that this package runs from; None if it does not run from a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -37,7 +37,7 @@ def _git(*arguments: str) -> str | None:
 
 @cache
 def code() -> dict[str, str | bool | None]:
-    """What of a process is decided when it imports its code; asked for again, in it or a fork of it, it is at hand."""
+    """Versions and commit of the code that this process imported; cached, so forked children need not ask again."""
     changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "bnexp": __version__,
@@ -49,7 +49,7 @@ def code() -> dict[str, str | bool | None]:
 
 
 def provenance(device: torch.device, threads: int) -> dict[str, str | int | bool | None]:
-    """Flat facts for run.json; times are UTC."""
+    """Provenance fields for run.json; times are UTC."""
     return {
         **code(),
         "device": str(device),

@@ -1,4 +1,4 @@
-"""``run.json``, the small file by which a run is known: reading it, writing it, and entering a run's death in it."""
+"""``run.json``, the small file that identifies a run: reads it, writes it, and records the death of a run's process."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bnexp.runs import digest
 from bnexp.runs.paths import RUN_JSON, RunPaths, SweepPaths
-from bnexp.runs.storage import held, write_atomically
+from bnexp.runs.storage import content, held, write_atomically
 
 FORMAT = 1
 STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
 # A run.json is a few kilobytes; a file beyond this is something else and is not read into memory.
 _LARGEST = 16 * 2**20
-# So deep may lists and objects lie in each other; functions that call themselves go further.
+# Deepest allowed nesting of lists and objects; recursive functions can handle this depth.
 _DEEPEST = 50
-# What every run.json says, and of which kind it is.
+# Facts that every run.json must hold, and their types.
 _FACTS = {"name": str, "config": dict, "config_hash": str, "overrides": list, "status": str, "final": dict}
-# What the run.json of a process that died early lacks.
+# Facts that may be missing, because the process died early; their types.
 _MORE_FACTS = {"best": dict, "provenance": dict, "classes": int, "failure": dict}
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What a run's run.json says. Callers need not look again whether facts are there and of their kind.
+    """Read a run's run.json. The required facts are present and have the right types, so callers need not check them.
 
     Raises:
-        ValueError: the folder is not that of a run, or the file is damaged or of another version.
+        ValueError: the folder is not a run's folder, or the file is damaged, or another version wrote it.
     """
     path = RunPaths(folder).run_json
     try:
@@ -45,15 +46,18 @@ def read(folder: Path) -> dict[str, Any]:
     fault = _fault(run)
     if fault:
         raise ValueError(f"{path}: damaged ({fault})")
+    try:
+        digest.require_unchanged(run)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return run
 
 
 def _parsed(path: Path) -> Any:
-    with path.open("rb") as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
+    text = content(path, _LARGEST + 1)
+    if len(text) > _LARGEST:
         raise ValueError("too large")
-    found = json.loads(content)
+    found = json.loads(text)
     if _is_deeper(found, _DEEPEST):
         raise RecursionError
     return found
@@ -72,7 +76,7 @@ def _why_no_run(folder: Path) -> str:
 
 
 def _fault(run: Mapping[str, Any]) -> str | None:
-    """What is missing or of another kind."""
+    """The first fact that is missing or has the wrong type, as a message; None if there is none."""
     for key, kind in (_FACTS | _MORE_FACTS).items():
         if key in _FACTS and key not in run:
             return f"{key}: missing"
@@ -82,7 +86,8 @@ def _fault(run: Mapping[str, Any]) -> str | None:
         return "overrides: expected words"
     if run["status"] not in STATUSES:
         return f"status: {run['status']} is none of {', '.join(STATUSES)}"
-    if not isinstance(run["config"].get("seed"), int) or not run["config_hash"]:
+    seed = run["config"].get("seed")
+    if not isinstance(seed, int) or not 0 <= seed < 2**63 or not run["config_hash"]:
         return "config: has no seed, or no hash"
     if run.get("failure") is not None and not {"reason", "lines"} <= run["failure"].keys():
         return "failure: expected reason and lines"
@@ -93,19 +98,19 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write run.json.
 
     Raises:
-        OSError: it could not be written; the old one is untouched.
+        OSError: it could not be written; the old file is unchanged.
     """
-    write_atomically(RunPaths(folder).run_json, json_text(facts))
+    write_atomically(RunPaths(folder).run_json, json_text(facts, signed=True))
 
 
 def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Sequence[str]) -> None:
-    """Enter in a run's file that its process is dead, which the process itself could not do.
+    """Record in run.json that a run's process died, because the process itself could not do so.
 
     Args:
         folder: the run's folder.
-        facts: what the file says where the run had not come to writing one.
-        reason: why, for a person.
-        lines: the last ones that it wrote.
+        facts: the file's facts if the run had not written the file yet.
+        reason: why the process died, in words for the user.
+        lines: the last lines it printed.
 
     Raises:
         ValueError: another process holds the folder.
@@ -117,9 +122,12 @@ def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Se
         write(folder, {**known, "format": FORMAT, "status": "failed", "failure": failure})
 
 
-def json_text(content: Any) -> bytes:
-    """Readable, strict JSON; numbers that are not finite are null."""
-    return json.dumps(_without_nan(content), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+def json_text(facts: Mapping[str, Any], *, signed: bool = False) -> bytes:
+    """Readable, strict JSON; numbers that are not finite become null. ``signed`` adds a digest, which readers check."""
+    plain = _without_nan(facts)
+    if signed:
+        plain["digest"] = digest.of_json(plain)
+    return json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def _without_nan(node: Any) -> Any:

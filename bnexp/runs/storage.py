@@ -1,23 +1,25 @@
-"""Files that exist whole or not at all, and folders that one process holds at a time."""
+"""Atomic files, and folders that one process holds at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes | memoryview, *, keep: Path | None = None) -> None:
-    """Put ``data`` at ``path`` so that after any crash the old or the new content is there, never a mixture.
+    """Write ``data`` to ``path`` so that after a crash the file has the old or the new content, never a mixture.
 
-    Data reach the disk before the name does, and the name before the call returns.
+    The data reach the disk before the file gets its name, and the name reaches the disk before this function returns.
 
     Args:
         path: the file.
         data: its new content.
-        keep: where the old content goes, instead of being replaced.
+        keep: the path to which the old content is moved; None replaces it.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the old content is at ``path``, or at ``keep``.
@@ -38,8 +40,35 @@ def write_atomically(path: Path, data: bytes | memoryview, *, keep: Path | None 
     sync_folder(path.parent)
 
 
+def content(path: Path, most: int = -1) -> bytes:
+    """What a file holds, or its first ``most`` bytes.
+
+    Raises:
+        OSError: it cannot be read, or is no file but a pipe or a device, which could keep a reader waiting for ever.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read(most)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def require_files(folder: Path) -> None:
+    """Refuse a folder in which something else stands where files are written.
+
+    Raises:
+        ValueError: there is a pipe, a socket or a device in it.
+    """
+    for path in folder.iterdir():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path}: not a regular file; remove it, or choose another folder")
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Write the names in a folder to the disk, so that they survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -49,10 +78,10 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder inside the with block; the system frees it when the process ends, however it ends.
+    """Lock a folder inside the with block; the system frees the lock when the process ends for any reason.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds the folder.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,8 +1,8 @@
-"""Many runs under one supervisor, each in a process of its own.
+"""Many runs under one supervisor, each in its own process.
 
-In which order to read: ``plan`` (the file that says what there is to do and how it stands), ``supervisor`` (what runs
-when, and what a job's end means), ``fork_server`` (the process that forks jobs), ``preflight`` (checks before anything
-starts), ``options``, ``display``. What the child processes do is in ``experiment/worker``.
+Read the files in this order: ``plan`` (the file that lists the jobs and their states), ``supervisor`` (starts jobs, and
+decides what follows when one ends), ``fork_server`` (the process that forks jobs), ``preflight`` (checks before any job
+starts), ``options``, ``display``. The code of the child processes is in ``experiment/worker``.
 
-This room imports no torch: the supervisor is a small process that starts at once.
+This room imports no torch, so the supervisor is a small process that starts at once.
 """

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: one bar on a terminal, a line a job elsewhere, and a summary at the end."""
+"""Shows a sweep while it runs: one bar on a terminal, a line per job elsewhere, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bnexp.sweep.plan import Entry, Plan
 
 
 class SweepDisplay:
-    """A bar with done, running and failed jobs and the time left; where there is no terminal, plain lines."""
+    """A bar with done, running and failed jobs and the time left; plain lines if there is no terminal."""
 
     def __init__(self, todo: int) -> None:
         self.bar = tqdm(total=todo, desc="sweep", unit="job", disable=None)
@@ -31,12 +31,12 @@ class SweepDisplay:
             self.say(_line(entry, accuracy, seconds))
 
     def say(self, text: str) -> None:
-        """Write a line, above the bar if there is one; a reader who has gone away does not end a sweep."""
+        """Write a line, above the bar if there is one; a closed stderr does not end the sweep."""
         with contextlib.suppress(OSError):
             tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """End the bar."""
+        """Close the bar."""
         self.bar.close()
 
 
@@ -46,18 +46,20 @@ def _line(entry: Entry, accuracy: float | None, seconds: float) -> str:
 
 
 def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str]:
-    """How the jobs that were asked for stand, all failures one by one, and what can be done next."""
+    """Lines with the states of the jobs asked for, each failure, and the commands to use next."""
     folder = shlex.quote(str(plan.folder))
+    again = " ".join(["bnexp resume", folder, *(["--imports", ",".join(plan.imports)] if plan.imports else [])])
     states = [entry.state for entry in asked]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     failed = [entry for entry in asked if entry.state == "failed"]
-    lines = [f"failed: {entry.name}: {entry.reason}; {plan.job(entry).output_log}" for entry in failed]
+    lines = [f"refused: {entry.name}: {entry.reason}" for entry in asked if entry.state == "refused"]
+    lines += [f"failed: {entry.name}: {entry.reason}; {plan.job(entry).output_log}" for entry in failed]
     lines += [f"stopped: {trouble}"] if trouble else []
     lines += [f"sweep: {counted}, of {len(asked)} jobs in {folder}"]
-    if not all(entry.over or entry.state == "failed" for entry in asked):
-        lines += [f"go on with: bnexp resume {folder}"]
+    if not all(entry.over or entry.state in ("failed", "refused") for entry in asked):
+        lines += [f"go on with: {again}"]
     if failed:
-        lines += [f"try the failed again: bnexp resume {folder} --retry-failed"]
+        lines += [f"try the failed again: {again} --retry-failed"]
     if any(entry.over for entry in asked):
         lines += [f"results: bnexp compare {folder}"]
     return lines

@@ -1,4 +1,4 @@
-"""The supervisor's side of the process that forks jobs (``worker.serve``)."""
+"""The supervisor's connection to the fork server (``worker.serve``)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -14,25 +15,25 @@ from typing import Any
 
 Message = dict[str, Any]
 
-# What is imported must start no threads, which a forked child would not have, and count GPUs without the driver.
+# The imports must start no threads, because a forked child would not have them, and must count GPUs without the driver.
 _FORK_SAFE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 def complaint(lines: Sequence[str]) -> str | None:
-    """The line with which a child has said what was wrong (``worker``)."""
+    """The last error line that a child of the fork server has printed (``worker``), or None."""
     return next((line.removeprefix("bnexp: ") for line in reversed(lines) if line.startswith("bnexp: ")), None)
 
 
 class ForkServerDiedError(Exception):
-    """The process that forks jobs is gone, and all jobs with it."""
+    """The fork server is dead, and all its jobs with it."""
 
 
 class ForkServer:
-    """A process that has imported torch once and forks a fresh child for every task; itself it trains nothing.
+    """Imports torch once and forks one child per job. Trains nothing itself.
 
-    It begins when it is told to, or first asked for something, and again after its death. It and its children end when
-    this process ends, however that happens: they see the connection close. Nothing in it has touched a GPU or started a
-    thread, so that a forked child is as good as a new process, without the seconds of importing.
+    Starts on ``begin()`` or the first request, and restarts if it was killed. It and its children end when this process
+    ends for any reason, because they see the connection close. The fork server never touches a GPU and starts no
+    threads, so a forked child works like a new process, without the seconds that importing takes.
     """
 
     _process: subprocess.Popen[bytes] | None = None
@@ -41,16 +42,19 @@ class ForkServer:
     _was_asked = False
 
     def begin(self) -> None:
-        """Begin now, beside what this process does next, if it has not yet."""
+        """Start the fork server if it is not running; it imports while this process goes on."""
         self._process = self._process or self._started()
 
     def _started(self) -> subprocess.Popen[bytes]:
         self._connection, theirs = socket.socketpair()
         self._received, self._was_asked = b"", False
-        # The same path as here: a user's modules are found in the child as they are by a single run.
+        # The same module path as here, so that jobs of a sweep find a user's modules where a single run finds them.
         serve = f"from bnexp.experiment.worker import serve; serve({theirs.fileno()})"
+        # While it imports torch, it does not look at the connection.
+        end = f"from bnexp.stopping import end_with_parent; end_with_parent({signal.SIGKILL:d})"
+        alone = f"os.getppid() == {os.getpid()} or os._exit(1)"
         process = subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"],
+            [sys.executable, "-c", f"import os, sys; sys.path[:] = {sys.path!r}; {end}; {alone}; {serve}"],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=os.environ | _FORK_SAFE,
@@ -60,12 +64,12 @@ class ForkServer:
         return process
 
     def close(self) -> None:
-        """End it and whatever runs in it; returns when all are gone."""
+        """End the fork server and everything that runs in it; returns when all these processes are gone."""
         process, self._process = self._process, None
         if process is None:
             return
         self._connection.close()
-        if not self._was_asked:  # it may still be importing, and nothing runs in it
+        if not self._was_asked:  # it may still be importing, and no job runs in it
             process.kill()
         try:
             process.wait(2)
@@ -74,7 +78,7 @@ class ForkServer:
             process.wait()
 
     def revive(self) -> None:
-        """Have it begin again with the next task if it has died since the last one; nothing runs in it now."""
+        """If the fork server has died, let the next request start it again; call this only while no job runs in it."""
         if self._process is not None and self._process.poll() is not None:
             self.close()
 
@@ -82,24 +86,24 @@ class ForkServer:
         """Start a child.
 
         Args:
-            task: a number by which its end is told.
-            call: a function of ``worker``.
-            given: its arguments.
-            log: the file that its output is appended to.
-            env: environment variables for it alone.
+            task: a number that identifies the child when ``ended`` reports it.
+            call: a task of ``worker``: train or check.
+            given: the arguments of the task.
+            log: the file that the child's output is appended to.
+            env: environment variables for this child alone.
         """
         self._send({"fork": task, "call": call, "given": given, "log": log, "env": env})
 
     def load(self, modules: Sequence[str]) -> None:
-        """Have it import modules of libraries once, which its children would otherwise do one by one."""
+        """Import library modules in the fork server once, so that its children need not import them."""
         self._send({"import": list(modules)})
 
     def keep(self, data: Sequence[Mapping[str, Any]]) -> None:
-        """Have it read data sets once for all children, those with these options and no others from now on."""
+        """Let the fork server keep exactly the data sets with these options in memory, for all its children."""
         self._send({"keep": list(data)})
 
     def signal(self, task: int, number: int) -> None:
-        """Send a signal to a child, if it still runs: SIGKILL to all its processes, others to the first alone."""
+        """Send a signal to a child, if it still runs: SIGKILL to all its processes, others to the child alone."""
         self._send({"signal": number, "task": task})
 
     def _send(self, message: Message) -> None:
@@ -112,13 +116,13 @@ class ForkServer:
             raise ForkServerDiedError from None
 
     def ended(self, timeout: float) -> list[tuple[int, int]]:
-        """Children that have ended: pairs (task, exit code, or minus the signal that killed it).
+        """The children that have ended: pairs (task, exit code, or minus the number of the signal that killed it).
 
         Args:
-            timeout: seconds to wait for the first.
+            timeout: seconds to wait for the first child to end.
 
         Raises:
-            ForkServerDiedError: it is gone.
+            ForkServerDiedError: the fork server is dead.
         """
         if self._process is None or not select.select([self._connection], [], [], timeout)[0]:
             return []

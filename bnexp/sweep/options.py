@@ -1,4 +1,4 @@
-"""How a sweep is carried out; what it computes does not depend on it."""
+"""How a sweep's jobs are run; the results do not depend on it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ EXECUTORS = ("auto", "stacked", "one_by_one")
 
 @dataclass(frozen=True)
 class Options:
-    """The options of ``hydra/launcher=local`` and ``stacked``; their numbers are in the yaml files.
+    """The options of ``hydra/launcher=local`` and ``stacked``; their default values are in the yaml files.
 
     Attributes:
-        jobs: processes at once; auto is one a CPU core, or ``slots_per_gpu`` a GPU.
+        jobs: processes at the same time; auto means one per CPU core, or ``slots_per_gpu`` per GPU.
         slots_per_gpu: jobs that share a GPU.
-        timeout_s: seconds that a job may take in one try.
-        grace_s: seconds between asking a job to save and ending it by force.
-        max_failures: failures after which nothing more is started.
-        max_stack: jobs that may train as one population; 1 stacks nothing.
-        executor: how a population computes, see ``Population``; auto is stacked on a GPU, one by one on a CPU.
+        timeout_s: seconds that one try of a job may take.
+        grace_s: seconds between asking a job to save and killing it.
+        max_failures: number of failed jobs after which no more jobs start.
+        max_stack: the most jobs that train as one population; 1 stacks nothing.
+        executor: how a population computes, see ``Population``; auto means stacked on a GPU, one by one on a CPU.
+        skip_invalid: run the other jobs where the configs of some are impossible (``hydra.sweeper.skip_invalid``).
     """
 
     jobs: Any
@@ -32,17 +33,18 @@ class Options:
     max_failures: Annotated[int | None, Range(least=1)]
     max_stack: Positive = 1
     executor: Annotated[str, OneOf(EXECUTORS)] = "auto"
+    skip_invalid: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain Python, ready for JSON."""
+        """The options as plain Python values, ready for JSON."""
         return asdict(self)
 
 
 def options(given: Mapping[str, Any]) -> Options:
-    """Check options.
+    """Check options and return them as an object.
 
     Raises:
-        ValueError: one is unknown, missing, of a wrong type or out of range.
+        ValueError: an option is unknown, missing, of the wrong type or out of range.
     """
     hints = get_type_hints(Options, include_extras=True)
     missing = [field.name for field in fields(Options) if field.name not in given and field.name in _REQUIRED]
@@ -58,4 +60,6 @@ _REQUIRED = ("jobs", "slots_per_gpu", "timeout_s", "grace_s", "max_failures")
 
 
 def _jobs(given: Any) -> Any:
-    return given if given == "auto" else checked("hydra.launcher.jobs", given, Positive)
+    return (
+        given if given == "auto" else checked("hydra.launcher.jobs", given, Annotated[int, Range(least=1, most=10_000)])
+    )

@@ -1,7 +1,7 @@
-"""The plan of a sweep: all jobs with their configs and how they stand, in one file.
+"""The plan of a sweep: one file with all jobs, their configs and their states.
 
-What a job has come to is known from its own run.json; the plan says what there is to do, and is brought up to the jobs'
-files whenever a sweep starts.
+A job's own run.json records how the job ended. The plan lists the jobs, and its states are updated from the jobs' files
+whenever a sweep starts.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 from bnexp.config import names
 from bnexp.config.schema import config_hash, differences, from_dict, shape
-from bnexp.runs import run_json
+from bnexp.runs import digest, run_json
 from bnexp.runs.paths import RunPaths, SweepPaths
-from bnexp.runs.storage import write_atomically
+from bnexp.runs.storage import content, write_atomically
 from bnexp.sweep.options import Options, options
 
 FORMAT = 1
-# A job that has come to one of these is not run again: divergence is a result.
+# A job in one of these states is not run again: divergence is a result.
 OVER = ("finished", "diverged")
 
 
@@ -30,12 +30,12 @@ class Entry:
     """One job.
 
     Attributes:
-        name: what differs from the other jobs; also its folder inside that of the sweep.
-        overrides: what was typed for it.
-        config, config_hash: what is trained.
-        state: waiting, running, finished, diverged, failed or interrupted.
-        reason: why it failed, or could not go on.
-        lines: the last ones it wrote before it failed.
+        name: the settings that differ from the other jobs; also the job's folder inside the sweep's folder.
+        overrides: the overrides typed for it.
+        config, config_hash: the settings to train with.
+        state: waiting, running, finished, diverged, failed, interrupted or refused.
+        reason: why it failed, could not be resumed, or was refused before the start.
+        lines: the last lines it printed before it failed.
         tries: how many times it was started.
     """
 
@@ -50,16 +50,16 @@ class Entry:
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing left to do."""
+        """True if the job needs no further run."""
         return self.state in OVER
 
     def facts(self) -> dict[str, Any]:
-        """What a run.json must say at least."""
+        """The facts that every run.json must hold."""
         return {key: getattr(self, key) for key in ("name", "config", "config_hash", "overrides")}
 
 
 def entries(jobs: Iterable[tuple[Sequence[str], Mapping[str, Any]]]) -> list[Entry]:
-    """The jobs of pairs (overrides, config), named; those that ask for the same run are one."""
+    """The jobs of pairs (overrides, config), with names; pairs that ask for the same run become one job."""
     unique: dict[str, tuple[Sequence[str], Mapping[str, Any]]] = {}
     for overrides, config in jobs:
         unique.setdefault(config_hash(config), (overrides, config))
@@ -76,9 +76,9 @@ class Plan:
     """A sweep.
 
     Attributes:
-        folder: where its file and the folders of its jobs are.
-        command: what was typed when it was made.
-        options: how it is carried out.
+        folder: holds the plan's file and the jobs' folders.
+        command: the command line that made the sweep.
+        options: how its jobs are run.
         entries: its jobs, in the order in which they start.
     """
 
@@ -91,33 +91,44 @@ class Plan:
         """The files of a job."""
         return SweepPaths(self.folder).job(entry.name)
 
+    @property
+    def imports(self) -> list[str]:
+        """The modules that its jobs name."""
+        return list(dict.fromkeys(name for entry in self.entries for name in entry.config.get("imports", ())))
+
     def write(self) -> None:
-        """Put the plan on the disk.
+        """Write the plan to the disk.
 
         Raises:
-            OSError: it could not be written; the old file is untouched.
+            OSError: it could not be written; the old file is unchanged.
         """
         jobs = [asdict(entry) for entry in self.entries]
-        content = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
-        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(content))
+        plan = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
+        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(plan, signed=True))
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
-        """Take jobs into the plan, those that are there already as they stand; returns what was asked for.
+        """Add jobs to the plan; a job that is there already keeps its state. Returns the plan's entries for ``wanted``.
+
+        Such a job gets the config that is typed now: a plan may come from anywhere, and the hash of a config says
+        nothing of what is imported and where data are.
 
         Raises:
-            ValueError: a job of another config has the name of a new one.
+            ValueError: a new job has the name of a job with another config.
         """
         by_hash = {entry.config_hash: entry for entry in self.entries}
         by_name = {entry.name: entry for entry in self.entries}
         for new in wanted:
-            if new.config_hash not in by_hash:
+            known = by_hash.get(new.config_hash)
+            if known is not None:
+                known.config, known.overrides = new.config, new.overrides
+            else:
                 _refuse_change(self.folder / new.name, by_name.get(new.name), new.config)
                 self.entries.append(new)
                 by_hash[new.config_hash] = new
         return [by_hash[new.config_hash] for new in wanted]
 
     def refresh(self) -> None:
-        """Bring all entries up to their run.json.
+        """Update the state of every entry from its run.json.
 
         Raises:
             ValueError: a folder holds a run of another config.
@@ -137,14 +148,14 @@ def _refuse_change(folder: Path, there: Entry | None, config: Mapping[str, Any])
 
 
 def refresh(sweep: Path, entry: Entry) -> None:
-    """Bring one entry up to its run.json.
+    """Update the state of one entry from its run.json.
 
     Raises:
         ValueError: the folder holds a run of another config.
     """
     folder = sweep / entry.name
     if not RunPaths(folder).run_json.exists():
-        entry.state = "failed" if entry.state == "failed" else "waiting"
+        entry.state = entry.state if entry.state in ("failed", "refused") else "waiting"
         return
     saved = run_json.read(folder)
     if config_hash(saved["config"]) != entry.config_hash:
@@ -156,24 +167,27 @@ def refresh(sweep: Path, entry: Entry) -> None:
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether a folder is that of a sweep."""
+    """True if a folder is a sweep's folder."""
     return SweepPaths(folder).sweep_json.exists()
 
 
 def read(folder: Path) -> Plan:
-    """The plan of a sweep's folder.
+    """Read the plan in a sweep's folder.
 
     Raises:
-        ValueError: the file is damaged or of another version.
+        ValueError: the file is damaged, or another version wrote it.
     """
     path = SweepPaths(folder).sweep_json
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = json.loads(content(path))
         if saved["format"] != FORMAT:
             raise ValueError(f"format {saved['format']}")
+        digest.require_unchanged(saved)
         found = [Entry(**job) for job in saved["jobs"]]
         for entry in found:
             from_dict(entry.config)
+            if config_hash(entry.config) != entry.config_hash:
+                raise ValueError(f"the config of {entry.name} was changed")
             _require_inside(entry.name)
         return Plan(folder, saved["command"], options(saved["launcher"]), found)
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -182,17 +196,17 @@ def read(folder: Path) -> Plan:
 
 
 def _require_inside(name: str) -> None:
-    """A plan is a file like others: a name in it must not lead out of the sweep's folder."""
+    """Refuse a job name that leads out of the sweep's folder: anybody may have edited the plan's file."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise ValueError(f"job name {name!r}")
 
 
 def stacks(jobs: Iterable[Entry], max_stack: int, unstackable: Collection[str] = ()) -> list[list[Entry]]:
-    """Jobs in groups that train as one population, at most ``max_stack`` each, in the order of their first members.
+    """Group jobs that train as one population, at most ``max_stack`` each, in the order of their first members.
 
     Args:
-        jobs: what is to be run.
-        max_stack: 1 puts every job in a group alone.
+        jobs: the jobs to run.
+        max_stack: the most jobs in a group; 1 puts every job in its own group.
         unstackable: shapes (``config.schema.shape``) whose jobs train alone.
     """
     groups: dict[str, list[Entry]] = {}

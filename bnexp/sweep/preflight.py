@@ -1,4 +1,4 @@
-"""Before a sweep starts: all its configs are checked at once, and the places where jobs can run are counted."""
+"""Checks of a sweep's configs before any job starts, and the number of jobs that can run at the same time."""
 
 from __future__ import annotations
 
@@ -11,29 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnexp.config.checks import RunFailedError
+from bnexp.config.schema import shape
 from bnexp.runs.paths import RunPaths
 from bnexp.stopping import Stop
 from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry
 
-# What torch imports in a first backward pass and when it saves, and TensorBoard for hyperparameters: some milliseconds
-# of each job. None of it starts a thread or looks for a GPU.
+# Modules that torch imports in the first backward pass and save, and TensorBoard for hyperparameters. Importing them in
+# the fork server saves each job some milliseconds; none starts a thread or uses a GPU.
 _LATE = (
     *("torch.fx.experimental._constant_symnode", "torch.nested._internal.nested_tensor", "torch.utils._device"),
     *("torch.utils.serialization.config", "multiprocessing.synchronize"),
     *("tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.plugin_data_pb2"),
     "tensorboard.plugins.hparams.metadata",
 )
+# Checkpoints that a job leaves, by ``checkpoint_keep``; so many bytes of all jobs are worth a line.
+_COPIES = {"two": 2, "last": 1, "none": 0}
+_LARGE = 2**30
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A sweep whose configs have been checked.
+    """The result of a preflight: the configs are checked, and the sweep can start.
 
     Attributes:
-        slots: environment variables of each of the processes that may run at once.
-        unstackable: shape of configs -> why such jobs train alone.
+        slots: environment variables for each process that may run at the same time, one mapping per process.
+        unstackable: shape of configs -> why jobs of this shape train alone.
     """
 
     slots: Sequence[Mapping[str, str]]
@@ -41,12 +45,17 @@ class Ready:
 
 
 def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop: Stop) -> Ready | None:
-    """Check the jobs in a child process, and find out where they can run; None where a signal has stopped it.
+    """Check the jobs in a child process, and find out where they can run; None if a signal stopped the check.
+
+    The state of those that cannot run becomes ``refused``.
 
     Raises:
-        ValueError: something in the configs is wrong, or in the files that they read and import.
-        RunFailedError: no process can be started.
+        ValueError: a config is wrong, or a file that it reads or imports, unless such jobs are to be skipped.
+        RunFailedError: the fork server does not start.
     """
+    for entry in todo:
+        if entry.state == "refused":  # what it lacked may be there now
+            entry.state, entry.reason = "waiting", None
     lines = _checked(server, todo, stop)
     if stop():
         return None
@@ -54,21 +63,51 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
     for remark in dict.fromkeys(remarks):
         print(remark, file=sys.stderr)
     found = json.loads(answer)
-    if found["gpus"] == 0:  # a library may ask the driver of a GPU, which does not survive a fork
+    _refuse(todo, {int(number): reason for number, reason in found["faults"].items()}, skip=options.skip_invalid)
+    if found["gpus"] == 0:  # an import may start the GPU driver, which does not survive a fork
         server.load(found["modules"])
         server.keep(found["data"])
-    reasons = {shape: each["unstackable"] for shape, each in found["shapes"].items() if each["unstackable"]}
+    reasons = {key: each["unstackable"] for key, each in found["shapes"].items() if each["unstackable"]}
     if options.max_stack > 1:
         for reason in dict.fromkeys(reasons.values()):
-            print(f"not stacked, but trained one by one: {reason}", file=sys.stderr)
+            print(f"not stacked, jobs train one by one: {reason}", file=sys.stderr)
+    _tell_disk([entry for entry in todo if entry.state != "refused"], found["shapes"])
     return Ready(slots(options, found["gpus"], max(entry.config["threads"] for entry in todo)), reasons)
 
 
-def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]:
-    """What the child that checks the jobs has printed.
+def _tell_disk(todo: Sequence[Entry], shapes: Mapping[str, Mapping[str, int]]) -> None:
+    """Say how much disk the checkpoints of a large sweep take."""
+    kept = [_COPIES[entry.config.get("checkpoint_keep", "two")] for entry in todo]
+    saved = [shapes[shape(entry.config)]["saved"] for entry in todo]
+    total = sum(copies * nbytes for copies, nbytes in zip(kept, saved, strict=True))
+    if total > _LARGE:
+        less = "checkpoint_keep=last keeps one a job, checkpoint_keep=none none"
+        print(f"checkpoints of {len(todo)} jobs: {total / 2**30:.1f} GiB; {less}", file=sys.stderr)
+
+
+def _refuse(todo: Sequence[Entry], faults: Mapping[int, str], *, skip: bool) -> None:
+    """Enter which jobs cannot run, and why.
 
     Raises:
-        ValueError, RunFailedError: as ``preflight``.
+        ValueError: there are some, and they are not to be skipped. What is wrong with all jobs alike is told as of one.
+    """
+    for number, reason in faults.items():
+        todo[number].state, todo[number].reason = "refused", reason
+    if not faults or skip:
+        return
+    reasons = list(faults.values())
+    if len(faults) == len(todo) and len(set(reasons)) == 1:
+        raise ValueError(reasons[0])
+    others = f"; {len(faults) - 1} more cannot run" if len(faults) > 1 else ""
+    hint = "; hydra.sweeper.skip_invalid=true runs the rest" if len(faults) < len(todo) else ""
+    raise ValueError(f"job {todo[min(faults)].name}: {faults[min(faults)]}{others}{hint}")
+
+
+def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]:
+    """The lines that the child printed while it checked the jobs.
+
+    Raises:
+        ValueError, RunFailedError: see ``preflight``.
     """
     with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
         log = RunPaths(Path(folder)).output_log
@@ -82,7 +121,7 @@ def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]
             while not ended and not stop():
                 ended = server.ended(0.1)
         except ForkServerDiedError:
-            raise RunFailedError("no process can be started for the jobs; what it said is above") from None
+            raise RunFailedError("the process that runs the jobs does not start; its messages are above") from None
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     if ended and ended[0][1] != 0:
         died = f"checking the jobs ended with code {ended[0][1]}: {' / '.join(lines[-3:])}"
@@ -91,7 +130,7 @@ def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]
 
 
 def slots(options: Options, gpus: int, threads: int) -> list[Mapping[str, str]]:
-    """One a core and job's thread, or ``slots_per_gpu`` a device; as many as ``jobs`` says if that is a number."""
+    """Environment of each slot. ``jobs=auto``: a slot per ``threads`` cores, or ``slots_per_gpu`` slots per GPU."""
     if gpus == 0:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return [{}] * (max(1, cores // threads) if options.jobs == "auto" else options.jobs)

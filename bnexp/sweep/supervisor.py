@@ -1,7 +1,7 @@
-"""Carrying out a sweep: what runs when, and what a job's end means.
+"""Runs a sweep: starts jobs, watches them, and decides what follows when one ends.
 
-Whatever happens to a job's process happens to it alone. What a job has come to is read from its run.json; where the
-process died before it could write that, the supervisor writes it.
+Each job has its own process, so a crash ends that job alone. A job's run.json records how the job ended; if the process
+died before it could write that, the supervisor writes it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.config.checks import RunFailedError
+from bnexp.config.names import make_free
+from bnexp.config.schema import shape
 from bnexp.runs import run_json
 from bnexp.runs.paths import SWEEP_JSON
 from bnexp.runs.storage import held
@@ -29,17 +31,17 @@ from bnexp.sweep.plan import Entry, Plan, stacks
 from bnexp.sweep.preflight import Ready, preflight
 
 Notes = Callable[[Mapping[str, Any], Sequence[str]], dict[str, str]]
-Engine = Callable[[Sequence[Entry]], None]
+Engine = Callable[[Path, Sequence[Entry]], None]
 
-# A stopped sweep's processes are gone within 5 s; this leaves a second for the saving that is under way.
+# A stopped sweep's processes must be gone within 5 s; this leaves one second for a save in progress.
 _STOP_GRACE_S = 4.0
-# How often deadlines and signals are looked at.
+# Seconds between checks of deadlines and signals.
 _TICK_S = 0.1
-# A system that kills the server of jobs again and again has no room for the sweep.
+# If the system kills the fork server again and again, the machine has too little memory for the sweep.
 _MOST_RESTARTS = 3
-# sysexits.h, EX_IOERR; the same number as worker.STORAGE_FAILED, which is not imported because it brings torch along.
+# sysexits.h, EX_IOERR; equal to worker.STORAGE_FAILED, which is not imported because that would import torch.
 _STORAGE_FAILED = 74
-# Somebody has sent a signal to one job alone; it has saved.
+# Exit codes of a job that a user stopped by a signal; it has saved.
 _STOPPED_BY_A_USER = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _KEPT_LINES = 10
 
@@ -54,33 +56,37 @@ def carry_out(
     retry_failed: bool = False,
     engine: Engine | None = None,
     server: ForkServer | None = None,
+    fresh: bool = False,
 ) -> int:
-    """Run the jobs of a sweep that are not over yet, and say how all stand.
+    """Run the jobs of a sweep that are not over yet, and print the states of all jobs.
 
     Args:
-        folder: of the sweep; made if it is not there, once everything has been checked.
-        wanted: jobs; None for those that the folder's plan has.
-        command: what was typed, for the plan.
-        options: None for those of the plan.
+        folder: the sweep's folder; made, if missing, after everything has been checked.
+        wanted: the jobs to run; None for all jobs of the folder's plan.
+        command: the command line, recorded in the plan.
+        options: how to run the jobs; None for the plan's options.
         notes: (config, overrides) -> further files for a run's folder.
-        retry_failed: run jobs again that have failed before.
-        engine: runs jobs instead of this machine's supervisor.
-        server: forks the processes; None for one of this sweep's own, which ends with it.
+        retry_failed: run failed jobs again.
+        engine: runs the jobs instead of this machine's supervisor.
+        server: forks the processes; None starts a fork server that ends with this sweep.
+        fresh: the folder must be a new one; if it is there already, the sweep takes the next free name.
 
     Returns:
-        0 when all jobs are over, 1 when one has failed or could not be run, 130 or 143 when stopped by a signal.
+        0 when all jobs but the refused are over, 1 when one has failed or could not be run, 130 or 143 when stopped by
+            a signal.
 
     Raises:
-        ValueError: something that the user can mend; nothing has been started or left behind then.
+        ValueError: an error that the user can fix; nothing has been started or left behind then.
     """
     stop = Stop()
     with stop.listening(), contextlib.ExitStack() as holds:
-        is_new = not folder.is_dir()
+        is_new = fresh or not folder.is_dir()
         if not is_new:
             holds.enter_context(held(folder))
-        plan = _plan(folder, command, options)
+        plan = _plan(folder, command, options, is_new=is_new)
         asked = plan.adopt(wanted) if wanted is not None else plan.entries
-        plan.refresh()
+        if not is_new:
+            plan.refresh()
         todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
         trouble = None
         if todo:
@@ -88,18 +94,22 @@ def carry_out(
             ready = preflight(server, todo, plan.options, stop)
             if ready is None:
                 return stop.exit_code
+            todo = [entry for entry in todo if entry.state != "refused"]
+            if is_new and not todo:
+                raise ValueError(f"every job is refused; {asked[0].name}: {asked[0].reason}")
             if is_new:
-                holds.enter_context(_made(folder))
+                holds.enter_context(_made(plan, fresh=fresh))
             _first_write(plan)
-            trouble = _run(plan, todo, ready, notes, stop, server, engine)
+            trouble = _run(plan, todo, ready, notes, stop, server, engine) if todo else None
         for line in summary(plan, asked, trouble):
             with contextlib.suppress(OSError):
                 print(line, flush=True)
-    return stop.exit_code if stop() else int(trouble is not None or not all(entry.over for entry in asked))
+    done = all(entry.over or entry.state == "refused" for entry in asked)
+    return stop.exit_code if stop() else int(trouble is not None or not done)
 
 
-def _plan(folder: Path, command: Sequence[str], options: Options | None) -> Plan:
-    if plans.is_sweep(folder):
+def _plan(folder: Path, command: Sequence[str], options: Options | None, *, is_new: bool) -> Plan:
+    if not is_new and plans.is_sweep(folder):
         saved = plans.read(folder)
         return Plan(folder, saved.command, options or saved.options, saved.entries)
     if options is None:
@@ -108,17 +118,20 @@ def _plan(folder: Path, command: Sequence[str], options: Options | None) -> Plan
 
 
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """Make and hold the sweep's folder.
+def _made(plan: Plan, *, fresh: bool) -> Iterator[None]:
+    """Make and lock the sweep's folder, under the next free name if it is to be ``fresh``.
 
     Raises:
-        ValueError: it cannot be made, or another process was faster.
+        ValueError: the folder cannot be made, or another process holds it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if fresh:
+            plan.folder = make_free(plan.folder)
+        else:
+            plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be made ({error.strerror})") from None
-    with held(folder):
+        raise ValueError(f"{plan.folder}: cannot be made ({error.strerror})") from None
+    with held(plan.folder):
         yield
 
 
@@ -140,15 +153,15 @@ def _run(
     server: ForkServer,
     engine: Engine | None,
 ) -> str | None:
-    """Run jobs; a sentence if something has kept some from being run."""
+    """Run jobs; returns a sentence that says why some jobs were not run, or None."""
     if engine is None:
         supervisor = Supervisor(plan, todo, ready, notes, stop, server)
         return supervisor.run()
     server.close()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # an engine waits for its jobs in calls of its own
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # an engine waits for jobs in its own blocking calls
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        engine(todo)
+        engine(plan.folder, todo)
     except RunFailedError as error:
         return str(error)
     finally:
@@ -159,12 +172,12 @@ def _run(
 
 @dataclass
 class _Running:
-    """A process with the jobs that it does: one, or the members of a stack.
+    """A process and the jobs that it runs: one job, or the members of a stack.
 
     Attributes:
         started, deadline, kill_at: times of the monotonic clock.
-        log_start: where this try's part of output.log begins.
-        asked_to_end: why, ``time`` or ``stop``.
+        log_start: position in output.log where this try begins.
+        asked_to_end: why the process was asked to end: ``time`` or ``stop``.
     """
 
     entries: list[Entry]
@@ -177,14 +190,14 @@ class _Running:
 
 
 class Supervisor:
-    """Keeps every slot busy until nothing is left.
+    """Keeps every slot busy until no job is left.
 
     Args:
         plan: kept up to date on the disk.
         todo: the jobs to run, in this order.
-        ready: where they can run, and which cannot be stacked.
+        ready: where the jobs can run, and which cannot be stacked.
         notes: see ``carry_out``.
-        stop: asked all the time; True ends the running jobs, after they have saved.
+        stop: asked in every tick; True ends the running jobs after they have saved.
         server: forks the processes.
     """
 
@@ -200,6 +213,8 @@ class Supervisor:
         self._plan, self._options, self._slots = plan, plan.options, ready.slots
         self._notes, self._stop, self._server = notes, stop, server
         self._queue = deque(stacks(todo, plan.options.max_stack, ready.unstackable))
+        reasons = {entry.name: ready.unstackable.get(shape(entry.config)) for entry in todo}
+        self._alone = reasons if plan.options.max_stack > 1 else {}
         self._free = list(reversed(range(len(ready.slots))))
         self._running: dict[int, _Running] = {}
         self._numbers = 0
@@ -210,7 +225,7 @@ class Supervisor:
         self._written = time.monotonic()
 
     def run(self) -> str | None:
-        """Run all jobs; a sentence if something has kept some from being started."""
+        """Run all jobs; returns a sentence that says why some jobs were not started, or None."""
         try:
             while self._queue or self._running:
                 try:
@@ -234,7 +249,7 @@ class Supervisor:
         self._write()
 
     def _start(self, entries: list[Entry]) -> None:
-        """Give jobs the next free slot."""
+        """Start jobs in the next free slot."""
         log = self._plan.job(entries[0]).output_log
         try:
             log.parent.mkdir(exist_ok=True)
@@ -259,10 +274,12 @@ class Supervisor:
 
     def _job(self, entry: Entry) -> dict[str, Any]:
         folder = str(self._plan.job(entry).folder)
-        return {**entry.facts(), "folder": folder, "notes": self._notes(entry.config, entry.overrides)}
+        facts = {key: value for key, value in entry.facts().items() if key != "config_hash"}
+        notes = self._notes(entry.config, entry.overrides)
+        return {**facts, "folder": folder, "notes": notes, "alone": self._alone.get(entry.name)}
 
     def _watch(self, now: float) -> None:
-        """Ask those to save and end that are over their time, and kill those that have not."""
+        """Ask jobs that are over their time limit to save and end; kill those that do not end in time."""
         for number, running in self._running.items():
             if running.deadline is not None and now >= running.deadline:
                 self._end(number, running, "time", self._options.grace_s)
@@ -277,13 +294,13 @@ class Supervisor:
         self._server.signal(number, signal.SIGTERM)
 
     def _end_all(self) -> None:
-        """The sweep was stopped: what waits is not started, what runs saves."""
+        """The sweep was stopped: start no waiting job, and ask running jobs to save and end."""
         self._queue.clear()
         for number, running in self._running.items():
             self._end(number, running, "stop", min(self._options.grace_s, _STOP_GRACE_S))
 
     def _settle(self, running: _Running, code: int) -> None:
-        """Enter how a process has ended."""
+        """Record how a process has ended."""
         self._free.append(running.slot)
         log = self._plan.job(running.entries[0]).output_log
         lines = _lines(log, running.log_start)
@@ -292,9 +309,12 @@ class Supervisor:
         self._refresh(running.entries)
         left = [entry for entry in running.entries if not entry.over]
         if self._stop() or code == _STORAGE_FAILED or (code in _STOPPED_BY_A_USER and running.asked_to_end is None):
-            pass  # not failed: it can go on
+            pass  # not failed: it can be resumed
         elif len(running.entries) > 1:
-            # Which member it was cannot be known; one by one, only that one fails.
+            # Nobody knows which member caused the failure; run one by one, only that member fails.
+            why = _reason(code, lines)
+            self._display.say(f"{len(left)} stacked jobs ended together, and train one by one now: {why}")
+            self._alone |= {entry.name: f"the stack ended: {why}" for entry in left}
             self._queue.extendleft([entry] for entry in reversed(left))
             running.entries = [entry for entry in running.entries if entry.over]
         else:
@@ -305,10 +325,10 @@ class Supervisor:
         self._write(at_once=any(entry.state == "failed" for entry in left))
 
     def _fail(self, entry: Entry, running: _Running, code: int, lines: list[str]) -> None:
-        """Enter that a job has failed."""
-        if code != 1 or entry.state != "failed":  # else it has said so itself, and why
+        """Record that a job has failed."""
+        if code != 1 or entry.state != "failed":  # else the job itself has written the failure and its reason
             timed_out = running.asked_to_end == "time"
-            entry.reason = f"no end after {self._options.timeout_s:g} s" if timed_out else _reason(code, lines)
+            entry.reason = f"not finished after {self._options.timeout_s:g} s" if timed_out else _reason(code, lines)
             entry.lines = lines[-_KEPT_LINES:]
             entry.state = "failed"
             with contextlib.suppress(OSError, ValueError):
@@ -319,9 +339,7 @@ class Supervisor:
 
     def _refresh(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            with contextlib.suppress(
-                ValueError
-            ):  # of a damaged file: it says why by itself when the job is tried again
+            with contextlib.suppress(ValueError):  # a damaged file; the job reports it when it is tried again
                 plans.refresh(self._plan.folder, entry)
 
     def _result(self, entry: Entry, running: _Running) -> tuple[float | None, float]:
@@ -332,14 +350,14 @@ class Supervisor:
         return run_json.read(self._plan.job(entry).folder)["final"].get("test/accuracy"), seconds
 
     def _halt(self, why: str, not_started: list[Entry]) -> None:
-        """Start nothing more."""
+        """Start no more jobs."""
         self._trouble = self._trouble or why
         for entry in not_started:
             entry.state = "waiting" if entry.state == "running" else entry.state
         self._queue.clear()
 
     def _write(self, *, at_once: bool = False) -> None:
-        """Bring the plan's file up to date, once a second at most: what counts is in the jobs' own files."""
+        """Update the plan's file, at most once a second: the jobs' own files hold the results."""
         if not at_once and time.monotonic() - self._written < 1:
             return
         try:
@@ -349,7 +367,7 @@ class Supervisor:
         self._written = time.monotonic()
 
     def _start_anew(self) -> None:
-        """The server of jobs is dead, and the jobs with it: go on from their checkpoints, and it begins again."""
+        """The fork server died and its jobs with it: restart it, and resume the jobs from their checkpoints."""
         self._restarts += 1
         lost = [running.entries for running in self._running.values()]
         self._running.clear()
@@ -357,14 +375,14 @@ class Supervisor:
         for entries in lost:
             self._refresh(entries)
         if self._restarts > _MOST_RESTARTS:
-            return self._halt("the process that starts the jobs was killed again and again (out of memory?)", [])
-        time.sleep(0.5)  # the kernel ends the jobs when it ends their parent, not before
+            return self._halt("the fork server was killed again and again (out of memory?)", [])
+        time.sleep(0.5)  # the kernel kills the jobs after their parent has died, not before
         self._queue.extendleft([entry for entry in entries if not entry.over] for entries in reversed(lost))
         return None
 
 
 def _lines(log: Path, start: int) -> list[str]:
-    """What one try of a job has written, without empty lines."""
+    """The lines that one try of a job has printed, without empty lines."""
     try:
         with log.open("rb") as file:
             file.seek(max(start, os.fstat(file.fileno()).st_size - (1 << 16)))
@@ -375,7 +393,7 @@ def _lines(log: Path, start: int) -> list[str]:
 
 
 def _reason(code: int, lines: Sequence[str]) -> str:
-    """Why a process has ended, for a person."""
+    """Why a process has ended, in words for the user."""
     if code == -signal.SIGKILL:
         return "killed by SIGKILL (out of memory?)"
     if code == -signal.SIGSEGV:

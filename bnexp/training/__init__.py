@@ -1,6 +1,6 @@
-"""Members and batches in, records out.
+"""Training: takes members and batches, yields records.
 
-In which order to read: ``population`` (M models of one architecture, their parameters in one matrix), ``step`` and
-``loop``, ``optim``, ``schedule`` and ``precision`` (how a step computes), ``evaluation`` and ``ema`` (what is
-measured), ``trainable`` (which parameters learn), ``autoencoder`` (pre-training).
+Read the files in this order: ``population`` (M models of one architecture, with all parameters in one matrix), ``step``
+and ``loop``, ``optim``, ``schedule`` and ``precision`` (how a step computes), ``evaluation`` and ``ema`` (measure the
+members), ``trainable`` (which parameters learn), ``autoencoder`` (pre-training).
 """

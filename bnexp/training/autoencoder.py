@@ -1,4 +1,4 @@
-"""Weights from unlabelled training images: one hidden layer after another learns to reconstruct its input."""
+"""Pre-training on unlabelled images: each hidden layer, one after another, learns to reconstruct its input."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 
 class Autoencoder(nn.Module):
-    """a = W^T h + c for the answer h of a fully connected unit to x, of which W is the weight: tied weights.
+    """a = W^T h + c, with h the output of a fully connected unit for input x, and W the unit's weight (tied weights).
 
-    A decoder's answer is a itself where x are images, and sigmoid(a) where x are answers of sigmoid units. Its error is
-    -log p(x | a) under a normal distribution, |x - a|^2 / 2, or the cross-entropy (Vincent et al. 2010, sec. 2.2).
+    The reconstruction is a itself if x are images, and sigmoid(a) if x are outputs of sigmoid units. Its error is
+    -log p(x | a): |x - a|^2 / 2 for a normal distribution, or the cross-entropy (Vincent et al. 2010, sec. 2.2).
 
     Attributes:
-        of_images: x are images.
+        of_images: True if x are images.
     """
 
     def __init__(self, unit: Unit, *, of_images: bool) -> None:
@@ -40,11 +40,11 @@ class Autoencoder(nn.Module):
         self.shift = nn.Parameter(self.linear.weight.new_zeros(self.linear.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """a, (B, F) of (B, F)."""
+        """The decoder's output a, (B, F), for inputs x, (B, F)."""
         return F.linear(self.unit(x), self.linear.weight.T, self.shift)
 
     def error(self, a: Tensor, x: Tensor) -> Tensor:
-        """The sum over features, the mean over the batch."""
+        """The reconstruction error, summed over features and averaged over the batch."""
         if self.of_images:
             return F.mse_loss(a, x, reduction="sum") / (2 * len(x))
         return F.binary_cross_entropy_with_logits(a, x, reduction="sum") / len(x)
@@ -56,19 +56,21 @@ def autoencoder(
 ) -> Init:
     """Xavier, then greedy pre-training of each hidden layer as an autoencoder (Bengio et al. 2007, sec. 3.1).
 
-    From the first layer to the last, a unit (linear map, norm, sigmoid) learns, by SGD on the training images without
-    their labels, to reconstruct what the layers before it answer (``Autoencoder``). The head is only drawn. Then all
-    layers are trained as ever. It made deep networks of sigmoid units trainable (Hinton & Salakhutdinov 2006; Erhan et
-    al. 2010), and is for fully connected ones: model=mlp, activation=sigmoid, placement=before.
+    From the first layer to the last, a unit (linear map, norm, sigmoid) learns by SGD on the training images, without
+    their labels, to reconstruct the output of earlier layers (``Autoencoder``). The head keeps its Xavier weights.
+    Then all layers are trained as usual. This made deep networks of sigmoid units trainable (Hinton & Salakhutdinov
+    2006; Erhan et al. 2010). It needs a fully connected network: model=mlp, activation=sigmoid, placement=before.
 
     Options:
-        gain: of the Xavier weights.
+        gain: gain of the Xavier weights.
         epochs: passes over the training images for each layer.
         lr: learning rate of the pre-training.
-        batch_size: images a step of the pre-training.
+        momentum: momentum of the pre-training.
+        batch_size: images per step of the pre-training.
 
     Raises:
-        ValueError: (before the first step) the model is none of these; the pre-training of a layer diverges.
+        ValueError: (before the first step) the model is not a fully connected network of sigmoid units; the
+            pre-training of a layer diverges.
     """
     draw = xavier(distribution="uniform", gain=gain).draw
     trained = partial(pretrain, epochs=epochs, lr=lr, momentum=momentum, batch_size=batch_size)
@@ -78,13 +80,13 @@ def autoencoder(
 def pretrain(
     model: nn.Module, train: Split, seed: int, *, epochs: int, lr: float, momentum: float, batch_size: int
 ) -> None:
-    """Train the hidden layers of a model one by one, each behind the trained ones before it.
+    """Train the hidden layers of a model one by one, each on the outputs of the trained layers before it.
 
-    Everything is a function of the model's weights, the images and the seed. Dropout is left out; the buffers of norms
-    are left as they were.
+    The result is a function of the model's weights, the images and the seed. Dropout is left out. The buffers of norms
+    are unchanged afterwards.
 
     Raises:
-        ValueError: the model has layers other than fully connected ones of sigmoid units; a layer diverges.
+        ValueError: the model is not a fully connected network of sigmoid units; a layer diverges.
     """
     units = _units(model)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -109,36 +111,36 @@ def _require_finite(population: Population, errors: Sequence[Tensor], message: s
 
 
 def _units(model: nn.Module) -> list[tuple[str, Unit]]:
-    """The hidden layers, from the first to the last.
+    """The hidden layers with their names, from the first to the last.
 
     Raises:
-        ValueError: there is something else than a fully connected one, or units are not sigmoid ones.
+        ValueError: the model has a layer that is not fully connected, or units that are not sigmoid units.
     """
     units = []
     for name, layer in model.named_children():
         if isinstance(layer, Unit) and isinstance(layer.linear, nn.Linear):
             units.append((name, layer))
         elif not isinstance(layer, nn.Flatten | nn.Linear | Dropout):
-            raise ValueError(f"init=autoencoder: {name} is no fully connected layer; use model=mlp")
+            raise ValueError(f"init=autoencoder: {name} is not a fully connected layer; use model=mlp")
     if any(unit.after or not isinstance(unit.activation, nn.Sigmoid) for _, unit in units):
-        raise ValueError("init=autoencoder: is for sigmoid units; use activation=sigmoid placement=before")
+        raise ValueError("init=autoencoder: needs sigmoid units; use activation=sigmoid placement=before")
     return units
 
 
 def _batches(x: Tensor, order: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Full batches; what is left over sits out the epoch."""
+    """Full batches; the images left over at the end are not used in this epoch."""
     full = max(len(order) // batch_size, 1) * batch_size
     return (x[rows] for rows in order[:full].to(x.device).split(batch_size))  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
 def _answer(below: Sequence[nn.Module], x_B: Tensor) -> Tensor:
-    """What the layers that are trained already make of images."""
+    """The output of the already trained layers for a batch of images."""
     return nn.Sequential(nn.Flatten(), *below)(x_B)  # type: ignore[no-any-return]
 
 
 def _step(population: Population, sgd: SGD, x_BF: Tensor) -> Tensor:
-    """One step of an autoencoder, and its error before it."""
+    """Train an autoencoder for one step; returns its error before the step."""
     (autoencoder,) = population.members
     assert isinstance(autoencoder, Autoencoder)
     error = autoencoder.error(population(x_BF.unsqueeze(0))[0], x_BF)

@@ -1,14 +1,13 @@
-"""Further running averages of batch statistics, which one training carries along without being changed by them.
+"""Additional running averages of batch statistics, kept during one training without changing it.
 
-Every layer with batch statistics gets buffers for them, so that they are stacked, saved and put back with all other
-state. With the decay d (TensorFlow's momentum: the weight of the old) and the batch's statistics b::
-
+Every layer with batch statistics gets buffers for them. As buffers they are stacked, saved and loaded like all other
+state. With the decay d (TensorFlow's momentum: the weight of the old value) and the batch's statistics b::
     z <- d * z + (1 - d) * b                from z = 0
     running    r = z + d^t * r_0            what ``bn`` would hold
     corrected  r = z / (1 - d^t)            without the start (Kingma & Ba 2015, sec. 3)
 
-r_0 are the running statistics with which the training begins: 0 for means and 1 for variances, or, with ``init_from``,
-those that were taken over.
+r_0 are the running statistics at the start of training: 0 for means and 1 for variances, or the copied statistics with
+``init_from``.
 """
 
 from __future__ import annotations
@@ -28,15 +27,17 @@ from bnexp.training.population import Population
 
 
 class Averages(nn.Module):
-    """The averages of one layer, a part of it.
+    """The averages of one layer; a submodule of it.
+
+    E decays, C channels.
 
     Attributes:
-        decay: [E, 1].
+        decay: [E, 1], the decays d.
         mean: [E, C], z of the batches' means.
         var: [E, C], z of their unbiased variances.
         first_mean: [C], r_0 of the means.
         first_var: [C], r_0 of the variances.
-        batches: t, an int64 scalar.
+        batches: t, the number of batches, an int64 scalar.
     """
 
     decay: Tensor
@@ -57,14 +58,14 @@ class Averages(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> None:
-        """Take in a batch, (B, C, ...)."""
+        """Update the averages with a batch, (B, C, ...)."""
         var, mean = torch.var_mean(x.to(self.mean.dtype), pooled_axes(x))
         self.mean.mul_(self.decay).add_((1 - self.decay) * mean)
         self.var.mul_(self.decay).add_((1 - self.decay) * var)
         self.batches.add_(1)
 
     def statistics(self, index: int, *, corrected: bool) -> tuple[Tensor, Tensor]:
-        """The mean and the variance, [C], by one of the decays."""
+        """The mean and the variance, [C], under the decay number ``index``."""
         start = self.decay[index].double() ** self.batches  # the weight of r_0
         mean, var = self.mean[index], self.var[index]
         if corrected:
@@ -73,9 +74,9 @@ class Averages(nn.Module):
 
 
 def attach(model: nn.Module, decays: Sequence[float]) -> None:
-    """Have every layer with batch statistics average those of its training batches, once with each decay.
+    """Make every layer with batch statistics average them over its training batches, once with each decay.
 
-    The statistics are a channel's mean and unbiased variance over the whole batch, as torch's batch norm takes them in.
+    The statistics are a channel's mean and unbiased variance over the whole batch, as in torch's batch norm.
 
     Raises:
         ValueError: a norm evaluates with more than means and variances, or trains with fixed ones.
@@ -99,7 +100,7 @@ def evaluate_averages(
 ) -> Measures:
     """Loss and accuracy with each average as the running statistics: {split/quantity_ema0.9[_corrected]: [M]}.
 
-    Norms without statistics of batches get the same numbers under all names, so that all runs have the same curves.
+    Norms without batch statistics get the same numbers under all names, so that all runs have the same curves.
     """
     kinds = [
         (index, corrected, f"_ema{decay}{'_corrected' if corrected else ''}")
@@ -118,7 +119,7 @@ def evaluate_averages(
 
 @contextmanager
 def _running(population: Population, index: int, *, corrected: bool) -> Iterator[None]:
-    """Put an average in the place of the running statistics inside the with block."""
+    """Replace the running statistics by an average inside the with block."""
     layers = [layer for member in population.members for layer in batch_norms(member)]
     kept = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     for layer in layers:

@@ -1,8 +1,8 @@
 """Loss and accuracy in evaluation mode, under three kinds of statistics.
 
-Batch norms evaluate with *running* averages of what they saw in training. Those lag behind the weights at a high
-learning rate; *precise* statistics are the moments of the training data under the weights as they are (Wu & Johnson
-2021, sec. 3), and *batch* statistics are those of each evaluated batch. Norms without such statistics are not affected.
+Batch norms evaluate with *running* averages of their training batches. At a high learning rate these lag behind the
+weights. *Precise* statistics are the moments of the training data under the present weights (Wu & Johnson 2021,
+sec. 3). *Batch* statistics are the moments of each evaluated batch. Norms without batch statistics are not affected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bnexp.models.layers import batch_norms, moving_norms
 from bnexp.norms import BatchStatistics
 from bnexp.norms.base import per_channel
 from bnexp.norms.batch import pooled_axes
-from bnexp.training.losses import each_loss
+from bnexp.training.losses import accuracy, each_loss, hits
 from bnexp.training.population import Population
 
 Measures = dict[str, list[float]]
@@ -26,25 +26,22 @@ Measures = dict[str, list[float]]
 
 @torch.no_grad()
 def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) of every member on all of a split: {quantity: [M]}.
-
-    Where the loss is not finite the accuracy is nan: the largest of logits that are nan would be the first class.
-    """
+    """Mean cross-entropy (nats) and ``accuracy`` (0 to 1) of every member on all of a split: {quantity: [M]}."""
     population.train(False)
     loss_M = torch.zeros(len(population), dtype=torch.float64, device=split.y.device)
     hits_M = torch.zeros_like(loss_M)
-    least = max((layer.least_values for layer in batch_norms(population.members[0])), default=2)
-    for x_B, y_B in _batches(split, batch_size, least):
+    for x_B, y_B in _batches(split, batch_size, population.members[0]):
         logits_MBK = population(x_B.expand(len(population), *x_B.shape))
         loss_M += each_loss(logits_MBK.float(), y_B.expand(len(population), -1)).double().sum(1)
-        hits_M += (logits_MBK.argmax(2) == y_B).sum(1)
+        hits_M += hits(logits_MBK, y_B)
     population.train()
-    hits_M.masked_fill_(~torch.isfinite(loss_M), torch.nan)
-    return {"loss": (loss_M / len(split)).tolist(), "accuracy": (hits_M / len(split)).tolist()}  # waits for the device
+    shares_M = accuracy(hits_M, loss_M, len(split))
+    return {"loss": (loss_M / len(split)).tolist(), "accuracy": shares_M.tolist()}  # waits for the device
 
 
-def _batches(split: Split, batch_size: int, least: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """In order; fewer than ``least`` images left over join the last batch, as they have no statistics of their own."""
+def _batches(split: Split, batch_size: int, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """All batches in order; a rest that is too small for the statistics of the model's norms joins the last batch."""
+    least = max((layer.least_values for layer in batch_norms(model)), default=2)
     full, rest = divmod(len(split), batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0)
     if 0 < rest < least and full:
@@ -55,7 +52,7 @@ def _batches(split: Split, batch_size: int, least: int) -> Iterator[tuple[Tensor
 class _Moments:
     """Mean per channel and products of deviations over all positions seen, merged exactly (Chan et al. 1979, eq. 2.1).
 
-    Which products is the layer's to say: the squares for variances, those of whole groups for covariances.
+    The layer chooses the products: squares for variances, products within whole groups for covariances.
     """
 
     def __init__(self) -> None:
@@ -64,7 +61,7 @@ class _Moments:
         self.m2: Tensor | float = 0.0
 
     def add(self, layer: BatchStatistics, inputs: tuple[Tensor, ...]) -> None:
-        """Take in one batch; a forward pre-hook."""
+        """Add one batch; used as a forward pre-hook."""
         x = inputs[0].float() if inputs[0].dtype in (torch.float16, torch.bfloat16) else inputs[0]
         count = x.numel() // x.shape[1]
         mean = x.mean(pooled_axes(x))
@@ -75,7 +72,7 @@ class _Moments:
         self.count = total
 
     def write(self, layer: BatchStatistics) -> None:
-        """Make them the layer's running statistics."""
+        """Overwrite the layer's running statistics with these moments."""
         assert isinstance(self.mean, Tensor)
         assert isinstance(self.m2, Tensor)
         layer.set_running(self.mean, self.m2 / self.count)
@@ -83,7 +80,7 @@ class _Moments:
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Evaluate with the statistics of each evaluated batch, inside the with block; frozen layers keep their own."""
+    """Evaluate with the statistics of each evaluated batch inside the with block, except in frozen layers."""
     for layer in moving_norms(model):
         layer.source = "batch"
     try:
@@ -97,11 +94,11 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 def precise_statistics(population: Population, train: Split, batch_size: int) -> Iterator[None]:
     """Evaluate with the population statistics of ``train`` under the present weights, inside the with block.
 
-    As in fvcore's precise_bn: one pass, all layers fed as in training (by batch statistics of ``batch_size``), dropout
-    off, variance E[x^2] - E[x]^2 over all positions and not the mean of the batches' variances. Norms that train by
-    more than these feed the next layer by them alone: ``batch_renorm`` without its correction, ``noisy_bn`` without
-    its noise. Frozen layers stay as they are. Running statistics are put back afterwards. A last batch that is not
-    full is left out, as its statistics would be noisier.
+    This follows fvcore's precise_bn: one pass; all layers get inputs as in training (normalized by batch statistics of
+    ``batch_size`` images); dropout off; variance E[x^2] - E[x]^2 over all positions, not the mean of the batches'
+    variances. In this pass ``batch_renorm`` normalizes without its correction, and ``noisy_bn`` without its noise.
+    Frozen layers do not change. The running statistics are restored afterwards. Every image of ``train`` counts the
+    same, also in a last batch that is not full.
     """
     saved = {name: buffer.clone() for name, buffer in population.buffers.items()}
     population.train(False)
@@ -117,12 +114,11 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
 
 @torch.no_grad()
 def write_precise(model: nn.Module, train: Split, batch_size: int) -> None:
-    """Make the precise statistics the running ones of a model in evaluation mode; see ``precise_statistics``."""
+    """Set the running statistics of a model in evaluation mode to the precise ones; see ``precise_statistics``."""
     moments = {layer: _Moments() for layer in moving_norms(model)}
     hooks = [layer.register_forward_pre_hook(moments[layer].add) for layer in moments]
-    full = max(len(train) // batch_size, 1) * batch_size
     with batch_statistics(model):
-        for x_B in torch.split(train.x[:full], batch_size):
+        for x_B, _ in _batches(train, batch_size, model):
             model(x_B)
     for hook in hooks:
         hook.remove()
@@ -133,16 +129,16 @@ def write_precise(model: nn.Module, train: Split, batch_size: int) -> None:
 def evaluate_all(
     population: Population, splits: Mapping[str, Split], train: Split, *, batch_size: int, train_batch_size: int
 ) -> Measures:
-    """All that an evaluation in training records: {split/quantity: [M]}, and the same with the suffix ``_precise``.
+    """All measures of an evaluation during training: {split/quantity: [M]}, and again with the suffix ``_precise``.
 
-    Norms without statistics of batches get the same numbers twice, so that all runs have the same curves.
+    Norms without batch statistics get the same numbers twice, so that all runs have the same curves.
 
     Args:
-        population: what to evaluate.
+        population: the members to evaluate.
         splits: tag -> images.
         train: training images for the precise statistics.
-        batch_size: images a forward pass.
-        train_batch_size: images a batch statistic, as in training.
+        batch_size: images per forward pass.
+        train_batch_size: images per batch in the pass for precise statistics, as in training.
     """
     measured = evaluate_splits(population, splits, batch_size, "")
     if not moving_norms(population.members[0]):
@@ -163,7 +159,7 @@ def evaluate_splits(population: Population, splits: Mapping[str, Split], batch_s
 def evaluate_kinds(
     population: Population, split: Split, train: Split, *, batch_size: int, train_batch_size: int
 ) -> dict[str, Measures]:
-    """One split with running, precise and batch statistics: {kind: {quantity: [M]}}; arguments as above."""
+    """Evaluate one split with running, precise and batch statistics: {kind: {quantity: [M]}}; see ``evaluate_all``."""
     kinds = {"running": evaluate(population, split, batch_size)}
     if not batch_norms(population.members[0]):
         return {"-": kinds["running"]}
@@ -172,6 +168,6 @@ def evaluate_kinds(
     with ExitStack() as stack:
         for network in population.networks():
             stack.enter_context(batch_statistics(network))
-        # In a sorted split the statistics of a batch would be those of one class.
+        # Mixed, because in a split sorted by class each batch would hold images of one class only.
         kinds["batch"] = evaluate(population, split.mixed(len(split)), train_batch_size)
     return kinds

@@ -1,7 +1,7 @@
-"""The loop: a population and its batches in, records out. It builds nothing and writes nothing.
+"""The training loop: takes a population and its batches, yields records. It builds nothing and writes nothing.
 
-No step waits for the device: losses, hits and the steps that each member survived add up on it, and are read only where
-a record is due.
+No step waits for the device: losses, hits and the number of steps that each member survived are summed on the device,
+and read only when a record is due.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import torch
 from torch import Tensor
 
 from bnexp.record import Record
-from bnexp.training.losses import hits
+from bnexp.training.losses import accuracy, hits
 from bnexp.training.optim import Optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 from bnexp.training.step import Do, Recorder, ReplayedStep, Step
 
-# Steps whose results are added up together.
+# Number of recorded steps that are added to the sums at once.
 _MOST_NOTED = 16
 
-# Step, counted from 0 -> inputs (M, B, ...) and classes [M, B].
+# Step number, from 0 -> inputs (M, B, ...) and classes [M, B].
 Batches = Callable[[int], tuple[Tensor, Tensor]]
-# Metric tag -> a number a member.
+# Metric tag -> one number per member.
 Evaluate = Callable[[], Mapping[str, Sequence[float]]]
 # A record's values and distributions.
 Observed = tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[Sequence[float]]]]
 
 
 class Watcher(Protocol):
-    """Looks at steps, before and after; leaves everything as it found it."""
+    """Measures steps, before and after; it leaves the training unchanged."""
 
     def before(self, step: int, x_MB: Tensor, y_MB: Tensor) -> bool:
-        """Whether this step, counted from 1, is to be looked at; if so, what it changes has been copied."""
+        """True if the watcher measures this step, counted from 1; it has then copied all that the step will change."""
 
     def after(self, lr_M: Tensor, loss_M: Tensor) -> Observed:
-        """What the step that ``before`` chose has shown; called only after that."""
+        """Measurements of the step that ``before`` chose; called only for such a step."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Cadence:
     Attributes:
         steps: the length of the run.
         per_epoch: steps of one pass over the training set.
-        log_every, eval_every, checkpoint_every: cadences; the last step is due for all three.
+        log_every, eval_every, checkpoint_every: steps between two; the last step is due for all three.
     """
 
     steps: int
@@ -59,22 +59,22 @@ class Cadence:
     checkpoint_every: int
 
     def due(self, step: int, every: int) -> bool:
-        """Whether something with this cadence is due after ``step``."""
+        """True if something with this cadence is due after ``step``."""
         return step % every == 0 or step == self.steps
 
     def halts(self, step: int) -> bool:
-        """Whether the loop must hand out a record after ``step``."""
+        """True if the loop must yield a record after ``step``."""
         return any(self.due(step, every) for every in (self.log_every, self.eval_every, self.checkpoint_every))
 
 
 class Progress:
-    """Where a training stands: the step, and what has added up since the last point of the curves.
+    """The progress of a training: its step, and the sums since the last point of the curves.
 
     Attributes:
         step: optimizer steps done.
-        stopping: the loop was asked to end here.
-        survived_M: steps until each member's first loss that was not finite.
-        alive_M: members all of whose losses were finite.
+        stopping: True if the loop was asked to end at this step.
+        survived_M: steps before each member's first loss that was not finite.
+        alive_M: True for members whose losses were all finite.
     """
 
     def __init__(self, members: int, device: torch.device) -> None:
@@ -88,12 +88,12 @@ class Progress:
         self._noted: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def count(self, images: int) -> None:
-        """Count one step on so many images of a member."""
+        """Count one step on ``images`` images per member."""
         self.step += 1
         self.seen += images
 
     def note(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
-        """Record a step's losses and logits, to be added to the sums together with those of other steps."""
+        """Record a step's losses and logits; several steps are added to the sums together."""
         self._noted.append((loss_M, logits_MBK, y_MB))
         if len(self._noted) == _MOST_NOTED:
             self.add_up()
@@ -104,9 +104,10 @@ class Progress:
         self.add_up()
 
     def add_up(self) -> None:
-        """Add the steps noted to the sums, on the device: losses one by one, so that how many there are is no matter.
+        """Add the recorded steps to the sums, on the device.
 
-        Hits and survival are whole numbers. Counted over many steps at once they are a few operations for all of them.
+        Losses are added one by one, so the sum does not depend on how many steps are added together. Hits and survival
+        are whole numbers, so all steps are counted in a few operations.
         """
         if not self._noted:
             return
@@ -121,9 +122,10 @@ class Progress:
         self.alive_M.copy_(alive_SM[-1])
 
     def take(self) -> dict[str, list[float]]:
-        """The mean loss (nats) and accuracy over the training batches since the last call."""
+        """The mean loss (nats) and ``accuracy`` over the training batches since the last call; resets the sums."""
         self.add_up()
-        means = torch.stack([self.loss_M, self.hits_M.to(self.loss_M)]).div_(self.seen).tolist()  # waits for the device
+        shares_M = accuracy(self.hits_M.to(self.loss_M), self.loss_M, self.seen)
+        means = torch.stack([self.loss_M / self.seen, shares_M]).tolist()  # waits for the device
         self.seen = 0
         self.loss_M.zero_()
         self.hits_M.zero_()
@@ -138,7 +140,7 @@ class Progress:
                 self.survived_M[row] = self.step - 1
 
     def diverged_at(self) -> list[int | None]:
-        """For each member the step whose loss was not finite, or after which it was not, or None."""
+        """For each member the step at which it diverged (its loss, or the evaluation after it, not finite), or None."""
         self.add_up()
         alive, survived = self.alive_M.tolist(), self.survived_M.tolist()  # waits for the device
         return [None if ok else steps + 1 for ok, steps in zip(alive, survived, strict=True)]
@@ -149,7 +151,7 @@ class Progress:
         return {"seen": self.seen, "loss": self.loss_M[row].item(), "hits": self.hits_M[row].item()}
 
     def load(self, row: int, step: int, state: Mapping[str, Any]) -> None:
-        """Put a member's progress back, as it was when it had done ``step`` steps, all of them finite."""
+        """Restore a member's progress after ``step`` steps, whose losses were all finite."""
         self.step, self.seen = step, state["seen"]
         self.loss_M[row], self.hits_M[row] = state["loss"], state["hits"]
         self.survived_M[row] = step
@@ -157,16 +159,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that a training needs and moves.
+    """Everything that the loop needs, and that it changes while training.
 
     Attributes:
         population: M models, updated in place.
-        optimizer: updates them.
+        optimizer: updates the models.
         factors: [steps], the schedule: the base learning rates are multiplied by these numbers.
         batches: step -> batch.
-        cadence: what is due when.
-        precision: how a step computes.
-        progress: where the training stands.
+        cadence: the steps at which records, evaluations and checkpoints are due.
+        precision: number formats of a step.
+        progress: the step and the sums so far.
         recorder: captures a step to be replayed, see ``ReplayedStep``; None runs every step eagerly.
     """
 
@@ -183,20 +185,20 @@ class Training:
 def train(
     training: Training, evaluate: Evaluate, watcher: Watcher | None = None, *, stop: Callable[[], bool]
 ) -> Iterator[Record]:
-    """Train on from ``training.progress``, and hand out a record wherever one is due.
+    """Train from ``training.progress`` on, and yield a record at every step that needs one.
 
-    Everything is a pure function of the arguments: the batch of a step depends on the step's number alone. Between
-    records the caller may save or stop; the state that a resumed run needs is in the parts of ``training``.
+    The result is a pure function of the arguments: the batch of a step depends on the step's number alone. Between
+    records the caller may save or stop; the state that resuming needs is in the parts of ``training``.
 
     Args:
-        training: is moved on.
+        training: updated in place.
         evaluate: measures the population on other data.
-        watcher: looks at steps.
+        watcher: measures steps.
         stop: asked after each step; True ends the loop with a record of that step.
 
     Yields:
-        Records; with no values at a step where only a checkpoint is due. A member whose loss was not finite is not
-        evaluated any more, and its values are nan; when that has happened to all members, the loop ends.
+        Records; without values at a step where only a checkpoint is due. A member whose loss was not finite is no
+        longer evaluated, and its values are nan; when all members have diverged, the loop ends.
     """
     progress, cadence, optimizer = training.progress, training.cadence, training.optimizer
     training.population.train()
@@ -216,15 +218,15 @@ def train(
 
 
 def _steps(training: Training) -> tuple[Do, Do]:
-    """The eager step, and the step to use where nobody watches: the same, or its replay."""
-    # A captured step is a whole step, with the sums that it adds to.
+    """The eager step for watched steps, and the step for all others: the eager step again, or its replay."""
+    # A captured step also updates the sums.
     note = training.progress.note if training.recorder is None else training.progress.add
     step = Step(training.population, training.optimizer, training.precision, note)
     return step, step if training.recorder is None else ReplayedStep(step, training.recorder)
 
 
 def _record(cadence: Cadence, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, observed: Observed) -> Record:
-    """What is due after this step; an evaluation and a divergence come with a point of the training curves."""
+    """The record after this step; with an evaluation or after divergence it also has a point of the training curves."""
     step = progress.step
     over = None not in progress.diverged_at()
     values, distributions = dict(observed[0]), observed[1]

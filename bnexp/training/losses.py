@@ -1,4 +1,4 @@
-"""The cross-entropy and the right answers of a population's members."""
+"""Cross-entropy and hits (correct predictions) of a population's members."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 def each_loss(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
     """The cross-entropy of every image (nats), [M, B]."""
-    # Along the classes a CPU takes many images at once where these are next to each other: 5 times as fast.
+    # Transposed, a CPU handles many images at once, if they are adjacent in memory: 5 times as fast.
     return F.cross_entropy(logits_MBK.transpose(1, 2), y_MB, reduction="none")
 
 
@@ -28,5 +28,13 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def hits(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
-    """The number of each member's right answers, [M]."""
+    """The number of each member's correct predictions, [M]."""
     return (logits_MBK.argmax(2) == y_MB).sum(1)
+
+
+def accuracy(hits_M: Tensor, loss_M: Tensor, images: int) -> Tensor:
+    """The share of right answers of each member, [M]; nan where the loss is not finite.
+
+    The largest of logits that are nan would be the first class, and the share as large as that class.
+    """
+    return (hits_M / images).masked_fill(~torch.isfinite(loss_M), torch.nan)

@@ -1,13 +1,14 @@
-"""Optimizers as update rules on the matrix of all parameters, theta_MP; one member or many, with numbers of their own.
+"""Optimizers as update rules on the matrix of all parameters, theta_MP, for one member or many.
 
 Each rule's numbers are columns [M, 1], so members of a population may differ in learning rate, momentum and weight
-decay. For M = 1 the rules are those of ``torch.optim``.
+decay. For M = 1 the rules equal those in ``torch.optim``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,16 +22,16 @@ OPTIMS = Registry("optim")
 
 
 class Optimizer(ABC):
-    """An update rule with its state.
+    """An update rule and its state.
 
     Args:
-        population: whose parameters are updated by their gradients.
+        population: its parameters are updated by their gradients.
         lr, weight_decay: [M, 1].
         spared: names of parameters that do not decay.
 
     Attributes:
         lr_M1: base learning rates; the schedule's factor multiplies them.
-        slots: state by name, each with one row a member.
+        slots: state by name, each with one row per member.
         frozen_MP: see ``freeze``.
     """
 
@@ -44,17 +45,32 @@ class Optimizer(ABC):
         self.slots: dict[str, Tensor] = {}
 
     def freeze(self, frozen_MP: Tensor) -> None:
-        """Never change the parameters where this is True: their gradients count as 0, and they do not decay."""
+        """Fix the parameters where ``frozen_MP`` is True: their gradients count as 0, and they do not decay."""
         self.frozen_MP = frozen_MP
         if self.decay_MP is not None:
             self.decay_MP = self.decay_MP.masked_fill(frozen_MP, 0)
 
-    def step(self, factor: Tensor) -> None:
-        """Update all parameters by their gradients at ``factor`` (a scalar tensor) times the base learning rates."""
+    def step(self, factor: Tensor, sound_M: Tensor | None = None) -> None:
+        """Update all parameters by their gradients.
+
+        Args:
+            factor: a scalar; the base learning rates are multiplied by it.
+            sound_M: False for the members that leave this step out, so that their parameters and slots stay.
+        """
         with torch.no_grad():
-            # A copy is masked: the gradient itself is there to be looked at.
+            # Mask a copy: probes read the gradient itself.
             g = self.gradient_MP if self.frozen_MP is None else self.gradient_MP.masked_fill(self.frozen_MP, 0)
-            self._update(g, self.lr_M1 * factor)
+            with nullcontext() if sound_M is None else self._kept(~sound_M.unsqueeze(1)):
+                self._update(g, self.lr_M1 * factor)
+
+    @contextmanager
+    def _kept(self, out_M1: Tensor) -> Iterator[None]:
+        """Put the members back at the end of the with block for which ``out_M1`` is True; it is read on the device."""
+        moved = [self.theta_MP, *self.slots.values()]
+        before = [each.clone() for each in moved]
+        yield
+        for now, old in zip(moved, before, strict=True):
+            torch.where(out_M1, old, now, out=now)
 
     @abstractmethod
     def _update(self, g: Tensor, lr_M1: Tensor) -> None: ...
@@ -64,24 +80,24 @@ class Optimizer(ABC):
         return {name: slot[row].cpu().clone() for name, slot in self.slots.items()}
 
     def load(self, row: int, state: dict[str, Tensor]) -> None:
-        """Put a member's slots back.
+        """Restore a member's slots.
 
         Raises:
-            ValueError: the state is that of another optimizer.
+            ValueError: the state belongs to another optimizer.
         """
         if {name: slot.shape[1:] for name, slot in self.slots.items()} != {k: v.shape for k, v in state.items()}:
-            raise ValueError("the saved optimizer state is that of another optimizer than the config describes")
+            raise ValueError("the saved optimizer state belongs to another optimizer than the config describes")
         for name, slot in self.slots.items():
             slot[row].copy_(state[name])
 
 
 @OPTIMS.register("sgd")
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum (Polyak 1964; Nesterov's form of Sutskever et al. 2013), as torch's.
+    """Stochastic gradient descent with momentum (Polyak 1964; Nesterov's form of Sutskever et al. 2013), as in torch.
 
     b <- momentum * b + g + weight_decay * theta;  theta <- theta - lr * b  (nesterov: lr * (g + momentum * b)).
-    The slot ``velocity`` is momentum * b: always 0 where momentum is, so that such members need no pass over it, and a
-    member's state does not depend on the others' momentum.
+    The slot ``velocity`` is momentum * b. It is always 0 if momentum is 0, so such members can skip it, and a member's
+    state does not depend on the others' momentum.
     """
 
     def __init__(
@@ -152,24 +168,24 @@ class Adam(Optimizer):
 
 @OPTIMS.register("adamw")
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, Algorithm 2), as ``torch.optim.AdamW``."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, Algorithm 2), as in ``torch.optim.AdamW``."""
 
     decoupled = True
 
 
 def columns(population: Population, *numbers: Any) -> list[Tensor]:
-    """Each number, or sequence of one a member, as [M, 1] on the population's device."""
+    """Each number, or sequence with one number per member, as a column [M, 1] on the population's device."""
     like = population.theta_MP
     wide = [torch.as_tensor(number, device=like.device, dtype=like.dtype) for number in numbers]
     return [number.expand(len(like)).clone().unsqueeze(1) for number in wide]
 
 
 def optimizer(rules: Sequence[Bound], population: Population, norm_parameters: Sequence[str]) -> Optimizer:
-    """One optimizer for a population whose members' rules differ at most in numbers.
+    """Build one optimizer for a population whose members' rules differ at most in numbers.
 
     Args:
-        rules: one a member, bound by ``OPTIMS``.
-        population: whose parameters are updated.
+        rules: one per member, bound by ``OPTIMS``.
+        population: its parameters are updated.
         norm_parameters: names of the gains and biases of norms; ``decay_norm`` says whether they decay.
     """
     first = rules[0]

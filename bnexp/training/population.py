@@ -1,8 +1,8 @@
 """M models of one architecture trained side by side; a single model is M = 1.
 
-All parameters of all members are rows of one matrix, ``theta_MP``; every member's layers hold views of their row. So an
-optimizer is a few operations on one matrix whatever the number of layers, and saving a member is copying a row.
-Members share no parameter, so the gradient of the summed losses is every member's own gradient.
+Each member's parameters are a row of one matrix, ``theta_MP``, and its layers hold views of this row. So an optimizer
+needs a few operations on one matrix for any number of layers, and saving a member means copying a row. Members share no
+parameter, so the gradient of the summed losses holds every member's own gradient.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where one parameter stands in a row."""
+    """The position of one parameter in a row of ``theta_MP``."""
 
     start: int
     shape: torch.Size
 
     def view(self, matrix: Tensor) -> Tensor:
-        """The parameter of all members, [M, *shape], as a view of [M, P]."""
+        """This parameter of all members, [M, *shape], as a view of a matrix [M, P]."""
         return matrix[:, self.start : self.start + self.shape.numel()].view(len(matrix), *self.shape)
 
 
@@ -47,9 +47,9 @@ class Population:
     """M members of one architecture, callable on [M, B, ...].
 
     Args:
-        members: the models, alike but for their numbers, on the device and in the type to train in.
+        members: models that differ only in their numbers, on the device and in the type to train in.
         stacked: run all members at once (``Stacked``) instead of one after another (``OneByOne``); a single member is
-            always run by itself.
+            never stacked.
 
     Attributes:
         theta_MP: all parameters. Padding between parameters is 0 and stays 0.
@@ -91,14 +91,14 @@ class Population:
         return self.executor(x_MB)
 
     def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
-        """Fill ``gradient_MP`` on a batch (x_MB..., y_MB); the losses [M] and the logits [M, B, K], both detached.
+        """Fill ``gradient_MP`` on a batch (x_MB..., y_MB); returns losses [M] and logits [M, B, K], both detached.
 
-        Losses are multiplied by the scale of ``precision`` before the backward pass, and the gradients are left so.
+        Losses are multiplied by the scale of ``precision`` before the backward pass; the gradients keep this scale.
         """
         return self.executor.learn(x_MB, y_MB, precision)
 
     def networks(self) -> list[nn.Module]:
-        """Every module whose settings, such as its mode, decide how the members run."""
+        """All modules whose mode and settings decide how the members run."""
         return [*self.members, *self.executor.networks]
 
     def train(self, mode: bool = True) -> None:
@@ -117,7 +117,7 @@ class Population:
             yield name, slot.view(self.gradient_MP)
 
     def mask_P(self, names: Iterable[str]) -> Tensor:
-        """1 where a parameter of one of these names stands, 0 elsewhere, [P]."""
+        """1 where a row of ``theta_MP`` holds a parameter with one of these names, else 0, [P]."""
         mask_1P = torch.zeros_like(self.theta_MP[:1])
         for name in names:
             self._slots[name].view(mask_1P).fill_(1)
@@ -137,14 +137,14 @@ class Population:
         return moved_1P[0]
 
     def state(self, row: int) -> dict[str, dict[str, Tensor]]:
-        """One member's parameters and buffers, by name, on the CPU; as from a population of its own."""
+        """One member's parameters and buffers by name, on the CPU; the same as in a population of this member."""
         parameters = {name: stack[row].detach().cpu().clone() for name, stack in self.parameters()}
         buffers = {name: stack[row].cpu().clone() for name, stack in self.buffers.items()}
         return {"parameters": parameters, "buffers": buffers}
 
     @torch.no_grad()
     def load(self, row: int, state: dict[str, dict[str, Tensor]]) -> None:
-        """Put a member's saved state back.
+        """Restore a member's saved state.
 
         Raises:
             ValueError: the state belongs to another architecture.
@@ -152,15 +152,15 @@ class Population:
         for kind, own in (("parameters", dict(self.parameters())), ("buffers", self.buffers)):
             saved = state[kind]
             if {name: stack.shape[1:] for name, stack in own.items()} != {name: t.shape for name, t in saved.items()}:
-                raise ValueError(f"the saved {kind} are those of another model than the config describes")
+                raise ValueError(f"the saved {kind} belong to another model than the config describes")
             for name, stack in own.items():
                 stack[row].copy_(saved[name])
 
 
 class OneByOne:
-    """Runs each member forward and backward before the next, while its activations are still in a CPU's cache."""
+    """Runs one member after another, forward and backward, while its activations are still in a CPU's cache."""
 
-    networks: Sequence[nn.Module] = ()  # besides the members
+    networks: Sequence[nn.Module] = ()  # no modules besides the members
 
     def __init__(self, population: Population) -> None:
         self._members, self._gradient_MP = population.members, population.gradient_MP
@@ -185,16 +185,16 @@ class OneByOne:
 
 
 class Stacked:
-    """Runs all members as one vectorized model: a functional call of a model without storage, mapped over members.
+    """Runs all members as one vectorized model: ``vmap`` maps the functional call of a model over the members.
 
-    It pays on a GPU, where small networks are bound by kernel launches; on a CPU one after another is faster.
+    This is faster on a GPU, where kernel launches limit small networks. On a CPU, one after another is faster.
     """
 
     def __init__(self, population: Population) -> None:
         model = population.members[0]
         skeleton = copy.deepcopy(model).to("meta")
         self.networks = [skeleton]
-        # A parameter that layers share has several names, each of which the skeleton looks up.
+        # A parameter shared by layers has several names, and the skeleton looks up each of them.
         first = {id(parameter): name for name, parameter in model.named_parameters()}
         self._names = {name: first[id(shared)] for name, shared in model.named_parameters(remove_duplicate=False)}
         self._skeleton, self._buffers = skeleton, population.buffers
@@ -212,7 +212,7 @@ class Stacked:
             logits_MBK = self(x_MB)
         loss_M = mean_losses(logits_MBK, y_MB)
         scaled_M = loss_M * precision.scale_M if precision.scaled else loss_M
-        # Not loss.backward(): autograd would add into the views of the gradients too, but warns of their strides.
+        # Not loss.backward(): autograd could add into the views of the gradients too, but warns about their strides.
         found = torch.autograd.grad(scaled_M.sum(), list(self._parameters.values()), materialize_grads=True)
         torch._foreach_copy_(self._gradients, found)
         return loss_M.detach(), logits_MBK.detach()

@@ -10,28 +10,28 @@ from torch import Tensor
 
 # GradScaler's numbers (torch.amp): start at 2^16, halve on an overflow, double after 2000 steps without one.
 _START, _PATIENCE = 2.0**16, 2000
-# Below this scale every step overflows whatever the scale is: the member has diverged.
+# Below this scale every step overflows at any scale: the member has diverged.
 _LEAST = 2.0**-24
-# The largest power of two in float32; from infinity a scale would never come down again.
+# The largest power of two in float32; a scale that became infinite could not shrink again.
 _MOST = 2.0**127
 
 
 def allow_tf32(allow: bool) -> None:
-    """Let CUDA round the inputs of matrix products and convolutions to TF32, or not."""
+    """Allow or forbid CUDA to round the inputs of matrix products and convolutions to TF32."""
     torch.backends.cuda.matmul.fp32_precision = "tf32" if allow else "ieee"
     torch.backends.cudnn.conv.fp32_precision = "tf32" if allow else "ieee"  # type: ignore[attr-defined]
 
 
 class Precision:
-    """How a step computes.
+    """The number formats of a step.
 
     Args:
         name: fp32, tf32, bf16 or fp16.
         members: M.
-        device: where.
+        device: the device that the members train on.
 
     Attributes:
-        scale_M: what losses are multiplied by before backward (1 but in fp16); kept on the device.
+        scale_M: factors of the losses before the backward pass (1 except in fp16); kept on the device.
         calm_M: steps since a member's last overflow.
     """
 
@@ -42,28 +42,34 @@ class Precision:
         self.calm_M = torch.zeros(members, device=device)
 
     def forward(self) -> AbstractContextManager[object]:
-        """The context of a forward pass."""
+        """The context of a forward pass: autocast in bf16 and fp16, nothing in fp32 and tf32."""
         if self.name in ("fp32", "tf32"):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.name == "bf16" else torch.float16)
 
-    def unscale(self, gradient_MP: Tensor) -> None:
-        """Undo the scale in place; a member whose gradient overflowed gets zeros, and a smaller scale.
+    def unscale(self, gradient_MP: Tensor, frozen_MP: Tensor | None = None) -> Tensor | None:
+        """Undo the scale in place, and judge which members can step; an overflow makes a member's scale smaller.
 
-        Its optimizer then sees a zero gradient in that step, with momentum and decay going on.
+        Args:
+            gradient_MP: of the scaled losses.
+            frozen_MP: where parameters are not trained, so that an overflow there is no matter.
+
+        Returns:
+            False for the members whose gradient overflowed, bool [M]; None where nothing is scaled and all step.
         """
         if not self.scaled:
-            return
+            return None
         gradient_MP.div_(self.scale_M.unsqueeze(1))
-        sound_M = torch.isfinite(gradient_MP).all(1)
-        gradient_MP.masked_fill_(~sound_M.unsqueeze(1), 0)
+        finite_MP = torch.isfinite(gradient_MP)
+        sound_M = (finite_MP if frozen_MP is None else finite_MP | frozen_MP).all(1)
         self.calm_M.add_(1).mul_(sound_M)
         grow_M = self.calm_M >= _PATIENCE
         self.scale_M.mul_(torch.where(sound_M, torch.where(grow_M, 2.0, 1.0), 0.5)).clamp_(max=_MOST)
         self.calm_M.mul_(~grow_M)
+        return sound_M
 
     def judged(self, loss_M: Tensor) -> Tensor:
-        """The losses, and nan for a member whose gradients overflow at any scale."""
+        """The losses; nan for a member whose gradients overflow at any scale."""
         return torch.where(self.scale_M < _LEAST, torch.nan, loss_M) if self.scaled else loss_M
 
     def state(self, row: int) -> dict[str, float]:
@@ -71,5 +77,5 @@ class Precision:
         return {"scale": self.scale_M[row].item(), "calm": self.calm_M[row].item()}
 
     def load(self, row: int, state: dict[str, float]) -> None:
-        """Put a member's scale back."""
+        """Restore a member's scale."""
         self.scale_M[row], self.calm_M[row] = state["scale"], state["calm"]

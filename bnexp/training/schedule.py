@@ -29,13 +29,13 @@ def constant(total: int, *, warmup: WarmUp) -> Schedule:
 def step(
     total: int, *, milestones: list[Annotated[float, Range(above=0, below=1)]], factor: PositiveFloat, warmup: WarmUp
 ) -> Schedule:
-    """Times ``factor`` at each milestone, a fraction of the run (He et al. 2016: a tenth at 1/2 and 3/4)."""
+    """Multiply by ``factor`` at each milestone, a fraction of the run (He et al. 2016: a tenth at 1/2 and 3/4)."""
     return _with_warm_up(lambda step: factor ** sum(step / total >= milestone for milestone in milestones), warmup)
 
 
 @SCHEDULES.register("cosine")
 def cosine(total: int, *, final: Fraction, warmup: WarmUp) -> Schedule:
-    """Half a cosine from 1 at the first step towards ``final`` behind the last (Loshchilov & Hutter 2017, eq. 5)."""
+    """Half a cosine, from 1 at the first step to ``final`` after the last step (Loshchilov & Hutter 2017, eq. 5)."""
     return _with_warm_up(lambda step: final + (1 - final) * (1 + math.cos(math.pi * step / total)) / 2, warmup)
 
 
@@ -43,7 +43,7 @@ def cosine(total: int, *, final: Fraction, warmup: WarmUp) -> Schedule:
 def triangle(total: int, *, peak: Annotated[float, Range(above=0, below=1)]) -> Schedule:
     """A straight line from 0 up to 1 at ``peak``, a fraction of the run, and another down to 0 (Smith & Topin 2018).
 
-    A step has the factor of its middle, so that the first and the last are not lost on a factor of 0.
+    A step's factor is the value at its middle, so that neither the first nor the last step has factor 0.
     """
 
     def factor(step: int) -> float:

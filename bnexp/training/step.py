@@ -18,21 +18,23 @@ log = logging.getLogger(__name__)
 _WARM_UP = 3
 
 
-# What is called with the losses [M], the logits [M, B, K] and the classes [M, B] of each step.
+# A function called with the losses [M], the logits [M, B, K] and the classes [M, B] of each step.
 Note = Callable[[Tensor, Tensor, Tensor], None]
 # A step: (x_MB, y_MB, factor) -> losses [M].
 Do = Callable[[Tensor, Tensor, Tensor], Tensor]
-# Does some work on the device once, and returns what does the same work on the same memory again.
+# Captures some work on the device, and returns a function that replays it on the same memory.
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 class Step:
-    """Forward, backward, update, and a note of the results; all on the device, and nothing waits for it.
+    """Forward, backward, update, and recording of the results; all on the device, and nothing waits for it.
+
+    A member whose gradient overflows in fp16 is not updated, and its loss counts as in any other step.
 
     Args:
         population: updated in place.
-        optimizer: updates it.
-        precision: how a step computes.
+        optimizer: updates the population.
+        precision: number formats of the step.
         note: records the step's losses and logits.
     """
 
@@ -40,23 +42,23 @@ class Step:
         self.population, self.optimizer, self.precision, self.note = population, optimizer, precision, note
 
     def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
-        """Train on a batch (x_MB..., y_MB) at ``factor``, a scalar tensor, times the base rates; the losses [M]."""
+        """Train on a batch (x_MB..., y_MB) at ``factor`` (a scalar tensor) times the base rates; returns losses [M]."""
         loss_M, logits_MBK = self.population.learn(x_MB, y_MB, self.precision)
-        self.precision.unscale(self.population.gradient_MP)
-        self.optimizer.step(factor)
+        sound_M = self.precision.unscale(self.population.gradient_MP, self.optimizer.frozen_MP)
+        self.optimizer.step(factor, sound_M)
         loss_M = self.precision.judged(loss_M)
         self.note(loss_M, logits_MBK, y_MB)
         return loss_M
 
 
 class ReplayedStep:
-    """A step captured once and replayed: one launch instead of one a kernel, which is what bounds small networks.
+    """A step captured as a CUDA graph and replayed: one launch instead of one per kernel, which limits small nets.
 
-    Batches of another shape than the first run eagerly. So does everything where capture fails, because a kernel waits
-    for the device, as the eigenvectors of ``zca`` do; the log then says why.
+    Batches of another shape than the first run eagerly. If capture fails, all steps run eagerly, and the log says why:
+    capture fails if a kernel waits for the device, as the eigenvectors of ``zca`` do.
 
     Args:
-        step: is captured.
+        step: the step to capture.
         recorder: captures it: ``cuda_graph``.
     """
 
@@ -67,7 +69,7 @@ class ReplayedStep:
         self._left = _WARM_UP
 
     def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
-        """As ``Step``; the losses are overwritten by the next step."""
+        """Call the step like ``Step``; the next step overwrites the losses."""
         self._shape = self._shape or x_MB.shape
         if x_MB.shape != self._shape:
             return self._step(x_MB, y_MB, factor)
@@ -98,10 +100,10 @@ def _recorded(step: Step, recorder: Recorder, *given: Tensor) -> Do:
 
 
 def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
-    """Record the kernels of ``work``, which are not run, as a CUDA graph; what is returned runs them all.
+    """Capture the kernels of ``work`` as a CUDA graph without running them; returns a function that replays them all.
 
     Raises:
-        RuntimeError: something in it waits for the device, or takes memory that it may not.
+        RuntimeError: ``work`` waits for the device, or allocates memory in a way that capture forbids.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

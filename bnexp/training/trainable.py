@@ -1,4 +1,4 @@
-"""Which parameters are trained; the others stay, bit for bit, as they were drawn or loaded."""
+"""Which parameters are trained; all others keep their initial or loaded values, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from bnexp.training.population import Population
 
 
 def frozen_MP(kind: str, population: Population, norms: Sequence[str], seeds: Sequence[int]) -> Tensor | None:
-    """Where the parameters stand that are not trained, bool [M, P]; None where all are trained.
+    """Marks the parameters that are not trained, bool [M, P]; None if all are trained.
 
     Args:
-        kind: ``all``; ``norms``, the gains and biases of norms alone (Frankle, Schwab & Morcos 2021, sec. 3); ``head``,
-            the last layer alone; ``norms_and_head``; or ``random_as_norms``, as many numbers as norms have, chosen at
-            random among all others but the head's: the control of Frankle et al., sec. 4, there so many a channel.
-        population: whose parameters they are.
+        kind: ``all``; ``norms``, the gains and biases of norms only (Frankle, Schwab & Morcos 2021, sec. 3); ``head``,
+            the last layer only; ``norms_and_head``; or ``random_as_norms``, as many numbers as norms have, chosen at
+            random among all parameters except those of norms and head: the control of Frankle et al., sec. 4, who
+            choose as many per channel.
+        population: the members that own the parameters.
         norms: names of the gains and biases of norms.
-        seeds: one a member; a member's choice depends on its seed alone.
+        seeds: one per member; a member's choice depends on its seed alone.
 
     Raises:
-        ValueError: the model has no such parameters, or fewer than are to be chosen.
+        ValueError: the model has no parameters of this kind, or too few to choose from.
     """
     if kind == "all":
         return None
@@ -40,10 +41,10 @@ def frozen_MP(kind: str, population: Population, norms: Sequence[str], seeds: Se
 
 
 def _chosen(candidates_P: Tensor, count: int, seed: int) -> Tensor:
-    """So many of the candidates, bool [P]; which depends on their number and the seed alone."""
+    """Choose ``count`` of the candidates, bool [P]; the choice depends on their number and the seed alone."""
     places = candidates_P.nonzero().flatten()
     if len(places) < count:
-        raise ValueError(f"trainable=random_as_norms: {count} numbers are asked for, and only {len(places)} are there")
+        raise ValueError(f"trainable=random_as_norms: needs {count} numbers, and the model has only {len(places)}")
     chosen_P = torch.zeros_like(candidates_P, dtype=torch.bool)
     chosen_P[places[torch.randperm(len(places), generator=generator(seed, "trainable"))[:count].to(places.device)]] = (
         True

@@ -10,15 +10,17 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import start
 from processes import until
+from results import case
 
-from bnexp.claims import declaration, judging, result, sweeps
+from bnexp.claims import declaration, judging, sweeps
 from bnexp.claims.declaration import PROFILES, load
 from bnexp.claims.design import design
 from bnexp.claims.exact import EXACT, check
 from bnexp.claims.report import cells
-from bnexp.claims.sweeps import Choice, Outcome
+from bnexp.claims.sweeps import Harvest, TunedValue
 from bnexp.config.schema import flat
 from bnexp.config.shipped import configs_folder
 from bnexp.models.init import INITS
@@ -240,15 +242,21 @@ def test_a_profile_changes_axis_and_budget(tmp_path):
     assert made.settings[-1] == "steps=16"
 
 
-def test_the_options_are_those_of_the_ordinary_launchers():
-    assert sweeps.launcher("local", configs_folder())["jobs"] == "auto"
-    assert sweeps.launcher("stacked", configs_folder())["max_stack"] > 1
+@pytest.mark.parametrize(("profile", "name"), [("quick", "local"), ("gpu", "stacked")])
+def test_the_options_are_those_of_the_ordinary_launchers(tmp_path, profile, name):
+    made = design(load(write(tmp_path, SMALL.replace("  full:", "  gpu:"))), profile)
+    options = sweeps.Sweeps(made, tmp_path, configs_folder(), ForkServer(), retry_failed=False).options
+    given = yaml.safe_load((configs_folder() / f"hydra/launcher/{name}.yaml").read_text())
+    assert {key: value for key, value in options.as_dict().items() if key in given} == {
+        key: value for key, value in given.items() if key != "defaults"
+    }
+    assert (options.jobs, options.max_stack > 1) == ("auto", name == "stacked")
 
 
 # --- verdicts from runs -----------------------------------------------------------------------------------------------
 
 
-def outcome(tmp_path: Path, values: dict[str, list[float | None]], choices=None) -> Outcome:
+def harvest(tmp_path: Path, values: dict[str, list[float | None]], tuned=None) -> Harvest:
     """Runs of both regimes: point -> a value a seed; None is a run that diverged."""
     runs = {}
     for label, row in values.items():
@@ -259,7 +267,7 @@ def outcome(tmp_path: Path, values: dict[str, list[float | None]], choices=None)
             status = "diverged" if value is None else "finished"
             run = Run(folder, "r", status, {"seed": seed}, "h", {"test/accuracy": value or 0.1}, {}, 1.0, "", 10, True)
             runs |= {(regime, label, seed): run for regime in ("equal", "tuned")}
-    return Outcome(runs, choices or {}, 0, [])
+    return Harvest(runs, tuned or {}, 0, [])
 
 
 NOISE = [0.0, 0.01, -0.01, 0.005, -0.005, 0.0]
@@ -276,20 +284,20 @@ def values(bn: float = 0.9, none: float = 0.8, bn_1: float = 0.88) -> dict[str, 
     }
 
 
-def judged(tmp_path: Path, made_of: Outcome, text: str = SMALL) -> dict[tuple[str, str], judging.Judged]:
+def judged(tmp_path: Path, made_of: Harvest, text: str = SMALL) -> dict[tuple[str, str], judging.Judged]:
     made = design(load(write(tmp_path, text)), "quick")
     return {(one.test, one.regime): one for one in judging.judged(made, made_of)}
 
 
 def test_a_contrast_is_judged_seed_by_seed(tmp_path):
-    one = judged(tmp_path, outcome(tmp_path, values()))["level", "equal"]
+    one = judged(tmp_path, harvest(tmp_path, values()))["level", "equal"]
     assert one.verdict.word == "supported"
     assert list(one.differences.values()) == pytest.approx([0.1 - 2 * x for x in NOISE], abs=1e-12)
     assert one.mcnemar == 1.0
 
 
 def test_the_end_of_the_axis_is_safe_where_it_only_makes_the_claim_stronger(tmp_path):
-    one = judged(tmp_path, outcome(tmp_path, values()))["rate", "equal"]
+    one = judged(tmp_path, harvest(tmp_path, values()))["rate", "equal"]
     assert one.verdict.word == "supported"
     assert list(one.differences.values()) == pytest.approx([1.0] * 6)
     assert one.sides["none"].diverged == 12
@@ -297,14 +305,14 @@ def test_the_end_of_the_axis_is_safe_where_it_only_makes_the_claim_stronger(tmp_
 
 def test_the_end_of_the_axis_is_no_verdict_where_more_could_turn_it(tmp_path):
     both = values() | {"none@0.3": [0.79] * 6, "none@1": [0.79] * 6}
-    one = judged(tmp_path, outcome(tmp_path, both))["rate", "equal"]
+    one = judged(tmp_path, harvest(tmp_path, both))["rate", "equal"]
     assert (one.verdict.word, one.verdict.detail) == ("inconclusive", "grid edge")
     assert "works up to the end of the axis" in one.notes[0]
 
 
 def test_an_effect_of_one_step_of_the_axis_is_no_verdict(tmp_path):
     near = values() | {"bn@1": [None] * 6}
-    one = judged(tmp_path, outcome(tmp_path, near))["rate", "equal"]
+    one = judged(tmp_path, harvest(tmp_path, near))["rate", "equal"]
     assert list(one.differences.values()) == pytest.approx([math.log10(3)] * 6)
     assert (one.verdict.word, one.verdict.detail) == ("inconclusive", "grid step")
 
@@ -317,30 +325,30 @@ def test_failures_that_speak_against_the_verdict_are_not_left_out_in_silence(tmp
     )
     runs = {label: [*row, row[0]] for label, row in values().items()}
     runs[lost][6] = 2.0  # never below 1
-    one = judged(tmp_path, outcome(tmp_path, runs), text)["level", "equal"]
+    one = judged(tmp_path, harvest(tmp_path, runs), text)["level", "equal"]
     assert (one.verdict.word, len(one.differences)) == (word, 6)
     assert (one.verdict.detail == "censored") == (word == "inconclusive")
 
 
 def test_a_best_value_on_the_edge_of_its_grid_is_no_verdict(tmp_path):
-    inner, edge = Choice({0: 0.1, 0.5: 0.9, 0.9: 0.2}, 0.5, False), Choice({0: 0.9, 0.5: 0.1}, 0, True)
-    choices = {("tuned", "bn@0.1"): inner, ("tuned", "none@0.1"): edge}
-    cases = judged(tmp_path, outcome(tmp_path, values(), choices))
+    inner, edge = TunedValue({0: 0.1, 0.5: 0.9, 0.9: 0.2}, 0.5, False), TunedValue({0: 0.9, 0.5: 0.1}, 0, True)
+    tuned = {("tuned", "bn@0.1"): inner, ("tuned", "none@0.1"): edge}
+    cases = judged(tmp_path, harvest(tmp_path, values(), tuned))
     assert cases["level", "tuned"].verdict.word == "inconclusive"
     assert cases["level", "equal"].verdict.word == "supported"
 
 
 def test_divergence_is_compared_by_mcnemar_and_counts_as_chance(tmp_path):
     dead = values() | {"none@0.1": [None] * 6}
-    one = judged(tmp_path, outcome(tmp_path, dead))["level", "equal"]
+    one = judged(tmp_path, harvest(tmp_path, dead))["level", "equal"]
     assert one.mcnemar == 2 / 2**6
     assert list(one.sides["none@0.10"].values.values()) == [0.1] * 6
 
 
 def test_a_seed_without_all_values_is_left_out_and_said(tmp_path):
-    made_of = outcome(tmp_path, values())
+    made_of = harvest(tmp_path, values())
     runs = {key: run for key, run in made_of.runs.items() if key[1:] != ("bn@0.1", 2)}
-    one = judged(tmp_path, Outcome(runs, {}, 1, []))["level", "equal"]
+    one = judged(tmp_path, Harvest(runs, {}, 1, []))["level", "equal"]
     assert (one.verdict.word, one.verdict.statistics.interval.n) == ("no verdict", 5)
     assert one.notes == ["1 of 6 seeds left out, where a run diverged or has no value"]
 
@@ -348,7 +356,7 @@ def test_a_seed_without_all_values_is_left_out_and_said(tmp_path):
 def test_all_diverged_without_a_chance_level_is_no_verdict(tmp_path):
     text = SMALL.replace("{metric: test/accuracy}\n    contrast", "{metric: test/loss}\n    contrast")
     dead = {label: [None] * 6 for label in values()}
-    one = judged(tmp_path, outcome(tmp_path, dead), text)["level", "equal"]
+    one = judged(tmp_path, harvest(tmp_path, dead), text)["level", "equal"]
     assert (one.verdict.word, one.verdict.detail) == ("no verdict", "no seed has all values")
 
 
@@ -357,7 +365,7 @@ def test_steps_to_a_target_are_ratios_over_the_seeds_that_reached_it(tmp_path):
         "measure: {metric: test/accuracy}\n    contrast",
         "scale: log\n    measure: {steps_to: test/accuracy, reaches: {arm: none}}\n    contrast",
     )
-    one = judged(tmp_path, outcome(tmp_path, values() | {"bn@0.1": [0.9] * 5 + [0.1]}), text)["level", "equal"]
+    one = judged(tmp_path, harvest(tmp_path, values() | {"bn@0.1": [0.9] * 5 + [0.1]}), text)["level", "equal"]
     assert list(one.differences) == [0, 1, 2, 3, 4]
     assert set(one.differences.values()) == {0.0}  # there is one evaluation, at step 8
     assert "bn@0.1: 5/6 reached the target" in one.notes
@@ -365,7 +373,7 @@ def test_steps_to_a_target_are_ratios_over_the_seeds_that_reached_it(tmp_path):
 
 def test_a_metric_that_no_run_has_is_no_verdict_and_found_by_a_smoke_test(tmp_path):
     text = SMALL.replace("{metric: test/accuracy}\n    contrast", "{metric: probe/nothing}\n    contrast")
-    made_of = outcome(tmp_path, values() | {"none@1": [0.1] * 6})
+    made_of = harvest(tmp_path, values() | {"none@1": [0.1] * 6})
     cases = judged(tmp_path, made_of, text)
     assert cases["level", "equal"].verdict.word == "no verdict"
     assert "probe/nothing" in cases["level", "equal"].verdict.detail
@@ -377,7 +385,7 @@ def test_a_metric_that_no_run_has_is_no_verdict_and_found_by_a_smoke_test(tmp_pa
 def test_the_logarithm_of_zero_is_refused_with_a_sentence(tmp_path):
     text = SMALL.replace("threshold: 0.01", "threshold: 0.01\n    scale: log")
     zero = values() | {"bn@0.1": [0.0] * 6}
-    made_of = outcome(tmp_path, zero)
+    made_of = harvest(tmp_path, zero)
     for run in made_of.runs.values():
         if run.folder.parent.name == "bn@0.1":
             (run.folder / "metrics.csv").write_text("step,epoch,metric,value\n8,1.0,test/accuracy,0.0\n")
@@ -466,14 +474,6 @@ def test_several_claims_say_how_long_they_took(bnexp, tmp_path, monkeypatch):
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def test_holm_is_over_all_tests_of_the_suite(tmp_path):
-    for claim, ps in (("a", [0.01, 0.04]), ("b", [0.03, None])):
-        tests = [{"p": 0.5, "t_p": p, "verdict": "supported" if p else "no verdict"} for p in ps]
-        result.write(tmp_path / claim, {"format": 2, "claim": claim, "tests": tests})
-    found = [test["p_holm"] for content in result.read_all(tmp_path) for test in content["tests"]]
-    assert found == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
-
-
 @pytest.mark.parametrize(
     ("scale", "metric", "numbers", "shown"),
     [
@@ -486,7 +486,7 @@ def test_holm_is_over_all_tests_of_the_suite(tmp_path):
 )
 def test_an_effect_is_shown_in_the_unit_that_suits_it(scale, metric, numbers, shown):
     ends = dict(zip(("mean", "low", "high"), numbers, strict=True))
-    assert cells.effect({"scale": scale, "metric": metric, "is_level": True, **ends}, lead="") == shown
+    assert cells.effect(case(scale=scale, metric=metric, **ends), lead="") == shown
 
 
 def test_settings_that_nothing_overrides_make_a_smoke_test_small(tmp_path):

@@ -6,69 +6,14 @@ import itertools
 import re
 
 import pytest
+from results import case, content, exact, side
 
 from bnexp.claims.report import cells, figures, section
 from bnexp.claims.report import page as report
-from bnexp.compare.blocks import Cell, Group, Table, as_html, as_markdown
-
-DECLARATION = """
-arms:
-  none: [norm=none]
-  bn: {settings: [norm=bn], init_from: plain}
-  on: []
-  ln: [norm=ln]
-axis: {key: model.depth, values: [3, 20]}
-tests:
-  higher: {measure: {metric: test/accuracy}}
-  gap: {measure: {metric: test/accuracy, minus: test/accuracy_batch}}
-  faster: {measure: {steps_to: test/accuracy, reaches: 0.9}}
-profiles:
-  quick: {seeds: 8, minutes: 1, skip_arms: [ln]}
-"""
+from bnexp.claims.result import FigureResult, Result
 
 
-def side(weight: float, folder: str = "outputs/claims/quick/a/runs/x") -> dict:
-    level = {"mean": 0.9, "sd": 0.01, "low": 0.89, "high": 0.91, "n": 8}
-    return {"weight": weight, "values": {}, **level, "diverged": 0, "runs": 8, "folders": [folder]}
-
-
-def case(**changes) -> dict:
-    """A test of a result that is supported: +2 points, at least 1 claimed."""
-    return {
-        "test": "higher",
-        "regime": "equal",
-        "says": "the accuracy is higher",
-        "claims": "greater",
-        "threshold": 0.01,
-        "scale": "linear",
-        "metric": "test/accuracy",
-        "is_level": True,
-        "verdict": "supported",
-        "detail": "",
-        **{"mean": 0.02, "sd": 0.005, "low": 0.015, "high": 0.025, "n": 8, "d_z": 4.0, "bca": [0.016, 0.024]},
-        **{"p": 0.0078, "sign_flip_p": 0.0078, "t_p": 0.001, "p_holm": 0.002, "needed": 5, "mcnemar": None},
-        "differences": {str(seed): 0.02 + 0.001 * seed for seed in range(8)},
-        "sides": {"bn": side(1), "none": side(-1)},
-        "noise_floor": 0.003,
-        "notes": [],
-        **changes,
-    }
-
-
-def content(*tests: dict, **changes) -> dict:
-    """A result as ``result.json`` has it."""
-    return {
-        **{"claim": "a", "title": "A title", "sentence": "Norms help.", "sources": ["Someone 2015"]},
-        **{"articles": ["000-7"], "literature": "Says so.", "confounds": "None.", "would_change": "More."},
-        **{"declaration": DECLARATION, "profile": "quick", "seeds": list(range(8)), "tuning_seeds": []},
-        **{"tests": list(tests), "tuning": [], "exact": {}, "runs": 16, "failed": 0},
-        "figure": {"kind": "dots", "metric": "test/accuracy", "axis": None, "panels": {}},
-        **{"run_seconds": 600.0, "seconds": 0.25, "date": "2026-11-21T00:00:00+00:00", "provenance": {"torch": "2"}},
-        **changes,
-    }
-
-
-def pages(folder, *results: dict) -> tuple[str, str]:
+def pages(folder, *results: Result) -> tuple[str, str]:
     paths = report.write(folder / "page", results, runs_at=folder)
     assert [path.name for path in paths] == ["claims.html", "claims.md"]
     html, markdown = (path.read_text(encoding="utf-8") for path in paths)
@@ -91,11 +36,12 @@ def test_no_verdict_is_not_counted_as_inconclusive(tmp_path):
 
 
 def test_exact_checks_are_counted_by_their_numbers(tmp_path):
-    row = {"name": "x", "measured": 1.0, "expected": 1.0, "tolerance": 0.1}
-    exact = {"some_check": [{**row, "holds": True}, {**row, "expected": 2.0, "holds": False}]}
-    _, markdown = pages(tmp_path, content(exact=exact, runs=0, run_seconds=0.0))
-    assert "1 claim, 0 tests. Exact checks: 1 of 2 numbers as expected. 0 runs, " in markdown
-    assert "| some check | does not hold | exact | 2 numbers |" in markdown
+    rows = {"some_check": [exact(), exact(expected=2.0, holds=False), exact(measured=None, holds=False)]}
+    _, markdown = pages(tmp_path, content(exact=rows, runs=0, run_seconds=0.0))
+    assert "1 claim, 0 tests. Exact checks: 1 of 3 numbers as expected. 0 runs, " in markdown
+    assert "| some check | does not hold | exact | 3 numbers |" in markdown
+    assert "| some check | x | 1 | 2 | 0.1 | does not hold |" in markdown
+    assert "| some check | x | - | 1 | 0.1 | does not hold |" in markdown
 
 
 def test_the_summary_has_a_row_a_claim_and_verdicts_stand_before_regimes(tmp_path):
@@ -152,8 +98,8 @@ def test_an_effect_says_which_arm_is_compared_with_which(scale, weights, shown):
     ],
 )
 def test_a_table_says_what_is_claimed_and_which_p_it_shows(tmp_path, claims, linear, ratio, mark):
-    assert cells.claimed(case(claims=claims, threshold=0.02)) == linear
-    assert cells.claimed(case(claims=claims, threshold=0.30103, scale="log10")) == ratio
+    assert cells.claimed(case(claims=claims, threshold=0.02)).text == linear
+    assert cells.claimed(case(claims=claims, threshold=0.30103, scale="log10")).text == ratio
     _, markdown = pages(tmp_path, content(case(claims=claims)))
     assert f"| 0.0078{mark} | 0.002 |" in markdown
 
@@ -181,7 +127,7 @@ def test_the_table_of_arms_says_what_is_measured(tmp_path, test, shown):
     ("floors", "shown"), [([0.009, 0.1], "0.90 to 10.00 pp"), ([0.01, 0.01], "of 1.00 pp"), ([None, None], None)]
 )
 def test_the_error_of_the_test_set_is_a_range_of_numbers(floors, shown):
-    notes = list(section._noise_floor({"tests": [case(noise_floor=floor) for floor in floors]}))
+    notes = list(section._noise_floor(content(*(case(noise_floor=floor) for floor in floors))))
     assert len(notes) == (shown is not None)
     assert all(str(shown) in note for note in notes)
 
@@ -209,9 +155,9 @@ def test_numbers_under_differences_do_not_overlap(largest):
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
-def panel(kind: str, values: list) -> dict:
+def panel(kind: str, values: list) -> FigureResult:
     lines = {"bn": [[value, 0.5, 0.4, 0.6] for value in values]}
-    return {"kind": kind, "metric": "test/accuracy", "axis": "model.depth", "panels": {"equal": lines}}
+    return FigureResult(kind, "test/accuracy", "model.depth", {"equal": lines})
 
 
 @pytest.mark.parametrize(
@@ -228,20 +174,3 @@ def test_an_axis_has_its_values_as_ticks(values, scale):
 def test_curves_say_that_diverged_runs_are_left_out():
     picture = figures.draw(content(case(), figure=panel("curves", [1, 2])))
     assert picture.caption == "test/accuracy: mean over the runs that did not diverge, with 95 % interval."
-
-
-# --- blocks -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_table_has_groups_notes_and_columns_for_html_only():
-    rows = [Group("A & b", "#a", "c"), [Cell("x", note="y"), Cell("", picture="<svg/>"), "1"]]
-    table = Table(["first", "", "n"], rows, numbers=(2,), pictures=(1,))
-    assert as_markdown([table]).splitlines() == [
-        "| first | n |",
-        "| --- | ---: |",
-        "| **[A & b](#a)** (c) |  |",
-        "| x (y) | 1 |",
-    ]
-    html = as_html([table])
-    assert '<tr class="group"><th colspan="3"><a href="#a">A &amp; b</a> <small>c</small></th></tr>' in html
-    assert '<tr><td>x <small>y</small></td><td><svg/></td><td class="number">1</td></tr>' in html

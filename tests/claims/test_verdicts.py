@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from results import case
 
 from bnexp.claims import measures
 from bnexp.claims.declaration import Measure, Reduce
@@ -77,6 +78,18 @@ def test_equality_has_the_p_of_two_one_sided_tests():
     below = scipy.stats.ttest_1samp(d, -0.3, alternative="greater").pvalue
     above = scipy.stats.ttest_1samp(d, 0.3, alternative="less").pvalue
     assert judge(d, "equal", 0.3).p == pytest.approx(max(below, above), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("claims", "against", "alternative"),
+    [("greater", 0, "two-sided"), ("less", 0, "two-sided"), ("at_least", -0.3, "greater")],
+)
+def test_the_p_that_holm_takes_is_that_of_a_t_test(claims, against, alternative):
+    d = shifted(0.05)
+    found = judge(d, claims, 0.3)
+    assert found.t_p == pytest.approx(scipy.stats.ttest_1samp(d, against, alternative=alternative).pvalue, rel=1e-9)
+    assert (found.p == found.t_p) == (claims == "at_least")  # two-sided, the p that is shown is that of sign flips
+    assert judge(d, "equal", 0.3).t_p == judge(d, "equal", 0.3).p
 
 
 @pytest.mark.parametrize("n", range(6))
@@ -186,6 +199,13 @@ def test_the_largest_value_ends_before_the_first_failure():
     assert measures.reduced(TABLE, reduce, 0, larger=True, diverged=[0.3]) == 0.1
 
 
+def test_of_an_arm_that_only_guesses_no_value_works():
+    dead = {at: {0: 0.12, 1: 0.11} for at in TABLE}
+    for kind, expected in (("largest", None), ("share", 0.0)):
+        assert measures.reduced(dead, Reduce(kind=kind, within=0.05), 0, larger=True, chance=0.1) == expected
+        assert measures.reduced(TABLE, Reduce(kind=kind, within=0.05), 0, larger=True, chance=0.1)
+
+
 def test_the_range_over_the_axis_needs_all_its_values():
     table = {"a": {0: 0.9, 1: 0.8}, "b": {0: 0.7, 1: None}}
     assert measures.reduced(table, Reduce(kind="range"), 0, larger=True) == pytest.approx(0.2)
@@ -242,7 +262,7 @@ def test_when_all_diverge_a_loss_has_no_best_and_accuracies_tie_at_chance(tmp_pa
     ],
 )
 def test_accuracies_are_shown_in_points_and_have_the_noise_of_their_test_images(metric, effect, error):
-    test = {"mean": 0.02, "low": 0.01, "high": 0.03, "scale": None, "is_level": True, "metric": metric}
+    test = case(mean=0.02, low=0.01, high=0.03, scale="linear", is_level=True, metric=metric)
     assert cells.effect(test, lead="") == effect
     side = Side(weight=1, points=[], values={0: 0.4, 1: 0.6}, diverged=0, runs=2, folders=[])
     assert _noise_floor(metric, [side], 10_000) == error  # sqrt(0.5 * 0.5 / 10 000)

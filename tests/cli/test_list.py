@@ -11,7 +11,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from bnexp.cli.list import CASES, abilities, choices, cost, described
+from bnexp.cli.list import CASES, abilities, cost, described, descriptions
 from bnexp.config.capabilities import Capabilities
 from bnexp.config.shipped import configs_folder
 from bnexp.norms import NORMS
@@ -87,7 +87,7 @@ def test_plain_list_has_a_line_a_choice(bnexp):
     lines = bnexp("list").out.splitlines()
     for group in ("norm", "affine", "model", "data", "init", "optim", "schedule", "experiment"):
         start = lines.index(group) + 1
-        found = choices(configs_folder() / group)
+        found = descriptions(configs_folder() / group)
         for line, choice in zip(lines[start:], found, strict=False):
             assert line.split() == [choice.name, *choice.title.split()]
 

@@ -11,6 +11,7 @@ import scipy.stats
 from conftest import ROOT
 
 from bnexp.cli.compare import main
+from bnexp.compare import comparison
 from bnexp.runs.collect import Run, Skip, read
 from bnexp.runs.metrics import curve
 
@@ -268,8 +269,8 @@ def test_the_upper_edge_and_a_single_value_are_said_and_the_first_of_equals_is_t
     assert found["all runs"]["chosen"] == 0.1
 
 
-def test_the_largest_stable_learning_rate_is_contiguous_from_below(tmp_path, arms):
-    fine = (0.9, 0.9)
+def test_the_largest_working_learning_rate_is_contiguous_and_works_for_every_seed(tmp_path, arms):
+    fine, chance = (0.9, 0.9), (0.1, 0.1)
     found = arms(
         grid(
             tmp_path,
@@ -278,15 +279,40 @@ def test_the_largest_stable_learning_rate_is_contiguous_from_below(tmp_path, arm
                 ("bn", 0.3): [fine, fine],
                 ("bn", 1.0): [fine, "diverged"],
                 ("bn", 3.0): [fine, fine],  # luck beyond the first divergence
+                ("cosine", 0.1): [(0.5, 0.9), (0.5, 0.9)],  # too small a rate is no failure, whatever test says
+                ("cosine", 0.3): [fine, (0.86, 0.9)],
+                ("cosine", 1.0): [fine, (0.82, 0.9)],  # one seed is 6 points below the arm's best mean
                 ("gn", 0.1): [fine, "failed"],  # a crash is no divergence
                 ("gn", 0.3): [fine, fine],
+                ("in", 0.1): [fine, fine],
+                ("in", 0.3): [chance, chance],  # nothing diverged, and nothing was learned
+                ("ln", 0.1): [chance, (0.14, 0.1)],  # as good as guessing is not as good as the best
+                ("ln", 0.3): [chance, chance],
                 ("none", 0.1): ["diverged", fine],
             },
         ),
         *("--best", "optim.lr"),
     )
-    stable = {label: (arm["largest_stable"], arm["stable_to_the_end"]) for label, arm in list(found.items())[:3]}
-    assert stable == {"norm=bn": (0.3, False), "norm=gn": (0.3, True), "norm=none": (None, False)}
+    working = {label: (arm["largest_working"], arm["works_to_the_end"]) for label, arm in list(found.items())[:-1]}
+    assert working == {
+        "norm=bn": (0.3, False),
+        "norm=cosine": (0.3, False),
+        "norm=gn": (0.3, True),
+        "norm=in": (0.1, False),
+        "norm=ln": (None, False),
+        "norm=none": (None, False),
+    }
+    assert "no seed diverges and validation/accuracy of each is at most 5 points below" in found["notes"]
+
+
+def test_what_works_is_told_by_accuracy_also_where_a_loss_is_compared(tmp_path, arms, compare):
+    for lr, accuracy in ((0.1, 0.9), (0.3, 0.8)):
+        write_run(tmp_path / f"{lr}", lr=lr, final=both(accuracy, accuracy))
+    assert arms(tmp_path, "--best", "optim.lr", "--metric", "test/loss")["all runs"]["largest_working"] == 0.1
+    write_run(tmp_path / "none" / "a", lr=0.1, final={"validation/loss": 0.5, "test/loss": 0.5})
+    lines = compare(tmp_path / "none", "--best", "optim.lr", "--metric", "test/loss").splitlines()
+    heads = next(index for index, line in enumerate(lines) if "largest working" in line)
+    assert lines[heads + 2].rstrip().endswith(" -")
 
 
 def test_a_loss_is_chosen_by_the_smallest_and_never_by_survivors(tmp_path, arms):
@@ -303,6 +329,14 @@ def test_without_validation_there_is_no_choice(tmp_path):
     write_run(tmp_path / "a", final={"test/accuracy": 0.9})
     with pytest.raises(ValueError, match=r"no validation/accuracy, and test is never used for choosing"):
         main([str(tmp_path), "--best", "optim.lr"])
+
+
+def test_a_run_without_validation_is_left_out_of_a_choice_and_counted(tmp_path, arms):
+    write_run(tmp_path / "a", lr=0.1)
+    write_run(tmp_path / "b", lr=0.3, final={"test/accuracy": 0.99})
+    found = arms(tmp_path, "--best", "optim.lr")
+    assert (found["all runs"]["chosen"], found["all runs"]["mean"]) == (0.1, 0.9)
+    assert "Without validation/accuracy, by which values are chosen, left out: 1 run." in found["notes"]
 
 
 def test_best_is_not_also_an_arm(tmp_path):
@@ -442,6 +476,19 @@ def test_settings_are_plain_whatever_the_config_holds(tmp_path):
     assert (run.settings["norm.eps"], run.settings["optim.betas"]) == ("NaN", "[0.9,0.99]")
 
 
+# --- from Python
+
+
+def test_from_python_only_folders_are_needed_and_baselines_are_words(tmp_path):
+    sweep(tmp_path, {"bn": BN, "gn": GN})
+    alone = comparison.compare([str(tmp_path)])
+    assert [arm.label for arm in alone.arms] == ["norm=bn", "norm=gn"]
+    assert (alone.metric, alone.baseline, "p" in alone.rows[0]) == ("test/accuracy", "", False)
+    paired = comparison.compare([str(tmp_path)], metric="test/loss", baseline=["norm=bn"])
+    assert (paired.baseline, paired.rows[1]["pairs"]) == ("norm=bn", 6)
+    assert paired.rows[1]["difference_mean"] == pytest.approx(sum(BN) / 6 - sum(GN) / 6)
+
+
 # --- what the user gets wrong
 
 
@@ -494,6 +541,46 @@ def test_csv_is_a_row_an_arm_at_full_precision(tmp_path, compare):
     assert [row["norm"] for row in rows] == ["bn", "gn"]
     assert float(rows[1]["mean"]) == pytest.approx(sum(GN) / 6, rel=1e-15)
     assert (rows[0]["p"], rows[1]["p"]) == ("", "0.03125")
+
+
+UNEVEN = [1.0, 0.99, 1.0, 0.6]
+
+
+def test_an_interval_of_accuracies_ends_at_100_percent_and_says_so(tmp_path, compare, arms):
+    found = arms(sweep(tmp_path, {"bn": UNEVEN}))
+    low, high = scipy.stats.ttest_1samp(UNEVEN, 0).confidence_interval()
+    assert (low < 0.6, high > 1.2) == (True, True)
+    assert (found["all runs"]["low"], found["all runs"]["high"]) == (pytest.approx(low, rel=1e-12), 1.0)
+    assert "[low, high]: a t-interval that would leave [0, 1] is cut off there" in found["notes"]
+    assert f"0.90 [{low:.2f}, 1.00]" in compare(tmp_path)
+    losses = arms(tmp_path, "--metric", "test/loss")  # 0, 0.01, 0, 0.4: a loss has no bounds
+    assert losses["all runs"]["low"] == pytest.approx(1 - high, abs=1e-12)
+    assert "cut off" not in losses["notes"]
+
+
+def test_an_interval_of_differences_of_accuracies_ends_at_100_points(tmp_path, arms):
+    found = arms(sweep(tmp_path, {"bn": [0.0] * 4, "gn": UNEVEN}), "--baseline", "norm=bn")
+    assert found["norm=gn"]["difference_high"] == 1.0
+    assert found["norm=gn"]["difference_low"] == pytest.approx(
+        scipy.stats.ttest_1samp(UNEVEN, 0).confidence_interval().low
+    )
+
+
+def test_an_accuracy_in_percent_knows_no_bound(tmp_path, arms):
+    percent = [100 * value for value in UNEVEN]
+    found = arms(sweep(tmp_path, {"bn": percent}))["all runs"]
+    assert found["low"] == pytest.approx(scipy.stats.ttest_1samp(percent, 0).confidence_interval().low, rel=1e-12)
+
+
+def test_few_seeds_are_shown_themselves(tmp_path, compare):
+    text = compare(sweep(tmp_path, {"bn": [0.9, 0.8, 0.95], "gn": [0.91, 0.7], "ln": [0.5]}), "--baseline", "norm=bn")
+    bn, gn, ln = text.splitlines()[3:6]
+    assert "0.8833 (0.9000, 0.8000, 0.9500)" in bn
+    assert "0.8050 (0.9100, 0.7000)" in gn
+    assert ln.split()[2] == "0.5000"
+    assert "-0.0450  +0.0100, -0.1000" in text
+    assert "With fewer than 4 seeds their values stand behind the mean instead of an interval." in text
+    assert "With fewer than 4 pairs the differences themselves are shown instead of an interval." in text
 
 
 def test_markdown_is_a_table_whose_names_are_escaped(tmp_path, compare):

@@ -9,7 +9,10 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_compare import BN, GN, grid, sweep, write_run
 
 from bnexp.cli.compare import main
+from bnexp.compare import figures
 from bnexp.compare.statistics import mean_interval
+from bnexp.runs.arms import group
+from bnexp.runs.collect import collect
 
 
 @pytest.fixture
@@ -109,6 +112,15 @@ def test_figures_are_written_as_png_and_svg(tmp_path, capsys):
     assert texts.count("0.9100") == 4
 
 
+def test_the_axes_of_an_accuracy_end_with_its_values(tmp_path):
+    runs, _ = collect([sweep(tmp_path, {"bn": [1.0, 0.99, 1.0, 0.6], "gn": [0.1, 0.0, 0.0, 0.02]})])
+    ends = {picture.name: picture.figure.axes[0] for picture in figures.pictures(group(runs), "test/accuracy")}
+    assert (ends["dots"].get_xlim(), ends["curves"].get_ylim()) == ((0.0, 1.0), (0.0, 1.0))
+    runs, _ = collect([sweep(tmp_path / "high", {"bn": [0.9, 0.91, 0.92, 0.93]})])
+    low, high = figures.pictures(group(runs), "test/accuracy")[1].figure.axes[0].get_xlim()
+    assert 0.85 < low < 0.9 < 0.93 < high < 0.97
+
+
 def test_two_calls_write_the_same_bytes(page, runs, tmp_path, capsys):
     first = page.read_bytes()
     main([str(runs), "--baseline", "norm=bn", "--html", str(page), "--figures", str(tmp_path / "a")])
@@ -138,12 +150,12 @@ def test_a_page_without_a_single_result(tmp_path, capsys):
 
 
 def test_large_losses_and_equal_values_are_drawn(tmp_path, capsys):
-    for seed, loss in enumerate((1e30, 3.0)):
+    for seed, loss in enumerate((1e30, 3.0, 3.0, 3.0)):
         write_run(tmp_path / f"{seed}", seed=seed, final={"test/loss": loss})
         metrics = f"step,epoch,metric,value\n1,1,test/loss,{loss}\n2,2,test/loss,inf\n3,3,test/loss,{loss}\n"
         Path(tmp_path / f"{seed}" / "metrics.csv").write_text(metrics)
     main([str(tmp_path), "--metric", "test/loss", "--html", str(tmp_path / "page.html")])
-    assert "± 6.35e+30" in (tmp_path / "page.html").read_text()
+    assert "± 7.96e+29" in (tmp_path / "page.html").read_text()
 
 
 def test_mean_and_interval_go_to_tensorboard_as_a_run_an_arm(runs, tmp_path, capsys):

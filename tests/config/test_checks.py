@@ -58,7 +58,7 @@ def test_a_good_value_comes_back_in_the_annotated_type(value, annotation, taken)
         (math.inf, float, "x=inf: expected a finite number"),
         (-math.inf, NonNegative, "x=-inf: expected a finite number"),
         (10**400, float, "x=inf: expected a finite number"),
-        (0, Positive, "x=0: out of range; allowed is at least 1"),
+        (0, Positive, "x=0: out of range; allowed is at least 1 and at most 1000000000"),
         (-1e-9, NonNegative, "x=-1e-09: out of range; allowed is at least 0"),
         (0, PositiveFloat, "x=0.0: out of range; allowed is above 0"),
         (1, Fraction, "x=1.0: out of range; allowed is at least 0 and below 1"),

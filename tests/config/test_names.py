@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from bnexp.config.names import free_folder, run_name
+from bnexp.config.names import make_free, run_name
 
 
 @pytest.mark.parametrize(
@@ -41,8 +39,7 @@ def test_a_long_name_is_cut_at_a_whole_letter_and_stays_distinct(letter):
     assert set(one[: one.rindex("-")]) == {letter}
 
 
-def test_a_taken_folder_gets_the_process_id(tmp_path):
-    wanted = str(tmp_path / "run")
-    assert free_folder(wanted) == wanted
-    (tmp_path / "run").mkdir()
-    assert free_folder(wanted) == f"{wanted}-{os.getpid()}"
+def test_whoever_comes_later_makes_the_next_folder(tmp_path):
+    (tmp_path / "day" / "run-3").mkdir(parents=True)
+    made = [make_free(tmp_path / "day" / "run").name for _ in range(3)]
+    assert made == ["run", "run-2", "run-4"]

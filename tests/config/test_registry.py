@@ -44,14 +44,14 @@ def test_a_builder_gets_of_the_declared_context_what_it_takes(registry):
 
 
 def test_context_that_is_not_declared_is_refused(registry):
-    with pytest.raises(TypeError, match=r"^norm=none: brnach is no declared context \(allowed: branch, given\)"):
+    with pytest.raises(TypeError, match=r"^norm=none: brnach is not a declared context \(allowed: branch, given\)"):
         registry.bind({"name": "none"})(5, brnach=2)
-    with pytest.raises(TypeError, match=r"^norm=gn: groups is no declared context"):
+    with pytest.raises(TypeError, match=r"^norm=gn: groups is not a declared context"):
         registry.bind(GOOD)(16, groups=4)
 
 
 def test_a_builder_that_takes_context_that_is_not_declared_is_refused(registry):
-    with pytest.raises(TypeError, match=r"^norm=slip: eps is no declared context .*, and options have no default$"):
+    with pytest.raises(TypeError, match=r"^norm=slip: eps is not a declared context .*, and options have no default$"):
 
         @registry.register("slip")
         def slip(channels: int, *, eps: float = 1e-5):

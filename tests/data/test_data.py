@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import struct
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,8 +68,9 @@ def labels(count):
 
 
 @pytest.fixture
-def mnist(tmp_path):
-    """A folder like MNIST's, with 40 + 20 images of 6 x 5."""
+def mnist(tmp_path, monkeypatch):
+    """A folder like MNIST's, with 40 + 20 images of 6 x 5, which nobody expects to be those of MNIST."""
+    monkeypatch.setattr("bnexp.data.mnist.DIGESTS", {})
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name, array in zip(IDX, (pictures(40, 0), labels(40), pictures(20, 1), labels(20)), strict=True):
@@ -283,10 +285,96 @@ def test_training_file_in_place_of_the_test_file(mnist):
     assert f"{TEST_X} holds the training images" in assert_refused(from_mnist(mnist), "data.root=")
 
 
+# MNIST is recognized
+
+
+@pytest.fixture
+def published(mnist, monkeypatch):
+    """The same folder, as if its images had been published."""
+    from bnexp.data.mnist import DIGESTS, Digests, order_free
+
+    for x, y in ((TRAIN_X, TRAIN_Y), (TEST_X, TEST_Y)):
+        md5 = [calculate_md5(mnist / file) for file in (x, y)]
+        count = 40 if x == TRAIN_X else 20
+        images = torch.from_numpy(pictures(count, 0 if x == TRAIN_X else 1))
+        monkeypatch.setitem(DIGESTS, f"MNIST/raw/{x}", Digests(*md5, order_free(images, torch.tensor(labels(count)))))
+    return mnist
+
+
+def test_what_was_published_is_read_without_a_word(published, caplog):
+    caplog.set_level("INFO", logger="bnexp")
+    assert torch.equal(load(from_mnist(published)).train.x, torch.from_numpy(pictures(40, 0)).unsqueeze(1) / 255)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("file", IDX)
+@pytest.mark.parametrize("place", [0.0, 0.4, 0.999])
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_flipped_bit_is_found(published, file, place, packed):
+    path = published / file
+    content = bytearray(path.read_bytes())
+    start = 16 if "images" in file else 8
+    content[start + int(place * (len(content) - start))] ^= 1
+    if packed:
+        path.unlink()
+        path, content = path.with_name(f"{file}.gz"), gzip.compress(content)
+    path.write_bytes(content)
+    root = from_mnist(published)["root"]
+    message = (
+        f"data.root={root}: MNIST/raw/{file}: not as published: damaged, or other images; delete to download again"
+    )
+    assert_refused(from_mnist(published), message)
+
+
+def shuffled(raw, labels_too=True):
+    """Put the test images into another order, with their labels or without."""
+    order = np.random.default_rng(0).permutation(20)
+    (raw / TEST_X).write_bytes(idx(pictures(20, 1)[order]))
+    if labels_too:
+        (raw / TEST_Y).write_bytes(idx(labels(20)[order]))
+    return order
+
+
+def test_another_order_is_told(published, caplog):
+    caplog.set_level("INFO", logger="bnexp")
+    order = shuffled(published)
+    data = load(from_mnist(published))
+    assert torch.equal(data.test.x, torch.from_numpy(pictures(20, 1)[order]).unsqueeze(1) / 255)
+    (line,) = caplog.messages
+    assert f": MNIST/raw/{TEST_X} is in another order than published, " in line
+
+
+def test_another_order_with_a_flipped_bit_or_the_wrong_labels_is_refused(published):
+    shuffled(published, labels_too=False)
+    assert f": MNIST/raw/{TEST_X}: not as published" in assert_refused(from_mnist(published), "data.root=")
+    shuffled(published)
+    content = bytearray((published / TEST_Y).read_bytes())
+    content[-1] ^= 8
+    (published / TEST_Y).write_bytes(content)
+    line = assert_refused(from_mnist(published), "data.root=")
+    assert f": MNIST/raw/{TEST_X} and MNIST/raw/{TEST_Y}: not as published" in line
+
+
+@real
+def test_a_flipped_bit_in_the_real_mnist_ends_a_training_before_it_begins(tmp_path, bnexp):
+    raw, there = tmp_path / "MNIST" / "raw", Path(os.environ["BNEXP_DATA"]) / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in IDX:
+        (raw / file).symlink_to(there / file)
+    content = bytearray((raw / TEST_X).read_bytes())
+    content[5_000_000] ^= 64
+    (raw / TEST_X).unlink()
+    (raw / TEST_X).write_bytes(content)
+    answer = bnexp("train", "data=mnist", f"data.root={tmp_path}", "steps=1", f"hydra.run.dir={tmp_path}/run")
+    assert answer.code == 2, answer
+    assert answer.err.startswith(f"bnexp: data.root={tmp_path}: MNIST/raw/{TEST_X}: not as published: ")
+    assert not (tmp_path / "run").exists()
+
+
 # Files that are not there
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("name", [name for name in DATA if "root" in DATA.options(name)])
 @pytest.mark.parametrize("place", ["absent/deeper", "with space and ż", "a\nnewline", "nul\0", "x" * 300])
 def test_missing_folder(tmp_path, name, place):
     root = f"{tmp_path}/{place}"
@@ -435,7 +523,7 @@ def test_image_folder(folder):
 
 def test_palette_with_transparency_warns_nobody(folder):
     image = Image.fromarray(pictures(1, 0, (4, 6))[0], mode=None).convert("P")
-    image.save(folder / "train" / "cat" / "0.png", transparency=bytes(range(256)))
+    image.save(folder / "train" / "cat" / "0.png", transparency=bytes([255] * 256))
     assert load(from_folder(folder)).shape == (3, 4, 6)
 
 
@@ -477,15 +565,152 @@ def test_image_folder_without_path():
 def test_image_folder_with_gaps(folder, part):
     for image in (folder / part / "dog").iterdir():
         image.unlink()
-    line = assert_refused(from_folder(folder), f"data.path={folder}: folder {part} cannot be read (")
-    assert "classes dog" in line
+    line = assert_refused(from_folder(folder), f"data.path={folder}: class dog has no image in {part}; ")
+    assert line.endswith("end in .bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp")
     remove(folder / part / "dog")
     other = {"train": "test", "test": "train"}[part]
     assert f": class dog is in {other} but not in {part}" in assert_refused(from_folder(folder), "data.path=")
     remove(folder / part / "cat")
-    assert "Couldn't find any class folder" in assert_refused(from_folder(folder), "data.path=")
+    assert f": folder {part} has no class folder; " in assert_refused(from_folder(folder), "data.path=")
     remove(folder / part)
     assert f": has no folder {part};" in assert_refused(from_folder(folder), "data.path=")
+
+
+def refill(folder, save):
+    """Replace every image; ``save`` writes one into a path without ending."""
+    for seed, path in enumerate(sorted(folder.rglob("*.png"))):
+        path.unlink()
+        save(np.random.default_rng(seed), path.with_suffix(""))
+
+
+def wide(random, path, ending=".png"):
+    """16-bit grey, as scanners and X-ray machines write it; some format keeps it in another mode of Pillow's."""
+    Image.fromarray(random.integers(0, 2**16, (4, 6), dtype=np.uint16)).save(path.with_suffix(ending))
+
+
+@pytest.mark.parametrize("ending", [".png", ".tiff", ".pgm"])
+def test_16_bit_grey_is_scaled_by_its_own_white(folder, ending):
+    refill(folder, lambda random, path: wide(random, path, ending))
+    x = np.stack([np.random.default_rng(seed).integers(0, 2**16, (4, 6), dtype=np.uint16) for seed in range(4, 10)])
+    expected = torch.from_numpy(x / 65535).float()[:, None].expand(-1, 3, -1, -1)
+    assert_close(load(from_folder(folder)).train.x, expected, rtol=0, atol=1e-7)
+
+
+def test_a_training_on_16_bit_images_sees_what_is_on_them(folder, bnexp, tmp_path):
+    """Cats are dark and dogs bright, all above what 8 bits can say."""
+    for seed, path in enumerate(sorted(folder.rglob("*.png"))):
+        grey = np.random.default_rng(seed).integers(300, 1000, (4, 6)) * (1 if path.parent.name == "cat" else 60)
+        Image.fromarray(grey.astype(np.uint16)).save(path)
+    words = ("data=image_folder", f"data.path={folder}", "data.validation=0", "model=mlp", "model.width=8")
+    answer = bnexp("train", *words, "batch_size=6", "steps=30", f"hydra.run.dir={tmp_path}/run")
+    assert "finished: test accuracy 1.0000" in answer.out, answer
+
+
+def test_white_is_1_at_8_and_at_16_bits(folder):
+    Image.fromarray(np.full((4, 6), 65535, np.uint16)).save(folder / "train" / "cat" / "0.png")
+    Image.fromarray(np.full((4, 6), 255, np.uint8)).save(folder / "train" / "cat" / "1.png")
+    data = load(from_folder(folder))
+    assert data.train.x[:2].unique().tolist() == [1.0]
+    dogs = torch.from_numpy(pictures(3, 7, (4, 6, 3))).permute(0, 3, 1, 2) / 255
+    assert torch.equal(data.train.x[3:], dogs)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_32_bit_pixels_are_refused(folder, kind):
+    image = np.random.default_rng(0).uniform(0, 1000, (4, 6)).astype(kind)
+    Image.fromarray(image).save(folder / "train" / "dog" / "3.tif")
+    line = assert_refused(from_folder(folder), f"data.path={folder}: train/dog/3.tif cannot be read (32 bits a pixel")
+    assert "16 bits, or use data=npz" in line
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_an_image_with_its_content_in_alpha_is_refused(folder, mode):
+    """A picture of one colour, whose content is how transparent it is; of a palette, whose colours differ in that."""
+    content, path = Image.fromarray(pictures(1, 0, (4, 6))[0]), folder / "test" / "dog" / "1.png"
+    if mode == "P":
+        content.convert("P").save(path, transparency=bytes(range(256)))
+    else:
+        image = Image.new(mode, content.size, "blue" if mode == "RGBA" else 0)
+        image.putalpha(content)
+        image.save(path)
+    line = assert_refused(from_folder(folder), f"data.path={folder}: test/dog/1.png cannot be read (partly transparent")
+    assert "without alpha" in line
+
+
+def test_an_alpha_that_says_nothing_is_dropped(folder):
+    picture = pictures(1, 0, (4, 6, 3))[0]
+    image = Image.fromarray(picture).convert("RGBA")
+    image.save(folder / "train" / "cat" / "0.png")
+    expected = torch.from_numpy(picture).permute(2, 0, 1) / 255
+    assert torch.equal(load(from_folder(folder)).train.x[0], expected)
+
+
+def test_training_images_that_are_all_equal_are_refused(folder):
+    for red, path in enumerate(sorted((folder / "train").rglob("*.png"))):
+        Image.new("RGB", (6, 4), (red, 9, 9)).save(path)
+    assert len(load(from_folder(folder)).train) == 6
+    start = f"data.path={folder}: the 6 images of train are all equal"
+    assert assert_refused(from_folder(folder, binarize=0.5), start) == f"{start} (with data.binarize=0.5)"
+    for path in (folder / "train").rglob("*.png"):
+        Image.new("RGB", (6, 4), (7, 9, 9)).save(path)
+    assert assert_refused(from_folder(folder), start) == start
+
+
+def test_hidden_names_are_skipped(folder):
+    expected = load(from_folder(folder))
+    for hidden in (".ipynb_checkpoints/0-checkpoint.png", "cat/.ipynb_checkpoints/0-checkpoint.png", "cat/._0.png"):
+        path = folder / "train" / hidden
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no image")
+    data = load(from_folder(folder))
+    assert torch.equal(data.train.x, expected.train.x)
+    assert data.classes == 2
+
+
+def test_files_that_are_left_out_are_told(folder, caplog):
+    caplog.set_level("INFO", logger="bnexp")
+    load(from_folder(folder))
+    assert caplog.messages == []
+    for name in ("cat/b.gif", "cat/deeper/notes.txt", "a.png"):
+        (folder / "train" / name).parent.mkdir(exist_ok=True)
+        (folder / "train" / name).write_bytes(b"")
+    load(from_folder(folder))
+    (line,) = caplog.messages
+    assert line.startswith(f"data.path={folder}: 3 files of train are left out (train/cat/b.gif): images lie in class ")
+    assert line.endswith("end in .bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp")
+
+
+def test_capital_endings_and_deeper_folders_are_read_in_the_order_of_paths(folder):
+    names = ["0.PNG", "a/1.Jpeg", "b.png"]
+    (folder / "train" / "cat" / "a").mkdir()
+    for path in (folder / "train" / "cat").glob("*.png"):
+        path.unlink()
+    for level, name in enumerate(names):
+        Image.new("RGB", (6, 4), (level * 80,) * 3).save(folder / "train" / "cat" / name)
+    data = load(from_folder(folder))
+    assert [round(float(x.mean()) * 255) for x in data.train.x[:3]] == [0, 160, 80]  # a/ behind the files beside it
+
+
+def test_photographs_are_turned_as_their_exif_says(folder):
+    """Orientation 6: the camera was turned, and a viewer turns the stored rows into columns from right to left."""
+    stored = np.zeros((4, 6, 3), np.uint8)
+    stored[0] = 255  # the first row becomes the last column
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for seed, path in enumerate(sorted(folder.rglob("*.png"))):
+        Image.fromarray(pictures(1, seed, (6, 4, 3))[0]).save(path)
+    Image.fromarray(stored).save(folder / "train" / "cat" / "0.png", exif=exif)
+    x = load(from_folder(folder)).train.x[0]
+    assert x.shape == (3, 6, 4)
+    assert x[0].mean(0).tolist() == [0, 0, 0, 1]
+
+
+def test_images_are_found_missing_and_read_without_torchvision(folder, monkeypatch):
+    """Its import takes seconds."""
+    for name in ("torchvision", "torchvision.datasets", "torchvision.datasets.folder"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert_refused(from_folder(folder / "nowhere"), f"data.path={folder}/nowhere: has no folder train")
+    assert load(from_folder(folder)).classes == 2
 
 
 # npz
@@ -617,6 +842,40 @@ def test_vectors_are_no_images(npz, options, message):
     assert assert_refused(from_npz(path, **options), "data.") == message
 
 
+# What a run recognizes its data by
+
+
+def fingerprint(options):
+    return load(options).fingerprint
+
+
+def test_the_fingerprint_is_that_of_what_is_in_the_files(npz, tmp_path):
+    """Of the images and labels in their order: not of where they lie, how they are stored or what is made of them."""
+    first = fingerprint(from_npz(npz()))
+    moved = tmp_path / "moved.npz"
+    np.savez_compressed(moved, **arrays())
+    assert fingerprint(from_npz(moved, train_limit=20, standardize=True, size=3, layout="nhwc")) == first
+    x, y = pictures(20, 1), labels(20)
+    x[7, 3, 2] ^= 1
+    y[[3, 4]] = y[[4, 3]]
+    others = [arrays(x_test=x), arrays(y_test=y), arrays(x_test=pictures(20, 1)[::-1]), arrays(x_test=pictures(19, 1))]
+    others[3]["y_test"] = labels(19)
+    found = [fingerprint(from_npz(npz(**other))) for other in others]
+    assert len({first, *found}) == 5
+
+
+def test_the_fingerprint_of_an_image_folder(folder):
+    first = fingerprint(from_folder(folder))
+    assert fingerprint(from_folder(folder, size=3)) == first
+    (folder / "train" / "cat" / "notes.txt").write_text("no image")
+    assert fingerprint(from_folder(folder)) == first
+    path = folder / "test" / "dog" / "0.png"
+    path.rename(path.with_name("9.png"))
+    order = fingerprint(from_folder(folder))
+    Image.fromarray(pictures(1, 99, (4, 6, 3))[0]).save(path)
+    assert len({first, order, fingerprint(from_folder(folder))}) == 3
+
+
 # Preparation
 
 
@@ -720,7 +979,7 @@ def test_digits():
 def made(count=23, shape=(2, 6, 5), *, flip=False, crop=0, cutout=0):
     x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0)) + 1
     split = Split(x, torch.arange(count))
-    return Data("made", count, split, None, split, [0.0], [1.0], Augmentation(flip, crop, cutout))
+    return Data("made", count, split, None, split, [0.0], [1.0], Augmentation(flip, crop, cutout), "")
 
 
 AUGMENTED = {
@@ -893,7 +1152,7 @@ def test_real_data(name, mean, std):
     data = load(options)
     assert data.mean == pytest.approx([mean], abs=1e-4)
     assert data.std == pytest.approx([std], abs=1e-4)
-    assert data.train.x.shape == (60_000, 1, 28, 28)
+    assert data.train.x.shape == (60_000, 1, 28, 28)  # and each image, with its label, is the published one
     assert data.test.x.shape == (10_000, 1, 28, 28)
     assert data.train.x.std() == pytest.approx(1, abs=1e-4)
     counts = data.train.y.bincount().tolist()

@@ -20,11 +20,11 @@ WRONG = {
     "--sizes 8,": "--sizes=8,: expected whole numbers",
     "--sizes 0": "--sizes=0: out of range; allowed is at least 1",
     "--repeats 2": "--repeats=2: out of range; allowed is at least 3",
-    "--json /nowhere/x.json": "--json=/nowhere/x.json: /nowhere is no folder",
+    "--json /nowhere/x.json": "--json=/nowhere/x.json: /nowhere is not a folder",
     "--sizes 1": "--sizes: none is possible; batch_size=1: norm=bn: an input of shape [1, 16] gives one value",
     "-m norm=bn": "bench: unrecognized arguments: -m",
     "norm=bx": "norm=bx: not known; did you mean bn?",
-    "compile=true": "compile=true: torch.compile stops compiling anew",
+    "compile=true": "compile=true: torch.compile stops recompiling",
 }
 
 
@@ -57,7 +57,7 @@ def test_the_knee_lies_at_95_percent_exactly(share, size):
 def test_no_knee_where_two_sizes_cannot_be_told_apart():
     found = knee(speeds(b8=[50] * 5, b16=[92, 93, 95, 96, 97], b32=[100] * 5))
     assert found.size is None
-    assert "anything from 16 to 32 may be it" in found.reason
+    assert "the knee may be anything from 16 to 32" in found.reason
 
 
 def test_more_rounds_tell_two_sizes_apart():
@@ -129,9 +129,9 @@ def test_a_knee_at_the_largest_size_says_that_larger_ones_may_be_faster():
     setup = build([small()], stacked=False)
     rising, level = ([Speed(8, (50,) * 3, 0), Speed(16, (rate,) * 3, 0)] for rate in (100, 51))
     for rows, failures, end in (
-        (rising, {}, "at 16); it is the largest here, and larger ones may be faster still\n"),
-        (rising, {4: "one value"}, "at 16); it is the largest here, and larger ones may be faster still\n"),
-        (rising, {32: "out of memory"}, "at 16); it is the largest that is possible here\n"),
+        (rising, {}, "at 16); it is the largest size tried, and larger ones may be faster still\n"),
+        (rising, {4: "one value"}, "at 16); it is the largest size tried, and larger ones may be faster still\n"),
+        (rising, {32: "out of memory"}, "at 16); it is the largest possible here\n"),
         (level, {}, "at 16)\n"),
     ):
         assert end in module.table(module.Bench(setup, tuple(rows), failures, knee(rows)))

@@ -26,13 +26,13 @@ ONCE_MISSED = {
 REFUSED = ONCE_MISSED | {
     "affine=identity norm=bn norm.affine=false": "use norm.affine=true",
     "affine=identity init=autoencoder activation=sigmoid": "init=autoencoder trains gains and biases",
-    "init=autoencoder": "is for sigmoid units",
+    "init=autoencoder": "needs sigmoid units",
     "init_from=nowhere": "init_from=nowhere: nowhere: there is no such folder",
     "norm=in": "undefined on vectors",
     "norm=skipinit": "acts on residual branches",
     "batch_size=500": "larger than the 200 training images",
     "steps=100000000": "out of range",
-    "trainable=random_as_norms model.width=1 data.size=1": "numbers are asked for",
+    "trainable=random_as_norms model.width=1 data.size=1": "numbers, and the model has only",
     "device=cuda:7": "device=cuda:7",
 }
 
@@ -52,8 +52,14 @@ def test_a_run_and_a_sweep_say_the_same_line_and_leave_nothing(words, bnexp, tmp
 def test_the_jobs_of_a_sweep_are_checked_as_a_run_is(words):
     with pytest.raises(ValueError, match=re.escape(REFUSED[words])) as alone:
         build([config(*words.split())], stacked=False)
-    with pytest.raises(ValueError, match=re.escape(str(alone.value))):
-        check_sweep([to_dict(config(*words.split()))], begun=[False])
+    assert answer_for(config(*words.split()))["faults"] == {"0": str(alone.value)}
+
+
+def answer_for(*configs):
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert check_sweep([to_dict(each) for each in configs], begun=[False] * len(configs)) == 0
+    return json.loads(printed.getvalue().splitlines()[-1])
 
 
 def config(*words: str):
@@ -82,14 +88,11 @@ def test_operations_are_those_that_torch_counts(model):
 
 
 def test_the_answer_for_a_sweep_says_why_jobs_are_not_stacked():
-    compiled, ordinary = (to_dict(config(word)) for word in ("compile=true", "compile=false"))
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        assert check_sweep([compiled, ordinary], begun=[False, False]) == 0
-    shapes = json.loads(printed.getvalue().splitlines()[-1])["shapes"]
-    assert shapes[shape(compiled)]["unstackable"].startswith("compile=true: ")
-    assert shapes[shape(ordinary)]["unstackable"] is None
-    assert shapes[shape(ordinary)]["parameters"] == check([config()]).size.parameters
+    configs = [config(word) for word in ("compile=true", "compile=false")]
+    compiled, ordinary = (answer_for(*configs)["shapes"][shape(to_dict(each))] for each in configs)
+    assert compiled["unstackable"].startswith("compile=true: ")
+    assert ordinary["unstackable"] is None
+    assert ordinary["parameters"] == check([config()]).size.parameters
 
 
 def test_a_run_that_has_begun_does_not_need_the_run_it_started_from(tmp_path):
@@ -97,3 +100,51 @@ def test_a_run_that_has_begun_does_not_need_the_run_it_started_from(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         check([given])
     assert check([given], starts=False).cadence.steps > 0
+
+
+# ------------------------------------------------------------------------------- settings without the effect they name
+
+TOLD = {
+    "optim.nesterov=true optim.momentum=0": "optim.nesterov=true: has no effect at optim.momentum=0",
+    "precision=tf32 device=cpu": "precision=tf32: has no effect on device=cpu, where it is fp32",
+    "graph=true device=cpu": "graph=true: has no effect on device=cpu",
+    "schedule.warmup=3": "schedule.warmup=3: longer than the run of 2 steps, which never has the full learning rate",
+    "trainable=head norm=bn": (
+        "trainable=head: running statistics of norm=bn go on moving; init_from=RUN norm_state=frozen fixes them"
+    ),
+    "affine=constant affine.gain=2 norm=none": "affine.gain=2: has no effect, norm=none has no gain here",
+}
+UNTOLD = [
+    "optim.nesterov=true",
+    "precision=fp32 schedule.warmup=2",
+    "trainable=head norm=ln",
+    "trainable=norms norm=bn",
+    "optim=adam schedule=cosine",
+]
+
+
+@pytest.mark.parametrize("words", TOLD)
+def test_a_setting_without_effect_or_with_a_surprising_one_is_told_in_one_line(bnexp, tmp_path, words):
+    run = tmp_path / "run"
+    answer = bnexp("train", *SMALL, "steps=2", *words.split(), f"hydra.run.dir={run}")
+    assert answer.code == 0, answer
+    assert answer.err.splitlines().count(TOLD[words]) == 1
+    assert (run / "train.log").read_text().count(TOLD[words]) == 1
+
+
+@pytest.mark.parametrize("words", UNTOLD)
+def test_a_setting_with_its_effect_needs_no_word(bnexp, tmp_path, words):
+    answer = bnexp("train", *SMALL, "steps=2", *words.split(), f"hydra.run.dir={tmp_path / 'run'}")
+    assert answer.code == 0, answer
+    assert all(line.startswith("epoch") for line in answer.err.splitlines()), answer.err
+
+
+def test_a_run_from_another_says_that_it_starts_at_step_0(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert bnexp("train", *SMALL, "steps=2", "hydra.run.dir=old").code == 0
+    line = "init_from=old: starts a new run at step 0; bnexp resume goes on with an old one"
+    begun = bnexp(
+        "train", *SMALL, "steps=2", "init_from=old", "norm_state=frozen", "trainable=head", "hydra.run.dir=new"
+    )
+    assert begun.err.splitlines().count(line) == 1
+    assert "go on moving" not in begun.err

@@ -57,7 +57,9 @@ def test_members_that_do_not_fit_at_once_are_divided_evenly(tmp_path, with_room_
     asked = with_room_for(fit)
     assert train(tmp_path, 7) == ["finished"] * 7
     assert asked == [7]
-    assert (f"one after another {', '.join(map(str, sizes))}\n" in capsys.readouterr().out) == (len(sizes) > 1)
+    assert (f"training groups of {', '.join(map(str, sizes))}, one after another\n" in capsys.readouterr().out) == (
+        len(sizes) > 1
+    )
 
 
 @pytest.mark.parametrize("members", [1, 2])

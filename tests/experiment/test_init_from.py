@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,11 @@ from conftest import SMALL, composed
 from torch import Tensor, nn
 
 from bnexp.config.compose import plain
+from bnexp.config.schema import config_hash, from_dict, to_dict
+from bnexp.data import Data, load
 from bnexp.experiment.job import Job, saved_job
 from bnexp.experiment.run import run
-from bnexp.experiment.setup import build
+from bnexp.experiment.setup import Setup, build
 from bnexp.models.dropout import Dropout
 from bnexp.models.layers import batch_norms
 from bnexp.norms import NORMS, BatchStatistics, Norm
@@ -23,6 +26,7 @@ from bnexp.runs import checkpoint
 
 FIRST, LAST = "data.classes=[0,1,2,3,4]", "data.classes=[5,6,7,8,9]"
 NET = (*SMALL, "model.depth=2", "model.dropout=0.1", "checkpoint_every=2")
+PRECISE = ("norm_state=precise", "pixel_scale=own", "data.labels_per_class=20")
 WHITENED = ("batch_size=40", "model.dropout=0")
 RNN = ("model=rnn", "model.width=8", "activation=tanh")
 
@@ -86,7 +90,7 @@ def is_stream(name: str) -> bool:
 
 
 def test_all_but_the_head_and_the_random_streams_is_taken_over(sources):
-    setup = start(sources / "norm=bn,seed=0")
+    setup = start(sources / "norm=bn,seed=0", "pixel_scale=own")
     saved, fresh = loaded(sources / "norm=bn,seed=0"), parts(start(None).population.members[0])
     found = parts(setup.population.members[0])
     own = {name for name in found if name.startswith("head.") or is_stream(name)}
@@ -103,8 +107,8 @@ def test_the_head_is_taken_over_where_the_classes_are_the_same(sources, caplog, 
     saved, found = loaded(sources / "norm=bn,seed=0"), parts(setup.population.members[0])
     assert (found["head.weight"].shape == saved["head.weight"].shape) == (len(words[0]) == len(FIRST))
     assert torch.equal(found["head.weight"], saved["head.weight"]) == same
-    (line,) = [line for line in caplog.messages if line.startswith("init_from=")]
-    assert line.endswith("the head included" if same else "head.weight, head.bias drawn anew")
+    *_, line = [line for line in caplog.messages if line.startswith("init_from=")]
+    assert line.endswith("including the head" if same else "with head.weight, head.bias initialized anew")
     assert "weights of step 8 of run " in line
 
 
@@ -119,7 +123,7 @@ def test_reset_begins_the_statistics_anew(sources):
 
 
 def test_precise_statistics_are_the_moments_of_the_new_images_under_the_old_weights(sources):
-    setup = start(sources / "norm=bn,seed=0", "norm_state=precise", "batch_size=100", "data.labels_per_class=20")
+    setup = start(sources / "norm=bn,seed=0", *PRECISE, "batch_size=100")
     model, x = setup.population.members[0], setup.data.train.x.double().flatten(1)
     assert x.shape == (100, 64)
     for unit in (model.hidden1, model.hidden2):
@@ -130,6 +134,133 @@ def test_precise_statistics_are_the_moments_of_the_new_images_under_the_old_weig
         normalized = (z - mean) / (var + unit.norm.eps).sqrt()
         x = F.relu(unit.norm.gain.double() * normalized + unit.norm.bias.double())
     assert all(layer.training for layer in batch_norms(model))
+
+
+def test_precise_statistics_are_those_of_all_images_also_of_a_last_small_batch(sources):
+    setup = start(sources / "norm=bn,seed=0", *PRECISE, "batch_size=30")
+    unit, x = setup.population.members[0].hidden1, setup.data.train.x.double().flatten(1)
+    z = (x @ unit.linear.weight.double().T).detach()
+    torch.testing.assert_close(unit.norm.running_mean.double(), z.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(unit.norm.running_var.double(), z.var(0, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def seen(setup: Setup, row: int = 0) -> Tensor:
+    """What the first layer of a member sees of the test images."""
+    model, found = setup.population.members[row].eval(), []
+    hook = model.hidden1.linear.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    model(setup.data.test.x)
+    hook.remove()
+    return found[0]
+
+
+def pixels(classes: str, *words: str) -> Data:
+    """The images as they are, and by what they would be scaled."""
+    return load(plain(composed(*NET, classes, *words)).data)
+
+
+def scaled(mean: list[float], std: list[float]) -> Tensor:
+    """The test images of the digits 5 to 9."""
+    raw = pixels(LAST, "data.standardize=false").test.x.flatten(1).double()
+    return ((raw - mean[0]) / std[0]).float()
+
+
+def scale_lines(caplog) -> list[str]:
+    return [line.partition(": ")[2] for line in caplog.messages if "pixel" in line]
+
+
+@pytest.mark.parametrize("words", [(), ("norm_state=frozen",)])
+def test_pixels_are_scaled_as_those_that_the_weights_were_trained_with(sources, caplog, words):
+    caplog.set_level("INFO", logger="bnexp")
+    setup = start(sources / "norm=bn,seed=0", "data.labels_per_class=2", "batch_size=5", *words)
+    source = pixels(FIRST)
+    assert (source.mean, source.std) != (setup.data.mean, setup.data.std)
+    torch.testing.assert_close(seen(setup), scaled(source.mean, source.std), rtol=0, atol=1e-5)
+    assert scale_lines(caplog) == ["pixels are scaled by the mean and standard deviation of that run"]
+
+
+def test_pixels_may_be_scaled_by_the_new_images(sources, caplog):
+    caplog.set_level("INFO", logger="bnexp")
+    setup = start(sources / "norm=bn,seed=0", "data.labels_per_class=2", "batch_size=5", "pixel_scale=own")
+    assert torch.equal(seen(setup), setup.data.test.x.flatten(1))
+    (line,) = scale_lines(caplog)
+    assert line.endswith("deviation of this run's images (pixel_scale=source takes those of that run)")
+
+
+def test_the_same_images_have_the_same_scale_to_the_last_bit(sources, caplog):
+    caplog.set_level("INFO", logger="bnexp")
+    setup = start(sources / "norm=bn,seed=0", FIRST)
+    assert torch.equal(seen(setup), setup.data.test.x.flatten(1))
+    assert scale_lines(caplog) == []
+
+
+def test_a_scale_is_handed_on_from_run_to_run(sources, tmp_path):
+    shutil.copytree(sources / "norm=bn,seed=0", tmp_path / "source")
+    trained(tmp_path / "second", LAST, f"init_from={tmp_path}/source", "steps=2")
+    shutil.rmtree(tmp_path / "source")
+    source = pixels(FIRST)
+    setup = start(tmp_path / "second")
+    torch.testing.assert_close(seen(setup), scaled(source.mean, source.std), rtol=0, atol=1e-5)
+
+
+def test_members_of_a_stack_have_scales_of_their_own(sources, tmp_path):
+    for seed, classes in enumerate((FIRST, "data.classes=[0,1]")):
+        trained(tmp_path / f"seed={seed}", classes, "steps=1", f"seed={seed}")
+    words = (LAST, f"init_from='{tmp_path}/seed={{seed}}'", "steps=2", "model.dropout=0")
+    configs = [plain(composed(*words_of(*words, f"seed={seed}"))) for seed in (0, 1)]
+    stacked, single = build(configs, stacked=True), [build([config], stacked=False) for config in configs]
+    for row, classes in enumerate((FIRST, "data.classes=[0,1]")):
+        source = pixels(classes)
+        torch.testing.assert_close(seen(stacked, row), scaled(source.mean, source.std), rtol=0, atol=1e-5)
+    x = stacked.data.test.x
+    stacked.population.train(False)
+    together = stacked.population(x.expand(2, *x.shape))
+    for row, setup in enumerate(single):
+        setup.population.train(False)
+        torch.testing.assert_close(together[row], setup.population(x[None])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_says_no_scale_is_told(sources, tmp_path, caplog):
+    state = checkpoint.load(shutil.copytree(sources / "norm=bn,seed=0", tmp_path / "older"))
+    assert state is not None
+    del state["scale"]  # as version 0.1 wrote it
+    checkpoint.save(tmp_path / "older", state)
+    caplog.set_level("INFO", logger="bnexp")
+    setup = start(tmp_path / "older")
+    assert torch.equal(seen(setup), setup.data.test.x.flatten(1))
+    start(sources / "norm=bn,seed=0", "data.whiten=zca")
+    assert scale_lines(caplog) == [
+        "that run does not say how its pixels are scaled; they are scaled by this run's images",
+        "has no effect, as data.whiten is computed from the images of this run",
+    ]
+
+
+def test_a_checkpoint_without_buffers_is_refused_in_one_line(sources, tmp_path):
+    state = checkpoint.load(shutil.copytree(sources / "norm=bn,seed=0", tmp_path / "odd"))
+    assert state is not None
+    del state["buffers"]
+    checkpoint.save(tmp_path / "odd", state)
+    with pytest.raises(ValueError, match=r"^init_from=.*/odd: its checkpoint has no buffers; not one of this version"):
+        start(tmp_path / "odd")
+
+
+def test_scales_of_other_channels_are_refused(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x_train=vectors, y_train=np.arange(60) % 2, x_test=vectors[:9] + 1, y_test=[0] * 9)
+    words = ("data=npz", f"data.path={tmp_path}/x.npz", "data.train_limit=null", "steps=1")
+    trained(tmp_path / "vectors", *words)
+    with pytest.raises(ValueError, match=r"pixels have 64 channels there and 1 here, .*; use pixel_scale=own"):
+        start(tmp_path / "vectors")
+    assert start(tmp_path / "vectors", "pixel_scale=own").training.progress.step == 0
+
+
+def test_whose_scale_is_said_by_the_config(sources):
+    new = plain(composed("init_from=a"))
+    assert (new.pixel_scale, plain(composed()).pixel_scale) == ("source", "own")
+    saved = {key: value for key, value in to_dict(new).items() if key != "pixel_scale"}  # as version 0.1 wrote it
+    assert from_dict(saved).pixel_scale == "own"
+    assert config_hash(saved) == config_hash(to_dict(from_dict(saved))) != config_hash(to_dict(new))
+    with pytest.raises(ValueError, match=r"^pixel_scale=source: needs init_from; without it use pixel_scale=own"):
+        plain(composed("pixel_scale=source"))
 
 
 @pytest.mark.parametrize("name", ["bn", "bn_scratch"])
@@ -254,8 +385,8 @@ def test_an_affine_rule_without_effect_is_said(sources, caplog):
     start(None, "norm=none", "affine=constant", "affine.gain=2")
     start(None, "affine=constant", "affine.gain=2")
     assert [line for line in caplog.messages if "has no effect" in line] == [
-        "affine=identity: has no effect, as gains and biases are those of init_from",
-        "affine.gain=2: has no effect, as norm=none has no gain here",
+        "affine=identity: has no effect, because gains and biases come from init_from",
+        "affine.gain=2: has no effect, norm=none has no gain here",
     ]
 
 
@@ -286,15 +417,15 @@ def test_dropout_goes_on_with_the_streams_of_the_new_seed(sources):
         (("model.width=17",), "hidden1.linear.weight is [16, 64] there and [17, 64] here; only the head may differ"),
         (
             ("model.depth=3",),
-            "that run has no hidden3.linear.weight, this one has; model and norm must agree but for the head",
+            "that run has no hidden3.linear.weight, this one has; model and norm must agree, except for the head",
         ),
         (
             ("model.depth=1",),
-            "that run has hidden2.linear.weight, this one has not; model and norm must agree but for the head",
+            "that run has hidden2.linear.weight, this one does not; model and norm must agree, except for the head",
         ),
         (
             ("norm.affine=false",),
-            "that run has hidden1.norm.bias, this one has not; model and norm must agree but for the head",
+            "that run has hidden1.norm.bias, this one does not; model and norm must agree, except for the head",
         ),
     ],
 )
@@ -313,12 +444,10 @@ def test_what_is_no_run_is_refused_and_nothing_is_made(bnexp, tmp_path, monkeypa
 
 
 def test_norm_state_needs_a_source_and_statistics(sources):
-    with pytest.raises(
-        ValueError, match=r"^norm_state=frozen: is about the run that init_from names; it must be keep$"
-    ):
+    with pytest.raises(ValueError, match=r"^norm_state=frozen: needs init_from; without it use norm_state=keep$"):
         plain(composed("norm_state=frozen"))
     with pytest.raises(
-        ValueError, match=r"^norm_state=reset: norm=ln keeps no statistics of batches; it must be keep$"
+        ValueError, match=r"^norm_state=reset: norm=ln keeps no statistics of batches; use norm_state=keep$"
     ):
         start(sources / "ln", "norm=ln", "norm_state=reset")
 

@@ -6,10 +6,12 @@ import csv
 import json
 import random
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import SMALL_RUN, composed, start
@@ -122,7 +124,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path
     damage(folder / "checkpoint.pt", how)
     with caplog.at_level("INFO", logger="bnexp"):
         run_words(folder, StopAt(0))
-    assert "goes on from step 8" in caplog.text
+    assert "resumes from step 8" in caplog.text
     assert (folder / "checkpoint.damaged.pt").exists() == (how != "missing")
     assert how == "missing" or "checkpoint.pt: damaged" in caplog.text
     assert left_behind(folder) == left_behind(undisturbed)
@@ -139,11 +141,173 @@ def test_torn_files_are_mended(undisturbed, tmp_path):
     assert left_behind(folder)[:2] == left_behind(undisturbed)[:2]
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run stopped after steps 9 and 13, so that it has two event files."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    for steps in (9, 4):
+        assert run_words(folder, StopAt(steps)).status == "interrupted"
+    return folder
+
+
+@pytest.fixture
+def stopped(begun, tmp_path):
+    return Path(shutil.copytree(begun, tmp_path / "run"))
+
+
+def digit(data: bytes) -> bytes:
+    at = data.rindex(b".", 0, len(data) // 2) + 1
+    return data[:at] + (b"7" if data[at : at + 1] != b"7" else b"3") + data[at + 1 :]
+
+
+CHANGES = {
+    "a digit": digit,
+    "a row is gone": lambda data: data.partition(b"\n")[0] + b"\n" + data.partition(b"\n")[2].partition(b"\n")[2],
+    "an empty line": lambda data: data.replace(b"\n", b"\n\n", 1),
+    "other line ends": lambda data: data.replace(b"\n", b"\r\n"),
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "timing.csv"])
+def test_a_file_that_was_changed_is_named_with_a_remedy_and_nothing_is_lost(undisturbed, stopped, bnexp, name):
+    path = stopped / name
+    whole = path.read_bytes()
+    for how, change in CHANGES.items():
+        path.write_bytes(change(whole))
+        answer = bnexp("resume", str(stopped))
+        assert answer.code == 2, how
+        remedy = (
+            "changed since the checkpoint was written; put it back, or delete checkpoint*.pt to start the run again"
+        )
+        assert answer.err == f"bnexp: {path}: {remedy}\n"
+        assert path.read_bytes() == change(whole)
+    path.unlink()
+    assert f"{path}: missing; put it back" in bnexp("resume", str(stopped)).err
+    path.mkdir()
+    assert f"{path}: no file; put it back" in bnexp("resume", str(stopped)).err
+    path.rmdir()
+    path.write_bytes(whole)
+    assert bnexp("resume", str(stopped)).code == 0
+    assert left_behind(stopped) == left_behind(undisturbed)
+
+
+def test_what_was_written_behind_the_checkpoint_is_cut_off_whatever_step_it_names(undisturbed, stopped):
+    with (stopped / "metrics.csv").open("a") as file:
+        file.write("3,0.42857142857142855,train/loss,9.0\n")
+    run_words(stopped, StopAt(0))
+    assert left_behind(stopped) == left_behind(undisturbed)
+
+
+@pytest.mark.parametrize("lost", [[0], [1], [0, 1]])
+def test_lost_event_files_get_their_curves_back(undisturbed, stopped, caplog, lost):
+    files = sorted(stopped.glob("events.*"))
+    assert len(files) == 2
+    for number in lost:
+        files[number].unlink()
+    run_words(stopped, StopAt(0))
+    assert left_behind(stopped) == left_behind(undisturbed)
+    (said,) = [record.getMessage() for record in caplog.records if "event file" in record.getMessage()]
+    assert "histograms" not in said
+
+
+def test_lost_histograms_are_told(tmp_path, caplog):
+    words = (*WORDS, "probes=[gradients]")
+    run_words(tmp_path / "run", StopAt(9), words)
+    for path in (tmp_path / "run").glob("events.*"):
+        path.unlink()
+    run_words(tmp_path / "run", StopAt(0), words)
+    assert caplog.text.count("its histograms are lost") == 1
+
+
+def test_a_foreign_event_file_is_named(stopped, bnexp):
+    (stopped / "events.out.tfevents.mine").touch()
+    answer = bnexp("resume", str(stopped))
+    assert answer.code == 2
+    assert answer.err.splitlines()[-1].endswith(
+        "events.out.tfevents.mine: no event file of bnexp; move it out of the run's folder"
+    )
+
+
+def resaved(folder: Path, change) -> None:
+    """The last checkpoint with another content, and the digest of that."""
+    content = torch.load(folder / "checkpoint.pt", weights_only=True)
+    change(content["state"])
+    checkpoint.save(folder, content["state"], content["files"])
+
+
+WRONG = {
+    "no weights": lambda state: state.pop("parameters"),
+    "no progress": lambda state: state.pop("progress"),
+    "no loss": lambda state: state["progress"].pop("loss"),
+    "a word for a number": lambda state: state["progress"].update(loss="x"),
+    "a word for seen": lambda state: state["progress"].update(seen="x"),
+    "a number for tensors": lambda state: state.update(buffers=3),
+    "whole numbers": lambda state: state["parameters"].update({k: v.int() for k, v in state["parameters"].items()}),
+    "None": lambda state: state.update(optimizer=None),
+    "a step beyond the end": lambda state: state.update(step=22),
+    "a step before the start": lambda state: state.update(step=-1),
+}
+
+
+@pytest.mark.parametrize("how", WRONG)
+def test_a_checkpoint_of_another_content_with_its_right_digest_is_refused(stopped, bnexp, how):
+    before = (stopped / "metrics.csv").read_bytes()
+    resaved(stopped, WRONG[how])
+    for command in ("resume", "evaluate"):
+        answer = bnexp(command, str(stopped))
+        assert answer.code == 2, answer
+        assert f"{stopped}/checkpoint.pt: not a checkpoint of this version of bnexp" in answer.err.splitlines()[-1]
+    assert (stopped / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("step", [None, "x", 3.0, True])
+def test_a_checkpoint_without_a_step_is_passed_over(undisturbed, stopped, step):
+    resaved(stopped, lambda state: state.update(step=step))
+    run_words(stopped, StopAt(0))
+    assert left_behind(stopped) == left_behind(undisturbed)
+
+
+def test_a_checkpoint_of_a_version_without_digests_of_files_goes_on(undisturbed, stopped):
+    content = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    state = content["state"]
+    torch.save({"format": 1, "digest": checkpoint.digest(state), "state": state}, stopped / "checkpoint.pt")
+    run_words(stopped, StopAt(0))
+    assert left_behind(stopped) == left_behind(undisturbed)
+
+
 def test_a_folder_that_was_moved_resumes(undisturbed, tmp_path, bnexp):
     run_words(tmp_path / "run", StopAt(10))
     (tmp_path / "run").rename(tmp_path / "a b'ż")
     assert bnexp("resume", str(tmp_path / "a b'ż")).code == 0
     assert left_behind(tmp_path / "a b'ż") == left_behind(undisturbed)
+
+
+def saved_arrays(path: Path, flip: int) -> None:
+    """Forty vectors of two classes, of which one number may be another."""
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    x[45, 2] += flip
+    y = np.arange(60) % 2
+    np.savez(path, x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
+
+
+def test_data_that_changed_since_a_run_stopped_are_refused(tmp_path, bnexp):
+    words = ("data=npz", f"data.path={tmp_path}/x.npz", "model=mlp", "model.width=8", "batch_size=9", "steps=6")
+    saved_arrays(tmp_path / "x.npz", 0)
+    run_words(tmp_path / "run", StopAt(3), words)
+    before = left_behind(tmp_path / "run")
+    saved_arrays(tmp_path / "x.npz", 1)
+    answer = bnexp("resume", str(tmp_path / "run"))
+    assert answer.code == 2
+    line = f"data=npz: the images or labels have changed since {tmp_path}/run began; bring them back, or train anew in"
+    assert line in answer.err
+    assert left_behind(tmp_path / "run") == before
+    told = bnexp("evaluate", str(tmp_path / "run"))
+    assert f"data=npz: not those that {tmp_path}/run was trained with" in told.err, told
+    saved_arrays(tmp_path / "x.npz", 0)
+    assert bnexp("resume", str(tmp_path / "run")).code == 0
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +407,7 @@ def test_a_machine_that_is_not_as_it_was_is_said(tmp_path, caplog):
     folder = tmp_path / "run"
     run_words(folder, StopAt(9))
     run = json.loads((folder / "run.json").read_text())
+    del run["digest"]  # a change that is meant
     run["provenance"] |= {"torch": "2.0.0", "cpu_capability": "NO AVX"}
     (folder / "run.json").write_text(json.dumps(run))
     with caplog.at_level("WARNING", logger="bnexp"):

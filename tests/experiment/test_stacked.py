@@ -15,7 +15,7 @@ from conftest import SMALL_RUN, composed
 from processes import Ended, begin, furnish, survivors, until
 
 from bnexp.config.compose import plain
-from bnexp.config.schema import to_dict
+from bnexp.config.schema import shape, to_dict
 from bnexp.experiment import worker
 from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
@@ -128,7 +128,7 @@ def test_members_at_different_steps_go_on_apart(tmp_path, alone, caplog):
     run(members[:2], stop=After(6))
     run(members[2:], stop=After(3))
     assert train_as_a_child(members) == 0
-    assert [int(step) for step in re.findall(r"goes on from step (\d+)", caplog.text)] == [6, 6, 3]
+    assert [int(step) for step in re.findall(r"resumes from step (\d+)", caplog.text)] == [6, 6, 3]
     for name in MEMBERS:
         agree(tmp_path / name, alone / name)
 
@@ -148,7 +148,7 @@ def test_members_that_are_too_many_for_the_memory_go_on_in_halves(tmp_path, alon
     monkeypatch.setattr(run, "train", with_room_for_one)  # no memory of a CPU can be full without harm
     assert train_as_a_child(jobs(tmp_path)) == 0
     assert tried == [3, 2]
-    assert "3 members at once are too many for the memory; going on with 1 and 2" in capsys.readouterr().out
+    assert "3 members at once do not fit into the memory; going on with 1 and 2" in capsys.readouterr().out
     for name in MEMBERS:
         assert json.loads((tmp_path / name / "run.json").read_text())["status"] == "finished"
         found, wanted = numbers(tmp_path / name), numbers(alone / name)
@@ -183,7 +183,7 @@ def test_what_is_stacked():
     made = entries(([f"tag={number}"], given) for number, given in enumerate(configs))
 
     def numbered(most: int) -> list[list[int]]:
-        return [[made.index(entry) for entry in stack] for stack in stacks(made, most)]
+        return [[made.index(entry) for entry in stack] for stack in stacks(made, most, {shape(configs[6])})]
 
     assert numbered(64) == [[0, 2, 3, 5], [1], [4], [6], [7]]
     assert numbered(3) == [[0, 2, 3], [5], [1], [4], [6], [7]]
@@ -226,6 +226,34 @@ def test_members_of_a_stack_that_dies_run_one_by_one(place, quiet):
 
 
 @pytest.mark.slow
+def test_a_stack_that_raises_is_told_and_leaves_no_trace_in_finished_runs(place, quiet):
+    (place / "fault-t0").write_text("raise")
+    answer = Ended(begin(place, *COMMAND, *STACKED, "hydra.launcher.executor=one_by_one"))
+    assert answer.code == 0, answer
+    why = "RuntimeError: the norm is broken"
+    assert f"3 stacked jobs ended together, and train one by one now: {why}" in answer.err
+    for tag, expected in (("t0", f"the stack ended: {why}"), ("t1", None)):
+        for seed in range(3):
+            told = json.loads((place / "s" / f"norm.tag={tag},seed={seed}" / "run.json").read_text())
+            assert (told.get("trained_alone") or "").partition("; details")[0] == (expected or "")
+    assert list(place.rglob("error.log")) == []
+
+
+def test_what_cannot_be_stacked_is_told_on_the_terminal_and_in_run_json(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("model=lenet", "norm=ln", "data.train_limit=64", "steps=2", "channels_last=true", "seed=0,1")
+    stacked = ("hydra/launcher=stacked", "hydra.launcher.executor=stacked", "hydra.sweep.dir=s")
+    answer = bnexp("train", "-m", *words, *stacked)
+    assert answer.code == 0, answer
+    reason = "channels_last=true: torch.func.vmap knows one memory layout only"
+    assert f"not stacked, jobs train one by one: {reason}\n" in answer.err
+    for seed in range(2):
+        told = json.loads((tmp_path / "s" / f"seed={seed}" / "run.json").read_text())
+        assert (told["status"], told["trained_alone"]) == ("finished", reason)
+    assert list(tmp_path.rglob("error.log")) == []
+
+
+@pytest.mark.slow
 def test_a_killed_stack_goes_on(place, quiet):
     (place / "slow").touch()
     process = begin(place, *COMMAND, *STACKED)
@@ -234,7 +262,7 @@ def test_a_killed_stack_goes_on(place, quiet):
     process.communicate()
     until(lambda: not survivors(place), 5)
     (place / "slow").unlink()
-    answer = Ended(begin(place, "resume", "s"))
+    answer = Ended(begin(place, "resume", "s", "--imports", "my_norms"))
     assert answer.code == 0, answer
     for folder in quiet.glob("*/"):
         agree(place / "s" / folder.name, folder)

@@ -10,9 +10,10 @@ import yaml
 from conftest import ROOT
 from torch import Tensor, nn
 
+from bnexp.experiment.choices import INITS  # all of them: some are registered outside of bnexp.models
 from bnexp.models import MODELS, Units
 from bnexp.models.affine import AFFINES
-from bnexp.models.init import INITS, adjust, initialize
+from bnexp.models.init import adjust, initialize
 from bnexp.models.layers import stored_weight
 from bnexp.norms import NORMS, Norm
 from bnexp.norms.batch import BatchNorm

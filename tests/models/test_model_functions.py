@@ -15,8 +15,6 @@ from bnexp.models import MODELS, Units
 from bnexp.models.init import INITS, adjust, initialize
 from bnexp.norms import NORMS
 from bnexp.randomness import seed_streams
-from bnexp.training.population import Population
-from bnexp.training.precision import Precision
 
 CONFIGS = ROOT / "configs"
 SHAPE, CLASSES = (2, 9, 7), 4
@@ -145,21 +143,6 @@ def test_the_first_state_is_noise_in_training_and_zero_in_evaluation():
     assert abs(torch.stack(states).std().item() - 0.5) < 0.01
     assert torch.equal(model.eval()(x), model(x))
     assert torch.equal(model.recurrent._first(x), torch.zeros(6, 64, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("name", ["cnn", "plain", "resmlp", "rnn"])
-def test_stacked_members_are_members_one_by_one(name):
-    def members() -> list[nn.Module]:
-        return [build(name, seed=seed, **({"depth": 8} if name == "plain" else {})) for seed in range(2)]
-
-    x_MB = images(2, 5)
-    answers = []
-    for stacked in (False, True):
-        population = Population(members(), stacked=stacked)
-        labels = torch.arange(10).view(2, 5) % CLASSES
-        _, logits_MBK = population.learn(x_MB, labels, Precision("fp32", 2, torch.device("cpu")))
-        answers.append((logits_MBK, population.gradient_MP.clone(), dict(population.buffers)))
-    torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=1e-10)
 
 
 def test_the_norms_of_all_time_steps_name_their_parameters_once():

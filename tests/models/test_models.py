@@ -10,15 +10,29 @@ import torch
 import torch.nn.functional as F
 import yaml
 from conftest import ROOT
-from torch import nn
+from torch import Tensor, nn
 
+from bnexp.experiment.choices import INITS  # all of them: some are registered outside of bnexp.models
 from bnexp.models import ACTIVATIONS, MODELS, Units
+from bnexp.models.init import adjust, initialize
 from bnexp.norms import NORMS, Norm
+from bnexp.randomness import seed_streams
+from bnexp.training.population import Population
 
 CONFIGS = ROOT / "configs"
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+# Options that make a model small enough to be filled with numbers and trained a step; a model without is small enough.
+SMALL = {
+    "mlp": {"width": 9, "depth": 2},
+    "cnn": {"widths": [3, 5]},
+    "plain": {"depth": 8, "width": 3},
+    "resnet": {"depth": 8, "width": 3},
+    "resnet9": {"width": 2},
+    "resmlp": {"width": 9, "blocks": 2},
+    "rnn": {"width": 5},
+}
+SHAPE = (2, 16, 16)
 TORCHVISION = ("resnet18", "resnet34", "resnet50")
-RESIDUAL = ("resnet", "resnet9", *TORCHVISION)
 
 
 def build(name: str, shape: tuple[int, ...], *, classes: int = 10, norm: str = "bn", **changes: Any) -> nn.Module:
@@ -110,11 +124,6 @@ def test_every_model_answers_a_number_a_class_with_every_norm(name, norm):
     assert linear_maps[-1].bias is not None
 
 
-def test_a_perceptron_takes_vectors_and_images():
-    assert build("mlp", (64,))(torch.empty(4, 64, device="meta")).shape == (4, 10)
-    assert build("mlp", (1, 8, 8))(torch.empty(4, 1, 8, 8, device="meta")).shape == (4, 10)
-
-
 @pytest.mark.parametrize("side", [12, 13, 15, 28, 33])
 def test_lenet_fits_its_first_dense_layer_to_the_image(side):
     shape = (1, side, side + 5)
@@ -204,9 +213,8 @@ def test_with_batch_norm_resnet18_is_torchvisions():
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_activation_is_swapped_everywhere(name):
-    shape = GREY if name in ("lenet", "mlp") else COLOUR
-    relus = len([*of_kind(build(name, shape), nn.ReLU)])
-    model = build(name, shape, activation="tanh")
+    relus = len([*of_kind(build(name, COLOUR), nn.ReLU)])
+    model = build(name, COLOUR, activation="tanh")
     assert relus > 0
     assert len([*of_kind(model, nn.Tanh)]) == relus
     assert not any(of_kind(model, nn.ReLU))
@@ -220,7 +228,7 @@ def test_an_activation_is_the_function_of_its_name(activation):
     torch.testing.assert_close(ACTIVATIONS[activation]()(x), function(x))
 
 
-@pytest.mark.parametrize("name", ["lenet", "mlp", "resnet"])
+@pytest.mark.parametrize("name", list(MODELS))
 def test_copies_do_not_share_layers(name):
     model = build(name, COLOUR)
     assert not {id(p) for p in model.parameters()} & {id(p) for p in copy.deepcopy(model).parameters()}
@@ -255,8 +263,11 @@ def test_resnet9_takes_images_that_its_three_poolings_leave_something_of(side):
     assert build("resnet9", shape)(torch.empty(2, *shape, device="meta")).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", ["lenet", *RESIDUAL])
-def test_vectors_are_refused_where_images_are_needed(name):
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_model_takes_vectors_or_says_that_it_needs_images(name):
+    if name in ("mlp", "resmlp"):
+        assert build(name, (64,))(torch.empty(4, 64, device="meta")).shape == (4, 10)
+        return
     with pytest.raises(ValueError, match=rf"^model={name}: needs images .* vectors \(64,\); use model=mlp$"):
         build(name, (64,))
 
@@ -267,7 +278,66 @@ def test_a_depth_that_is_not_6n_plus_2_is_refused(depth):
         build("resnet", COLOUR, depth=depth)
 
 
-@pytest.mark.parametrize("name", RESIDUAL)
-def test_residual_nets_refuse_a_norm_behind_the_activation(name):
+@pytest.mark.parametrize("name", list(MODELS))
+def test_the_norm_stands_behind_the_activation_or_is_refused_there(name):
+    if name in ("cnn", "lenet", "mlp", "plain"):
+        assert build(name, COLOUR, placement="after")(torch.empty(4, *COLOUR, device="meta")).shape == (4, 10)
+        return
     with pytest.raises(ValueError, match=rf"^placement=after: model={name} "):
         build(name, COLOUR, placement="after")
+
+
+# --------------------------------------------------------------------------------------- every model with every init
+
+
+def started(name: str, init: str, seed: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A model whose weights an init has drawn over infinities, and these weights by layer."""
+    model = build(name, SHAPE, norm="none", classes=4, **SMALL.get(name, {})).to_empty(device="cpu")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(0 if tensor.dtype == torch.int64 else torch.inf)
+    for norm in norms(model):
+        nn.init.zeros_(norm.bias)
+    initialize(model, INITS.bind(options("init", init))(), seed)
+    return model, {layer: p for layer, p in model.named_parameters() if layer.endswith("weight")}
+
+
+@pytest.mark.parametrize("init", list(INITS))
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_init_starts_every_model(name, init):
+    """Every parameter is drawn, the seed decides which numbers, and the first batch gives finite answers."""
+    model, weights = started(name, init, seed=0)
+    assert len(weights) == len([*of_kind(model, nn.Conv2d | nn.Linear)])
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    if name in SMALL:
+        again, others = (started(name, init, seed)[1] for seed in (0, 1))
+        assert all(torch.equal(weight, again[layer]) for layer, weight in weights.items())
+        alike = {torch.equal(weight, others[layer]) for layer, weight in weights.items()}
+        assert alike == {init in ("constant", "zero")}
+    x = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0))
+    rule = INITS.bind(options("init", init))()
+    if name == "rnn" and rule.adjust is not None:  # refused, see test_model_functions.py
+        return
+    adjust(model, rule, x, restore=False)
+    assert model(x).isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------- members in a stack
+
+
+# Without torchvision's networks, which are made of the same layers and take half a minute each.
+@pytest.mark.parametrize("name", [name for name in MODELS if "small_stem" not in MODELS.options(name)])
+def test_stacked_members_are_members_one_by_one(name):
+    def members() -> list[nn.Module]:
+        built = [started(name, "kaiming", seed)[0].double() for seed in range(2)]
+        for seed, member in enumerate(built):
+            seed_streams(member, seed)
+        return built
+
+    x_MB = torch.randn(2, 5, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    answers = []
+    for stacked in (False, True):
+        population = Population(members(), stacked=stacked)
+        logits_MBK = population(x_MB)
+        population.backward(logits_MBK.square().mean((1, 2)))
+        answers.append((logits_MBK.detach(), population.gradient_MP.clone(), dict(population.buffers)))
+    torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=1e-10)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from formulas_batch import batch_norm, ghost, mean_of, noise, variance_of
+from formulas_batch import FORMULAS, batch_norm, ghost, mean_of, noise, variance_of
 from test_norms import CHANNELS, assert_close, buffers, build, config, gradients, normal
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
@@ -23,7 +23,7 @@ from bnexp.norms.renorm import Limit
 from bnexp.training.evaluation import precise_statistics
 from bnexp.training.population import Population
 
-FAMILY = ["ghost_bn", "batch_renorm", "detached_bn", "mean_only_bn", "var_only_bn", "noisy_bn", "sync_bn"]
+FAMILY = [name for name in FORMULAS if isinstance(build(name), BatchStatistics)]
 SMALL = {"ghost_bn": {"size": 2}, "sync_bn": {"shards": 3}}  # so that a few samples have several chunks or shards
 family = pytest.mark.parametrize("name", FAMILY)
 momenta = pytest.mark.parametrize("momentum", [0.1, None])
@@ -161,19 +161,6 @@ def test_the_weights_before_learn_a_direction_only(name):
     (weight_grad,) = gradients(norm(conv(x)), conv.weight)
     assert weight_grad.abs().max() > 1e-2
     assert_close((conv.weight * weight_grad).sum((1, 2, 3)), torch.zeros(CHANNELS), atol=1e-9)
-
-
-@pytest.mark.parametrize("name", [name for name in FAMILY if name not in ("ghost_bn", "noisy_bn")])
-def test_gain_and_bias_can_restore_the_input(name):
-    norm, x = small(name), normal(*SHAPE)
-    norm.restore(x)
-    assert_close(norm(x), x)
-
-
-def test_gain_and_bias_are_needed_to_restore_the_input():
-    for name, lacking in (("mean_only_bn", "a bias"), ("var_only_bn", "a gain and a bias"), ("sync_bn", "a gain and")):
-        with pytest.raises(ValueError, match=rf"^affine=identity: needs {lacking}"):
-            build(name, affine=False).restore(normal(*SHAPE))
 
 
 @pytest.mark.parametrize("name", [*FAMILY, "frozen_bn"])

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from conftest import ROOT
+from formulas_weights import FORMULAS
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -29,17 +30,9 @@ from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
 CONFIGS = ROOT / "configs"
-ON_MAPS = [
-    "weight_norm",
-    "weight_norm_mbn",
-    "weight_standardization",
-    "scaled_ws",
-    "ws_gn",
-    "cosine",
-    "centered_cosine",
-]
+ON_BRANCHES = [name for name in NORMS if NORMS.capabilities(name).needs_branches]
+ON_MAPS = [name for name in FORMULAS if name not in ON_BRANCHES]
 SCALE_FREE = ["weight_norm", "scaled_ws", "cosine", "centered_cosine"]
-ON_BRANCHES = ["skipinit", "fixup"]
 LINEARS = {
     "linear": (lambda: nn.Linear(7, 6, bias=False), (5, 7)),
     "conv1d": (lambda: nn.Conv1d(2, 6, 3, padding=1, bias=False), (3, 2, 5)),

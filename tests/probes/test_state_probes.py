@@ -245,16 +245,18 @@ def test_covariance_needs_more_than_four_samples_a_variable(images, kept):
     assert [name for name in ("hidden1", "head") if f"rank/{name}" in measured] == kept
 
 
-def test_covariance_is_that_of_the_inputs_of_layers_with_enough_samples(caplog):
-    caplog.set_level("INFO", logger="bnexp")
+def test_covariance_is_that_of_the_inputs_of_layers_with_enough_samples():
     given = moment(network(LENET))
-    measured = probe("covariance", given, samples=10**6).measure(given)
+    covariance = probe("covariance", given, samples=10**6)
+    measured = covariance.measure(given)
     x = np.maximum(pre_activations(given.model, given.images)["conv1"], 0)
     pooled = as_rows(x.reshape(IMAGES, 6, 6, 2, 6, 2).mean((3, 5)))
     values = np.linalg.eigvalsh(np.cov(pooled, bias=True))
     assert measured["condition/conv2"] == pytest.approx(values[-1] / values[0], rel=1e-8)
     assert {key.rpartition("/")[2] for key in measured} == {"conv1", "conv2"}
-    assert "layer hidden2" in caplog.text
+    assert [line.partition(" are too few")[0] for line in covariance.left_out] == [
+        f"{IMAGES} samples of layer {name}" for name in ("hidden1", "hidden2", "head")
+    ]
 
 
 def test_weight_norms():
@@ -291,6 +293,15 @@ def test_eval_mismatch():
     right = [(before(x).argmax(1) == y).sum().item() for x, y in zip(batches, given.labels.split(8), strict=True)]
     assert measured["accuracy/batch"] == sum(right) / IMAGES
     assert norm.running_mean.numpy() == pytest.approx(mu, **EXACT)  # left to the harness to undo
+
+
+def test_eval_mismatch_has_no_accuracy_of_logits_that_are_no_numbers():
+    given = moment(network(MLP, shape=(5,)), shape=(5,))
+    given.model.hidden1.norm.running_var.fill_(math.nan)
+    measured = probe("eval_mismatch", given).measure(given)
+    assert math.isnan(measured["accuracy/running"])
+    assert 0 < measured["accuracy/batch"] < 1
+    assert 0 < measured["accuracy/precise"] < 1
 
 
 @pytest.mark.parametrize(

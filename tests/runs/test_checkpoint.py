@@ -166,14 +166,14 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_one_warning(folder, cap
     assert_state(load(folder), 1)
     (warning,) = warnings(caplog)
     assert warning.startswith(f"{newest}: ")
-    assert warning.endswith("; going on from the one before, step 1")
+    assert warning.endswith("; resuming from the previous checkpoint, step 1")
     assert "\n" not in warning
 
 
 def test_a_missing_newest_checkpoint_is_passed_over_with_one_warning(folder, caplog):
     (folder / NEWEST).unlink()
     assert_state(load(folder), 1)
-    assert warnings(caplog) == [f"{folder / NEWEST}: missing; going on from the one before, step 1"]
+    assert warnings(caplog) == [f"{folder / NEWEST}: missing; resuming from the previous checkpoint, step 1"]
 
 
 def test_a_damaged_previous_checkpoint_does_not_matter_while_the_newest_is_whole(folder, caplog):

@@ -13,12 +13,13 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from bnexp.config.compose import plain
 from bnexp.config.schema import config_hash, to_dict
+from bnexp.config.shipped import configs_folder
 from bnexp.record import Record
-from bnexp.runs.logbook import Logbook, hparams
+from bnexp.runs.logbook import Logbook
 from bnexp.runs.run_json import read
 
 CONFIG = to_dict(plain(composed(*SMALL)))
-FACTS = {"name": "test", "config": CONFIG, "config_hash": config_hash(CONFIG), "overrides": []}
+FACTS = {"name": "test", "config": CONFIG, "config_hash": config_hash(CONFIG), "overrides": [], "steps": 50}
 
 
 def record(step: int, **values: float) -> Record:
@@ -110,10 +111,40 @@ def test_tensorboard_has_hparams_in_the_same_run_and_a_layout(book, tmp_path):
     assert charts["accuracy"] == ["train/accuracy$", "test/accuracy$", "test/accuracy_precise$"]
 
 
-def test_hparams_have_the_same_keys_whatever_was_chosen():
-    other = to_dict(plain(composed("norm=gn", "model=resnet", "optim=adam", "schedule=step", "data=cifar10")))
-    assert list(hparams(other)) == list(hparams(CONFIG))
-    assert hparams(other)["norm.options"].startswith("groups=8")
+def shipped(group):
+    return sorted(path.stem for path in (configs_folder() / group).glob("*.yaml"))
+
+
+def columns(folder, words):
+    """The columns of a run's HParams table, as TensorBoard reads them from its event file: name -> kind of value."""
+    config = to_dict(plain(composed(*words)))
+    Logbook(folder, {**FACTS, "config": config}, after=None).close()
+    content = events(folder).summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    found = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    return {name: found[name].WhichOneof("kind") for name in sorted(found)}, found
+
+
+CHOICES = [
+    *(["steps=7"], ["epochs=3", "steps=null"], ["optim.lr=1", "seed=3"], ["model=resnet", "data=cifar10"]),
+    *([f"{group}={name}"] for group in ("optim", "schedule", "init", "norm") for name in shipped(group)),
+]
+
+
+def test_a_column_of_hparams_is_there_and_of_one_kind_whatever_was_chosen(tmp_path):
+    expected, _ = columns(tmp_path, SMALL)
+    assert {name for name, kind in expected.items() if kind == "number_value"} == {
+        *("optim.lr", "seed", "epochs", "steps", "batch_size")
+    }
+    assert set(expected.values()) == {"number_value", "string_value"}
+    for words in CHOICES:
+        found, _ = columns(tmp_path, [*SMALL, *words])
+        assert found == expected, words
+
+
+def test_hparams_show_options_and_the_steps_of_a_run_whose_epochs_decide(tmp_path):
+    _, found = columns(tmp_path, [*SMALL, "norm=gn", "epochs=3", "steps=null"])
+    assert found["norm.options"].string_value.startswith("groups=8")
+    assert (found["steps"].number_value, found["epochs"].number_value) == (50.0, 3.0)
 
 
 def test_run_json_is_strict_json_without_nan(book, tmp_path):

@@ -90,6 +90,12 @@ def test_a_damaged_fact_is_named_by_the_strict_reader_and_in_the_skip(tmp_path, 
     assert read_leniently(tmp_path) == Skip(tmp_path, f"run.json: damaged ({said})")
 
 
+def test_a_reason_is_one_printable_line_whatever_the_file_says(tmp_path):
+    found = read_leniently(written(tmp_path, status="\x1b[2J\nasleep"))
+    assert isinstance(found, Skip)
+    assert found.reason.startswith(r"run.json: damaged (status: \x1b[2J\nasleep is none of")
+
+
 def test_a_folder_without_run_json_is_told_from_a_sweep_and_from_none(tmp_path):
     with pytest.raises(ValueError, match="there is no such folder"):
         run_json.read(tmp_path / "none")

@@ -43,7 +43,7 @@ def test_an_engine_gives_the_folders_and_results_of_this_machine(tmp_path, here,
     assert "failed: norm.tag=t1: RuntimeError: the norm is broken" in answer.out
     assert json.loads((tmp_path / "s" / "norm.tag=t1" / "run.json").read_text())["status"] == "failed"
     assert sorted(results(tmp_path / "s")) == sorted(results(here))
-    again = Ended(begin(tmp_path, "resume", "s", "--retry-failed"))
+    again = Ended(begin(tmp_path, "resume", "s", "--imports", "my_norms", "--retry-failed"))
     assert again.code == 0, again
     assert results(tmp_path / "s") == results(here)
 

@@ -59,7 +59,7 @@ def sweep(place: Path, *words: str, **options) -> Ended:
 
 
 def resume(place: Path, *words: str) -> Ended:
-    return Ended(begin(place, "resume", "s", *words))
+    return Ended(begin(place, "resume", "s", "--imports", "my_norms", *words))
 
 
 def result(folder: Path) -> tuple[str, bytes]:
@@ -87,7 +87,7 @@ FAULTS = {
     "kill": "killed by SIGKILL (out of memory?)",
     "exit": "ended with exit code 3 before its last step",
     "exit 0": "ended with exit code 0 before its last step",
-    "hang": "no end after 8 s",
+    "hang": "not finished after 8 s",
     "memory": "memory",
 }
 
@@ -158,7 +158,7 @@ def test_a_signal_saves_all_and_the_same_command_goes_on(place, undisturbed, num
     process.send_signal(number)
     began = time.monotonic()
     answer = Ended(process)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # not the 60 s of grace
     assert survivors(place) == []
     assert answer.code == code, answer
     assert "go on with: bnexp resume s" in answer.out
@@ -181,7 +181,7 @@ def test_a_second_signal_ends_it_at_once(place):
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     Ended(process)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 20  # not the 60 s of grace
     until(lambda: not survivors(place), 2)
 
 
@@ -252,6 +252,31 @@ def test_a_full_disk_stops_the_sweep_and_says_why(place):
     assert answer.code == 1, answer
     assert "stopped: s/norm.tag=t0: File too large" in answer.out
     assert list(states(place).values()) == ["interrupted", "waiting", "waiting", "waiting"]
+
+
+@pytest.mark.slow
+def test_a_disk_too_full_for_a_last_line_is_not_the_jobs_fault(place):
+    """output.log has reached the limit of the disk, so that the job cannot even print what is wrong."""
+    log = place / "s" / "norm.tag=t0" / "output.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"x" * 19_999 + b"\n")
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    answer = sweep(place, "norm.tag=t0,t1", "epochs=100", "hydra.launcher.jobs=1", preexec_fn=small_files)
+    assert answer.code == 1, answer
+    assert "stopped: " in answer.out
+    assert "failed" not in answer.out
+    assert list(states(place).values()) == ["interrupted", "waiting"]
+
+
+def test_a_supervisor_that_is_killed_while_torch_is_imported_takes_that_process_along(place):
+    process = begin(place, *WORDS, "hydra.sweep.dir=s", "norm.tag=t0")
+    until(lambda: any("end_with_parent" in command for command in survivors(place)))
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    until(lambda: not survivors(place), 0.5)
 
 
 def test_a_broken_file_of_the_user_is_reported_once(place):

@@ -128,9 +128,9 @@ def test_a_deep_sigmoid_network_that_does_not_train_from_scratch_trains_behind_i
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("model=lenet", "data.size=28"), "conv1 is no fully connected layer; use model=mlp"),
-        (("activation=relu",), "is for sigmoid units; use activation=sigmoid placement=before"),
-        (("placement=after",), "is for sigmoid units; use activation=sigmoid placement=before"),
+        (("model=lenet", "data.size=28"), "conv1 is not a fully connected layer; use model=mlp"),
+        (("activation=relu",), "needs sigmoid units; use activation=sigmoid placement=before"),
+        (("placement=after",), "needs sigmoid units; use activation=sigmoid placement=before"),
     ],
 )
 def test_other_models_are_refused(words, message):

@@ -120,13 +120,12 @@ def test_evaluating_changes_nothing(name, stacked):
 @pytest.mark.parametrize("name", ["bn", "bn_scratch"])
 @pytest.mark.parametrize("batch_size", [5, 10, N])
 @pytest.mark.parametrize("spatial", [(), (2, 3)])
-def test_precise_statistics_are_the_moments_of_all_full_batches_together(spatial, batch_size, name):
+def test_precise_statistics_are_the_moments_of_all_images(spatial, batch_size, name):
     x = 3 + torch.linspace(-5, 5, N, dtype=torch.float64).view(N, 1, *[1] * len(spatial))
     x = x + torch.randn(N, 3, *spatial, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     pop = Population([nn.Sequential(norm(name, 3), nn.Flatten(), nn.Linear(x[0].numel(), 2)).double()])
-    full = N // batch_size * batch_size
-    mean, var = pooled(x[:full])
-    within = torch.stack([pooled(part)[1] for part in x[:full].split(batch_size)]).mean(0)
+    mean, var = pooled(x)
+    within = torch.stack([pooled(part)[1] for part in x.split(batch_size)]).mean(0)
     with precise_statistics(pop, Split(x, torch.zeros(N, dtype=torch.int64)), batch_size):
         layer = pop.members[0][0]
         torch.testing.assert_close(layer.running_mean, mean, **EXACT)
@@ -147,11 +146,11 @@ def test_precise_statistics_are_exact_far_from_zero_in_single_precision():
 @EXECUTORS
 def test_deeper_layers_are_fed_by_batch_statistics_and_without_dropout(stacked):
     pop, data = population(stacked=stacked), split()
-    with precise_statistics(pop, data, 6):
+    with precise_statistics(pop, data, 7):
         for member in pop.members:
             first, act, _, conv, second, *_ = member
             gain, bias = first.gain, first.bias
-            hidden = [conv(act(F.batch_norm(x, None, None, gain, bias, training=True))) for x in data.x[:36].split(6)]
+            hidden = [conv(act(F.batch_norm(x, None, None, gain, bias, training=True))) for x in data.x.split(7)]
             mean, var = pooled(torch.cat(hidden).detach())
             torch.testing.assert_close(second.running_mean, mean, **EXACT)
             torch.testing.assert_close(second.running_var, var, **EXACT)
@@ -170,6 +169,18 @@ def test_running_statistics_are_put_back_also_after_an_exception(stacked):
     with pytest.raises(KeyError, match="mine"):
         fail_inside()
     assert_unchanged(pop, before)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(11, [5, 6]), (12, [5, 5, 2])])
+def test_a_single_image_left_over_counts_with_the_batch_before_it(count, sizes):
+    torch.manual_seed(0)
+    first, second = norm("bn", 4), norm("bn", 2)
+    pop = Population([nn.Sequential(first, nn.Linear(4, 2), second).double()])
+    x = torch.randn(count, 4, dtype=torch.float64)
+    hidden = [pop.members[0][1](F.batch_norm(part, None, None, training=True)) for part in x.split(sizes)]
+    with precise_statistics(pop, Split(x, torch.zeros(count, dtype=torch.int64)), 5):
+        torch.testing.assert_close(second.running_mean, torch.cat(hidden).mean(0).detach(), **EXACT)
+        torch.testing.assert_close(second.running_var, torch.cat(hidden).var(0, correction=0).detach(), **EXACT)
 
 
 def test_fewer_images_than_a_batch_are_all_used():

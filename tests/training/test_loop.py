@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import SMALL_RUN
 from torch import nn
 
+from bnexp.runs import metrics, run_json
 from bnexp.training.loop import Cadence, Progress, Training, train
 from bnexp.training.losses import hits, mean_loss, mean_losses
 from bnexp.training.optim import OPTIMS, optimizer
@@ -119,6 +121,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step():
     assert trained.progress.diverged_at() == [7]
     assert [record.step for record in trained.records] == [4, 8]
     assert math.isnan(trained.records[-1].values["train/loss"][0])
+    assert math.isnan(trained.records[-1].values["train/accuracy"][0])
     assert trained.evaluated_at == []
 
 
@@ -185,3 +188,18 @@ def test_an_evaluation_does_not_hide_an_earlier_loss_that_was_not_finite():
         progress.count(4)
     progress.judge({"test/loss": [math.nan]})
     assert progress.diverged_at() == [2]
+
+
+@pytest.mark.parametrize("rate", ["1e12", "1e3"])
+def test_what_a_diverged_run_says_last_of_its_training_is_of_one_step(bnexp, tmp_path, rate):
+    """It is of the last step with a loss that is a number, though logits that are nan have some largest class too."""
+    run = tmp_path / "run"
+    words = ("model.depth=3", "norm=none", f"optim.lr={rate}", "log_every=1", f"hydra.run.dir={run}")
+    assert bnexp("train", *SMALL_RUN, *words).code == 0
+    said = run_json.read(run)
+    told = {(step, tag): value for step, tag, value in metrics.points(run)}
+    end = said["diverged_at"]
+    assert end > 1
+    for tag in ("train/loss", "train/accuracy"):
+        assert math.isnan(told[end, tag])
+        assert said["final"][tag] == told[end - 1, tag]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bnexp.norms import NORMS
 from bnexp.training.optim import OPTIMS, SGD, Optimizer, optimizer
 from bnexp.training.population import Population
+from bnexp.training.precision import Precision
 
 ADAM = {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.0, "decay_norm": True}
 PLAIN_SGD = {"lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "decay_norm": True}
@@ -150,6 +151,58 @@ def test_every_member_goes_the_way_torch_optim_goes_with_its_numbers(case, decay
             assert (parameter - start.get_parameter(name)).abs().max() > 1e-3
 
 
+# Step -> the members whose gradient overflows in it; and what it then holds.
+OVERFLOWS = {0: [1], 2: [0], 3: [0, 2], 4: [1], 7: [0, 1, 2]}
+BAD = [torch.inf, torch.nan, -torch.inf]
+
+
+def spoil(gradients: Tensor, row: int) -> None:
+    gradients.view(-1)[3 + row] = BAD[row]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_that_overflows_is_left_out_as_by_torchs_grad_scaler(case):
+    configs, population = CASES[case], Population(members())
+    rule, how = build(population, configs), Precision("fp16", 3, torch.device("cpu"))
+    models = members()
+    theirs = [(reference(m, **c), torch.amp.GradScaler("cpu")) for m, c in zip(models, configs, strict=True)]
+    for step in range(10):
+        x, spoilt = batch(step), OVERFLOWS.get(step, [])
+        population.gradient_MP.zero_()
+        (loss(population(x.expand(3, *x.shape))) * how.scale_M).sum().backward()
+        for row in spoilt:
+            spoil(population.gradient_MP[row], row)
+        rule.step(torch.tensor(FACTORS[step], dtype=torch.float64), how.unscale(population.gradient_MP))
+        for row, (own, (other, scaler)) in enumerate(zip(population.members, theirs, strict=True)):
+            for group in other.param_groups:
+                group["lr"] = configs[row]["lr"] * FACTORS[step]
+            other.zero_grad()
+            scaler.scale(loss(models[row](x))).backward()
+            if row in spoilt:
+                spoil(models[row].get_parameter("0.weight").grad, row)
+            scaler.step(other)
+            scaler.update()
+            for name, parameter in own.named_parameters():
+                torch.testing.assert_close(parameter, models[row].get_parameter(name), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_left_out_leaves_weights_and_slots_bit_for_bit(case):
+    population = Population(members())
+    rule = build(population, CASES[case])
+    train(population, rule, range(3))
+    before = copy.deepcopy([(population.state(row), rule.state(row)) for row in range(3)])
+    rule.step(torch.ones((), dtype=torch.float64), torch.tensor([False, True, False]))
+    for row, (state, slots) in enumerate(before):
+        same = [
+            torch.equal(tensor, population.state(row)["parameters"][name])
+            for name, tensor in state["parameters"].items()
+        ]
+        assert all(same) == any(same) == (row != 1)
+        if row != 1:
+            assert all(torch.equal(slot, slots[name]) for name, slot in rule.state(row).items())
+
+
 @every_optimizer
 def test_without_decay_norm_only_gains_and_biases_of_norms_keep_their_size(name):
     (member,) = members(1)
@@ -206,7 +259,7 @@ def test_a_saved_state_does_not_change_with_later_steps():
 def test_the_state_of_another_optimizer_or_model_is_refused():
     population, wide = Population(members()), Population([nn.Linear(50, 50)])
     sgd, adam = build(population, CASES["plain"]), build(population, CASES["adam"])
-    with pytest.raises(ValueError, match=r"^the saved optimizer state is that of another optimizer"):
+    with pytest.raises(ValueError, match=r"^the saved optimizer state belongs to another optimizer"):
         sgd.load(0, adam.state(0))
-    with pytest.raises(ValueError, match=r"^the saved optimizer state is that of another optimizer"):
+    with pytest.raises(ValueError, match=r"^the saved optimizer state belongs to another optimizer"):
         sgd.load(0, optimizer([OPTIMS.bind(CASES["plain"][0])], wide, []).state(0))

@@ -275,5 +275,5 @@ def test_a_saved_state_does_not_change_with_later_steps():
 @pytest.mark.parametrize(("kind", "norm", "of"), [("lenet", "bn", "parameters"), ("mlp", "ln", "buffers")])
 def test_the_state_of_another_architecture_is_refused(kind, norm, of):
     population = Population(models("mlp", "bn"))
-    with pytest.raises(ValueError, match=f"^the saved {of} are those of another model than the config describes$"):
+    with pytest.raises(ValueError, match=f"^the saved {of} belong to another model than the config describes$"):
         population.load(0, Population(models(kind, norm, 1)).state(0))

@@ -1,5 +1,5 @@
 """The results of claims as one page.
 
-In which order to read: ``page``, ``section`` (one claim), ``cells`` (numbers as a reader sees them), ``figures``,
-``prose`` (fixed texts).
+In which order to read: ``page``, ``section`` (one claim), ``cells`` (effects, verdicts and intervals as table cells),
+``figures``, ``prose`` (fixed texts).
 """

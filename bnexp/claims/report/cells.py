@@ -1,49 +1,48 @@
-"""Numbers of claims as a reader sees them: effects in points or as ratios, p-values, verdicts, small pictures."""
+"""Table cells of the report: effects in points or as ratios, verdicts, intervals as text and as small pictures."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from bnexp.claims.result import SideResult, TestResult
 from bnexp.compare.blocks import Cell
-from bnexp.compare.tables import BLANK, duration
+from bnexp.compare.cells import BLANK, decimals, duration
 from bnexp.config.metrics import metric_of
 
-Result = Mapping[str, Any]
-# What a claim says of its effect.
+# The effects that a test claims; ``low`` and ``high`` are minus and plus the smallest effect of interest.
 _CLAIMED = {"greater": "above {high}", "less": "below {low}", "equal": "{low} to {high}", "at_least": "above {low}"}
 _STRIP = (132, 16)  # width and height of the small interval pictures
 _STRIP_ENDS = 12  # smallest effects of interest between 0 and their ends, on an asinh scale
 
 
 def core_time(seconds: float) -> str:
-    """Seconds as a time of cores."""
+    """Seconds as core time, with their unit."""
     return f"{duration(seconds).text} of core time"
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun."""
+    """A number and its noun, in the plural where it needs one."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def verdict(test: Result) -> Cell:
-    """The word, with why."""
-    word = f"{test['verdict']} ({test['detail']})" if test["detail"] else test["verdict"]
-    return Cell(word, kind=test["verdict"].replace(" ", "-"))
+def verdict(test: TestResult) -> Cell:
+    """The verdict, with its detail in brackets."""
+    word = f"{test.verdict} ({test.detail})" if test.detail else test.verdict
+    return Cell(word, test.verdict, kind=test.verdict.replace(" ", "-"))
 
 
-def effect_cell(test: Result) -> Cell:
-    """The effect, and which arms it compares."""
+def effect_cell(test: TestResult) -> Cell:
+    """The effect, with the compared arms as a note."""
     shown = effect(test, lead="")
-    return Cell(shown, note=_contrast(test) if shown else "")
+    return Cell(shown, test.mean, note=_contrast(test) if shown else "")
 
 
-def _contrast(test: Result) -> str:
-    """Which arm minus which; over which, for ratios."""
-    weights = {name: side["weight"] for name, side in test["sides"].items() if side["weight"]}
-    if test["scale"] == "linear":
+def _contrast(test: TestResult) -> str:
+    """The compared arms: a - b, or a / b for ratios."""
+    weights = {name: side.weight for name, side in test.sides.items() if side.weight}
+    if test.scale == "linear":
         terms = (f"{'+' if weight > 0 else '-'} {_times(weight)}{name}" for name, weight in weights.items())
         return " ".join(terms).removeprefix("+ ")
     over = " · ".join(f"{name}{_power(weight)}" for name, weight in weights.items() if weight > 0)
@@ -60,55 +59,47 @@ def _power(weight: float) -> str:
     return "" if abs(weight) == 1 else f"^{abs(weight):g}"
 
 
-def effect(test: Result, lead: str = ", ") -> str:
+def effect(test: TestResult, lead: str = ", ") -> str:
     """The mean difference with its interval, in points for accuracies and as a ratio for logarithms."""
-    if test["mean"] is None:
+    if test.mean is None:
         return ""
     convert, unit, before = _unit(test)
-    ends = [test[key] for key in ("mean", "low", "high") if test[key] is not None]
+    ends = [end for end in (test.mean, test.low, test.high) if end is not None]
     shown = [convert(end) for end in ends]
-    digits = decimals(shown)
+    digits = _digits(shown)
     sign = "" if before else "+"
     texts = [f"{number:{sign}.{digits}f}" for number in shown]
     interval = f" [{texts[1]}, {texts[2]}]" if len(texts) == 3 else ""
     return f"{lead}{before}{texts[0]}{interval}{unit}"
 
 
-def _unit(test: Result) -> tuple[Callable[[float], float], str, str]:
-    """How a difference is shown: conversion, unit, and what stands before it."""
-    if test["scale"] == "log10":
+def _unit(test: TestResult) -> tuple[Callable[[float], float], str, str]:
+    """How a difference is shown: conversion, unit behind it, word before it."""
+    if test.scale == "log10":
         return lambda x: 10.0 ** min(x, 300), "", "ratio "
-    if test["scale"] == "log":
+    if test.scale == "log":
         return lambda x: math.exp(min(x, 690)), "", "ratio "
-    if test["is_level"] and metric_of(test["metric"]).is_proportion:
+    if test.is_level and metric_of(test.metric).is_proportion:
         return lambda x: 100 * x, " pp", ""
     return float, "", ""
 
 
-def decimals(numbers: Sequence[float]) -> int:
-    """Decimals that give the interval (or a lone number) two significant digits."""
-    width = (max(numbers) - min(numbers)) / 2 or abs(numbers[0])
-    return min(6, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 1
+def _digits(numbers: Sequence[float]) -> int:
+    """Decimals for a mean with the ends of its interval, or for a lone number."""
+    return decimals((max(numbers) - min(numbers)) / 2 or abs(numbers[0]), 1)
 
 
-def p_value(p: float | None) -> str:
-    """A probability, short."""
-    if p is None:
-        return BLANK
-    return "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
-
-
-def strip(test: Result) -> str:
+def strip(test: TestResult) -> str:
     """The interval as a small bar against 0 and the smallest effect of interest."""
-    if test["low"] is None:
+    if test.mean is None or test.low is None or test.high is None:
         return ""
     width, height = _STRIP
-    low, mean, high = (_place(test[key] / test["threshold"]) for key in ("low", "mean", "high"))
+    low, mean, high = (_place(end / test.threshold) for end in (test.low, test.mean, test.high))
     middle = height / 2
     marks = "".join(
         f'<circle cx="{_place(sign):.1f}" cy="{middle}" r="1.1" fill="currentColor" opacity="0.6"/>' for sign in (-1, 1)
     )
-    kind = test["verdict"].replace(" ", "-")
+    kind = test.verdict.replace(" ", "-")
     return (
         f'<svg class="strip {kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="{html.escape(effect(test, lead=""))}">'
@@ -119,30 +110,33 @@ def strip(test: Result) -> str:
 
 
 def _place(effects: float) -> float:
-    """Where a number of smallest effects of interest stands on a strip, which ends at its edges."""
+    """The place on a strip of an effect in units of the smallest effect of interest; the strip's ends are limits."""
     width, _ = _STRIP
     place = math.asinh(max(-_STRIP_ENDS, min(_STRIP_ENDS, effects))) / math.asinh(_STRIP_ENDS)
     return 5 + (width - 10) * (1 + place) / 2
 
 
-def bootstrap(test: Result) -> str:
+def bootstrap(test: TestResult) -> Cell:
     """The bootstrap interval, in the units of the effect."""
-    if test["bca"] is None:
-        return BLANK
+    if not test.bca or test.low is None or test.high is None:
+        return Cell(BLANK)
     convert, _, before = _unit(test)
-    digits = decimals([convert(test[key]) for key in ("low", "high")])
-    return "[" + ", ".join(f"{convert(end):{'' if before else '+'}.{digits}f}" for end in test["bca"]) + "]"
+    digits = _digits([convert(test.low), convert(test.high)])
+    ends = ", ".join(f"{convert(end):{'' if before else '+'}.{digits}f}" for end in test.bca)
+    return Cell(f"[{ends}]", test.bca[0])
 
 
-def claimed(test: Result) -> str:
-    """Which effects the test's sentence is about."""
+def claimed(test: TestResult) -> Cell:
+    """The effects that the test's sentence claims."""
     convert, unit, before = _unit(test)
-    low, high = (f"{convert(sign * test['threshold']):.3g}" for sign in (-1, 1))
-    return before + _CLAIMED[test["claims"]].format(low=low, high=high) + unit
+    low, high = (f"{convert(sign * test.threshold):.3g}" for sign in (-1, 1))
+    return Cell(before + _CLAIMED[test.claims].format(low=low, high=high) + unit, test.threshold)
 
 
-def level(side: Result) -> str:
+def level(side: SideResult) -> Cell:
     """An arm's mean with half the width of its interval."""
-    half = None if side["high"] is None else side["high"] - side["mean"]
-    digits = decimals([half]) if half else 3
-    return f"{side['mean']:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+    if side.mean is None:
+        return Cell(BLANK)
+    half = None if side.high is None else side.high - side.mean
+    digits = decimals(half or 0.0, 3)
+    return Cell(f"{side.mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}"), side.mean)

@@ -1,4 +1,4 @@
-"""The picture of a claim: learning curves, values over an axis, or the differences of its tests, seed by seed."""
+"""The figure of a claim: learning curves, values over an axis, or the differences of its tests, seed by seed."""
 
 from __future__ import annotations
 
@@ -6,66 +6,67 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnexp.claims.result import Result, TestResult
 from bnexp.compare.figures import COLOURS, INK, STYLE, Picture, embedded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Values of an axis that span more than this are drawn on a logarithmic one.
+# Values of an axis are drawn on a logarithmic scale if their ratio is at least this.
 _DECADE = 10
 _MOST_PANELS = 3
-# Ticks of a scale of differences, every second one where they reach far.
+# Ticks of differences; every second one if the scale reaches beyond _FAR.
 _TICKS = (1, 3, 10, 30, 100, 300, 1000)
 _FAR = 100
-# Verdicts have the page's colours for them; all others are inconclusive or none.
+# Verdict -> its colour in PNG, and its name in the page's CSS; _OPEN is for all other verdicts.
 _VERDICTS = {"supported": ("#00795a", "--good"), "contradicted": ("#b8480a", "--bad")}
 _OPEN = ("#66666b", "--soft")
 
 
-def draw(result: Mapping[str, Any]) -> Picture | None:
-    """A claim's picture; None where there is nothing to draw."""
+def draw(result: Result) -> Picture | None:
+    """A claim's figure; None if there is nothing to draw."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        picture = _differences(result) if result["figure"]["kind"] == "dots" else _panels(result)
+        picture = _differences(result) if result.figure.kind == "dots" else _panels(result)
         if picture is not None:
             picture.figure.draw_without_rendering()
     return picture
 
 
 def save(picture: Picture, folder: Path) -> None:
-    """As PNG, for pages that cannot hold an SVG."""
+    """Write the figure as PNG, for the Markdown page."""
     picture.figure.savefig(folder / f"{picture.name}.png", dpi=160)
 
 
 def inline(picture: Picture) -> str:
-    """As an ``<svg>`` that takes the page's colours."""
+    """The figure as an ``<svg>`` element in the page's colours, for the HTML page."""
     svg = embedded(picture)
     for colour, name in (*_VERDICTS.values(), _OPEN):
         svg = svg.replace(colour, f"var({name})")
     return svg
 
 
-def _panels(result: Mapping[str, Any]) -> Picture | None:
+def _panels(result: Result) -> Picture | None:
     """A panel a regime, a line an arm."""
     from matplotlib.figure import Figure
 
-    given = result["figure"]
-    panels = {name: lines for name, lines in given["panels"].items() if any(lines.values())}
+    given = result.figure
+    panels = {name: lines for name, lines in given.panels.items() if any(lines.values())}
     panels = dict(list(panels.items())[-_MOST_PANELS:])
     if not panels:
         return None
     figure = Figure(figsize=(4.4 * len(panels) + 0.8, 3.3), layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
-        _lines(axes, lines, marked=given["kind"] == "axis")
-        axes.set(title=name if len(panels) > 1 else "", xlabel=given["axis"] if given["kind"] == "axis" else "step")
+        _lines(axes, lines, marked=given.kind == "axis")
+        axes.set(title=name if len(panels) > 1 else "", xlabel=given.axis if given.kind == "axis" else "step")
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-    all_axes[0].set_ylabel(given["metric"], labelpad=8)
+    all_axes[0].set_ylabel(given.metric, labelpad=8)
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
-    runs = "seeds" if given["kind"] == "axis" else "the runs that did not diverge"
-    return Picture(result["claim"], f"{given['metric']}: mean over {runs}, with 95 % interval.", figure)
+    runs = "seeds" if given.kind == "axis" else "the runs that did not diverge"
+    return Picture(result.claim, f"{given.metric}: mean over {runs}, with 95 % interval.", figure)
 
 
 def _lines(axes: Axes, lines: Mapping[str, Sequence[Sequence[Any]]], *, marked: bool) -> None:
@@ -88,12 +89,12 @@ def _lines(axes: Axes, lines: Mapping[str, Sequence[Sequence[Any]]], *, marked: 
         axes.minorticks_off()
 
 
-def _differences(result: Mapping[str, Any]) -> Picture | None:
+def _differences(result: Result) -> Picture | None:
     """A row a test and regime: differences and interval, in units of the smallest effect of interest."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator
 
-    tests = [test for test in result["tests"] if test["differences"]]
+    tests = [test for test in result.tests if test.differences and test.mean is not None]
     if not tests:
         return None
     figure = Figure(figsize=(6.4, 0.9 + 0.36 * len(tests)), layout="constrained")
@@ -108,7 +109,7 @@ def _differences(result: Mapping[str, Any]) -> Picture | None:
     axes.xaxis.set_major_locator(FixedLocator([*(-tick for tick in reversed(ticks)), 0, *ticks]))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    axes.set_yticks(range(len(tests)), [f"{test['test']} ({test['regime']})" for test in tests])
+    axes.set_yticks(range(len(tests)), [f"{test.test} ({test.regime})" for test in tests])
     axes.set_ylim(len(tests) - 0.4, -0.6)
     axes.set_xlabel("difference, in units of the smallest effect of interest")
     axes.spines["left"].set_visible(False)
@@ -117,15 +118,16 @@ def _differences(result: Mapping[str, Any]) -> Picture | None:
         "Mean difference with 95 % interval, every seed as a faint dot; dotted: the smallest effect of interest. "
         "Green is supported, orange contradicted, grey inconclusive."
     )
-    return Picture(result["claim"], caption, figure)
+    return Picture(result.claim, caption, figure)
 
 
-def _row(axes: Axes, row: int, test: Mapping[str, Any]) -> None:
-    unit, (colour, _) = test["threshold"], _VERDICTS.get(test["verdict"], _OPEN)
-    values = [value / unit for value in test["differences"].values()]
+def _row(axes: Axes, row: int, test: TestResult) -> None:
+    unit, (colour, _) = test.threshold, _VERDICTS.get(test.verdict, _OPEN)
+    values = [value / unit for value in test.differences.values()]
     # A fixed pattern of heights keeps equal values apart.
     heights = [row + 0.08 * (place % 5 - 2) for place in range(len(values))]
     axes.scatter(values, heights, s=13, color=colour, alpha=0.45, linewidths=0)
-    if test["low"] is not None:
-        axes.plot([test["low"] / unit, test["high"] / unit], [row, row], color=colour, linewidth=2)
-    axes.plot([test["mean"] / unit], [row], "o", color=colour, markersize=5.5)
+    if test.low is not None and test.high is not None:
+        axes.plot([test.low / unit, test.high / unit], [row, row], color=colour, linewidth=2)
+    assert test.mean is not None
+    axes.plot([test.mean / unit], [row], "o", color=colour, markersize=5.5)

@@ -1,4 +1,4 @@
-"""The results of claims as one page: HTML that needs nothing but itself, and Markdown with pictures beside it."""
+"""The results of claims as one page: a single HTML file, and Markdown with PNG figures beside it."""
 
 from __future__ import annotations
 
@@ -8,38 +8,41 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bnexp.claims.report import figures
-from bnexp.claims.report.cells import Result, core_time, counted, effect_cell, p_value, strip, verdict
+from bnexp.claims.report.cells import core_time, counted, effect_cell, strip, verdict
 from bnexp.claims.report.prose import ARTICLES, ERRATA, GLOSSARY, LEAD, PROTOCOL
 from bnexp.claims.report.section import section
-from bnexp.compare.blocks import Block, Cell, Group, Heading, Items, Table, Text, as_html, as_markdown
+from bnexp.claims.result import Result
+from bnexp.compare.blocks import Block, Cell, Group, Heading, Items, Table, Text
+from bnexp.compare.cells import number, probability
 from bnexp.compare.figures import Picture
+from bnexp.compare.html import as_html
+from bnexp.compare.markdown import as_markdown
+from bnexp.compare.page import style
 
 _HERE = Path(__file__)
-# The style of every page, and what the claims add.
-_STYLES = (_HERE.parents[2] / "compare" / "page.css", _HERE.with_name("claims.css"))
 _VERDICTS = ("supported", "contradicted", "inconclusive", "no verdict")
 
 
 def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Path]:
-    """``claims.html``, and ``claims.md`` with a PNG a claim.
+    """Write ``claims.html``, and ``claims.md`` with a PNG a claim.
 
     Args:
-        folder: where they are put.
-        results: contents of ``result.json``, with Holm's p.
-        runs_at: what the folders of runs in them are relative to.
+        folder: for the files.
+        results: as ``store.read_all`` returns them.
+        runs_at: the folder that the results' run folders are relative to.
 
     Returns:
-        The two pages.
+        Paths of the two pages.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {result["claim"]: figures.draw(result) for result in results}
+    pictures = {result.claim: figures.draw(result) for result in results}
     for picture in filter(None, pictures.values()):
         figures.save(picture, folder)
     blocks = list(_document(results, pictures, os.path.relpath(runs_at, folder)))
     template = string.Template(_HERE.with_name("claims.html").read_text(encoding="utf-8"))
-    style = "\n".join(path.read_text(encoding="utf-8") for path in _STYLES)
+    css = f"{style()}\n{_HERE.with_name('claims.css').read_text(encoding='utf-8')}"
     page, text = folder / "claims.html", folder / "claims.md"
-    page.write_text(template.substitute(style=style, body=as_html(blocks)), encoding="utf-8")
+    page.write_text(template.substitute(style=css, body=as_html(blocks)), encoding="utf-8")
     text.write_text(as_markdown(blocks), encoding="utf-8")
     return [page, text]
 
@@ -51,7 +54,7 @@ def _document(results: Sequence[Result], pictures: Mapping[str, Picture | None],
     yield Heading(2, "Verdicts", "verdicts")
     yield from _summary(results)
     for result in results:
-        yield from section(result, pictures[result["claim"]], runs_at)
+        yield from section(result, pictures[result.claim], runs_at)
     yield Heading(2, "How verdicts are reached", "methods")
     yield Items(PROTOCOL, ordered=True)
     yield Heading(2, "Words", "words")
@@ -64,12 +67,12 @@ def _document(results: Sequence[Result], pictures: Mapping[str, Picture | None],
 
 
 def _facts(results: Sequence[Result]) -> str:
-    tests = [test for result in results for test in result["tests"]]
-    counts = {word: sum(test["verdict"] == word for test in tests) for word in _VERDICTS}
+    tests = [test for result in results for test in result.tests]
+    counts = {word: sum(test.verdict == word for test in tests) for word in _VERDICTS}
     verdicts = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    exact = [row["holds"] for result in results for rows in result["exact"].values() for row in rows]
+    exact = [row.holds for result in results for rows in result.exact.values() for row in rows]
     numbers = f" Exact checks: {sum(exact)} of {counted(len(exact), 'number')} as expected." if exact else ""
-    runs, seconds = (sum(result[key] for result in results) for key in ("runs", "run_seconds"))
+    runs, seconds = sum(result.runs for result in results), sum(result.run_seconds for result in results)
     return (
         f"{counted(len(results), 'claim')}, {counted(len(tests), 'test')}{': ' if verdicts else ''}{verdicts}."
         f"{numbers} {counted(runs, 'run')}, {core_time(seconds)}."
@@ -82,7 +85,7 @@ def _facts(results: Sequence[Result]) -> str:
 def _summary(results: Sequence[Result]) -> Iterator[Block]:
     header = ["test", "verdict", "regime", "", "effect, 95 % interval", "n", "p (Holm)"]
     rows = [row for result in results for row in _summary_rows(result)]
-    yield Table(header, rows, numbers=(4, 5, 6), pictures=(3,), kind="summary")
+    yield Table(header, rows, pictures=(3,), kind="summary")
     yield Text(
         "The bars show the interval against 0 (line) and the smallest effect of interest (dots) on a scale that is "
         "compressed outwards. Core time is the sum over all runs of a claim, each on one core or device.",
@@ -91,32 +94,33 @@ def _summary(results: Sequence[Result]) -> Iterator[Block]:
 
 
 def _summary_rows(result: Result) -> Iterator[list[str | Cell] | Group]:
-    time = f" · {core_time(result['run_seconds'])}" if result["runs"] else ""
-    yield Group(result["sentence"], f"#{result['claim']}", f"{result['claim']}{time}")
-    for test in result["tests"]:
+    time = f" · {core_time(result.run_seconds)}" if result.runs else ""
+    yield Group(result.sentence, f"#{result.claim}", f"{result.claim}{time}")
+    for test in result.tests:
         yield [
-            test["says"],
+            test.says,
             verdict(test),
-            test["regime"],
+            test.regime,
             Cell("", picture=strip(test)),
             effect_cell(test),
-            str(test["n"]),
-            p_value(test.get("p_holm")),
+            number(test.n, 0),
+            probability(test.p_holm),
         ]
-    for check, rows in result["exact"].items():
-        holds = all(row["holds"] for row in rows)
+    for check, rows in result.exact.items():
+        holds = all(row.holds for row in rows)
         word = Cell("holds exactly" if holds else "does not hold", kind="supported" if holds else "contradicted")
-        yield [check.replace("_", " "), word, "exact", "", counted(len(rows), "number"), "", ""]
+        count = Cell(counted(len(rows), "number"), len(rows))
+        yield [check.replace("_", " "), word, "exact", "", count, "", ""]
 
 
 def _made_with(results: Sequence[Result]) -> list[list[str]]:
     facts: dict[str, list[str]] = {}
     for result in results:
-        facts.setdefault("profile", []).append(result["profile"])
-        facts.setdefault("date", []).append(result["date"][:10])
-        for key, value in result["provenance"].items():
+        facts.setdefault("profile", []).append(result.profile)
+        facts.setdefault("date", []).append(result.date[:10])
+        for key, value in result.provenance.items():
             if key != "started" and value not in (None, ""):
                 facts.setdefault(key, []).append(str(value))
-    seeds = {tuple(result["seeds"]) for result in results if result["seeds"]}
+    seeds = {tuple(result.seeds) for result in results if result.seeds}
     rows = [[key, ", ".join(sorted(set(values)))] for key, values in facts.items()]
     return [*rows, ["seeds", "; ".join(f"{some[0]} to {some[-1]}" for some in sorted(seeds))]]

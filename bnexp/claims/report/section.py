@@ -1,8 +1,9 @@
-"""What the page says of one claim: origin, picture, tests, arms, tuning, exact checks, literature, declaration."""
+"""The page's section on one claim: origin, figure, tests, arms, tuning, exact checks, literature, declaration."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,124 +11,125 @@ import yaml  # type: ignore[import-untyped]
 
 from bnexp.claims.report import figures
 from bnexp.claims.report.cells import (
-    Result,
     bootstrap,
     claimed,
     core_time,
     counted,
     effect_cell,
     level,
-    p_value,
     verdict,
 )
+from bnexp.claims.result import Result, TestResult
 from bnexp.compare.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text
+from bnexp.compare.cells import BLANK, number, probability
 from bnexp.compare.figures import Picture
-from bnexp.compare.tables import BLANK
 
-# What marks a p that is not of "no difference" in two directions.
+Rows = list[list[str | Cell]]
+# Marks a p that is from one-sided tests.
 _P_MARKS = {"equal": " (=)", "at_least": " (≥)"}
-# At this size a figure's text is as large as the page's.
+# At this size the text in a figure is as large as the page's text.
 _PIXELS_PER_INCH = 100
 _RUNS = "Runs (on the machine that made them)"
 
 
 def section(result: Result, picture: Picture | None, runs_at: str) -> Iterator[Block]:
-    """Everything about a claim; ``runs_at`` is what its folders are relative to, as seen from the page."""
-    yield Heading(2, result["sentence"], result["claim"])
+    """Everything about a claim; ``runs_at`` leads from the page to the folder that run folders are relative to."""
+    yield Heading(2, result.sentence, result.claim)
     yield Text(_origin(result), kind="meta")
     if picture is not None:
         width = round(_PIXELS_PER_INCH * picture.figure.get_figwidth())
-        yield Figure(figures.inline(picture), f"{picture.name}.png", picture.caption, width)
-    if result["tests"]:
+        yield Figure(figures.inline(picture), picture.caption, f"{picture.name}.png", width)
+    if result.tests:
         yield from _tests(result)
         yield Heading(3, "Arms")
         yield Text(_settings(result), kind="note")
         yield _arms(result)
-    if result["tuning"]:
+    if result.tuning:
         yield Heading(3, "Tuned with other seeds")
         yield _tuning(result)
-    if result["exact"]:
+    if result.exact:
         yield Heading(3, "Exact checks")
         yield _exact(result)
-    yield Text(result["literature"], title="What the literature says.")
-    yield Text(result["confounds"], title="Confounds and controls.")
-    yield Text(result["would_change"], title="What would change the verdict.")
-    yield Fold("Declared design", code=result["declaration"])
+    yield Text(result.literature, title="What the literature says.")
+    yield Text(result.confounds, title="Confounds and controls.")
+    yield Text(result.would_change, title="What would change the verdict.")
+    yield Fold("Declared design", code=result.declaration)
     if links := _runs(result):
         yield Fold(_RUNS, links=[(Path(to).name, f"{runs_at}/{to}/") for to in links])
 
 
 def _runs(result: Result) -> list[str]:
-    folders = (folder for test in result["tests"] for side in test["sides"].values() for folder in side["folders"])
+    folders = (folder for test in result.tests for side in test.sides.values() for folder in side.folders)
     return list(dict.fromkeys(folders))
 
 
 def _origin(result: Result) -> str:
-    seeds = f"{len(result['seeds'])} seeds" if result["seeds"] else "exact"
-    tuning = f", {len(result['tuning_seeds'])} for tuning" if result["tuning_seeds"] else ""
-    articles = f" · articles {', '.join(map(str, result['articles']))}" if result["articles"] else ""
-    failed = f", {result['failed']} failed" if result["failed"] else ""
-    runs = f", {counted(result['runs'], 'run')}{failed}, {core_time(result['run_seconds'])}" if result["runs"] else ""
-    return (
-        f"{result['claim']} · {'; '.join(result['sources'])}{articles} · profile {result['profile']}: "
-        f"{seeds}{tuning}{runs}"
-    )
+    seeds = f"{len(result.seeds)} seeds" if result.seeds else "exact"
+    tuning = f", {len(result.tuning_seeds)} for tuning" if result.tuning_seeds else ""
+    articles = f" · articles {', '.join(map(str, result.articles))}" if result.articles else ""
+    failed = f", {result.failed} failed" if result.failed else ""
+    runs = f", {counted(result.runs, 'run')}{failed}, {core_time(result.run_seconds)}" if result.runs else ""
+    return f"{result.claim} · {'; '.join(result.sources)}{articles} · profile {result.profile}: {seeds}{tuning}{runs}"
 
 
 def _tests(result: Result) -> Iterator[Block]:
     header = ["test", "verdict", "regime", "effect, 95 % interval", "BCa", "claimed", "n", "d_z", "p", "p (Holm)"]
-    rows = [
+    rows: Rows = [
         [
-            Cell(test["says"], note=test["test"]),
+            Cell(test.says, note=test.test),
             verdict(test),
-            test["regime"],
+            test.regime,
             effect_cell(test),
             bootstrap(test),
             claimed(test),
-            str(test["n"]),
-            BLANK if test["d_z"] is None else f"{test['d_z']:.2f}",
-            p_value(test["p"]) + (_P_MARKS.get(test["claims"], "") if test["p"] is not None else ""),
-            p_value(test.get("p_holm")),
+            number(test.n, 0),
+            number(test.d_z, 2),
+            _marked(probability(test.p), test.claims),
+            probability(test.p_holm),
         ]
-        for test in result["tests"]
+        for test in result.tests
     ]
-    yield Table(header, rows, numbers=range(3, len(header)), kind="tests")
-    notes = [f"{test['test']} ({test['regime']}): {note}." for test in result["tests"] for note in _notes(test)]
+    yield Table(header, rows, kind="tests")
+    notes = [f"{test.test} ({test.regime}): {note}." for test in result.tests for note in _notes(test)]
     notes += _noise_floor(result)
     if notes:
         yield Items(notes)
 
 
-def _notes(test: Result) -> Iterator[str]:
-    yield from test["notes"]
-    if any(side["diverged"] for side in test["sides"].values()) and test["mcnemar"] is not None:
-        yield f"diverged equally often: exact McNemar p = {p_value(test['mcnemar'])}"
+def _marked(p: Cell, claims: str) -> Cell:
+    return p if p.value is None else replace(p, text=p.text + _P_MARKS.get(claims, ""))
+
+
+def _notes(test: TestResult) -> Iterator[str]:
+    yield from test.notes
+    if any(side.diverged for side in test.sides.values()) and test.mcnemar is not None:
+        yield f"diverged equally often: exact McNemar p = {probability(test.mcnemar).text}"
 
 
 def _noise_floor(result: Result) -> Iterator[str]:
-    """What the number of test images alone does to accuracies."""
-    floors = [100 * test["noise_floor"] for test in result["tests"] if test["noise_floor"] is not None]
+    """The standard error of accuracies that comes from the number of test images alone."""
+    floors = [100 * test.noise_floor for test in result.tests if test.noise_floor is not None]
     if floors:
         span = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (min(floors), max(floors))))
         yield f"The finite test set gives an accuracy a standard error of {span} pp, partly shared by arms of a seed."
 
 
 def _settings(result: Result) -> str:
-    """What each arm sets, and what its name with a value means, as declared."""
+    """The declared settings of each arm, and the setting behind ``name@value``."""
     declared = _declared(result)
-    skipped = declared["profiles"].get(result["profile"], {}).get("skip_arms", [])
+    skipped = declared["profiles"].get(result.profile, {}).get("skip_arms", [])
     arms = [f"{name}: {_sets(arm)}" for name, arm in declared["arms"].items() if name not in skipped]
     axis = [f"name@value: {declared['axis']['key']}=value"] if "axis" in declared else []
     return f"What each arm sets. {'; '.join([*arms, *axis])}."
 
 
 def _declared(result: Result) -> Any:
-    """The declaration as its yaml has it, all values as words."""
-    return yaml.load(result["declaration"], yaml.BaseLoader)
+    """The declaration as written in its yaml; all values are words."""
+    return yaml.load(result.declaration, yaml.BaseLoader)
 
 
 def _sets(arm: Any) -> str:
-    """Of an arm as its yaml has it: a list, or a mapping where it starts from another run."""
+    """The settings of an arm as declared: a list, or a mapping if the arm starts from another run."""
     given = arm if isinstance(arm, dict) else {"settings": arm}
     start = [f"starts from {given['init_from']}"] if "init_from" in given else []
     return ", ".join([*given["settings"], *start]) or "nothing of its own"
@@ -135,22 +137,22 @@ def _sets(arm: Any) -> str:
 
 def _arms(result: Result) -> Table:
     measures = {name: test["measure"] for name, test in _declared(result)["tests"].items()}
-    rows = [
+    rows: Rows = [
         [
-            test["test"],
-            test["regime"],
+            test.test,
+            test.regime,
             name,
-            f"{side['weight']:+g}",
-            _measured(measures[test["test"]]),
-            BLANK if side["mean"] is None else level(side),
-            str(side["n"]),
-            f"{side['diverged']}/{side['runs']}",
+            Cell(f"{side.weight:+g}", side.weight),
+            _measured(measures[test.test]),
+            level(side),
+            number(side.n, 0),
+            Cell(f"{side.diverged}/{side.runs}", side.diverged),
         ]
-        for test in result["tests"]
-        for name, side in test["sides"].items()
+        for test in result.tests
+        for name, side in test.sides.items()
     ]
     header = ["test", "regime", "arm", "weight", "measured on", "mean ± 95 %", "n", "diverged"]
-    return Table(header, rows, numbers=(3, 5, 6, 7))
+    return Table(header, rows)
 
 
 def _measured(measure: Mapping[str, str]) -> str:
@@ -161,27 +163,27 @@ def _measured(measure: Mapping[str, str]) -> str:
 def _tuning(result: Result) -> Table:
     rows = [
         [
-            choice["regime"],
-            choice["point"],
-            f"{choice['chosen']}{' (edge)' if choice['at_edge'] else ''}",
-            ", ".join(f"{value}: {BLANK if mean is None else f'{mean:.3f}'}" for value, mean in choice["means"]),
+            choice.regime,
+            choice.point,
+            f"{choice.chosen}{' (edge)' if choice.at_edge else ''}",
+            ", ".join(f"{value}: {BLANK if mean is None else f'{mean:.3f}'}" for value, mean in choice.means),
         ]
-        for choice in result["tuning"]
+        for choice in result.tuning
     ]
     return Table(["regime", "arm", "chosen", "mean of the tuning metric by value"], rows)
 
 
 def _exact(result: Result) -> Table:
-    rows = [
+    rows: Rows = [
         [
             check.replace("_", " "),
-            row["name"],
-            f"{row['measured']:.10g}",
-            f"{row['expected']:.10g}",
-            f"{row['tolerance']:.2g}",
-            Cell("holds" if row["holds"] else "does not hold", kind="supported" if row["holds"] else "contradicted"),
+            row.name,
+            Cell(BLANK) if row.measured is None else Cell(f"{row.measured:.10g}", row.measured),
+            Cell(f"{row.expected:.10g}", row.expected),
+            Cell(f"{row.tolerance:.2g}", row.tolerance),
+            Cell("holds" if row.holds else "does not hold", kind="supported" if row.holds else "contradicted"),
         ]
-        for check, numbers in result["exact"].items()
+        for check, numbers in result.exact.items()
         for row in numbers
     ]
-    return Table(["check", "number", "measured", "expected", "tolerance", ""], rows, numbers=(2, 3, 4))
+    return Table(["check", "number", "measured", "expected", "tolerance", ""], rows)

@@ -1,0 +1,65 @@
+"""``result.json``: a claim's result beside its sweeps, written and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from bnexp.claims import parse
+from bnexp.claims.result import Result, TestResult
+from bnexp.claims.verdicts import NONE
+from bnexp.compare.statistics import holm
+from bnexp.runs import run_json
+from bnexp.runs.storage import write_atomically
+
+NAME = "result.json"
+FORMAT = 2
+
+
+def write(folder: Path, result: Result) -> None:
+    """Write the result into the claim's folder."""
+    content = {"format": FORMAT, **asdict(result)}
+    for test in content["tests"]:
+        del test["p_holm"]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / NAME, run_json.json_text(content))
+
+
+def read_all(folder: Path) -> list[Result]:
+    """The results of the claims in a profile's folder, by claim, with Holm's adjustment over all their tests.
+
+    Raises:
+        ValueError: there are none, or one is damaged.
+    """
+    results = [read(path) for path in sorted(folder.glob(f"*/{NAME}"))]
+    if not results:
+        raise ValueError(f"{folder}: no results of claims in there; run bnexp claim run first")
+    adjusted = iter(_adjusted([test for result in results for test in result.tests]))
+    return [replace(result, tests=[next(adjusted) for _ in result.tests]) for result in results]
+
+
+def _adjusted(tests: Sequence[TestResult]) -> list[TestResult]:
+    """The tests with ``p_holm``; a test without a verdict has none."""
+    p_values = [test.t_p if test.verdict != NONE else None for test in tests]
+    adjusted = iter(holm([p for p in p_values if p is not None]))
+    return [
+        replace(test, p_holm=None if p is None else next(adjusted)) for test, p in zip(tests, p_values, strict=True)
+    ]
+
+
+def read(path: Path) -> Result:
+    """A result as it was written.
+
+    Raises:
+        ValueError: the file is damaged or of another version, in one line.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise ValueError("not a result of this version of bnexp")
+        result: Result = parse.parsed("result", content, Result)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); delete it and give bnexp claim run again") from None
+    return result

@@ -1,0 +1,142 @@
+"""The document model: one document as terminal text, Markdown, HTML, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from bnexp.compare.blocks import Cell, Document, Figure, Fold, Group, Heading, Items, Table, Text
+from bnexp.compare.cells import decimals, duration, number, probability
+from bnexp.compare.formats import FORMATS
+from bnexp.compare.html import as_html, quoted
+from bnexp.compare.markdown import as_markdown
+from bnexp.compare.terminal import WIDTH, as_text
+
+TABLE = Table(
+    ["arm", "", "loss", "n"],
+    [
+        Group("A & b", "#a", "c"),
+        [Cell("x", "x", note="y"), Cell("", picture="<svg/>"), Cell("0.3 ± 0.1", 0.3125), "long"],
+        ["a_b", "", Cell("-"), ""],
+    ],
+    title="Losses <1",
+    pictures=(1,),
+)
+
+
+def test_a_terminal_has_aligned_columns_under_a_title():
+    assert as_text([TABLE]).splitlines() == [
+        "Losses <1",
+        "arm       loss  n",
+        "--------------------",
+        "A & b",
+        "x    0.3 ± 0.1  long",
+        "a_b          -",
+    ]
+
+
+def test_a_terminal_wraps_sentences_and_leaves_out_what_it_cannot_show():
+    long = " ".join(["word"] * 40)
+    blocks = [
+        Heading(1, "Title"),
+        Figure("<svg/>", "caption"),
+        Text("one", title="First."),
+        Fold("more", code="x"),
+        Items([long, "b"], ordered=True),
+    ]
+    head, text, items = as_text(blocks).split("\n\n")
+    assert (head, text) == ("Title", "First. one")
+    first, *wrapped, last = items.splitlines()
+    assert first.startswith("1. word word")
+    assert all(line.startswith("  word") for line in wrapped)
+    assert max(map(len, items.splitlines())) <= WIDTH
+    assert last == "2. b"
+
+
+def test_markdown_escapes_names_and_leaves_out_pictures_and_links_between_cells():
+    linked = Table(["a|b"], [[Cell("*c*", link="#arm-1")]])
+    assert as_markdown([TABLE, linked]).splitlines() == [
+        r"**Losses \<1**",
+        "",
+        "| arm | loss | n |",
+        "| --- | ---: | --- |",
+        "| **[A & b](#a)** (c) |  |  |",
+        "| x (y) | 0.3 ± 0.1 | long |",
+        r"| a\_b | - |  |",
+        "",
+        r"| a\|b |",
+        "| --- |",
+        r"| \*c\* |",
+    ]
+
+
+def test_html_has_classes_for_sides_and_kinds_and_a_region_under_a_title():
+    text = as_html([TABLE])
+    assert text.startswith('<section><h2>Losses &lt;1</h2><div class="scroll" role="region" aria-label="Losses &lt;1"')
+    assert '<tr class="group"><th colspan="4"><a href="#a">A &amp; b</a> <small>c</small></th></tr>' in text
+    assert '<td>x <small>y</small></td><td><svg/></td><td class="number">0.3 ± 0.1</td><td>long</td>' in text
+    kinds = as_html([Table(["a"], [[Cell("b", link="c", anchor="d", kind="e")]], kind="f")])
+    assert '<table class="f">' in kinds
+    assert '<td id="d"><span class="e"><a href="c">b</a></span></td>' in kinds
+
+
+def test_sortable_html_carries_the_values_at_full_precision():
+    text = as_html([TABLE], sortable=True)
+    assert text.count('<th scope="col" class="word" aria-sort="none"><button type="button">') == 3
+    assert '<td class="number" data-sort="0.3125">0.3 ± 0.1</td>' in text
+    assert '<td class="number" data-sort="">-</td>' in text
+    assert '<td class="word" data-sort="a_b">a_b</td>' in text
+
+
+def test_machines_get_values_without_groups():
+    document = Document([TABLE], TABLE)
+    assert list(csv.reader(io.StringIO(FORMATS["csv"](document)))) == [
+        ["arm", "", "loss", "n"],
+        ["x", "", "0.3125", "long"],
+        ["a_b", "", "", ""],
+    ]
+    assert json.loads(FORMATS["json"](document)) == [
+        {"arm": "x", "": None, "loss": 0.3125, "n": "long"},
+        {"arm": "a_b", "": None, "loss": None, "n": None},
+    ]
+
+
+def test_json_prefers_the_facts_and_refuses_what_is_no_json():
+    assert json.loads(FORMATS["json"](Document([], TABLE, {"a": [1]}))) == {"a": [1]}
+    with pytest.raises(ValueError, match="JSON"):
+        FORMATS["json"](Document([], TABLE, {"a": float("nan")}))
+
+
+def test_an_address_is_no_scheme_whatever_its_name():
+    assert quoted("javascript:x/a b") == "javascript%3Ax/a%20b"
+    assert quoted("\udcff") == "%FF"
+
+
+@pytest.mark.parametrize(
+    ("cell", "text", "value"),
+    [
+        (number(0.12345, 2), "0.12", 0.12345),
+        (number(-1.5, 1, "+"), "-1.5", -1.5),
+        (number(1e7, 2), "1e+07", 1e7),
+        (number(None, 2), "-", None),
+        (probability(0.00001), "< 0.0001", 0.00001),
+        (probability(0.0312), "0.031", 0.0312),
+        (probability(0.456), "0.46", 0.456),
+        (probability(None), "-", None),
+        (duration(0.0123), "0.012 s", 0.0123),
+        (duration(119), "119.0 s", 119),
+        (duration(120), "2.0 min", 120),
+        (duration(7200), "2.0 h", 7200),
+        (duration(None), "-", None),
+    ],
+)
+def test_numbers_are_short_for_people_and_whole_for_machines(cell, text, value):
+    assert (cell.text, cell.value) == (text, value)
+
+
+@pytest.mark.parametrize(("half", "digits"), [(0.0123, 3), (0.5, 2), (1.0, 1), (42.0, 0), (1e-9, 6), (0.0, 4)])
+def test_an_interval_has_two_significant_digits(half, digits):
+    assert decimals(half, 4) == digits

@@ -1,0 +1,61 @@
+"""Faults of the disk before a run begins."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+
+import pytest
+from conftest import SMALL_RUN, start
+
+from bnexp.runs.paths import RunPaths, SweepPaths
+
+
+def test_a_disk_that_is_full_before_the_start_leaves_no_folder(tmp_path):
+    def no_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    process = start("train", *SMALL_RUN, "hydra.run.dir=run", cwd=tmp_path, preexec_fn=no_files)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, out + err
+    assert err == f"bnexp: {tmp_path}/run: File too large; what was saved is kept\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_stays(tmp_path):
+    def no_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    process = start("train", *SMALL_RUN, "hydra.run.dir=run", cwd=tmp_path, preexec_fn=no_files)
+    process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert (tmp_path / "run" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["run.json", "checkpoint.pt", "metrics.csv", "timing.csv", "train.log"])
+def test_a_pipe_in_the_place_of_a_file_is_refused(bnexp, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert bnexp("train", *SMALL_RUN, "checkpoint_every=7", "hydra.run.dir=run").code == 0
+    paths = RunPaths(tmp_path / "run")
+    facts = json.loads(paths.run_json.read_text())
+    del facts["digest"]  # as an older version wrote it
+    paths.run_json.write_text(json.dumps(facts | {"status": "interrupted"}))
+    (paths.folder / name).unlink()
+    os.mkfifo(paths.folder / name)
+    answer = bnexp("resume", "run")
+    assert answer.code == 2
+    assert f"run/{name}: " in answer.err
+    assert "not a regular file" in answer.err
+    assert answer.err.count("\n") == 1
+    assert bnexp("compare", ".").code in (0, 2)
+
+
+def test_a_pipe_in_the_place_of_a_plan_is_refused(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(SweepPaths(tmp_path).sweep_json)
+    answer = bnexp("resume", ".")
+    assert answer.code == 2
+    assert answer.err.startswith("bnexp: sweep.json: cannot be read ([Errno 22] not a regular file")

@@ -1,0 +1,55 @@
+"""Impossible cells of a sweep: named before anything is made, or skipped and counted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import SMALL_RUN
+
+GRID = ("train", "-m", *SMALL_RUN, "hydra.sweep.dir=s", "norm=bn,ln", "batch_size=1,50")
+REFUSED = "batch_size=1,norm=bn"
+SKIP = "hydra.sweeper.skip_invalid=true"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_job_is_named_and_nothing_is_left(bnexp, here):
+    answer = bnexp(*GRID)
+    assert answer.code == 2
+    assert answer.err.startswith(f"bnexp: job {REFUSED}: norm=bn: ")
+    assert answer.err.endswith(f"; {SKIP} runs the rest\n")
+    assert answer.err.count("\n") == 1
+    assert list(here.iterdir()) == []
+
+
+def test_several_are_counted_and_different_faults_of_all_jobs_have_no_rest(bnexp, here):
+    answer = bnexp("train", "-m", *SMALL_RUN, "norm=bn,ln", "optim.lr=-1,-2", "hydra.sweep.dir=s")
+    assert answer.err == "bnexp: job norm=bn,optim.lr=-1: optim.lr=-1.0: out of range; " + (
+        "allowed is above 0; 3 more cannot run\n"
+    )
+    answer = bnexp("train", "-m", *SMALL_RUN, "norm=bn,ln", "optim.lr=-1,-2", "hydra.sweep.dir=s", SKIP)
+    assert answer.err.startswith("bnexp: every job is refused; norm=bn,optim.lr=-1: optim.lr=-1.0: out of range")
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("launcher", ["local", "basic", "stacked"])
+def test_the_rest_is_run_and_the_refused_are_counted(bnexp, here, launcher):
+    answer = bnexp(*GRID, SKIP, f"hydra/launcher={launcher}")
+    assert answer.code == 0, answer
+    assert f"refused: {REFUSED}: norm=bn: " in answer.out
+    assert "sweep: 1 refused, 3 finished, of 4 jobs in s" in answer.out
+    jobs = {job["name"]: job for job in json.loads((here / "s" / "sweep.json").read_text())["jobs"]}
+    assert [job["state"] for job in jobs.values()] == ["refused", "finished", "finished", "finished"]
+    assert jobs[REFUSED]["reason"].startswith("norm=bn: ")
+    assert not (here / "s" / REFUSED).exists()
+    compared = bnexp("compare", "s", "-v")
+    assert "Refused before the start: 1." in compared.out
+    assert "Folders skipped" not in compared.out
+    again = bnexp("resume", "s")
+    assert (again.code, again.err) == (0, "")
+    assert "sweep: 1 refused, 3 finished, of 4 jobs in s" in again.out
