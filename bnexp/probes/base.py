@@ -142,7 +142,8 @@ def recording(model: nn.Module) -> Iterator[Signals]:
 
     Only modules are seen. In here, an activation that works in place leaves its input unchanged, so that it can be
     recorded. An activation belongs to the linear map that ran last before it. In torchvision's residual nets the
-    activation after a sum therefore belongs to the last map of the branch, or to the map of the shortcut if there is one.
+    activation after a sum therefore belongs to the last map of the branch, or to the map of the shortcut where there is
+    one.
     """
     signals, names = Signals(), {layer.linear: name for name, layer in layers(model).items()}
     waiting: list[str] = []  # the layer whose activation has not run yet
