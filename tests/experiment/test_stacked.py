@@ -158,7 +158,7 @@ def test_members_that_are_too_many_for_the_memory_go_on_in_halves(tmp_path, alon
 
 def test_a_failure_does_not_overwrite_a_member_that_has_its_result(tmp_path, monkeypatch):
     members = jobs(tmp_path, {"wild": ("seed=5", "optim.lr=1e30"), **MEMBERS})
-    monkeypatch.setattr(checkpoint, "save", lambda *_: 1 / 0)
+    monkeypatch.setattr(checkpoint, "save", lambda *_, **__: 1 / 0)
     with pytest.raises(Exception, match="ZeroDivisionError"):
         run(members, stop=never)
     states = {job.name: json.loads((job.folder / "run.json").read_text())["status"] for job in members}
