@@ -45,7 +45,7 @@ def network(
 ) -> nn.Module:
     """A small model in float64; ``options`` are the norm's."""
     units = Units(NORMS.bind(from_yaml("norm", norm) | options), activation, placement)
-    config = {"name": "mlp", "depth": 3, "width": 10, "dropout": 0.0} if model == "mlp" else {"name": model}
+    config = {"name": "mlp", "depth": 3, "width": 10, "dropout": 0.0} if model == "mlp" else from_yaml("model", model)
     made: nn.Module = MODELS.bind(config)(SHAPE, CLASSES, units)
     initialize(made, INITS.bind(from_yaml("init", "lecun"))(), seed=3)
     return made.double()
