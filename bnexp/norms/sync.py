@@ -80,11 +80,11 @@ def sync_bn(channels: int, *, shards: Positive, eps: PositiveFloat, momentum: Mo
     """Synchronized batch norm, over all shards' B, H, W by channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 
     The layer computes what ``bn`` computes for the whole batch, and merges the batch's mean and variance from the means
-    and variances of its shards. Where ``torch.distributed`` runs, every process holds shards: the forward pass
-    all-reduces counts, means and variances, and the backward pass all-reduces the gradients with respect to them. dx is
-    then the gradient of the sum of all processes' losses, while each process has its own part of the gradients of gain
-    and bias. Training uses the statistics of all shards, evaluation the running ones. A 2-D input (B, C) has B values a
-    channel.
+    and variances of its shards. No command of bnexp trains in several processes, so that all shards are those of one. A
+    program that uses the layer under ``torch.distributed`` has shards in every process: the forward pass all-reduces
+    counts, means and variances, and the backward pass all-reduces the gradients with respect to them. dx is then the
+    gradient of the sum of all processes' losses, while each process has its own part of the gradients of gain and bias.
+    Training uses the statistics of all shards, evaluation the running ones. A 2-D input (B, C) has B values a channel.
 
     Peng et al. 2018 (MegDet, "cross-GPU batch normalization"); Chan, Golub & LeVeque 1979, eq. 2.1.
 

@@ -69,7 +69,8 @@ def autoencoder(
         batch_size: images per step of the pre-training.
 
     Raises:
-        ValueError: (before the first step) the model is not a fully connected network of sigmoid units.
+        ValueError: (before the first step) the model is not a fully connected network of sigmoid units; the
+            pre-training of a layer diverges.
     """
     draw = xavier(distribution="uniform", gain=gain).draw
     trained = partial(pretrain, epochs=epochs, lr=lr, momentum=momentum, batch_size=batch_size)
@@ -85,7 +86,7 @@ def pretrain(
     are unchanged afterwards.
 
     Raises:
-        ValueError: the model is not a fully connected network of sigmoid units.
+        ValueError: the model is not a fully connected network of sigmoid units; a layer diverges.
     """
     units = _units(model)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -98,9 +99,15 @@ def pretrain(
             order = torch.randperm(len(train), generator=generator(seed, "pretrain", name, epoch))
             batches = _batches(train.x, order, batch_size)
             errors.append(torch.stack([_step(population, sgd, _answer(below, x_B)) for x_B in batches]).mean())
-        log.info("init=autoencoder: the error of %s falls from %.4g to %.4g", name, errors[0], errors[-1])
+        _require_finite(population, errors, f"init.lr={lr:g}: the pre-training of {name} diverges; use a smaller rate")
+        log.info("init=autoencoder: the error of %s goes from %.4g to %.4g", name, errors[0], errors[-1])
     for name, buffer in model.named_buffers():
         buffer.copy_(before[name])
+
+
+def _require_finite(population: Population, errors: Sequence[Tensor], message: str) -> None:
+    if not all(bool(numbers.isfinite().all()) for numbers in (*errors, population.theta_MP)):
+        raise ValueError(message)
 
 
 def _units(model: nn.Module) -> list[tuple[str, Unit]]:

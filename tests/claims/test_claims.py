@@ -23,6 +23,7 @@ from bnexp.claims.report import cells
 from bnexp.claims.sweeps import Harvest, TunedValue
 from bnexp.config.schema import flat
 from bnexp.config.shipped import configs_folder
+from bnexp.models.init import INITS
 from bnexp.runs.collect import Run
 from bnexp.sweep.fork_server import ForkServer
 
@@ -106,6 +107,35 @@ def test_every_exact_statement_holds(name):
     rows = check(name)
     assert rows
     assert [row.name for row in rows if not row.holds] == []
+
+
+@pytest.mark.parametrize("wrong", [1.44, 1.45, 1.485, 1.5])
+def test_the_growth_by_mean_field_is_told_from_other_numbers(wrong):
+    (row,) = check("mean_field_growth")
+    assert not row._replace(expected=wrong).holds
+
+
+@pytest.mark.parametrize("rule", [{"name": "constant", "value": 1e-3}, {"name": "normal", "std": 1e-3, "gain": 1.0}])
+def test_weights_that_are_not_zero_are_told_from_zero_ones(rule, monkeypatch):
+    monkeypatch.setitem(INITS._builders, "zero", INITS.bind(rule))
+    failing = {row.name for row in check("zero_init_symmetry") if not row.holds}
+    first = {
+        "largest gradient of a weight at the first step, zero weights",
+        "largest weight after 300 steps, zero weights",
+    }
+    assert first <= failing
+    assert all(name.endswith("zero weights") for name in failing)
+
+
+@pytest.mark.parametrize("factor", [0.97, 1.03])
+def test_three_percent_of_the_variance_of_weights_fail_every_number(factor, monkeypatch):
+    for name in ("lecun", "kaiming", "torch", "normal"):
+        monkeypatch.setitem(INITS._builders, name, _louder(INITS[name], factor**0.5))
+    assert [row.name for row in check("init_rms") if row.holds] == []
+
+
+def _louder(builder, by):
+    return lambda *, gain, **options: builder(gain=gain * by, **options)
 
 
 # --- what a yaml may say ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 from torch.testing import assert_close
-from torchvision.datasets import CIFAR10, MNIST
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST
 from torchvision.datasets.utils import calculate_md5
 
 from bnexp.data import DATA, Batches, Data, Split, load
@@ -134,6 +134,41 @@ def test_yaml_is_complete(name):
 
 def test_every_yaml_has_a_source():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(DATA)
+
+
+def files_of(name, request):
+    """The options that find a source's files, which are made here."""
+    if name in ("mnist", "fashion_mnist"):
+        raw = request.getfixturevalue("mnist")
+        raw.parent.rename(raw.parents[1] / {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[name])
+        return {"root": str(raw.parents[1])}
+    if name in ("cifar10", "cifar100"):
+        place = request.getfixturevalue({"cifar10": "cifar", "cifar100": "cifar100"}[name])
+        return {"root": str(place.parent)}
+    if name == "npz":
+        return {"path": str(request.getfixturevalue("npz")()), "layout": "nchw"}
+    if name == "image_folder":
+        return {"path": str(request.getfixturevalue("folder"))}
+    assert name == "digits", f"say how the files of {name} are made for this test"
+    return {}
+
+
+@pytest.mark.parametrize("name", list(DATA))
+def test_every_source_keeps_the_promises_of_data(name, request):
+    options = {"name": name, **PLAIN, **files_of(name, request)}
+    data, again = load(options), load(options)
+    for split in (data.train, data.test):
+        assert split.x.dtype == torch.float32
+        assert split.y.dtype == torch.int64
+        assert split.x.shape == (len(split), *data.shape)
+        assert 0 <= split.x.min() < split.x.max() <= 1
+        assert set(split.y.tolist()) <= set(range(data.classes))
+    assert torch.equal(data.train.x, again.train.x)
+    assert torch.equal(data.test.y, again.test.y)
+    standard = load({**options, "standardize": True}).train.x
+    assert abs(standard.mean()) < 1e-4
+    limited = load({**options, "train_limit": 4, "test_limit": 2})
+    assert (len(limited.train), len(limited.test)) == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -409,6 +444,20 @@ def cifar(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in ("data_batch_1", "data_batch_2")])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
+    return folder
+
+
+@pytest.fixture
+def cifar100(tmp_path, monkeypatch):
+    """A folder like CIFAR-100's, with 100 + 100 images; torchvision is told their checksums."""
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name, seed in (("train", 1), ("test", 2)):
+        x = np.random.default_rng(seed).integers(0, 256, (100, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": x, "fine_labels": list(range(100))}, protocol=2))
+        monkeypatch.setattr(CIFAR100, f"{name}_list", [[name, calculate_md5(folder / name)]])
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}))
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": calculate_md5(folder / "meta")})
     return folder
 
 

@@ -75,6 +75,11 @@ def linears(model: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
 
 
+def test_every_rule_has_its_law_tested():
+    by_name = {"orthogonal", "lsuv", "constant", "zero"}  # in tests of their own; autoencoder in training/
+    assert {config["name"] for config, _ in RULES.values()} | by_name == set(INITS) - {"autoencoder"}
+
+
 @pytest.mark.parametrize("gain", [1.0, 2.5])
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("rule", RULES)

@@ -1,4 +1,7 @@
-"""Optimizers against ``torch.optim`` on separate copies of the members, in float64."""
+"""All optimizers, and those that torch has too against ``torch.optim`` on separate copies of the members, in float64.
+
+Every name of the registry is tested: one that is added needs no line here, but where torch has it a case.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,24 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+import yaml
+from conftest import ROOT
 from torch import Tensor, nn
 
 from bnexp.norms import NORMS
-from bnexp.training.optim import OPTIMS, Optimizer, optimizer
+from bnexp.training.optim import OPTIMS, SGD, Optimizer, optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
 ADAM = {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.0, "decay_norm": True}
-SGD = {"lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "decay_norm": True}
+PLAIN_SGD = {"lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "decay_norm": True}
 # One dict a case, and in it one list of changes for the three members.
 CASES: dict[str, list[dict[str, Any]]] = {
-    "plain": [{"name": "sgd", **SGD, "lr": lr} for lr in (0.1, 0.2, 0.05)],
-    "momentum": [{"name": "sgd", **SGD, "momentum": m} for m in (0.9, 0.5, 0.0)],
-    "nesterov": [{"name": "sgd", **SGD, "nesterov": True, "momentum": m, "lr": 0.02} for m in (0.9, 0.5, 0.2)],
-    "decay": [{"name": "sgd", **SGD, "momentum": 0.9, "weight_decay": w} for w in (0.1, 0.0, 0.01)],
+    "plain": [{"name": "sgd", **PLAIN_SGD, "lr": lr} for lr in (0.1, 0.2, 0.05)],
+    "momentum": [{"name": "sgd", **PLAIN_SGD, "momentum": m} for m in (0.9, 0.5, 0.0)],
+    "nesterov": [{"name": "sgd", **PLAIN_SGD, "nesterov": True, "momentum": m, "lr": 0.02} for m in (0.9, 0.5, 0.2)],
+    "decay": [{"name": "sgd", **PLAIN_SGD, "momentum": 0.9, "weight_decay": w} for w in (0.1, 0.0, 0.01)],
     "adam": [{"name": "adam", **ADAM, "lr": lr} for lr in (0.01, 0.02, 0.1)],
     "adam_decay": [
         {"name": "adam", **ADAM, "weight_decay": w, "eps": e} for w, e in ((0.1, 1e-8), (0.0, 1.0), (1.0, 1e-3))
@@ -31,6 +37,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"name": "adamw", **ADAM, "weight_decay": w, "lr": lr} for w, lr in ((0.1, 0.01), (0.0, 0.1), (1.0, 0.05))
     ],
 }
+every_optimizer = pytest.mark.parametrize("name", list(OPTIMS))
 FACTORS = [1.0, 1.0, 0.5, 0.5, 0.25, 1.0, 1.0, 0.1, 0.1, 0.0]
 NORM_PARAMETERS = ["1.gain", "1.bias"]
 
@@ -83,6 +90,50 @@ def trained_by_torch(model: nn.Module, config: dict[str, Any], steps: range) -> 
         loss(model(batch(step))).backward()
         rule.step()
     return model
+
+
+def of_yaml(name: str, **changes: Any) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "configs" / "optim" / f"{name}.yaml").read_text()) | changes
+
+
+def losses_of(name: str, options: dict[str, Any] | None = None) -> list[float]:
+    """A convex loss, that of a linear regression, before each of 200 steps; by default the options are the yaml's."""
+    torch.manual_seed(0)
+    x, target = torch.randn(50, 4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    population = Population([nn.Linear(4, 1).double()])
+    rule = optimizer([OPTIMS.bind(options or of_yaml(name))], population, [])
+    losses = []
+    for _ in range(200):
+        population.gradient_MP.zero_()
+        loss = F.mse_loss(population(x.unsqueeze(0))[0, :, 0], x @ target)
+        loss.backward()
+        rule.step(torch.ones((), dtype=torch.float64))
+        losses.append(loss.item())
+    return losses
+
+
+def falls(losses: list[float]) -> bool:
+    return losses[1] < losses[0] and losses[-1] < 0.8 * losses[0]
+
+
+@every_optimizer
+def test_every_optimizer_goes_down_a_convex_loss(name):
+    assert falls(losses_of(name))
+
+
+def test_an_optimizer_that_goes_up_would_be_found():
+    class Backwards(SGD):
+        def _update(self, g: Tensor, lr_M1: Tensor) -> None:
+            super()._update(-g, lr_M1)
+
+    with OPTIMS.temporarily():
+        OPTIMS.register("backwards")(Backwards)
+        assert not falls(losses_of("backwards", {**of_yaml("sgd"), "name": "backwards"}))
+
+
+def test_every_optimizer_that_torch_has_too_is_compared_with_it():
+    shared = {name for name in OPTIMS if name in {known.lower() for known in vars(torch.optim)}}
+    assert shared == {config["name"] for configs in CASES.values() for config in configs}
 
 
 @pytest.mark.parametrize("decay_norm", [True, False])
@@ -152,14 +203,13 @@ def test_a_step_left_out_leaves_weights_and_slots_bit_for_bit(case):
             assert all(torch.equal(slot, slots[name]) for name, slot in rule.state(row).items())
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@every_optimizer
 def test_without_decay_norm_only_gains_and_biases_of_norms_keep_their_size(name):
-    options = SGD | {"weight_decay": 0.5} if name == "sgd" else ADAM | {"weight_decay": 0.5}
     (member,) = members(1)
     nn.init.ones_(member.get_parameter("1.bias"))
     population = Population([member])
     before = copy.deepcopy(member.state_dict())
-    build(population, [{"name": name, **options, "decay_norm": False}]).step(torch.ones((), dtype=torch.float64))
+    build(population, [of_yaml(name, weight_decay=0.5, decay_norm=False)]).step(torch.ones((), dtype=torch.float64))
     for name, parameter in member.named_parameters():
         moved = not torch.equal(parameter.detach(), before[name])
         assert moved == (name not in NORM_PARAMETERS), name

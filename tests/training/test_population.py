@@ -37,7 +37,11 @@ SHAPE, CLASSES, BATCH = (1, 14, 14), 4, 12
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 0.01, "decay_norm": True}
 ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1, "decay_norm": True}
-RULES = [SGD, SGD | {"nesterov": True}, {"name": "adam", **ADAM}, {"name": "adamw", **ADAM}]
+OWN = {"sgd": SGD, "adam": {"name": "adam", **ADAM}, "adamw": {"name": "adamw", **ADAM}}
+RULES = [
+    *(OWN.get(name) or yaml.safe_load((CONFIGS / "optim" / f"{name}.yaml").read_text()) for name in OPTIMS),
+    SGD | {"nesterov": True},
+]
 
 EXECUTORS = pytest.mark.parametrize("stacked", [False, True], ids=["one_by_one", "stacked"])
 
