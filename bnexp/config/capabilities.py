@@ -21,7 +21,7 @@ class Capabilities:
         graph: no step waits for the device, so a CUDA graph can capture it.
         stacks: the norm has a rule for members: it runs under ``torch.func.vmap``.
         restorable: ``affine=identity`` finds a gain and a bias with which the norm answers its first batch with itself.
-        bias_in_linear: activations are not normalized, and the norm's bias is that of the linear map, which keeps it.
+        bias_in_linear: activations are not normalized, and the linear map has the bias instead of the norm.
         length_dependent: what the norm answers at a step depends on how many steps the run has.
         needs_branches: the norm is defined by residual branches; elsewhere it normalizes nothing.
     """

@@ -84,7 +84,7 @@ class RunFolder(Callback):
 
 
 def is_fresh(place: DictConfig) -> bool:
-    """Whether a folder's name is the one of configs/train.yaml, so that every command gets a folder of its own."""
+    """Whether a folder's name is the one of configs/train.yaml, so that every command gets another folder."""
     return str(OmegaConf.to_container(place, resolve=False)["dir"]).startswith("${free_folder:")  # type: ignore[index, call-overload]
 
 

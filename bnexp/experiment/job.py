@@ -126,7 +126,7 @@ def saved_job(folder: Path) -> Job:
     """
     saved = run_json.read(folder)
     if config_hash(saved["config"]) != saved["config_hash"]:
-        raise ValueError(f"{RunPaths(folder).run_json}: its config was changed (the hash is that of another)")
+        raise ValueError(f"{RunPaths(folder).run_json}: its config was changed (the hash belongs to another config)")
     return Job(from_dict(saved["config"]), folder, saved["name"], saved["overrides"])
 
 

@@ -22,7 +22,7 @@ def renamed(parameters: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 def brought_up_to_date(state: State, population: Population) -> State:
-    """A member's saved state; of this version, as it is."""
+    """A member's saved state, as this version would have written it."""
     parameters = renamed(state["parameters"], population.members[0])
     optimizer = {name: population.laid_out(slot, parameters) for name, slot in state["optimizer"].items()}
     return {**state, "parameters": parameters, "optimizer": optimizer}

@@ -28,7 +28,7 @@ def attach_scale(model: nn.Module, config: TrainConfig, data: Data) -> None:
     so that a resumed run needs no source. Whitened data have no scale.
 
     Args:
-        model: on the device of ``data``; each member of a population gets buffers of its own.
+        model: on the device of ``data``; each member of a population gets its own buffers.
         config: its settings.
         data: what it is trained on.
     """

@@ -140,9 +140,10 @@ class Signals:
 def recording(model: nn.Module) -> Iterator[Signals]:
     """Record the signals of every layer in the forward passes inside the with block.
 
-    Only modules are seen. An activation that works in place leaves its input as it is in here, so that it can be noted.
-    An activation counts for the linear map that ran last before it; in torchvision's residual nets the one behind a sum
-    thus belongs to the last map of the branch, or to that of the shortcut where there is one.
+    Only modules are seen. In here, an activation that works in place leaves its input unchanged, so that it can be
+    recorded. An activation belongs to the linear map that ran last before it. In torchvision's residual nets the
+    activation after a sum therefore belongs to the last map of the branch, or to the map of the shortcut where there is
+    one.
     """
     signals, names = Signals(), {layer.linear: name for name, layer in layers(model).items()}
     waiting: list[str] = []  # the layer whose activation has not run yet

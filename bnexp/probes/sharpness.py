@@ -146,8 +146,8 @@ def sharpness(model: nn.Module, images: Tensor, *, iterations: Annotated[int, Ra
     keeps near 2 (the edge of stability, Cohen et al. 2021).
 
     ``lambda_max_invariant`` = lambda_max ||w||^2 of the Hessian in w, all scale-invariant weights: rescaling w changes
-    lambda_max and not the network, and this number neither. ``lambda_max_invariant_residual`` is that of this
-    eigenvalue. Networks without such weights have none.
+    lambda_max and not the network, and this number neither. ``lambda_max_invariant_residual`` is the
+    residual of this eigenvalue. Networks without such weights have none.
 
     Options:
         iterations: at most; it ends where the residual is below 1e-4. Each costs about two backward passes over the

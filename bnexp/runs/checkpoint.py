@@ -115,7 +115,7 @@ def load(folder: Path, *, to_go_on: bool = False) -> State | None:
 def _cut(paths: RunPaths, files: Mapping[str, Mark]) -> None:
     """Bring the files of a run to where they were; if events are lost, all go, and the logbook writes them anew."""
     for path in paths.growing:
-        if path.name not in files:  # the checkpoint is that of an older version
+        if path.name not in files:  # an older version wrote the checkpoint
             continue
         try:
             begun = beginning(path, files[path.name])

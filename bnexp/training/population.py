@@ -126,7 +126,7 @@ class Population:
     def laid_out(self, row: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """A row of one number a parameter, [P], that was laid out for saved parameters, in the order of one's own.
 
-        A row of another width, or one that is in order, is returned as it is.
+        A row of another width, or one that is in order, is returned unchanged.
         """
         saved, width = _layout(parameters.items())
         if row.shape != (width,) or saved == self._slots or saved.keys() != self._slots.keys():

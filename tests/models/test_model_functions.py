@@ -53,7 +53,7 @@ def test_cnn_halves_the_sides_and_counts_its_parameters(head, inputs):
     ("changes", "message"),
     [
         ({"widths": []}, r"model.widths=\[\]: expected channels"),
-        ({"widths": [8, 0]}, r"model.widths=0: out of range"),
+        ({"widths": [8, 0]}, r"model.widths=0: out of range; allowed is at least 1"),
         ({"kernel": 4}, "model.kernel=4: even kernels"),
     ],
 )
