@@ -14,8 +14,9 @@ from pathlib import Path
 
 from bnexp.compare.lookup import agrees, assignments
 from bnexp.config.checks import RunFailedError
-from bnexp.config.names import make_free, quoted, run_name
+from bnexp.config.names import quoted, run_name
 from bnexp.runs.collect import Run, Skip, collect, read, show
+from bnexp.runs.storage import make_free
 
 # Exit code of a command with wrong input.
 _WRONG_INPUT = 2

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-
-# Limits of a container, of cgroups version 2 and 1.
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 
-def there() -> int:
-    """Bytes of this machine's memory, or of its container's part of it."""
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *map(_limit, _LIMITS)])
+def there(root: Path = Path("/")) -> int:
+    """Bytes of this machine's memory, or of the part of it that this process may use.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+    """
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *map(_limit, _limits(root))])
+
+
+def _limits(root: Path) -> Iterator[Path]:
+    """The files with the limits of this process's control group and of all groups above it (cgroups 2 and 1).
+
+    A container, a service and a job of a cluster are such groups.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # no Linux
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        place = root / ("sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup")
+        file = "memory.limit_in_bytes" if controllers else "memory.max"
+        # A container may see its group by the name that it has outside, where that folder is missing.
+        for each in (PurePosixPath(group), *PurePosixPath(group).parents):
+            yield place / each.relative_to("/") / file
 
 
 def _limit(file: Path) -> int:

@@ -42,6 +42,14 @@ class Answer:
     def __repr__(self) -> str:
         return f"exit {self.code}\n{self.out}\n{self.err}"
 
+    @property
+    def complaint(self) -> str:
+        """The one line that says what is wrong with the input; the command must have ended with exit code 2."""
+        assert self.code == 2, self
+        (line,) = self.err.splitlines()
+        assert line.startswith("bnexp: "), self
+        return line
+
 
 @pytest.fixture
 def bnexp(monkeypatch, capsys):

@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from conftest import start
+from conftest import Answer, start
 
 # A user's norm. In training step 9 of a job it does what the file fault-TAG says, and takes the file away.
 FAULTY = """
@@ -71,13 +71,12 @@ def furnish(place: Path) -> None:
     (place / "my" / "norm" / "faulty.yaml").write_text("name: faulty\ntag: a\n")
 
 
-class Ended:
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.out, self.err = process.communicate(timeout=120)
-        self.code = process.returncode
+class Ended(Answer):
+    """What a process has printed and how it ended; waits for its end."""
 
-    def __repr__(self) -> str:
-        return f"exit {self.code}\n{self.out}\n{self.err}"
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        out, err = process.communicate(timeout=120)
+        super().__init__(process.returncode, out, err)
 
 
 def begin(place: Path, *words: str, **options) -> subprocess.Popen[str]:

@@ -14,7 +14,7 @@ from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side
 from bnexp.claims.panels import Panels, panels
 from bnexp.claims.sweeps import Harvest, TunedValue
-from bnexp.compare.statistics import Interval, mean_interval
+from bnexp.compare.statistics import columns, mean_interval
 from bnexp.config.metrics import metric_of
 from bnexp.runs import run_json
 from bnexp.runs.collect import show
@@ -219,7 +219,7 @@ def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
         is_level=test.measure.steps_to is None and (test.reduce is None or test.reduce.kind in _LEVELS),
         verdict=verdict.word,
         detail=verdict.detail,
-        **_interval(statistics.interval if statistics else None),
+        **columns(statistics.interval if statistics else None),
         n=statistics.interval.n if statistics else 0,
         d_z=statistics.d_z if statistics else None,
         bca=list(statistics.bca) if statistics and statistics.bca else None,
@@ -245,16 +245,12 @@ def _side(side: Side) -> SideResult:
     return SideResult(
         weight=side.weight,
         values={str(seed): value for seed, value in side.values.items()},
-        **_interval(mean_interval(values) if values else None),
+        **columns(mean_interval(values) if values else None),
         n=len(values),
         diverged=side.diverged,
         runs=side.runs,
         folders=[os.path.relpath(folder) for folder in side.folders],
     )
-
-
-def _interval(interval: Interval | None) -> dict[str, float | None]:
-    return {name: getattr(interval, name) if interval else None for name in ("mean", "sd", "low", "high")}
 
 
 def _tuned(regime: str, point: str, tuned: TunedValue) -> TunedResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from bnexp.claims import parse
 from bnexp.claims.result import Result, TestResult
 from bnexp.claims.verdicts import NONE
 from bnexp.compare.statistics import holm
-from bnexp.runs import run_json
+from bnexp.runs import json_file
 from bnexp.runs.storage import write_atomically
 
 NAME = "result.json"
@@ -24,7 +23,7 @@ def write(folder: Path, result: Result) -> None:
     for test in content["tests"]:
         del test["p_holm"]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / NAME, run_json.json_text(content))
+    write_atomically(folder / NAME, json_file.text(content))
 
 
 def read_all(folder: Path) -> list[Result]:
@@ -56,10 +55,9 @@ def read(path: Path) -> Result:
         ValueError: the file is damaged or of another version, in one line.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-            raise ValueError("not a result of this version of bnexp")
+        content = json_file.read(path, "result", FORMAT)
+        del content["format"]
         result: Result = parse.parsed("result", content, Result)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); delete it and give bnexp claim run again") from None
     return result

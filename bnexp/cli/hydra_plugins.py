@@ -162,8 +162,7 @@ class BnexpSweeper(Sweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         loader = self.hydra_context.config_loader
-        launcher = loader.load_sweep_config(self.config, ["hydra/launcher=local"]).hydra.launcher
-        return {str(key): value for key, value in launcher.items() if key != "_target_"}
+        return compose.launcher_options(loader.load_sweep_config(self.config, ["hydra/launcher=local"]))
 
     def _engine(self) -> Engine:
         """An engine that runs jobs through a launcher of Hydra or of a plugin, in folders named by bnexp."""

@@ -76,7 +76,7 @@ def do(job: Job) -> int:
         import_modules(job.config.imports)
         done = already_done(job)
         (outcome,) = [done] if done else run([job], stop=stop)
-    say(sentence(outcome), end="\n", also=f"; run: {_shown(job.folder)} ({outcome.status})")
+    say(sentence(outcome), end="\n", also=f"; run: {_shown(outcome.job.folder)} ({outcome.status})")
     return stop.exit_code if outcome.status == "interrupted" else 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from bnexp.compare.lookup import agrees, assignments, instead
-from bnexp.compare.statistics import Interval, holm, mean_interval, paired
+from bnexp.compare.statistics import Interval, columns, holm, mean_interval, paired
 from bnexp.compare.tables import Row
 from bnexp.compare.working import WITHIN, largest_working, on_validation, working, works_by
 from bnexp.config.metrics import larger_is_better, metric_of
@@ -23,7 +23,7 @@ def describe(arm: Arm, metric: str) -> Row:
     return {
         "n": len(values),
         "runs": len(arm.runs),
-        **_interval("", _level(values, metric) if values else None),
+        **columns(_level(values, metric) if values else None),
         "min": min(values, default=None),
         "max": max(values, default=None),
         "best": _mean(run.best_value(metric) for run in usable),
@@ -44,7 +44,7 @@ def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
         "baseline": baseline.label if baseline else None,
         "pairs": len(seeds) if baseline else None,
         "dropped": len(mine.keys() ^ theirs.keys()) if baseline else None,
-        **_interval("difference_", result.interval if result else None),
+        **columns(result.interval if result else None, "difference_"),
         "d_z": result.d_z if result else None,
         "p": result.p if result else None,
         "p_holm": None,
@@ -135,7 +135,7 @@ def _choice(key: str, grid: Sequence[Arm], index: int | None, validation: Interv
     values = [tried.settings.get(key) for tried in grid]
     return {
         "chosen": None if index is None else values[index],
-        **_interval("validation_", validation),
+        **columns(validation, "validation_"),
         "edge": None if index is None else _edge(values, index),
         "grid": " ".join(show(value) for value in values),
     }
@@ -187,8 +187,3 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _level(values: Sequence[float], metric: str) -> Interval:
     return mean_interval(values, bounds=metric_of(metric).bounds)
-
-
-def _interval(prefix: str, interval: Interval | None) -> Row:
-    fields = ("mean", "sd", "low", "high")
-    return {prefix + name: getattr(interval, name) if interval else None for name in fields}

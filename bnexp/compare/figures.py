@@ -71,7 +71,7 @@ def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
     """Write every figure as PNG and SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures(arms, metric):
-        with _drawing():
+        with drawing():
             picture.figure.savefig(folder / f"{picture.name}.png", dpi=200)
         (folder / f"{picture.name}.svg").write_text(_svg(picture.figure), encoding="utf-8")
 
@@ -82,7 +82,7 @@ def inline(arms: Sequence[Arm], metric: str) -> list[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _drawing() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """The style; and no warning of a letter that the font lacks, which an SVG shows all the same."""
     from matplotlib import rc_context
 
@@ -97,7 +97,7 @@ def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
     if not ranked:
         return []
     styles = _styles(ranked)
-    with _drawing():
+    with drawing():
         drawn = [_curves(ranked, metric, styles), _heat_map(ranked, metric), _dots(ranked, metric, styles)]
         for picture in filter(None, drawn):
             # Lay the figure out here, while the style is active.
@@ -335,7 +335,7 @@ def _write_cell(axes: Axes, x: int, y: int, arm: Arm, mean: float, ink: str) -> 
 def _svg(figure: Figure) -> str:
     """The figure as SVG, without metadata, which would hold a date."""
     file = io.StringIO()
-    with _drawing():
+    with drawing():
         figure.savefig(file, format="svg", metadata={"Date": None})
     return re.sub(r" *<metadata>.*?</metadata>\n", "", file.getvalue(), flags=re.DOTALL)
 

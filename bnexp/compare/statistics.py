@@ -33,6 +33,11 @@ class Interval:
     high: float | None
 
 
+def columns(interval: Interval | None, prefix: str = "") -> dict[str, float | None]:
+    """Mean, sd and both ends by name; all None where there is no interval."""
+    return {prefix + name: getattr(interval, name) if interval else None for name in ("mean", "sd", "low", "high")}
+
+
 @dataclass(frozen=True)
 class Paired:
     """The differences of two arms over the n seeds that both have.

@@ -16,6 +16,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
+# Exit code of a job's process that could not write a file, for example on a full disk (sysexits.h, EX_IOERR).
+STORAGE_FAILED = 74
+
+
 class RunFailedError(Exception):
     """A run failed, and not because of the user's input; the message is one line, details are in the run's folder."""
 

@@ -107,7 +107,7 @@ ConfigStore.instance().store(
 )
 OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
 OmegaConf.register_new_resolver("pixel_scale", lambda init_from: "own" if init_from is None else "source")
-# A mark, see ``is_fresh``: the name is free once ``names.make_free`` has made the folder.
+# A mark, see ``is_fresh``: the name is free once ``storage.make_free`` has made the folder.
 OmegaConf.register_new_resolver("free_folder", lambda folder: folder)
 
 
@@ -315,6 +315,11 @@ def launcher(name: str, configs: Path) -> dict[str, Any]:
     """The options of ``hydra/launcher=<name>``, outside of any command of Hydra's."""
     with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
         composed = hydra.compose("train", [f"hydra/launcher={name}"], return_hydra_config=True)
+    return launcher_options(composed)
+
+
+def launcher_options(composed: DictConfig) -> dict[str, Any]:
+    """The options of a config's launcher, by name."""
     return {str(key): value for key, value in composed.hydra.launcher.items() if key != "_target_"}
 
 

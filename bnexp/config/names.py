@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from bnexp.config.schema import role
 
@@ -37,21 +35,6 @@ def sweep_names(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 def _is_named(key: str) -> bool:
     return role(key).named and not key.startswith(("hydra.", "hydra/"))
-
-
-def make_free(folder: Path) -> Path:
-    """Make a folder that nobody has made before: the given one, or the next of ``folder-2``, ``folder-3``, ...
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        free = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            free.mkdir()
-            break
-    return free
 
 
 def quoted(text: str) -> str:

@@ -18,6 +18,9 @@ ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
 # has the role ``Later``, and its default is that value.
 LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("model", "lenet"): {"padding": 2}}
 
+# Checkpoints that stay once a run is over, by ``checkpoint_keep``.
+CHECKPOINTS = {"two": 2, "last": 1, "none": 0}
+
 
 @dataclass(frozen=True)
 class Role:
@@ -38,7 +41,8 @@ class Role:
     later: bool = False
 
 
-Where = Role(decides=False, compared=False, named=False)  # the location of files or code, and which files are kept
+Where = Role(decides=False, compared=False, named=False)  # the place of files or code
+Kept = Role(decides=False, compared=False, named=False)  # which files a run leaves; their contents are the same
 Number = Role(stacks=True)  # a number that changes no tensor shape and no code path
 Seed = Role(stacks=True, compared=False)  # arms are averaged over it
 Later = Role(later=True)
@@ -103,7 +107,7 @@ class TrainConfig:
     eval_every: Annotated[int | None, Range(least=1)] = None
     checkpoint_every: Annotated[int | None, Range(least=1)] = None
     # Checkpoints that stay: the last two (one may be damaged), the last alone, or none once the run is over.
-    checkpoint_keep: Annotated[str, OneOf(("two", "last", "none")), Where] = "two"
+    checkpoint_keep: Annotated[str, OneOf(tuple(CHECKPOINTS)), Kept] = "two"
     # Images per forward pass of an evaluation (null: chosen for the device), and training images that an evaluation
     # reads, also for the precise statistics (Wu & Johnson 2021 find 1e3 to 1e4 to suffice).
     eval_batch_size: Annotated[int | None, Range(least=1)] = None
@@ -177,6 +181,12 @@ def _older(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that an older version may have written, with the settings that it lacks, at that version's values."""
+    settings = {key: value for key, value in _older(config).items() if "." not in key}
+    return {**settings, **config, **{group: {**later, **config[group]} for group, later in _later_options(config)}}
+
+
 def _later_options(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The groups of a config whose builder has later options, with the values that older runs had."""
     for (group, name), later in LATER_OPTIONS.items():
@@ -221,8 +231,7 @@ def from_dict(config: Mapping[str, Any]) -> TrainConfig:
     for key in config:
         if key not in known:
             raise ValueError(f"{key}: this version of bnexp has no such setting")
-    filled = {group: {**later, **config[group]} for group, later in _later_options(config)}
-    return TrainConfig(**{**config, **filled})
+    return TrainConfig(**completed(config))
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import logging
 import math
-import os
 import resource
 import statistics
 import sys
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from bnexp import memory
 from bnexp.config.schema import TrainConfig, to_dict
 from bnexp.experiment.dry_run import WARM_UP, records
 from bnexp.experiment.setup import Setup, build
@@ -219,7 +219,7 @@ def peak_memory(device: torch.device) -> int:
 def _memory_is_limited(device: torch.device) -> Iterator[None]:
     """On a CPU, make allocations beyond this machine's memory raise an error; the process would be killed otherwise."""
     before, most = resource.getrlimit(resource.RLIMIT_DATA)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = memory.there()
     if device.type != "cpu" or any(0 <= limit < there for limit in (before, most)):  # -1 means no limit
         yield
         return

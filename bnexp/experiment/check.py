@@ -1,4 +1,4 @@
-"""Finds every error in a config before anything is written, for a run and for a sweep.
+"""Finds every error in a config before anything is written, for a run and for a sweep (``check_sweep``).
 
 A run and a sweep both call ``check``, so that both refuse the same configs with the same messages. It tries the model
 on blank images. Only the run itself can check what depends on trained weights.
@@ -6,24 +6,18 @@ on blank images. Only the run itself can check what depends on trained weights.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import json
 import logging
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bnexp import memory
-from bnexp.config.schema import TrainConfig, from_dict, shape
+from bnexp.config.schema import TrainConfig
 from bnexp.data import Batches, Data, load
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
-from bnexp.experiment.init_from import apply_norm_state, takeover
-from bnexp.experiment.job import import_modules
+from bnexp.experiment.init_from import Takeover, apply_norm_state, takeover
 from bnexp.experiment.machine import pick_device, prepare_machine
 from bnexp.experiment.pixel_scale import attach_scale
 from bnexp.models.init import Init, adjust
@@ -38,10 +32,6 @@ log = logging.getLogger(__name__)
 
 # Upper limit of steps: the schedule's factors of all steps are computed beforehand and kept on the device.
 _MOST_STEPS = 10**7
-# The fork server keeps data sets in memory up to this many bytes.
-_MOST_BYTES = 2**30
-# Libraries that jobs import only when they need them; importing them starts no thread.
-_LIBRARIES = ("torch", "torchvision", "PIL", "sympy", "mpmath")
 
 
 @dataclass(frozen=True)
@@ -51,12 +41,14 @@ class Size:
     Attributes:
         parameters: number of trained parameters.
         nbytes: bytes of parameters, gradients, optimizer state and buffers.
+        saved: bytes of these in a checkpoint, which has no gradients.
         operations: operations of the linear maps and convolutions in one step, forward and backward: 6 for each product
             of a weight and an input.
     """
 
     parameters: int
     nbytes: int
+    saved: int
     operations: int
 
 
@@ -68,19 +60,19 @@ class Checked:
         configs: one per member.
         choices: one per member.
         data: the data set, on the CPU.
-        batches: the training batches of all members.
         cadence: the length of the run, and the steps at which it logs, evaluates and saves.
         size: size of one member.
         unstackable: why the members cannot be stacked, or None if they can.
+        taken: what the first member takes from the run that ``init_from`` names; None if it has weights of its own.
     """
 
     configs: Sequence[TrainConfig]
     choices: Sequence[Choices]
     data: Data
-    batches: Batches
     cadence: Cadence
     size: Size
     unstackable: str | None
+    taken: Takeover | None
 
 
 def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: bool = True) -> Checked:
@@ -100,8 +92,8 @@ def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: b
     batches = make_batches(configs, data)
     cadence = make_cadence(config, batches.per_epoch)
     choices[0].schedule(cadence.steps)
-    size = _tried(config, choices[0], data, batches.sizes(), cadence.steps, starts=starts)
-    return Checked(configs, choices, data, batches, cadence, size, _unstackable(config))
+    size, taken = _tried(config, choices[0], data, batches.sizes(), cadence.steps, starts=starts)
+    return Checked(configs, choices, data, cadence, size, _unstackable(config), taken)
 
 
 def make_batches(configs: Sequence[TrainConfig], data: Data) -> Batches:
@@ -137,7 +129,7 @@ def _unstackable(config: TrainConfig) -> str | None:
         return "compile=true: torch.func.vmap does not go through the compiler"
     if config.channels_last:
         return "channels_last=true: torch.func.vmap knows one memory layout only"
-    if pick_device(config.device).type == "cuda" and not NORMS.capabilities(config.norm["name"]).stacks:
+    if not NORMS.capabilities(config.norm["name"]).stacks:
         return f"norm={config.norm['name']}: has no rule for the members of a population"
     return None
 
@@ -147,8 +139,8 @@ def _unstackable(config: TrainConfig) -> str | None:
 
 def _tried(
     config: TrainConfig, choices: Choices, data: Data, batch_sizes: set[int], steps: int, *, starts: bool
-) -> Size:
-    """Run a blank model through everything the run will do with the real model, and measure its size."""
+) -> tuple[Size, Takeover | None]:
+    """Run a blank model through everything the run will do with the real model; its size, and what it would take."""
     parameters = _require_memory(config, choices, data, steps)
     model = blank_model(config, choices, data, steps)
     apply_norm_state(model, config)
@@ -156,16 +148,16 @@ def _tried(
     largest = _try_batches(config, choices, model, data, batch_sizes)
     _check_norms(choices.norm.name, choices.model.name, dict(model.named_modules()))
     _say_ignored(config, model, steps)
-    if starts:
-        _try_start(config, choices, model, data, largest)
+    taken = _try_start(config, choices, model, data, largest) if starts else None
     ema.attach(model, config.ema)
     population = Population([model])
     optimizer = build_optimizer([config], [choices], population)
     for line in Observer(population, choices.probes, data.train, steps).left_out():
         log.info(line)
-    held = [population.theta_MP, population.gradient_MP, *population.buffers.values(), *optimizer.slots.values()]
+    kept = [population.theta_MP, *population.buffers.values(), *optimizer.slots.values()]
+    saved = sum(tensor.nbytes for tensor in kept)
     operations = 6 * config.batch_size * _products(model, data)
-    return Size(parameters, sum(tensor.nbytes for tensor in held), operations)
+    return Size(parameters, saved + population.gradient_MP.nbytes, saved, operations), taken
 
 
 def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: int) -> int:
@@ -259,12 +251,12 @@ def _surprising(config: TrainConfig, model: nn.Module, steps: int) -> Iterator[s
         yield f"trainable=head: running statistics of norm={config.norm['name']} go on moving; {remedy}"
 
 
-def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, size: int) -> None:
+def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, size: int) -> Takeover | None:
     """Check that a member can start as the config says: from another run, or by its init on a first batch."""
     if config.init_from is not None:
-        takeover(model, config)
+        taken = takeover(model, config)
         log.info("init_from=%s: starts a new run at step 0; bnexp resume goes on with an old one", config.init_from)
-        return
+        return taken
     init: Init = choices.init()
     restore = choices.affine().restore
     if restore and init.pretrain is not None:
@@ -273,6 +265,7 @@ def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Da
         init.require(model)
     images = torch.rand(size, *data.shape, generator=torch.Generator().manual_seed(0))
     adjust(model.train(), init, images, restore=restore)
+    return None
 
 
 @torch.no_grad()
@@ -289,80 +282,3 @@ def _products(model: nn.Module, data: Data) -> int:
     for hook in hooks:
         hook.remove()
     return sum(found)
-
-
-# --- the jobs of a sweep ----------------------------------------------------------------------------------------------
-
-
-def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> int:
-    """Check the configs of a sweep's jobs as their runs will; prints what it found as its last line, in JSON.
-
-    ``faults``: number of a job -> what the user can fix in it; ``gpus``: number of GPUs the jobs may use; ``modules``:
-    library modules that checking imported; ``data``: options of the data sets that the fork server should read once
-    for all jobs;
-    ``shapes``: shape -> size of a member, bytes of its checkpoint, and why jobs of this shape cannot be stacked, or
-    null. Each data set is read once, and one model is tried for each shape.
-
-    Args:
-        configs: one per job.
-        begun: for each job, whether it has trained before and will resume from its checkpoint.
-
-    Raises:
-        ValueError: a module of the user's cannot be imported.
-    """
-    before = set(sys.modules)
-    todo = [from_dict(config) for config in configs]
-    import_modules(list(dict.fromkeys(name for config in todo for name in config.imports)))
-    faults: dict[int, str] = {}
-    for number, config in enumerate(todo):
-        with _noted(faults, [number]):
-            bind(config)
-            _require_any_device(config.device)
-    # Data -> shape, and whether such jobs have begun -> their numbers.
-    alike: dict[str, dict[tuple[str, bool], list[int]]] = {}
-    for number in (number for number in range(len(todo)) if number not in faults):
-        by_shape = alike.setdefault(json.dumps(todo[number].data, sort_keys=True), {})
-        by_shape.setdefault((shape(configs[number]), begun[number]), []).append(number)
-    read: list[Any] = []
-    nbytes, shapes = 0, {}
-    for options, by_shape in alike.items():
-        with _noted(faults, itertools.chain(*by_shape.values())):
-            data = load(json.loads(options))
-            read, nbytes = [*read, json.loads(options)], nbytes + data.nbytes()
-            for (key, known), jobs in by_shape.items():
-                with _noted(faults, jobs):
-                    shapes[key] = _answer(check([todo[jobs[0]]], data, starts=not known))
-    # The fork server does not know data sources that a user's own module registers.
-    fits = nbytes <= _MOST_BYTES and not any(config.imports for config in todo)
-    on_gpu = any(pick_device(todo[number].device).type == "cuda" for number in range(len(todo)) if number not in faults)
-    answer = {
-        "faults": faults,
-        "gpus": torch.cuda.device_count() if on_gpu else 0,
-        "modules": [name for name in sys.modules if name not in before and name.partition(".")[0] in _LIBRARIES],
-        "data": read if fits else [],
-        "shapes": shapes,
-    }
-    print(json.dumps(answer))
-    return 0
-
-
-@contextlib.contextmanager
-def _noted(faults: dict[int, str], jobs: Iterable[int]) -> Iterator[None]:
-    """Note what is wrong in the with block as the fault of these jobs."""
-    try:
-        yield
-    except ValueError as error:
-        faults.update(dict.fromkeys(jobs, str(error)))
-
-
-def _require_any_device(device: str) -> None:
-    pick_device(device)
-    if device.startswith("cuda:"):
-        raise ValueError(
-            f"device={device}: a sweep chooses the device of each job; use device=cuda, or CUDA_VISIBLE_DEVICES"
-        )
-
-
-def _answer(checked: Checked) -> dict[str, Any]:
-    saved = checked.size.nbytes - 4 * checked.size.parameters  # all but the gradients
-    return {**asdict(checked.size), "saved": saved, "unstackable": checked.unstackable}

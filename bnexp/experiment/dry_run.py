@@ -18,6 +18,10 @@ from bnexp.record import Record
 from bnexp.training.evaluation import evaluate
 from bnexp.training.loop import Cadence, Progress, train
 
+log = logging.getLogger(__name__)
+
+# Steps of the ordinary loop after which the memory has all its buffers and the kernels are chosen.
+WARM_UP = 3
 # The share of the free memory to plan with; the rest is for fragmentation and the libraries' own allocations.
 _SHARE = 0.9
 
@@ -34,7 +38,9 @@ def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
     try:
         with _quiet():
             two, three = (_peak(configs[:members], device) for members in (2, 3))
-    except Exception:  # the runs will hit the same error, and report it
+    except Exception as error:  # the runs will hit the same error, and report it
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        log.warning("how many members fit into the memory cannot be measured (%s); all are tried at once", reason)
         return None
     finally:
         _forget()
@@ -80,9 +86,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-WARM_UP = 3
 
 
 def records(setup: Setup, size: int, *, every: int, count: int) -> Iterator[Record]:

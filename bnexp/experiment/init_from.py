@@ -129,8 +129,8 @@ def takeover(model: nn.Module, config: TrainConfig) -> Takeover:
 
 
 @torch.no_grad()
-def start_from(model: nn.Module, config: TrainConfig, data: Data) -> None:
-    """Copy parameters and buffers from the run named by ``init_from`` into a new member; see ``takeover``.
+def start_from(model: nn.Module, config: TrainConfig, data: Data, taken: Takeover) -> None:
+    """Copy parameters and buffers from the run named by ``init_from`` into a new member.
 
     ``norm_state`` sets the running statistics of norms:
 
@@ -144,11 +144,8 @@ def start_from(model: nn.Module, config: TrainConfig, data: Data) -> None:
         model: the new member, on the device of ``data``; its scale of pixels is attached (``attach_scale``).
         config: its settings.
         data: its training data.
-
-    Raises:
-        ValueError: see ``takeover``.
+        taken: what to copy, from ``takeover`` of this model or one like it.
     """
-    taken = takeover(model, config)
     source = taken.source
     for name in taken.parameters:
         model.get_parameter(name).copy_(source.parameters[name])

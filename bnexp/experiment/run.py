@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from bnexp.config.checks import RunFailedError
-from bnexp.config.names import make_free
-from bnexp.config.schema import config_hash, to_dict
+from bnexp.config.schema import CHECKPOINTS, config_hash, to_dict
 from bnexp.data import Data
 from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.job import Job, Outcome
@@ -27,7 +26,7 @@ from bnexp.runs import checkpoint, run_json
 from bnexp.runs.logbook import Logbook
 from bnexp.runs.paths import RunPaths
 from bnexp.runs.provenance import provenance
-from bnexp.runs.storage import held, require_files
+from bnexp.runs.storage import held, make_free, require_files
 from bnexp.training.loop import train
 
 log = logging.getLogger(__name__)
@@ -291,7 +290,7 @@ def _save(setup: Setup, book: Logbook, row: int) -> None:
     if setup.finite(row):
         book.flush()
         state = {"config_hash": book.facts["config_hash"], **setup.state(row)}
-        checkpoint.save(book.folder, state, book.marks, both=setup.config.checkpoint_keep == "two")
+        checkpoint.save(book.folder, state, book.marks, both=CHECKPOINTS[setup.config.checkpoint_keep] > 1)
         progress = setup.training.progress
         if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else ``_end`` does
             book.update("running", step=progress.step)
@@ -302,7 +301,7 @@ def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverg
     book.update(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
     if status != "interrupted":
         RunPaths(job.folder).error_log.unlink(missing_ok=True)  # of an earlier try
-        if job.config.checkpoint_keep == "none":
+        if not CHECKPOINTS[job.config.checkpoint_keep]:
             checkpoint.remove(job.folder)
     return Outcome(job, status, book.facts)
 

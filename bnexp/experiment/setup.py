@@ -15,7 +15,7 @@ from bnexp.data import Data, Split
 from bnexp.experiment.check import Checked, check, make_batches
 from bnexp.experiment.choices import Choices, blank_model, build_optimizer
 from bnexp.experiment.clock import Clock
-from bnexp.experiment.init_from import apply_norm_state, start_from
+from bnexp.experiment.init_from import Takeover, apply_norm_state, start_from, takeover
 from bnexp.experiment.machine import pick_device, recorder, set_executor
 from bnexp.experiment.older import brought_up_to_date
 from bnexp.experiment.pixel_scale import attach_scale, scale_of
@@ -44,7 +44,14 @@ def build_model(config: TrainConfig, choices: Choices, data: Data, steps: int) -
     return model
 
 
-def start_member(config: TrainConfig, choices: Choices, member: nn.Module, data: Data, x_B: torch.Tensor) -> None:
+def start_member(
+    config: TrainConfig,
+    choices: Choices,
+    member: nn.Module,
+    data: Data,
+    x_B: torch.Tensor,
+    taken: Takeover | None = None,
+) -> None:
     """Give a new member the weights it starts training with: another run's, or adjusted by the init on its first batch.
 
     Args:
@@ -53,12 +60,13 @@ def start_member(config: TrainConfig, choices: Choices, member: nn.Module, data:
         member: a model from ``build_model``, on the device of the data.
         data: its training data.
         x_B: its first batch.
+        taken: what it takes from the run that ``init_from`` names, if that has been read already.
 
     Raises:
         ValueError: the model or norm does not fit the run to start from.
     """
     if config.init_from is not None:
-        start_from(member, config, data)
+        start_from(member, config, data, taken or takeover(member, config))
         return
     init: Init = choices.init()
     adjust(member, init, x_B, restore=choices.affine().restore)
@@ -217,7 +225,7 @@ def _members(checked: Checked, data: Data, x_MB: torch.Tensor, resumed: Sequence
         member = build_model(config, choices, data, checked.cadence.steps).to(x_MB.device)
         attach_scale(member, config, data)
         if not (resumed and resumed[row]):
-            start_member(config, choices, member, data, x_MB[row])
+            start_member(config, choices, member, data, x_MB[row], checked.taken if row == 0 else None)
         apply_norm_state(member, config)
         ema.attach(member, config.ema)
         set_executor(config, member)

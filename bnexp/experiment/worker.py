@@ -19,21 +19,17 @@ from typing import Any
 
 import torch
 
-from bnexp.config.checks import RunFailedError
+from bnexp.config.checks import STORAGE_FAILED, RunFailedError
 from bnexp.config.schema import TrainConfig, from_dict
 from bnexp.data import keep
-from bnexp.experiment.check import check_sweep
+from bnexp.experiment.check_sweep import check_sweep
 from bnexp.experiment.display import console
 from bnexp.experiment.dry_run import members_that_fit
 from bnexp.experiment.job import Job, already_done, import_modules
 from bnexp.experiment.machine import pick_device
 from bnexp.experiment.run import StorageFailedError, run
-from bnexp.norms import NORMS
 from bnexp.runs import checkpoint, provenance
 from bnexp.stopping import Stop, end_with_parent
-
-# Exit code of a child when a file could not be written, for example on a full disk (sysexits.h, EX_IOERR).
-STORAGE_FAILED = 74
 
 
 def serve(descriptor: int) -> None:
@@ -248,14 +244,8 @@ def _by_step(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def _stacked(executor: str, config: TrainConfig) -> bool:
-    name = config.norm["name"]
-    able = NORMS.capabilities(name).stacks
-    if executor == "auto":
-        on_gpu = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
-        return able and on_gpu
-    if executor == "stacked" and not able:
-        raise ValueError(f"hydra.launcher.executor=stacked: norm={name} has no rule for members; use one_by_one")
-    return executor == "stacked"
+    """Whether members train at once; ``check`` has told those that cannot, and they are jobs of their own."""
+    return executor == "stacked" or (executor == "auto" and pick_device(config.device).type == "cuda")
 
 
 _TASKS: Mapping[str, Callable[..., int]] = {"train": train, "check": check_sweep}

@@ -10,12 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from bnexp.config.schema import role
-from bnexp.runs.collect import (
-    Run,
-    Setting,
-    short,
-    show,
-)
+from bnexp.runs.collect import Run, Setting, short, show
 
 _ABSENT = object()
 

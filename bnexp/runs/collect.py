@@ -6,7 +6,6 @@ damaged: a folder that cannot be used becomes a ``Skip`` with a reason.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from bnexp.config.metrics import metric_of
-from bnexp.config.schema import flat
-from bnexp.runs import run_json
+from bnexp.config.schema import completed, flat
+from bnexp.runs import run_json, sweep_json
 from bnexp.runs.metrics import FINITE, is_finite
-from bnexp.runs.paths import METRICS, RUN_JSON, SWEEP_JSON, SweepPaths
+from bnexp.runs.paths import METRICS, RUN_JSON, SWEEP_JSON
 
 Setting = str | int | float | bool | None
 
@@ -29,7 +28,7 @@ class Run:
     """The contents of a run folder.
 
     Attributes:
-        settings: the config as dotted path -> plain value (lists as text).
+        settings: the config (``completed``) as dotted path -> plain value; lists as text.
         final: metric -> value at the last step; ``best``: metric -> best value over the steps. Finite values only.
         started: ISO 8601, or an empty string.
         classes: number of classes of the data, or None if run.json does not say.
@@ -127,12 +126,16 @@ def _found(folders: Sequence[Path]) -> Iterator[Run | Skip]:
             yield from _refused(folder)
 
 
-def _refused(folder: Path) -> Iterator[Refused]:
-    """The jobs of a sweep that were refused; none where its file does not say so."""
-    with contextlib.suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
-        for job in json.loads(SweepPaths(folder).sweep_json.read_bytes())["jobs"]:
-            if job["state"] == "refused":
-                yield Refused(folder / str(job["name"]), show(job["reason"]))
+def _refused(folder: Path) -> Iterator[Skip]:
+    """The jobs of a sweep that were refused; or why its file does not tell them."""
+    try:
+        jobs = sweep_json.read(folder)["jobs"]
+    except ValueError as error:
+        yield Skip(folder, show(f"{SWEEP_JSON}: {error}"))
+        return
+    for job in jobs:
+        if job["state"] == "refused":
+            yield Refused(folder / job["name"], show(job.get("reason")))
 
 
 def _walk(folders: Sequence[Path]) -> Iterator[tuple[Path, set[str] | None]]:
@@ -180,7 +183,7 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         folder=folder,
         name=facts["name"],
         status=facts["status"],
-        settings={sys.intern(show(key)): _plain(value) for key, value in flat(facts["config"]).items()},
+        settings={sys.intern(show(key)): _plain(value) for key, value in flat(completed(facts["config"])).items()},
         config_hash=facts["config_hash"],
         final=_finite(facts["final"]),
         best=_finite(best),

@@ -1,10 +1,8 @@
-"""Digests (SHA-256): by these a file that was changed is told from the file that was written."""
+"""Marks of growing files: by these a file that was changed is told from the file that was written."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +45,3 @@ def beginning(path: Path, mark: Mark) -> bytes:
     if prefix.mark != mark:
         raise ValueError(f"{path}: changed since the checkpoint was written")
     return data
-
-
-def of_json(content: Mapping[str, Any]) -> str:
-    """Over what a JSON file says (keys sorted, no spaces), whatever its layout, but for its entry ``digest``."""
-    rest = {key: value for key, value in content.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def require_unchanged(content: Mapping[str, Any]) -> None:
-    """Refuse what a JSON file says if it is not what was written; files of older versions have no digest.
-
-    Raises:
-        ValueError: the digest in it does not match.
-    """
-    if content.get("digest", written := of_json(content)) != written:
-        raise ValueError('changed since it was written; put it back, or delete its entry "digest" if that was meant')

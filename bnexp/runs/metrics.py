@@ -48,7 +48,7 @@ class Rows:
         begun = _text([header, *kept])
         if after is None:
             path.write_bytes(begun)  # not atomic: nothing can get lost, and fsync takes time
-        else:
+        elif not path.exists() or path.read_bytes() != begun:
             write_atomically(path, begun)
         self._file = path.open("ab")
         self._prefix = digest.Prefix()

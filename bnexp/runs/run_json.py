@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnexp.runs import digest
+from bnexp.runs import json_file
 from bnexp.runs.paths import RUN_JSON, RunPaths, SweepPaths
-from bnexp.runs.storage import content, held, write_atomically
+from bnexp.runs.storage import held, write_atomically
 
 FORMAT = 1
 STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
-# A run.json is a few kilobytes; a file beyond this is something else and is not read into memory.
-_LARGEST = 16 * 2**20
-# Deepest allowed nesting of lists and objects; recursive functions can handle this depth.
-_DEEPEST = 50
 # Facts that every run.json must hold, and their types.
 _FACTS = {"name": str, "config": dict, "config_hash": str, "overrides": list, "status": str, "final": dict}
 # Facts that may be missing, because the process died early; their types.
@@ -32,40 +26,17 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = RunPaths(folder).run_json
     try:
-        run = _parsed(path)
+        run = json_file.read(path, "run", FORMAT)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder}: {_why_no_run(folder)}") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path}: empty, cut or not JSON") from None
-    if not isinstance(run, dict) or "format" not in run:
-        raise ValueError(f"{path}: not written by bnexp")
-    if run["format"] != FORMAT:
-        raise ValueError(f"{path}: not a run of this version of bnexp (format {run['format']}, not {FORMAT})")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     fault = _fault(run)
     if fault:
         raise ValueError(f"{path}: damaged ({fault})")
-    try:
-        digest.require_unchanged(run)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     return run
-
-
-def _parsed(path: Path) -> Any:
-    text = content(path, _LARGEST + 1)
-    if len(text) > _LARGEST:
-        raise ValueError("too large")
-    found = json.loads(text)
-    if _is_deeper(found, _DEEPEST):
-        raise RecursionError
-    return found
-
-
-def _is_deeper(node: Any, levels: int) -> bool:
-    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return levels == 0 or any(_is_deeper(value, levels - 1) for value in inner)
 
 
 def _why_no_run(folder: Path) -> str:
@@ -100,7 +71,7 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         OSError: it could not be written; the old file is unchanged.
     """
-    write_atomically(RunPaths(folder).run_json, json_text(facts, signed=True))
+    write_atomically(RunPaths(folder).run_json, json_file.text(facts, signed=True))
 
 
 def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Sequence[str]) -> None:
@@ -120,19 +91,3 @@ def enter_failure(folder: Path, facts: Mapping[str, Any], reason: str, lines: Se
         known = read(folder) if RunPaths(folder).run_json.exists() else {"final": {}, "best": {}, **facts}
         failure = {"reason": reason, "lines": list(lines)}
         write(folder, {**known, "format": FORMAT, "status": "failed", "failure": failure})
-
-
-def json_text(facts: Mapping[str, Any], *, signed: bool = False) -> bytes:
-    """Readable, strict JSON; numbers that are not finite become null. ``signed`` adds a digest, which readers check."""
-    plain = _without_nan(facts)
-    if signed:
-        plain["digest"] = digest.of_json(plain)
-    return json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-
-
-def _without_nan(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _without_nan(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_without_nan(value) for value in node]
-    return None if isinstance(node, float) and not math.isfinite(node) else node

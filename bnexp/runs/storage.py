@@ -1,10 +1,11 @@
-"""Atomic files, and folders that one process holds at a time."""
+"""Atomic files, new folders, and folders that one process holds at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -54,6 +55,21 @@ def content(path: Path, most: int = -1) -> bytes:
 
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def make_free(folder: Path) -> Path:
+    """Make a folder that nobody has made before: the given one, or the next of ``folder-2``, ``folder-3``, ...
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        free = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            free.mkdir()
+            break
+    return free
 
 
 def require_files(folder: Path) -> None:

@@ -45,6 +45,13 @@ def _line(entry: Entry, accuracy: float | None, seconds: float) -> str:
     return f"{entry.name}  {how}{'' if accuracy is None else f'  test accuracy {accuracy:.4f}'}  {seconds:.1f} s"
 
 
+def print_summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> None:
+    """Print the ``summary``; a closed standard output does not end the sweep."""
+    for line in summary(plan, asked, trouble):
+        with contextlib.suppress(OSError):
+            print(line, flush=True)
+
+
 def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str]:
     """Lines with the states of the jobs asked for, each failure, and the commands to use next."""
     folder = shlex.quote(str(plan.folder))

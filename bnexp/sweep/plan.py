@@ -6,7 +6,6 @@ whenever a sweep starts.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,12 +14,10 @@ from typing import Any
 
 from bnexp.config import names
 from bnexp.config.schema import config_hash, differences, from_dict, shape
-from bnexp.runs import digest, run_json
+from bnexp.runs import run_json, sweep_json
 from bnexp.runs.paths import RunPaths, SweepPaths
-from bnexp.runs.storage import content, write_atomically
 from bnexp.sweep.options import Options, options
 
-FORMAT = 1
 # A job in one of these states is not run again: divergence is a result.
 OVER = ("finished", "diverged")
 
@@ -103,8 +100,7 @@ class Plan:
             OSError: it could not be written; the old file is unchanged.
         """
         jobs = [asdict(entry) for entry in self.entries]
-        plan = {"format": FORMAT, "command": self.command, "launcher": self.options.as_dict(), "jobs": jobs}
-        write_atomically(SweepPaths(self.folder).sweep_json, run_json.json_text(plan, signed=True))
+        sweep_json.write(self.folder, {"command": self.command, "launcher": self.options.as_dict(), "jobs": jobs})
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
         """Add jobs to the plan; a job that is there already keeps its state. Returns the plan's entries for ``wanted``.
@@ -177,12 +173,8 @@ def read(folder: Path) -> Plan:
     Raises:
         ValueError: the file is damaged, or another version wrote it.
     """
-    path = SweepPaths(folder).sweep_json
     try:
-        saved = json.loads(content(path))
-        if saved["format"] != FORMAT:
-            raise ValueError(f"format {saved['format']}")
-        digest.require_unchanged(saved)
+        saved = sweep_json.read(folder)
         found = [Entry(**job) for job in saved["jobs"]]
         for entry in found:
             from_dict(entry.config)
@@ -190,8 +182,9 @@ def read(folder: Path) -> Plan:
                 raise ValueError(f"the config of {entry.name} was changed")
             _require_inside(entry.name)
         return Plan(folder, saved["command"], options(saved["launcher"]), found)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         hint = "delete it and give the sweep's command again with hydra.sweep.dir set to its folder"
+        path = SweepPaths(folder).sweep_json
         raise ValueError(f"{path}: cannot be read ({error}); {hint}: finished jobs are kept") from None
 
 

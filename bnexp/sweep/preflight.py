@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnexp.config.checks import RunFailedError
-from bnexp.config.schema import shape
+from bnexp.config.schema import CHECKPOINTS, TrainConfig, shape
 from bnexp.runs.paths import RunPaths
 from bnexp.stopping import Stop
 from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
@@ -26,8 +26,7 @@ _LATE = (
     *("tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.plugin_data_pb2"),
     "tensorboard.plugins.hparams.metadata",
 )
-# Checkpoints that a job leaves, by ``checkpoint_keep``; so many bytes of all jobs are worth a line.
-_COPIES = {"two": 2, "last": 1, "none": 0}
+# So many bytes of checkpoints are worth a line.
 _LARGE = 2**30
 
 
@@ -77,7 +76,7 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
 
 def _tell_disk(todo: Sequence[Entry], shapes: Mapping[str, Mapping[str, int]]) -> None:
     """Say how much disk the checkpoints of a large sweep take."""
-    kept = [_COPIES[entry.config.get("checkpoint_keep", "two")] for entry in todo]
+    kept = [CHECKPOINTS[entry.config.get("checkpoint_keep", TrainConfig.checkpoint_keep)] for entry in todo]
     saved = [shapes[shape(entry.config)]["saved"] for entry in todo]
     total = sum(copies * nbytes for copies, nbytes in zip(kept, saved, strict=True))
     if total > _LARGE:

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnexp.config.checks import RunFailedError
-from bnexp.config.names import make_free
+from bnexp.config.checks import STORAGE_FAILED, RunFailedError
 from bnexp.config.schema import shape
 from bnexp.runs import run_json
 from bnexp.runs.paths import SWEEP_JSON
-from bnexp.runs.storage import held
+from bnexp.runs.storage import held, make_free
 from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
-from bnexp.sweep.display import SweepDisplay, summary
+from bnexp.sweep.display import SweepDisplay, print_summary
 from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry, Plan, stacks
@@ -39,8 +38,6 @@ _STOP_GRACE_S = 4.0
 _TICK_S = 0.1
 # If the system kills the fork server again and again, the machine has too little memory for the sweep.
 _MOST_RESTARTS = 3
-# sysexits.h, EX_IOERR; equal to worker.STORAGE_FAILED, which is not imported because that would import torch.
-_STORAGE_FAILED = 74
 # Exit codes of a job that a user stopped by a signal; it has saved.
 _STOPPED_BY_A_USER = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _KEPT_LINES = 10
@@ -84,9 +81,7 @@ def carry_out(
         if not is_new:
             holds.enter_context(held(folder))
         plan = _plan(folder, command, options, is_new=is_new)
-        asked = plan.adopt(wanted) if wanted is not None else plan.entries
-        if not is_new:
-            plan.refresh()
+        asked = _asked(plan, wanted, is_new=is_new)
         todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
         trouble = None
         if todo:
@@ -101,9 +96,7 @@ def carry_out(
                 holds.enter_context(_made(plan, fresh=fresh))
             _first_write(plan)
             trouble = _run(plan, todo, ready, notes, stop, server, engine) if todo else None
-        for line in summary(plan, asked, trouble):
-            with contextlib.suppress(OSError):
-                print(line, flush=True)
+        print_summary(plan, asked, trouble)
     done = all(entry.over or entry.state == "refused" for entry in asked)
     return stop.exit_code if stop() else int(trouble is not None or not done)
 
@@ -115,6 +108,14 @@ def _plan(folder: Path, command: Sequence[str], options: Options | None, *, is_n
     if options is None:
         raise ValueError(f"{folder}: not a sweep (it has no {SWEEP_JSON})")
     return Plan(folder, list(command), options, [])
+
+
+def _asked(plan: Plan, wanted: Sequence[Entry] | None, *, is_new: bool) -> Sequence[Entry]:
+    """The plan's entries of the jobs to run, with their present states."""
+    asked = plan.entries if wanted is None else plan.adopt(wanted)
+    if not is_new:
+        plan.refresh()
+    return asked
 
 
 @contextlib.contextmanager
@@ -145,13 +146,7 @@ def _first_write(plan: Plan) -> None:
 
 
 def _run(
-    plan: Plan,
-    todo: Sequence[Entry],
-    ready: Ready,
-    notes: Notes,
-    stop: Stop,
-    server: ForkServer,
-    engine: Engine | None,
+    plan: Plan, todo: Sequence[Entry], ready: Ready, notes: Notes, stop: Stop, server: ForkServer, engine: Engine | None
 ) -> str | None:
     """Run jobs; returns a sentence that says why some jobs were not run, or None."""
     if engine is None:
@@ -202,13 +197,7 @@ class Supervisor:
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        todo: Sequence[Entry],
-        ready: Ready,
-        notes: Notes,
-        stop: Stop,
-        server: ForkServer,
+        self, plan: Plan, todo: Sequence[Entry], ready: Ready, notes: Notes, stop: Stop, server: ForkServer
     ) -> None:
         self._plan, self._options, self._slots = plan, plan.options, ready.slots
         self._notes, self._stop, self._server = notes, stop, server
@@ -304,11 +293,11 @@ class Supervisor:
         self._free.append(running.slot)
         log = self._plan.job(running.entries[0]).output_log
         lines = _lines(log, running.log_start)
-        if code == _STORAGE_FAILED:
+        if code == STORAGE_FAILED:
             self._halt(complaint(lines) or "the disk cannot be written", [])
         self._refresh(running.entries)
         left = [entry for entry in running.entries if not entry.over]
-        if self._stop() or code == _STORAGE_FAILED or (code in _STOPPED_BY_A_USER and running.asked_to_end is None):
+        if self._stop() or code == STORAGE_FAILED or (code in _STOPPED_BY_A_USER and running.asked_to_end is None):
             pass  # not failed: it can be resumed
         elif len(running.entries) > 1:
             # Nobody knows which member caused the failure; run one by one, only that member fails.
@@ -369,15 +358,20 @@ class Supervisor:
     def _start_anew(self) -> None:
         """The fork server died and its jobs with it: restart it, and resume the jobs from their checkpoints."""
         self._restarts += 1
-        lost = [running.entries for running in self._running.values()]
+        lost = list(self._running.values())
         self._running.clear()
         self._free = list(reversed(range(len(self._slots))))
-        for entries in lost:
-            self._refresh(entries)
+        for running in lost:
+            self._refresh(running.entries)
+            for entry in running.entries:
+                if entry.over:
+                    self._display.ended(entry, *self._result(entry, running))
         if self._restarts > _MOST_RESTARTS:
             return self._halt("the fork server was killed again and again (out of memory?)", [])
+        self._display.say("the process that starts the jobs was killed (out of memory?); they go on from checkpoints")
         time.sleep(0.5)  # the kernel kills the jobs after their parent has died, not before
-        self._queue.extendleft([entry for entry in entries if not entry.over] for entries in reversed(lost))
+        left = [[entry for entry in running.entries if not entry.over] for running in lost]
+        self._queue.extendleft(filter(None, reversed(left)))
         return None
 
 

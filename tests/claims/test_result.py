@@ -79,7 +79,7 @@ def changed(folder, changes) -> bytes:
     ("changes", "message"),
     [
         ({"format": 1}, "not a result of this version of bnexp"),
-        ({"format": ...}, "not a result of this version of bnexp"),
+        ({"format": ...}, "not written by bnexp"),
         ({"sentence": ...}, "result.sentence: missing"),
         ({"sentence": 3}, "result.sentence=3: expected a word"),
         ({"new": 3}, "result=new: not known"),
@@ -94,19 +94,21 @@ def changed(folder, changes) -> bytes:
     ],
 )
 def test_a_changed_file_is_refused_in_one_line(tmp_path, changes, message):
-    refused(tmp_path, changed(tmp_path, changes), message)
+    assert message in refusal(tmp_path, changed(tmp_path, changes))
 
 
 @pytest.mark.parametrize("damaged", [b"", b"[1]", b'"x"', b"{", b"\xff", b"[" * 100_000], ids=range(6))
 def test_a_damaged_file_is_refused_in_one_line(tmp_path, damaged):
-    refused(tmp_path, damaged, "cannot be read (")
+    said = refusal(tmp_path, damaged)
+    assert "cannot be read (empty, cut or not JSON)" in said or "cannot be read (not written by bnexp)" in said
 
 
-def refused(folder, held: bytes, message: str) -> None:
+def refusal(folder, held: bytes) -> str:
+    """The one line in which a result.json with this text is refused."""
     (folder / "a").mkdir()
     (folder / "a/result.json").write_bytes(held)
-    with pytest.raises(ValueError, match=r"result\.json: cannot be read") as error:
+    with pytest.raises(ValueError, match=r"result\.json: cannot be read \([^\n]+$") as error:
         store.read_all(folder)
-    assert message in str(error.value)
+    return str(error.value)
     assert str(error.value).endswith("; delete it and give bnexp claim run again")
     assert "\n" not in str(error.value)

@@ -94,10 +94,7 @@ WRONG = {
 def test_wrong_input_costs_one_line_and_leaves_nothing(bnexp, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     answer = bnexp("train", *words.split(" "))
-    assert answer.code == 2, answer
-    (line,) = answer.err.splitlines()
-    assert line.startswith("bnexp: ")
-    assert WRONG[words] in line
+    assert WRONG[words] in answer.complaint
     assert answer.out == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -108,18 +105,14 @@ def test_a_run_folder_that_cannot_be_made(bnexp, tmp_path, place):
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
     answer = bnexp("train", *SMALL_RUN, f"hydra.run.dir={tmp_path}/{place}")
-    assert answer.code == 2
-    (line,) = answer.err.splitlines()
-    assert f"{tmp_path}/{place}: cannot be written" in line
+    assert f"{tmp_path}/{place}: cannot be written" in answer.complaint
     assert {path.name for path in tmp_path.iterdir()} == {"file", "dangling", "loop"}
 
 
 def test_a_working_folder_that_cannot_be_written(bnexp, monkeypatch):
     monkeypatch.chdir("/proc")
     answer = bnexp("train", *SMALL_RUN)
-    assert answer.code == 2
-    (line,) = answer.err.splitlines()
-    assert "cannot be written" in line
+    assert "cannot be written" in answer.complaint
 
 
 def test_a_full_disk_is_no_wrong_input(bnexp, tmp_path, monkeypatch):
@@ -155,9 +148,7 @@ def test_a_yaml_file_that_cannot_be_read_is_named(bnexp, tmp_path, monkeypatch, 
     (tmp_path / "my" / "norm" / "odd.yaml").write_bytes(content)
     monkeypatch.chdir(tmp_path)
     answer = bnexp("train", "--config-dir", "my", "norm=odd")
-    assert answer.code == 2
-    (line,) = answer.err.splitlines()
-    assert said in line
+    assert said in answer.complaint
     assert [path.name for path in tmp_path.iterdir()] == ["my"]
 
 
@@ -184,9 +175,7 @@ def test_a_yaml_file_that_cannot_be_read_is_named(bnexp, tmp_path, monkeypatch, 
 def test_other_commands_complain_in_one_line_too(bnexp, tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
     answer = bnexp(*words.split())
-    assert answer.code == 2
-    (line,) = answer.err.splitlines()
-    assert said in line
+    assert said in answer.complaint
 
 
 @pytest.fixture(scope="module")
@@ -260,11 +249,10 @@ DAMAGES = {
 def test_a_run_json_with_a_wrong_fact_is_refused(bnexp, run_folder, tmp_path, command, damage):
     change, said = DAMAGES[damage]
     facts = json.loads((run_folder[0] / "run.json").read_text())
+    del facts["digest"]  # else the change itself is what is refused
     (tmp_path / "run.json").write_text(json.dumps(facts | change))
     answer = bnexp(command, str(tmp_path))
-    assert answer.code == 2
-    (line,) = answer.err.splitlines()
-    assert f"run.json: damaged ({said}" in line
+    assert f"run.json: damaged ({said}" in answer.complaint
 
 
 @pytest.mark.parametrize("fact", ["name", "overrides", "status", "final", "seconds"])
@@ -274,10 +262,8 @@ def test_a_run_json_that_lacks_a_fact_is_refused(bnexp, run_folder, tmp_path, fa
     del facts[fact]
     (tmp_path / "run.json").write_text(json.dumps(facts))
     answer = bnexp("resume", str(tmp_path))
-    assert answer.code == 2
-    (line,) = answer.err.splitlines()
-    assert fact in line
-    assert "missing" in line
+    assert fact in answer.complaint
+    assert "missing" in answer.complaint
 
 
 def test_evaluate_shows_the_three_statistics_side_by_side(bnexp, run_folder):
@@ -504,9 +490,13 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("words", ["-sc", "-sc install=nonsense", "-sc nonsense=bash"])
-def test_completion_for_an_unknown_shell_costs_a_line(bnexp, words):
-    answer = bnexp(*words.split())
-    assert answer.code == 2
-    (line,) = answer.err.splitlines()
-    assert line.startswith("bnexp: ")
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        ("-sc", "['install', 'uninstall', 'query']"),
+        ("-sc install=nonsense", "bash fish zsh"),
+        ("-sc nonsense=bash", "['install', 'uninstall', 'query']"),
+    ],
+)
+def test_completion_for_an_unknown_shell_costs_a_line(bnexp, words, allowed):
+    assert allowed in bnexp(*words.split()).complaint

@@ -98,7 +98,7 @@ def test_what_a_run_says_never_ends_a_comparison(folder, facts):
 @given(facts=mutated(SANE))
 def test_what_a_run_says_never_ends_a_figure_or_a_page(folder, tmp_path_factory, facts):
     (folder / "strange" / "run.json").write_text(json.dumps(facts))
-    draw_everything(folder, tmp_path_factory.mktemp("made"))
+    assert draw_everything(folder, tmp_path_factory.mktemp("made"))
 
 
 def draw_everything(runs: Path, out: Path) -> str:
@@ -136,3 +136,13 @@ def test_csv_holds_no_formula_of_a_spreadsheet(tmp_path, capsys):
     assert set(by_name) == {*(f"'{name}" for name in names[:-1]), "relu"}
     assert {row["arm"][:2] for row in rows} == {"op"}
     assert float(by_name["relu"]["optim.lr"]) == -6.5  # a number is no formula
+
+
+def test_the_file_of_a_sweep_that_is_damaged_is_told(tmp_path, capsys):
+    write_run(tmp_path / "s" / "a")
+    (tmp_path / "s" / "sweep.json").write_text('{"format": 1')
+    assert [(skip.folder, skip.reason) for skip in collect([tmp_path / "s"])[1]] == [
+        (tmp_path / "s", "sweep.json: empty, cut or not JSON")
+    ]
+    assert main([str(tmp_path / "s"), "-v"]) == 0
+    assert "sweep.json: empty, cut or not JSON" in capsys.readouterr().out

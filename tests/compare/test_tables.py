@@ -185,3 +185,12 @@ def test_every_number_of_an_arm_leads_to_its_runs(page):
     }
     assert links == targets
     assert len(targets) == 3
+
+
+@pytest.mark.parametrize("norms", [["bn", "ln"], [f"norm_number_{number}" for number in range(9)]], ids=len)
+def test_every_line_of_a_figure_has_its_name(tmp_path, norms):
+    for norm in norms:
+        write_run(tmp_path / "runs" / norm, norm=norm)
+    figures.write(tmp_path, group(collect([tmp_path / "runs"])[0]), "test/accuracy")
+    drawn = ElementTree.parse(tmp_path / "curves.svg").iter("{http://www.w3.org/2000/svg}text")
+    assert {element.text for element in drawn} >= set(norms)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnexp.config.names import make_free, run_name
+from bnexp.config.names import run_name
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,3 @@ def test_a_long_name_is_cut_at_a_whole_letter_and_stays_distinct(letter):
     assert one != other
     assert 140 < len(one.encode()) <= 150
     assert set(one[: one.rindex("-")]) == {letter}
-
-
-def test_whoever_comes_later_makes_the_next_folder(tmp_path):
-    (tmp_path / "day" / "run-3").mkdir(parents=True)
-    made = [make_free(tmp_path / "day" / "run").name for _ in range(3)]
-    assert made == ["run", "run-2", "run-4"]

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bnexp.config.compose import plain
 from bnexp.config.schema import shape, to_dict
-from bnexp.experiment.check import check, check_sweep
+from bnexp.experiment.check import check
+from bnexp.experiment.check_sweep import check_sweep
 from bnexp.experiment.setup import build
 
 # What a single run refused, and a sweep did not: it started every job.

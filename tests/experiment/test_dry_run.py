@@ -89,3 +89,18 @@ def test_as_many_members_as_the_forecast_says_do_fit(graph):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert fit >= 10
+
+
+def test_a_measurement_that_fails_says_why(monkeypatch, caplog):
+    def full(given, device):
+        raise RuntimeError("the device is\nfull")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(dry_run, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(dry_run, "_peak", full)
+    assert dry_run.members_that_fit(configs(3, *SMALL_RUN), slots=1) is None
+    assert caplog.messages == [
+        "how many members fit into the memory cannot be measured (RuntimeError: the device is full); "
+        "all are tried at once"
+    ]

@@ -58,4 +58,4 @@ def test_a_pipe_in_the_place_of_a_plan_is_refused(bnexp, tmp_path, monkeypatch):
     os.mkfifo(SweepPaths(tmp_path).sweep_json)
     answer = bnexp("resume", ".")
     assert answer.code == 2
-    assert answer.err.startswith("bnexp: sweep.json: cannot be read ([Errno 22] not a regular file")
+    assert answer.err.startswith("bnexp: sweep.json: cannot be read (not a regular file")

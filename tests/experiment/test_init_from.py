@@ -465,3 +465,12 @@ def test_the_command_line_takes_a_run_folder_as_it_is_called(bnexp, sources, mon
     answer = bnexp("train", *words, "init_from=pre/seed={seed}", "seed=1", "hydra.run.dir=two")
     assert answer.code == 0, answer
     assert saved_job(sources / "two").config.init_from == "pre/seed={seed}"
+
+
+def test_the_source_is_read_once(sources, tmp_path, caplog):
+    source = tmp_path / "source"
+    shutil.copytree(sources / "norm=bn,seed=0", source)
+    (source / "checkpoint.pt").write_bytes(b"damaged")
+    caplog.set_level("INFO", logger="bnexp")
+    trained(tmp_path / "new", LAST, f"init_from='{source}'", "steps=2")
+    assert len([line for line in caplog.messages if "checkpoint.pt" in line]) == 1, caplog.messages

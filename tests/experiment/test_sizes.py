@@ -57,15 +57,26 @@ def test_images_are_counted_before_they_are_resized(bnexp, tmp_path, monkeypatch
     assert answer.err == f"{needs}; choose a smaller one\n"
 
 
-def test_the_memory_is_that_of_the_container(tmp_path, monkeypatch):
-    limits = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
-    monkeypatch.setattr(memory, "_LIMITS", limits)
-    machine = memory.there()
+@pytest.mark.parametrize(
+    ("group", "limits", "expected"),
+    [
+        ("0::/job/step", {}, None),
+        ("0::/job/step", {"job/step/memory.max": "max\n"}, None),
+        ("0::/job/step", {"job/step/memory.max": "300000000\n"}, 300_000_000),
+        ("0::/job/step", {"job/step/memory.max": "300000000\n", "job/memory.max": "200000000\n"}, 200_000_000),
+        ("0::/seen/from/outside", {"memory.max": "100000000\n"}, 100_000_000),
+        ("4:cpu,memory:/job", {"memory/job/memory.limit_in_bytes": "300000000\n"}, 300_000_000),
+        ("4:cpu,memory:/job", {"memory/job/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, None),
+        ("4:cpu,cpuacct:/job", {"memory/job/memory.limit_in_bytes": "300000000\n"}, None),
+    ],
+)
+def test_the_memory_is_that_of_the_control_group(tmp_path, group, limits, expected):
+    machine = memory.there(tmp_path)
     assert machine > GIB / 2
-    limits[0].write_text("max\n")
-    limits[1].write_text(f"{2**63 - 4096}\n")
-    assert memory.there() == machine
-    limits[1].write_text("300000000\n")
-    assert memory.there() == 300_000_000
-    limits[0].write_text("200000000\n")
-    assert memory.there() == 200_000_000
+    for name, text in {
+        "proc/self/cgroup": f"{group}\n",
+        **{f"sys/fs/cgroup/{n}": t for n, t in limits.items()},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory.there(tmp_path) == (machine if expected is None else expected)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import yaml
-from conftest import ROOT, composed
+from conftest import ROOT, SMALL_RUN, composed
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,11 +17,12 @@ from bnexp.config.capabilities import Capabilities, Rank
 from bnexp.config.compose import plain
 from bnexp.config.schema import TrainConfig
 from bnexp.experiment import machine
+from bnexp.experiment.check import check
 from bnexp.experiment.choices import bind
-from bnexp.experiment.worker import _stacked
 from bnexp.models import Units
 from bnexp.models.unit import Unit
 from bnexp.norms import NORMS, Branch, Norm
+from bnexp.norms.none import Shift
 
 CHANNELS, BATCH = 16, 64
 SHAPES: dict[Rank, tuple[int, ...]] = {"vectors": (CHANNELS,), "sequences": (CHANNELS, 12), "maps": (CHANNELS, 6, 6)}
@@ -212,7 +213,7 @@ def test_every_flag_has_a_test():
 
 def test_a_norm_without_a_record_is_of_the_ordinary_kind():
     with NORMS.temporarily():
-        NORMS.register("plain")(lambda channels: nn.Identity())
+        NORMS.register("plain")(Shift)
         assert NORMS.capabilities("plain") == Capabilities()
     with pytest.raises(ValueError, match=r"^norm=plain: not known"):
         NORMS.capabilities("plain")
@@ -229,15 +230,10 @@ def test_a_graph_is_refused_with_a_norm_that_waits(norm, monkeypatch):
         machine.prepare_machine(config)
 
 
-def test_a_norm_without_a_rule_for_members_trains_one_by_one():
+def test_a_norm_without_a_rule_for_members_is_found_before_anything_starts():
     with NORMS.temporarily():
-        NORMS.register("lonely", Capabilities(stacks=False))(lambda channels: nn.Identity())
-        config = plain(composed("norm=bn", "device=cuda"))
-        assert _stacked("auto", config)
-        config.norm["name"] = "lonely"
-        assert not _stacked("auto", config)
-        assert not _stacked("one_by_one", config)
-        with pytest.raises(
-            ValueError, match=r"^hydra\.launcher\.executor=stacked: norm=lonely has no rule for members"
-        ):
-            _stacked("stacked", config)
+        NORMS.register("lonely", Capabilities(stacks=False))(Shift)
+        config = plain(composed("norm=bn", *SMALL_RUN))
+        assert check([config]).unstackable is None
+        config.norm = {"name": "lonely"}
+        assert check([config]).unstackable == "norm=lonely: has no rule for the members of a population"

@@ -7,8 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import composed
 
+from bnexp.config.compose import plain
+from bnexp.config.schema import to_dict
 from bnexp.runs import checkpoint, run_json
+from bnexp.runs.arms import group
 from bnexp.runs.collect import collect
 from bnexp.runs.metrics import curve, curves, seconds
 
@@ -152,3 +156,15 @@ def test_an_interrupted_sweep_is_resumed(bnexp, folders):
     assert "sweep: 2 finished, of 2 jobs" in answer.out
     assert (folders / "sweep/norm=bn/run.json").read_bytes() == before
     assert run_json.read(folders / "sweep/norm=ln")["step"] == 1500
+
+
+def test_a_new_run_with_the_settings_of_an_old_one_is_in_its_arm(folders):
+    old = folders / "sweep/norm=bn"
+    facts = json.loads((old / "run.json").read_text())
+    new = Path(shutil.copytree(old, folders / "new"))
+    config = to_dict(plain(composed(*facts["overrides"], "seed=5")))
+    assert config.keys() > facts["config"].keys()
+    (new / "run.json").write_text(json.dumps({**facts, "config": config, "config_hash": "other"}))
+    runs, skips = collect([old, new])
+    assert skips == []
+    assert [len(arm.runs) for arm in group(runs)] == [2]

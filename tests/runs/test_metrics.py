@@ -88,3 +88,12 @@ def test_curves_are_kept_until_the_file_changes(tmp_path):
     write(tmp_path, HEADER + b"1,0,a,0.2\n")
     os.utime(tmp_path / "metrics.csv", (0, 0))
     assert curves(tmp_path)["a"] == {1: 0.2}
+
+
+def test_resuming_leaves_a_file_alone_from_which_nothing_is_removed(tmp_path):
+    write(tmp_path, HEADER + b"1,0.1,a,0.5\n2,0.2,a,0.7\n")
+    before = (tmp_path / "metrics.csv").stat()
+    assert after_resuming(tmp_path, 2).count(b"\n") == 3
+    after = (tmp_path / "metrics.csv").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert after_resuming(tmp_path, 1).count(b"\n") == 2

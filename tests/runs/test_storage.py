@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from bnexp.runs.storage import held, write_atomically
+from bnexp.runs.storage import held, make_free, write_atomically
 
 OLDER, OLD, NEW = b"older", b"old" * 1000, b"new" * 1_000_000
 
@@ -227,3 +227,9 @@ def test_holding_leaves_nothing_in_the_folder(tmp_path):
     with held(tmp_path):
         assert list(tmp_path.iterdir()) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_comes_later_makes_the_next_folder(tmp_path):
+    (tmp_path / "day" / "run-3").mkdir(parents=True)
+    made = [make_free(tmp_path / "day" / "run").name for _ in range(3)]
+    assert made == ["run", "run-2", "run-4"]

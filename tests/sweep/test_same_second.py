@@ -8,10 +8,13 @@ from pathlib import Path
 
 import hydra.core.utils
 import pytest
-from conftest import SMALL_RUN
+from conftest import SMALL_RUN, composed
 from omegaconf import OmegaConf
 
+from bnexp.cli import train
 from bnexp.config import compose
+from bnexp.config.checks import RunFailedError
+from bnexp.experiment.job import Job
 
 
 @pytest.fixture
@@ -64,6 +67,19 @@ def test_a_run_that_is_made_between_the_name_and_the_training(bnexp, one_second,
     assert mine.parent.name == f"{theirs.parent.name}-2"
     assert theirs.read_text() == "not mine"
     assert f"run: {mine.parent.relative_to(one_second)}\n" in answer.out
+
+
+def test_the_folder_that_was_really_taken_is_named_where_nothing_can_be_printed(one_second, monkeypatch):
+    def full(text, *, end="", also=""):
+        raise RunFailedError(f"full{also}")
+
+    taken = Path("taken")
+    job = Job(compose.plain(composed(*SMALL_RUN)), one_second / taken, "taken", [], {}, fresh=True)
+    taken.mkdir()
+    (taken / "run.json").write_text("not mine")
+    monkeypatch.setattr(train, "say", full)
+    with pytest.raises(RunFailedError, match=r"^full; run: taken-2 \(finished\)$"):
+        train.do(job)
 
 
 @pytest.mark.parametrize("launcher", ["local", "basic"])

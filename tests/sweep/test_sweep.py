@@ -191,6 +191,7 @@ def test_what_a_job_leaves_behind_and_a_killed_server_do_no_harm(place, undistur
     (place / "fault-t2").write_text("kill the server")
     answer = sweep(place, "norm.tag=t0,t1,t2,t3", "hydra.launcher.jobs=2")
     assert answer.code == 0, answer
+    assert answer.err.count("the process that starts the jobs was killed (out of memory?); they go on from") == 1
     expected = results(undisturbed)
     assert results(place / "s") == {name: expected[name] for name in states(place)}
 
@@ -277,16 +278,15 @@ def test_a_supervisor_that_is_killed_while_torch_is_imported_takes_that_process_
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     until(lambda: not survivors(place), 0.5)
+    assert not (place / "s" / "norm.tag=t0" / "run.json").exists()
 
 
 def test_a_broken_file_of_the_user_is_reported_once(place):
     with (place / "my_norms.py").open("a") as file:
         file.write("\nx = 1 / 0\n")
     answer = sweep(place, f"norm.tag={TAGS}")
-    assert answer.code == 2
-    (line,) = answer.err.splitlines()
-    assert "ZeroDivisionError" in line
-    assert "my_norms.py" in line
+    assert "ZeroDivisionError" in answer.complaint
+    assert "my_norms.py" in answer.complaint
     assert not (place / "s").exists()
 
 
@@ -314,10 +314,7 @@ WRONG = {
 def test_wrong_input_costs_one_line_and_leaves_nothing(bnexp, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     answer = bnexp("train", "-m", *words.split(" "))
-    assert answer.code == 2, answer
-    (line,) = answer.err.splitlines()
-    assert line.startswith("bnexp: ")
-    assert WRONG[words] in line
+    assert WRONG[words] in answer.complaint
     assert list(tmp_path.iterdir()) == []
 
 

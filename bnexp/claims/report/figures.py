@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnexp.claims.result import Result, TestResult
-from bnexp.compare.figures import COLOURS, INK, STYLE, Picture, embedded
+from bnexp.compare.figures import COLOURS, INK, Picture, drawing, embedded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,9 +25,7 @@ _OPEN = ("#66666b", "--soft")
 
 def draw(result: Result) -> Picture | None:
     """A claim's figure; None if there is nothing to draw."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
+    with drawing():
         picture = _differences(result) if result.figure.kind == "dots" else _panels(result)
         if picture is not None:
             picture.figure.draw_without_rendering()
@@ -36,7 +34,8 @@ def draw(result: Result) -> Picture | None:
 
 def save(picture: Picture, folder: Path) -> None:
     """Write the figure as PNG, for the Markdown page."""
-    picture.figure.savefig(folder / f"{picture.name}.png", dpi=160)
+    with drawing():
+        picture.figure.savefig(folder / f"{picture.name}.png", dpi=160)
 
 
 def inline(picture: Picture) -> str:
