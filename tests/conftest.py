@@ -31,6 +31,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Seven steps an epoch, three epochs, a second in all.
 SMALL = ("model=mlp", "model.depth=1", "model.width=16", "data.train_limit=200", "data.size=null", "batch_size=29")
 SMALL_RUN = (*SMALL, "epochs=3", "log_every=3")
+# Which parameters of an optimizer decay besides those of norms, as its yaml says.
+SWITCHES = {"decay_weight": True, "decay_bias": True, "decay_gain": None, "decay_norm_bias": None}
 
 
 class Answer:

@@ -23,6 +23,7 @@ class Bound:
         builder: the builder of this name.
         options: the builder's options with their checked values.
         context: the keywords that a call may pass, see ``Registry``.
+        shared: the options that every builder of the registry has, with their checked values; see ``Registry``.
     """
 
     setting: str
@@ -30,6 +31,7 @@ class Bound:
     builder: Callable[..., Any]
     options: Mapping[str, Any]
     context: frozenset[str]
+    shared: Any = None
 
     def __call__(self, *args: Any, **context: Any) -> Any:
         """Build with the options, and with those keywords of the context that the builder has a parameter for.
@@ -54,11 +56,13 @@ class Registry:
         setting: the group's name in the config.
         context: keywords that the program passes to every builder that has a keyword-only parameter of this name with
             a default.
+        shared: a dataclass of options that every entry has besides its own. A builder does not get them.
     """
 
-    def __init__(self, setting: str, *, context: Iterable[str] = ()) -> None:
+    def __init__(self, setting: str, *, context: Iterable[str] = (), shared: type[Any] | None = None) -> None:
         self.setting = setting
         self.context = frozenset(context)
+        self._shared = shared
         self._builders: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[Builder], Builder]:
@@ -101,7 +105,13 @@ class Registry:
         return self._builders[name]
 
     def options(self, name: str) -> dict[str, Any]:
-        """Option name -> annotation, for one builder."""
+        """Option name -> annotation: the builder's own options, then the shared ones."""
+        return {**self._own(name), **self._common()}
+
+    def _common(self) -> dict[str, Any]:
+        return get_type_hints(self._shared, include_extras=True) if self._shared else {}
+
+    def _own(self, name: str) -> dict[str, Any]:
         builder = self[name]
         function = builder.__init__ if inspect.isclass(builder) else builder
         hints = get_type_hints(function, include_extras=True)
@@ -134,7 +144,9 @@ class Registry:
             if option not in given:
                 raise ValueError(f"{setting}.{option}: {name} needs this option, and its config does not give it")
         values = {option: checked(f"{setting}.{option}", given[option], wanted[option]) for option in wanted}
-        return Bound(setting, name, self[name], values, self.context)
+        common = {option: values.pop(option) for option in self._common()}
+        shared = self._shared(**common) if self._shared else None
+        return Bound(setting, name, self[name], values, self.context, shared)
 
 
 def _require_declared(where: str, names: Iterable[str], declared: frozenset[str]) -> None:

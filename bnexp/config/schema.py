@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -13,10 +13,15 @@ from bnexp.config.checks import Fraction, OneOf, Positive, Range, checked
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
 
+# In ``LATER_OPTIONS``: all names of a group.
+EVERY = "*"
 # Options of groups that came after version 0.1: (group, name) -> option -> the value that runs without it had. A new
 # option stands here, so that older run folders are read, found and resumed as before. A new setting outside of groups
 # has the role ``Later``, and its default is that value.
-LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("model", "lenet"): {"padding": 2}}
+LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
+    ("model", "lenet"): {"padding": 2},
+    ("optim", EVERY): {"decay_weight": True, "decay_bias": True, "decay_gain": None, "decay_norm_bias": None},
+}
 
 # Checkpoints that stay once a run is over, by ``checkpoint_keep``.
 CHECKPOINTS = {"two": 2, "last": 1, "none": 0}
@@ -47,6 +52,7 @@ Number = Role(stacks=True)  # a number that changes no tensor shape and no code 
 Seed = Role(stacks=True, compared=False)  # arms are averaged over it
 Later = Role(later=True)
 _ORDINARY = Role()
+_OPTIM = ("lr", "momentum", "beta1", "beta2", "eps", "weight_decay")
 
 
 class Options(dict[str, Role]):
@@ -66,9 +72,7 @@ class TrainConfig:
     affine: dict[str, Any] = field(default_factory=dict)
     init: Annotated[dict[str, Any], Options(gain=Number)] = field(default_factory=dict)
     data: Annotated[dict[str, Any], Options(root=Where)] = field(default_factory=dict)
-    optim: Annotated[dict[str, Any], Options(lr=Number, momentum=Number, weight_decay=Number)] = field(
-        default_factory=dict
-    )
+    optim: Annotated[dict[str, Any], Options(dict.fromkeys(_OPTIM, Number))] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
     # The probes: word -> {name, every (steps), images (of the probe batch), options}.
     probes: dict[str, Any] = field(default_factory=dict)
@@ -89,9 +93,18 @@ class TrainConfig:
     # Passes over the training set; `steps` (optimizer steps), when given, is used instead.
     epochs: Positive = 20
     steps: Annotated[int | None, Range(least=1)] = None
-    # Images per step; the last batch of an epoch is smaller, or left out (drop_last).
+    # Images per step of the optimizer; the last batch of an epoch is smaller, or left out (drop_last).
     batch_size: Positive = 64
     drop_last: bool = False
+    # Parts of a batch that go through the model one after another, to save memory. The gradient is that of the whole
+    # batch; batch statistics are those of a part.
+    accumulate: Annotated[Positive, Later] = 1
+    # The share of the training target that is spread over all classes; evaluations use the plain cross-entropy.
+    label_smoothing: Annotated[Fraction, Later] = 0.0
+    # The largest L2 norm of a member's gradient; a larger gradient is scaled down to it. null: no limit.
+    clip_grad: Annotated[float | None, Range(above=0), Later] = None
+    # The decay (weight of the old value) of an exponential average of the weights, which is evaluated too; null: none.
+    ema_weights: Annotated[float | None, Range(above=0, below=1), Later] = None
     # auto, cpu, cuda or cuda:N (checked against the machine when the run starts).
     device: str = "auto"
     precision: Annotated[str, OneOf(("fp32", "tf32", "bf16", "fp16"))] = "fp32"
@@ -124,6 +137,11 @@ class TrainConfig:
             raise ValueError(f"norm_state={self.norm_state}: needs init_from; without it use norm_state=keep")
         if self.pixel_scale != "own" and self.init_from is None:
             raise ValueError(f"pixel_scale={self.pixel_scale}: needs init_from; without it use pixel_scale=own")
+
+    @property
+    def micro_batch_size(self) -> int:
+        """The most images that go through the model at once in a step."""
+        return -(-self.batch_size // self.accumulate)
 
 
 @cache
@@ -176,7 +194,7 @@ def _neutral(config: Mapping[str, Any]) -> list[str]:
 def _older(config: Mapping[str, Any]) -> dict[str, Any]:
     """The later settings of a config, by their dotted names, with the values that older runs had."""
     found = {setting.name: setting.default for setting in fields(TrainConfig) if role(setting.name).later}
-    for group, later in _later_options(config):
+    for group, later in _later_options(config).items():
         found |= {f"{group}.{option}": value for option, value in later.items()}
     return found
 
@@ -184,14 +202,17 @@ def _older(config: Mapping[str, Any]) -> dict[str, Any]:
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config that an older version may have written, with the settings that it lacks, at that version's values."""
     settings = {key: value for key, value in _older(config).items() if "." not in key}
-    return {**settings, **config, **{group: {**later, **config[group]} for group, later in _later_options(config)}}
+    groups = {group: {**later, **config[group]} for group, later in _later_options(config).items()}
+    return {**settings, **config, **groups}
 
 
-def _later_options(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _later_options(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The groups of a config whose builder has later options, with the values that older runs had."""
+    found: dict[str, dict[str, Any]] = {}
     for (group, name), later in LATER_OPTIONS.items():
-        if isinstance(config.get(group), Mapping) and config[group].get("name") == name:
-            yield group, later
+        if isinstance(config.get(group), Mapping) and name in (EVERY, config[group].get("name")):
+            found[group] = {**found.get(group, {}), **later}
+    return found
 
 
 def _shortest(digits: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -54,20 +54,8 @@ class Preparation:
     cutout: Annotated[int, Range(least=0)]
 
 
-class Sources(Registry):
-    """A registry whose every entry has the options of ``Preparation`` besides its own.
-
-    A builder takes its own options only, as required keyword-only parameters, and returns ``Raw``.
-    """
-
-    shared = get_type_hints(Preparation, include_extras=True)
-
-    def options(self, name: str) -> dict[str, Any]:
-        """Option name -> annotation: the source's own options, then the shared ones."""
-        return {**super().options(name), **self.shared}
-
-
-DATA = Sources("data")
+# A builder takes its own options only, as required keyword-only parameters, and returns ``Raw``.
+DATA = Registry("data", shared=Preparation)
 
 
 @dataclass(frozen=True, eq=False)

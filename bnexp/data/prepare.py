@@ -33,9 +33,7 @@ def load(options: Mapping[str, Any]) -> Data:
             not fit together; the options ask for more images than there are.
     """
     bound = DATA.bind(options)
-    shared = {option: bound.options[option] for option in DATA.shared}
-    own = {option: value for option, value in bound.options.items() if option not in DATA.shared}
-    return prepare(bound.name, bound.builder(**own), Preparation(**shared))
+    return prepare(bound.name, bound(), bound.shared)
 
 
 def prepare(name: str, raw: Raw, how: Preparation) -> Data:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bnexp import memory
-from bnexp.config.schema import TrainConfig
+from bnexp.config.schema import EVERY, LATER_OPTIONS, TrainConfig
 from bnexp.data import Batches, Data, load
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
 from bnexp.experiment.init_from import Takeover, apply_norm_state, takeover
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # Upper limit of steps: the schedule's factors of all steps are computed beforehand and kept on the device.
 _MOST_STEPS = 10**7
+# Which parameters decay, where a config says nothing else.
+_SWITCHES = LATER_OPTIONS["optim", EVERY]
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,17 @@ def make_batches(configs: Sequence[TrainConfig], data: Data) -> Batches:
     """The members' training batches.
 
     Raises:
-        ValueError: a batch is larger than the training set.
+        ValueError: a batch is larger than the training set, or has fewer images than ``accumulate`` has parts.
     """
-    seeds = [config.seed for config in configs]
-    return Batches(data, seeds, batch_size=configs[0].batch_size, drop_last=configs[0].drop_last)
+    config = configs[0]
+    batches = Batches(data, [each.seed for each in configs], batch_size=config.batch_size, drop_last=config.drop_last)
+    least = min(batches.sizes())
+    if config.accumulate > least:
+        which, remedy = ("last batch", ", or drop_last=true") if least < config.batch_size else ("batch", "")
+        raise ValueError(
+            f"accumulate={config.accumulate}: more parts than the {which} has images; use at most {least}{remedy}"
+        )
+    return batches
 
 
 def make_cadence(config: TrainConfig, per_epoch: int) -> Cadence:
@@ -145,13 +154,17 @@ def _tried(
     model = blank_model(config, choices, data, steps)
     apply_norm_state(model, config)
     attach_scale(model, config, data)
-    largest = _try_batches(config, choices, model, data, batch_sizes)
+    # The first batch goes through the model as a whole too, for the init.
+    parts = {part for size in batch_sizes for part in (size // config.accumulate, -(-size // config.accumulate))}
+    largest = _try_batches(config, choices, model, data, {config.batch_size, *parts})
     _check_norms(choices.norm.name, choices.model.name, dict(model.named_modules()))
     _say_ignored(config, model, steps)
     taken = _try_start(config, choices, model, data, largest) if starts else None
     ema.attach(model, config.ema)
     population = Population([model])
     optimizer = build_optimizer([config], [choices], population)
+    if optimizer.decay_MP is not None and not optimizer.decay_MP.any():
+        log.info("optim.weight_decay=%s: has no effect, no trained parameter decays", config.optim["weight_decay"])
     for line in Observer(population, choices.probes, data.train, steps).left_out():
         log.info(line)
     kept = [population.theta_MP, *population.buffers.values(), *optimizer.slots.values()]
@@ -194,13 +207,15 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
     enough = max((layer.least_values for layer in batch_norms(model)), default=2)
     modes = [(True, size) for size in sorted({min(size, enough) for size in batch_sizes}, reverse=True)]
     # Precise statistics come from batches of the training batch size, or of eval_train images if that is smaller.
-    precise = (True, min(config.batch_size, config.eval_train, enough))
+    precise = (True, min(config.micro_batch_size, config.eval_train, enough))
     for mode, size in dict.fromkeys([*modes, precise, (False, 2)]):
         try:
             with torch.no_grad():
                 model.train(mode)(torch.zeros(size, *data.shape))
         except ValueError as error:
             advice = "" if (mode, size) in modes else f", or a larger eval_train than {config.eval_train}"
+            if config.accumulate > 1:
+                advice += f", or a smaller accumulate than {config.accumulate}"
             raise ValueError(f"{error}{advice} (layer {entered[-1]})") from None
         except RuntimeError as error:
             reason, name = str(error).partition("\n")[0], choices.model.name
@@ -236,6 +251,9 @@ def _without_effect(config: TrainConfig, model: nn.Module) -> Iterator[str]:
         yield f"affine={affine}: has no effect, because gains and biases come from init_from"
     elif config.affine.get("gain", 1) != 1 and all(gain is None for gain in gains):
         yield f"affine.gain={config.affine['gain']}: has no effect, norm={config.norm['name']} has no gain here"
+    switched = [f"optim.{key}={config.optim[key]}" for key, usual in _SWITCHES.items() if config.optim[key] != usual]
+    if switched and not config.optim.get("weight_decay"):
+        yield f"{', '.join(switched)}: has no effect at optim.weight_decay=0"
     if config.optim.get("nesterov") and config.optim.get("momentum") == 0:
         yield "optim.nesterov=true: has no effect at optim.momentum=0"
     if config.precision == "tf32" and pick_device(config.device).type == "cpu":
@@ -246,9 +264,25 @@ def _surprising(config: TrainConfig, model: nn.Module, steps: int) -> Iterator[s
     warmup = config.schedule.get("warmup")
     if isinstance(warmup, int) and warmup > steps:
         yield f"schedule.warmup={warmup}: longer than the run of {steps} steps, which never has the full learning rate"
+    if moving_norms(model):
+        yield from _told_of_statistics(config)
     if config.trainable == "head" and moving_norms(model):
         remedy = "init_from=RUN norm_state=frozen fixes them"
         yield f"trainable=head: running statistics of norm={config.norm['name']} go on moving; {remedy}"
+
+
+def _told_of_statistics(config: TrainConfig) -> Iterator[str]:
+    """Lines about a norm with batch statistics."""
+    norm = f"norm={config.norm['name']}"
+    if config.accumulate > 1:
+        size = config.micro_batch_size
+        yield (
+            f"accumulate={config.accumulate}: {norm} normalizes micro-batches of {size} images, and its running"
+            f" averages take in {config.accumulate} of them at each step"
+        )
+    if config.ema_weights is not None:
+        images = f"up to {config.eval_train} training images"
+        yield f"ema_weights={config.ema_weights}: {norm} takes its statistics under averaged weights from {images}"
 
 
 def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, size: int) -> Takeover | None:

@@ -62,20 +62,23 @@ def _require_restorable(norm: str) -> None:
 
 def blank_model(config: TrainConfig, choices: Choices, data: Data, steps: int) -> nn.Module:
     """The model that a config names, for a training of ``steps`` steps; its weights are not initialized yet."""
-    units = Units(choices.norm, config.activation, config.placement, steps)
+    units = Units(choices.norm, config.activation, config.placement, steps * config.accumulate)
     model: nn.Module = choices.model(data.shape, data.classes, units)
     return model
 
 
 def build_optimizer(configs: Sequence[TrainConfig], choices: Sequence[Choices], population: Population) -> Optimizer:
-    """The optimizer of the parameters that the config trains.
+    """The optimizer of the parameters that the config trains, which clips gradients and averages weights if asked to.
 
     Raises:
         ValueError: the model has no parameters of the kind that ``trainable`` names.
     """
-    norms = norm_parameters(population.members[0])
-    built = optimizer([choice.optim for choice in choices], population, norms)
-    frozen = frozen_MP(configs[0].trainable, population, norms, [config.seed for config in configs])
+    config, norms = configs[0], norm_parameters(population.members[0])
+    built = optimizer([choice.optim for choice in choices], population)
+    frozen = frozen_MP(config.trainable, population, norms, [each.seed for each in configs])
     if frozen is not None:
         built.freeze(frozen)
+    built.clip_grad = config.clip_grad
+    if config.ema_weights is not None:
+        built.average(config.ema_weights)
     return built

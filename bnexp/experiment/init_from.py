@@ -155,7 +155,7 @@ def start_from(model: nn.Module, config: TrainConfig, data: Data, taken: Takeove
     if config.norm_state == "precise":
         train = data.train.mixed(config.eval_train)
         model.eval()
-        write_precise(model, train, min(config.batch_size, len(train)))
+        write_precise(model, train, min(config.micro_batch_size, len(train)))
         model.train()
     outcome = f"with {', '.join(taken.drawn)} initialized anew" if taken.drawn else "including the head"
     log.info("%s: weights of step %d of run %s, %s", source.said, source.step, config_hash(source.config), outcome)

@@ -25,7 +25,8 @@ from bnexp.probes.observer import Observed, Observer
 from bnexp.randomness import seed_streams
 from bnexp.runs.checkpoint import State
 from bnexp.training import ema
-from bnexp.training.evaluation import Measures, evaluate_all, evaluate_kinds
+from bnexp.training.ema_weights import averaged, evaluate_averaged
+from bnexp.training.evaluation import Measures, evaluate, evaluate_all, evaluate_kinds
 from bnexp.training.loop import Progress, Training
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
@@ -91,12 +92,20 @@ class Setup:
 
     def evaluate(self) -> Measures:
         """The measures of an evaluation during training."""
-        splits = {"train_eval": self._some} | self._splits("validation", "test")
+        population, sizes, held_out = self.population, self._batch_sizes(), self._splits("validation", "test")
         with self._aside():
-            measured = evaluate_all(self.population, splits, self._some, **self._batch_sizes())
-            return measured | ema.evaluate_averages(
-                self.population, self._splits("test"), self.config.ema, batch_size=self.eval_batch_size
+            measured = evaluate_all(population, {"train_eval": self._some} | held_out, self._some, **sizes)
+            measured |= ema.evaluate_averages(
+                population, self._splits("test"), self.config.ema, batch_size=self.eval_batch_size
             )
+            if self._average_MP is not None:
+                measured |= evaluate_averaged(population, self._average_MP, held_out, self._some, **sizes)
+        return measured
+
+    @property
+    def _average_MP(self) -> torch.Tensor | None:
+        """The averaged weights, if the config asks for them."""
+        return self.training.optimizer.slots.get("average")
 
     def before(self, step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> bool:
         """True if a probe measures this step; see ``Observer.before``."""
@@ -115,7 +124,7 @@ class Setup:
             yield
 
     def compare_statistics(self, split: str | None) -> Iterator[tuple[str, str, float, float]]:
-        """Rows (split, statistics, accuracy, loss) of the first member.
+        """Rows (split, statistics, accuracy, loss) of the first member; ``ema_weights`` are the averaged weights.
 
         Raises:
             ValueError: the data have no such split.
@@ -125,9 +134,17 @@ class Setup:
             raise ValueError(f"--split={split}: this run's data have none (allowed: {', '.join(self.data.splits())})")
         for name, images in splits.items():
             with self._uncompiled():
-                measured = evaluate_kinds(self.population, images, self._some, **self._batch_sizes())
+                measured = self._kinds(images)
             for kind, values in measured.items():
                 yield name, kind, values["accuracy"][0], values["loss"][0]
+
+    def _kinds(self, images: Split) -> dict[str, Measures]:
+        sizes = self._batch_sizes()
+        measured = evaluate_kinds(self.population, images, self._some, **sizes)
+        if self._average_MP is not None:
+            with averaged(self.population, self._average_MP, self._some, sizes["train_batch_size"]):
+                measured["ema_weights"] = evaluate(self.population, images, self.eval_batch_size)
+        return measured
 
     def _uncompiled(self) -> AbstractContextManager[object]:
         """Turn torch.compile off: evaluation changes modes and batch sizes, and each change would recompile."""
@@ -153,7 +170,7 @@ class Setup:
         return max(1, min(_EVAL_BATCH_SIZE, _EVAL_MAP // largest))
 
     def _batch_sizes(self) -> dict[str, int]:
-        train_batch_size = min(self.config.batch_size, len(self._some))
+        train_batch_size = min(self.config.micro_batch_size, len(self._some))
         return {"batch_size": self.eval_batch_size, "train_batch_size": train_batch_size}
 
     def state(self, row: int) -> State:
@@ -213,8 +230,10 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
         precision=Precision(config.precision, len(configs), device),
         progress=Progress(len(configs), device),
         recorder=recorder(config, device),
+        label_smoothing=config.label_smoothing,
+        accumulate=config.accumulate,
     )
-    observer = Observer(population, checked.choices[0].probes, data.train, steps)
+    observer = Observer(population, checked.choices[0].probes, data.train, steps, config.label_smoothing)
     return Setup(config, data, training, observer, Clock(config.batch_size))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from bnexp.norms import BatchStatistics, Norm
 
 Linear = nn.Linear | nn.Conv1d | nn.Conv2d
+Kind = Literal["weight", "bias", "gain", "norm_bias"]
 
 
 def stored_weight(layer: nn.Module) -> Tensor:
@@ -69,6 +70,24 @@ def norm_parameters(model: nn.Module) -> list[str]:
     norms = [module for module in model.modules() if isinstance(module, Norm)]
     own = {id(parameter) for norm in norms for parameter in (*norm.parameters(), norm.shift)}
     return [name for name, parameter in model.named_parameters() if id(parameter) in own]
+
+
+def parameter_kinds(model: nn.Module) -> dict[str, Kind]:
+    """The kind of every parameter, by its name.
+
+    ``norm_bias`` and ``gain`` share the ``norm_parameters``: their biases, also those that a norm gave to its linear
+    map, and all others (gains, and numbers such as the alpha of ``dyt``). Outside of norms, what is called ``bias`` is
+    a ``bias``, and all else a ``weight``.
+    """
+    norms = set(norm_parameters(model))
+    given = set(given_biases(model).values())
+    kinds: dict[str, Kind] = {}
+    for name, _ in model.named_parameters():
+        if name in norms:
+            kinds[name] = "norm_bias" if name in given or name.endswith("bias") else "gain"
+        else:
+            kinds[name] = "bias" if name.rpartition(".")[2] == "bias" else "weight"
+    return kinds
 
 
 def given_biases(model: nn.Module) -> dict[str, str]:

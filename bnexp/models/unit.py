@@ -47,7 +47,7 @@ class Units:
         norm: a builder of ``NORMS`` with its options.
         activation: a key of ``ACTIVATIONS``.
         placement: the norm stands ``before`` (Ioffe & Szegedy 2015, sec. 3.2) or ``after`` the activation.
-        steps: optimizer steps of the whole training, for norms with a schedule.
+        steps: batches that the model sees in the whole training, for norms with a schedule.
     """
 
     norm: Bound

@@ -18,7 +18,7 @@ class NormRegistry(Registry):
     """The builders of norms, each with a record of what its norm can do.
 
     Builders are called with the channel count. As context they may take ``branch``, a ``Branch`` or None, and
-    ``steps``, the optimizer steps of the whole training.
+    ``steps``, the batches that the model sees in the whole training.
     """
 
     def __init__(self) -> None:

@@ -45,9 +45,10 @@ class Moment:
         labels: its labels, [P].
         before: parameter name -> copy of its value before the step.
         after: parameter name -> copy of its value after the optimizer's step.
-        gradient: parameter name -> copy of its gradient in the step. In fp16 it can overflow: it is then not finite,
-            and the step is left out, so that ``after`` is ``before``.
+        gradient: parameter name -> copy of its gradient in the step, before clipping, averaged over the whole batch. In
+            fp16 it can overflow: it is then not finite, and the step is left out, so that ``after`` is ``before``.
         lr: the step's learning rate.
+        label_smoothing: of the loss that is trained.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class Moment:
     after: Mapping[str, Tensor]
     gradient: Mapping[str, Tensor]
     lr: float
+    label_smoothing: float = 0.0
 
     @contextmanager
     def at(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -81,8 +83,8 @@ class Moment:
         return answers(self.model, x)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """The mean cross-entropy (nats, a scalar) at the model's present weights, differentiable."""
-        return F.cross_entropy(self.logits(x), y)
+        """The loss that is trained: the mean cross-entropy (nats, a scalar) at the present weights, differentiable."""
+        return F.cross_entropy(self.logits(x), y, label_smoothing=self.label_smoothing)
 
 
 def answers(model: nn.Module, x: Tensor) -> Tensor:

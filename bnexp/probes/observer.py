@@ -68,13 +68,22 @@ class Observer:
         wanted: one watch per probe.
         train: the training images; probe batches are drawn from them, the same for all members.
         steps: the length of the run.
+        label_smoothing: of the loss that is trained, see ``mean_loss``.
 
     Attributes:
         probes: word -> one probe per member.
     """
 
-    def __init__(self, population: Population, wanted: Sequence[Watch], train: Split, steps: int) -> None:
+    def __init__(
+        self,
+        population: Population,
+        wanted: Sequence[Watch],
+        train: Split,
+        steps: int,
+        label_smoothing: float = 0.0,
+    ) -> None:
         self._population, self._watches, self._steps = population, wanted, steps
+        self._smoothing = label_smoothing
         self._looked_at: _Before | None = None
         self._batches = {watch.name: train.mixed(watch.images) for watch in wanted}
         self.probes: dict[str, list[Probe]] = {
@@ -147,6 +156,7 @@ class Observer:
             after=after,
             gradient=gradient,
             lr=step.lr_M[row].item(),
+            label_smoothing=self._smoothing,
         )
 
     def state(self, row: int) -> State:

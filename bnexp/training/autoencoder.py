@@ -93,7 +93,7 @@ def pretrain(
     for depth, (name, unit) in enumerate(units):
         below = [unit for _, unit in units[:depth]]
         population = Population([Autoencoder(unit, of_images=depth == 0)])
-        sgd = SGD(population, (), lr=lr, momentum=momentum, nesterov=False, weight_decay=0.0, decay_norm=True)
+        sgd = SGD(population, population.mask_P(()), lr=lr, momentum=momentum, nesterov=False, weight_decay=0.0)
         errors = []
         for epoch in range(epochs):
             order = torch.randperm(len(train), generator=generator(seed, "pretrain", name, epoch))

@@ -170,6 +170,7 @@ class Training:
         precision: number formats of a step.
         progress: the step and the sums so far.
         recorder: captures a step to be replayed, see ``ReplayedStep``; None runs every step eagerly.
+        label_smoothing, accumulate: see ``Step``.
     """
 
     population: Population
@@ -180,6 +181,8 @@ class Training:
     precision: Precision
     progress: Progress
     recorder: Recorder | None = None
+    label_smoothing: float = 0.0
+    accumulate: int = 1
 
 
 def train(
@@ -221,7 +224,14 @@ def _steps(training: Training) -> tuple[Do, Do]:
     """The eager step for watched steps, and the step for all others: the eager step again, or its replay."""
     # A captured step also updates the sums.
     note = training.progress.note if training.recorder is None else training.progress.add
-    step = Step(training.population, training.optimizer, training.precision, note)
+    step = Step(
+        training.population,
+        training.optimizer,
+        training.precision,
+        note,
+        label_smoothing=training.label_smoothing,
+        accumulate=training.accumulate,
+    )
     return step, step if training.recorder is None else ReplayedStep(step, training.recorder)
 
 

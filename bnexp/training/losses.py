@@ -7,20 +7,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def each_loss(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
-    """The cross-entropy of every image (nats), [M, B]."""
+def each_loss(logits_MBK: Tensor, y_MB: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The cross-entropy of every image (nats), [M, B]; for ``smoothing`` see ``mean_loss``."""
     # Transposed, a CPU handles many images at once, if they are adjacent in memory: 5 times as fast.
-    return F.cross_entropy(logits_MBK.transpose(1, 2), y_MB, reduction="none")
+    return F.cross_entropy(logits_MBK.transpose(1, 2), y_MB, reduction="none", label_smoothing=smoothing)
 
 
-def mean_loss(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-    """A model's mean cross-entropy (nats, at least in fp32), a scalar."""
-    return F.cross_entropy(_wide(logits_BK), y_B)
+def mean_loss(logits_BK: Tensor, y_B: Tensor, smoothing: float = 0.0) -> Tensor:
+    """A model's mean cross-entropy (nats, at least in fp32), a scalar.
+
+    The target is (1 - smoothing) * one_hot(y) + smoothing / K (Szegedy et al. 2016, sec. 7).
+    """
+    return F.cross_entropy(_wide(logits_BK), y_B, label_smoothing=smoothing)
 
 
-def mean_losses(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
-    """Each member's mean cross-entropy (nats, at least in fp32), [M]."""
-    return each_loss(_wide(logits_MBK), y_MB).mean(1)
+def mean_losses(logits_MBK: Tensor, y_MB: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Each member's mean cross-entropy (nats, at least in fp32), [M]; for ``smoothing`` see ``mean_loss``."""
+    return each_loss(_wide(logits_MBK), y_MB, smoothing).mean(1)
 
 
 def _wide(logits: Tensor) -> Tensor:

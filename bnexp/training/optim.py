@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +17,38 @@ from torch import Tensor
 
 from bnexp.config.checks import Fraction, NonNegative, PositiveFloat
 from bnexp.config.registry import Bound, Registry
+from bnexp.models.layers import parameter_kinds
 from bnexp.training.population import Population
 
-OPTIMS = Registry("optim")
+
+@dataclass(frozen=True)
+class Decay:
+    """Which parameters decay; every optimizer has these options besides its own. See ``parameter_kinds``.
+
+    Attributes:
+        decay_norm: the gains and biases of norms, where the two options for each of them say nothing else.
+        decay_weight: the weights.
+        decay_bias: the biases that belong to no norm, such as the head's.
+        decay_gain: the gains of norms, and all their other numbers but for the biases; None follows ``decay_norm``.
+        decay_norm_bias: the biases of norms; None follows ``decay_norm``.
+    """
+
+    decay_norm: bool
+    decay_weight: bool
+    decay_bias: bool
+    decay_gain: bool | None
+    decay_norm_bias: bool | None
+
+    def mask_P(self, population: Population) -> Tensor:
+        """1 where a row of ``theta_MP`` decays, else 0, [P]."""
+        gain, norm_bias = (self.decay_norm if own is None else own for own in (self.decay_gain, self.decay_norm_bias))
+        decays = {"weight": self.decay_weight, "bias": self.decay_bias, "gain": gain, "norm_bias": norm_bias}
+        kinds = parameter_kinds(population.members[0])
+        return population.mask_P(name for name, kind in kinds.items() if decays[kind])
+
+
+# A builder takes the population, what ``Decay.mask_P`` says, and its own options only.
+OPTIMS = Registry("optim", shared=Decay)
 
 
 class Optimizer(ABC):
@@ -26,21 +56,23 @@ class Optimizer(ABC):
 
     Args:
         population: its parameters are updated by their gradients.
+        decays_P: 1 where a parameter decays, else 0.
         lr, weight_decay: [M, 1].
-        spared: names of parameters that do not decay.
 
     Attributes:
         lr_M1: base learning rates; the schedule's factor multiplies them.
         slots: state by name, each with one row per member.
+        clip_grad: the largest norm of a member's gradient to update by; None for any.
         frozen_MP: see ``freeze``.
     """
 
+    clip_grad: float | None = None
     frozen_MP: Tensor | None = None
+    _keep: float | None = None  # the weight of the old value in the average of the parameters
 
-    def __init__(self, population: Population, *, lr: Tensor, weight_decay: Tensor, spared: Sequence[str]) -> None:
+    def __init__(self, population: Population, decays_P: Tensor, *, lr: Tensor, weight_decay: Tensor) -> None:
         self.theta_MP, self.gradient_MP = population.theta_MP, population.gradient_MP
         self.lr_M1 = lr
-        decays_P = 1 - population.mask_P(spared)
         self.decay_MP = weight_decay * decays_P if bool(weight_decay.any()) else None
         self.slots: dict[str, Tensor] = {}
 
@@ -50,6 +82,15 @@ class Optimizer(ABC):
         if self.decay_MP is not None:
             self.decay_MP = self.decay_MP.masked_fill(frozen_MP, 0)
 
+    def average(self, decay: float) -> None:
+        """Average the parameters after each step in the slot ``average``: a <- decay * a + (1 - decay) * theta.
+
+        The average starts at the present parameters. ``torch.optim.swa_utils.AveragedModel`` with
+        ``get_ema_multi_avg_fn(decay)`` does the same if it is updated once before the first step, when it copies.
+        """
+        self._keep = decay
+        self.slots["average"] = self.theta_MP.clone()
+
     def step(self, factor: Tensor, sound_M: Tensor | None = None) -> None:
         """Update all parameters by their gradients.
 
@@ -58,10 +99,13 @@ class Optimizer(ABC):
             sound_M: False for the members that leave this step out, so that their parameters and slots stay.
         """
         with torch.no_grad():
-            # Mask a copy: probes read the gradient itself.
+            # Mask and clip a copy: probes read the gradient itself.
             g = self.gradient_MP if self.frozen_MP is None else self.gradient_MP.masked_fill(self.frozen_MP, 0)
+            g = g if self.clip_grad is None else clipped(g, self.clip_grad)
             with nullcontext() if sound_M is None else self._kept(~sound_M.unsqueeze(1)):
                 self._update(g, self.lr_M1 * factor)
+                if self._keep is not None:
+                    self.slots["average"].lerp_(self.theta_MP, 1 - self._keep)
 
     @contextmanager
     def _kept(self, out_M1: Tensor) -> Iterator[None]:
@@ -103,17 +147,15 @@ class SGD(Optimizer):
     def __init__(
         self,
         population: Population,
-        norm_parameters: Sequence[str],
+        decays_P: Tensor,
         *,
         lr: PositiveFloat,
         momentum: Fraction,
         nesterov: bool,
         weight_decay: NonNegative,
-        decay_norm: bool,
     ) -> None:
         lr_M1, self.momentum_M1, weight_decay_M1 = columns(population, lr, momentum, weight_decay)
-        spared = () if decay_norm else norm_parameters
-        super().__init__(population, lr=lr_M1, weight_decay=weight_decay_M1, spared=spared)
+        super().__init__(population, decays_P, lr=lr_M1, weight_decay=weight_decay_M1)
         self.nesterov = nesterov
         self.moves_on = bool(self.momentum_M1.any())
         self.slots["velocity"] = torch.zeros_like(self.theta_MP)
@@ -136,19 +178,17 @@ class Adam(Optimizer):
     def __init__(
         self,
         population: Population,
-        norm_parameters: Sequence[str],
+        decays_P: Tensor,
         *,
         lr: PositiveFloat,
         beta1: Fraction,
         beta2: Fraction,
         eps: PositiveFloat,
         weight_decay: NonNegative,
-        decay_norm: bool,
     ) -> None:
         numbers = columns(population, lr, weight_decay, beta1, beta2, eps)
         lr_M1, weight_decay_M1, self.beta1_M1, self.beta2_M1, self.eps_M1 = numbers
-        spared = () if decay_norm else norm_parameters
-        super().__init__(population, lr=lr_M1, weight_decay=weight_decay_M1, spared=spared)
+        super().__init__(population, decays_P, lr=lr_M1, weight_decay=weight_decay_M1)
         self.slots["mean"] = torch.zeros_like(self.theta_MP)
         self.slots["square"] = torch.zeros_like(self.theta_MP)
         self.slots["t"] = torch.zeros_like(self.lr_M1)
@@ -173,6 +213,16 @@ class AdamW(Adam):
     decoupled = True
 
 
+def clipped(gradient_MP: Tensor, most: float) -> Tensor:
+    """Scale each member's gradient to an L2 norm of at most ``most``, as ``torch.nn.utils.clip_grad_norm_`` does.
+
+    g * min(1, most / (||g|| + 1e-6)) over all parameters of the member (Pascanu et al. 2013, Algorithm 1).
+    """
+    norm_M1 = torch.linalg.vector_norm(gradient_MP, dim=1, keepdim=True)
+    scale_M1: Tensor = most / (norm_M1 + 1e-6)
+    return gradient_MP * scale_M1.clamp(max=1)
+
+
 def columns(population: Population, *numbers: Any) -> list[Tensor]:
     """Each number, or sequence with one number per member, as a column [M, 1] on the population's device."""
     like = population.theta_MP
@@ -180,18 +230,17 @@ def columns(population: Population, *numbers: Any) -> list[Tensor]:
     return [number.expand(len(like)).clone().unsqueeze(1) for number in wide]
 
 
-def optimizer(rules: Sequence[Bound], population: Population, norm_parameters: Sequence[str]) -> Optimizer:
+def optimizer(rules: Sequence[Bound], population: Population) -> Optimizer:
     """Build one optimizer for a population whose members' rules differ at most in numbers.
 
     Args:
         rules: one per member, bound by ``OPTIMS``.
         population: its parameters are updated.
-        norm_parameters: names of the gains and biases of norms; ``decay_norm`` says whether they decay.
     """
     first = rules[0]
     options: dict[str, Any] = dict(first.options)
     for option, value in first.options.items():
         if isinstance(value, float):
             options[option] = [rule.options[option] for rule in rules]
-    built: Optimizer = first.builder(population, norm_parameters, **options)
+    built: Optimizer = first.builder(population, first.shared.mask_P(population), **options)
     return built

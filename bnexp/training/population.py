@@ -90,12 +90,13 @@ class Population:
         """Logits [M, B, K] of inputs [M, B, ...]."""
         return self.executor(x_MB)
 
-    def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+    def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         """Fill ``gradient_MP`` on a batch (x_MB..., y_MB); returns losses [M] and logits [M, B, K], both detached.
 
         Losses are multiplied by the scale of ``precision`` before the backward pass; the gradients keep this scale.
+        For ``smoothing`` see ``mean_loss``.
         """
-        return self.executor.learn(x_MB, y_MB, precision)
+        return self.executor.learn(x_MB, y_MB, precision, smoothing)
 
     def networks(self) -> list[nn.Module]:
         """All modules whose mode and settings decide how the members run."""
@@ -169,14 +170,14 @@ class OneByOne:
         """Logits [M, B, K]."""
         return torch.stack([member(x) for member, x in zip(self._members, x_MB, strict=True)])
 
-    def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+    def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision, smoothing: float) -> tuple[Tensor, Tensor]:
         """See ``Population.learn``."""
         self._gradient_MP.zero_()
         losses, logits = [], []
         for row, member in enumerate(self._members):
             with precision.forward():
                 logits_BK = member(x_MB[row])
-            loss = mean_loss(logits_BK, y_MB[row])
+            loss = mean_loss(logits_BK, y_MB[row], smoothing)
             scaled = loss * precision.scale_M[row] if precision.scaled else loss
             scaled.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
@@ -206,11 +207,11 @@ class Stacked:
         logits_MBK: Tensor = torch.func.vmap(self._one)(self._parameters, self._buffers, x_MB)
         return logits_MBK
 
-    def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+    def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision, smoothing: float) -> tuple[Tensor, Tensor]:
         """See ``Population.learn``."""
         with precision.forward():
             logits_MBK = self(x_MB)
-        loss_M = mean_losses(logits_MBK, y_MB)
+        loss_M = mean_losses(logits_MBK, y_MB, smoothing)
         scaled_M = loss_M * precision.scale_M if precision.scaled else loss_M
         # Not loss.backward(): autograd could add into the views of the gradients too, but warns about their strides.
         found = torch.autograd.grad(scaled_M.sum(), list(self._parameters.values()), materialize_grads=True)

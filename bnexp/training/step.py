@@ -36,19 +36,49 @@ class Step:
         optimizer: updates the population.
         precision: number formats of the step.
         note: records the step's losses and logits.
+        label_smoothing: of the loss, see ``mean_loss``.
+        accumulate: parts that the batch is split into, see ``_learn``.
     """
 
-    def __init__(self, population: Population, optimizer: Optimizer, precision: Precision, note: Note) -> None:
+    def __init__(
+        self,
+        population: Population,
+        optimizer: Optimizer,
+        precision: Precision,
+        note: Note,
+        *,
+        label_smoothing: float = 0.0,
+        accumulate: int = 1,
+    ) -> None:
         self.population, self.optimizer, self.precision, self.note = population, optimizer, precision, note
+        self._smoothing, self._parts = label_smoothing, accumulate
 
     def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
         """Train on a batch (x_MB..., y_MB) at ``factor`` (a scalar tensor) times the base rates; returns losses [M]."""
-        loss_M, logits_MBK = self.population.learn(x_MB, y_MB, self.precision)
+        loss_M, logits_MBK = self._learn(x_MB, y_MB)
         sound_M = self.precision.unscale(self.population.gradient_MP, self.optimizer.frozen_MP)
         self.optimizer.step(factor, sound_M)
         loss_M = self.precision.judged(loss_M)
         self.note(loss_M, logits_MBK, y_MB)
         return loss_M
+
+    def _learn(self, x_MB: Tensor, y_MB: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses, logits and gradient of a batch: means over its images, summed up over one micro-batch after another.
+
+        Only one micro-batch's graph lives at a time. Sizes differ by at most one image; the larger ones come first.
+        """
+        learn, gradient_MP = self.population.learn, self.population.gradient_MP
+        if self._parts == 1:
+            return learn(x_MB, y_MB, self.precision, self._smoothing)
+        sum_MP, losses, logits = torch.zeros_like(gradient_MP), [], []
+        for x_MC, y_MC in zip(x_MB.tensor_split(self._parts, 1), y_MB.tensor_split(self._parts, 1), strict=True):
+            loss_M, logits_MCK = learn(x_MC, y_MC, self.precision, self._smoothing)
+            share = y_MC.shape[1] / y_MB.shape[1]
+            sum_MP.add_(gradient_MP, alpha=share)
+            losses.append(loss_M * share)
+            logits.append(logits_MCK)
+        gradient_MP.copy_(sum_MP)
+        return torch.stack(losses).sum(0), torch.cat(logits, 1)
 
 
 class ReplayedStep:

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from conftest import SWITCHES
 
 from bnexp.config import schema
 from bnexp.config.schema import (
@@ -26,7 +27,7 @@ def full() -> dict[str, Any]:
     groups = {
         "data": {"name": "mnist", "root": "/data", "validation": 0.1, "size": None},
         "norm": {"name": "gn", "groups": 8},
-        "optim": {"name": "sgd", "lr": 0.1},
+        "optim": {"name": "sgd", "lr": 0.1, **SWITCHES},
     }
     return to_dict(TrainConfig(**groups, imports=["my_norms"]))
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL_RUN
+from conftest import SMALL_RUN, SWITCHES
 from torch import nn
 
 from bnexp.runs import metrics, run_json
@@ -18,7 +18,15 @@ from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
 CPU = torch.device("cpu")
-SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "decay_norm": False}
+SGD = {
+    "name": "sgd",
+    "lr": 0.1,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "decay_norm": False,
+    **SWITCHES,
+}
 
 
 def network(seed: int) -> nn.Module:
@@ -44,7 +52,7 @@ class Trained:
         self.progress = progress or Progress(len(members), CPU)
         training = Training(
             self.population,
-            optimizer(rules, self.population, []),
+            optimizer(rules, self.population),
             torch.linspace(1, 0.5, cadence.steps, dtype=torch.float64),
             batches,
             cadence,

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import ROOT
+from conftest import ROOT, SWITCHES
 from torch import Tensor, nn
 
 from bnexp.norms import NORMS
@@ -20,8 +20,8 @@ from bnexp.training.optim import OPTIMS, SGD, Optimizer, optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
-ADAM = {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.0, "decay_norm": True}
-PLAIN_SGD = {"lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "decay_norm": True}
+ADAM = {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.0, "decay_norm": True, **SWITCHES}
+PLAIN_SGD = {"lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "decay_norm": True, **SWITCHES}
 # One dict a case, and in it one list of changes for the three members.
 CASES: dict[str, list[dict[str, Any]]] = {
     "plain": [{"name": "sgd", **PLAIN_SGD, "lr": lr} for lr in (0.1, 0.2, 0.05)],
@@ -51,6 +51,7 @@ def members(count: int = 3) -> list[nn.Module]:
 
 def reference(model: nn.Module, *, name: str, decay_norm: bool, lr: float, weight_decay: float, **rest: Any) -> Any:
     """The same rule of ``torch.optim``."""
+    rest = {option: value for option, value in rest.items() if option not in SWITCHES}
     spared = [] if decay_norm else [model.get_parameter(name) for name in NORM_PARAMETERS]
     decaying = [p for p in model.parameters() if all(p is not other for other in spared)]
     groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
@@ -70,7 +71,7 @@ def loss(logits: Tensor) -> Tensor:
 
 
 def build(population: Population, configs: list[dict[str, Any]]) -> Optimizer:
-    return optimizer([OPTIMS.bind(config) for config in configs], population, NORM_PARAMETERS)
+    return optimizer([OPTIMS.bind(config) for config in configs], population)
 
 
 def train(population: Population, rule: Optimizer, steps: range) -> None:
@@ -101,7 +102,7 @@ def losses_of(name: str, options: dict[str, Any] | None = None) -> list[float]:
     torch.manual_seed(0)
     x, target = torch.randn(50, 4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
     population = Population([nn.Linear(4, 1).double()])
-    rule = optimizer([OPTIMS.bind(options or of_yaml(name))], population, [])
+    rule = optimizer([OPTIMS.bind(options or of_yaml(name))], population)
     losses = []
     for _ in range(200):
         population.gradient_MP.zero_()
@@ -262,4 +263,4 @@ def test_the_state_of_another_optimizer_or_model_is_refused():
     with pytest.raises(ValueError, match=r"^the saved optimizer state belongs to another optimizer"):
         sgd.load(0, adam.state(0))
     with pytest.raises(ValueError, match=r"^the saved optimizer state belongs to another optimizer"):
-        sgd.load(0, optimizer([OPTIMS.bind(CASES["plain"][0])], wide, []).state(0))
+        sgd.load(0, optimizer([OPTIMS.bind(CASES["plain"][0])], wide).state(0))

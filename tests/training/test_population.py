@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import ROOT
+from conftest import ROOT, SWITCHES
 from torch import Tensor, nn
 
 from bnexp.models import MODELS, Units
@@ -35,8 +35,16 @@ MODEL_CONFIGS = {
 }
 SHAPE, CLASSES, BATCH = (1, 14, 14), 4, 12
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
-SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 0.01, "decay_norm": True}
-ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1, "decay_norm": True}
+SGD = {
+    "name": "sgd",
+    "lr": 0.05,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.01,
+    "decay_norm": True,
+    **SWITCHES,
+}
+ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1, "decay_norm": True, **SWITCHES}
 OWN = {"sgd": SGD, "adam": {"name": "adam", **ADAM}, "adamw": {"name": "adamw", **ADAM}}
 RULES = [
     *(OWN.get(name) or yaml.safe_load((CONFIGS / "optim" / f"{name}.yaml").read_text()) for name in OPTIMS),
@@ -66,7 +74,7 @@ def batch(step: int, members: int, dtype: torch.dtype = torch.float64) -> tuple[
 
 
 def rule_for(population: Population, config: dict[str, Any] = SGD) -> Optimizer:
-    return optimizer([OPTIMS.bind(config)] * len(population), population, [])
+    return optimizer([OPTIMS.bind(config)] * len(population), population)
 
 
 def train(population: Population, rule: Optimizer, steps: range) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import SWITCHES
 from torch import Tensor, nn
 
 from bnexp.norms import NORMS
@@ -63,8 +64,16 @@ def test_gradients_in_half_precision_are_those_of_fp32_but_for_rounding(name, er
 @pytest.mark.parametrize("name", ["fp32", "tf32", "bf16", "fp16"])
 def test_training_lowers_the_loss_in_every_format(name):
     pop, how = population(), Precision(name, 2, CPU)
-    sgd = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "decay_norm": False}
-    rule = optimizer([OPTIMS.bind(sgd)] * 2, pop, [])
+    sgd = {
+        "name": "sgd",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 0.0,
+        "decay_norm": False,
+        **SWITCHES,
+    }
+    rule = optimizer([OPTIMS.bind(sgd)] * 2, pop)
     x, y = data()
     losses = []
     for _ in range(30):
@@ -226,7 +235,7 @@ def test_a_training_that_overflows_goes_the_way_of_torchs_grad_scaler(stacked):
     pop, how = population(stacked=stacked, norm=UNNORMALIZED), Precision("fp16", 2, CPU)
     models, (x, y) = population(norm=UNNORMALIZED).members, large_data()
     theirs = [by_grad_scaler(*member) for member in zip(models, x, y, strict=True)]
-    ours = optimizer([OPTIMS.bind({"name": "sgd", "decay_norm": True, **RULE})] * 2, pop, [])
+    ours = optimizer([OPTIMS.bind({"name": "sgd", "decay_norm": True, **SWITCHES, **RULE})] * 2, pop)
     step = Step(pop, ours, how, lambda *noted: None)
     start = [flat(member) for member in pop.members]
     left_out = [0, 0]

@@ -134,7 +134,7 @@ def test_the_gradient_of_what_is_frozen_is_there_to_be_looked_at():
 def test_a_gradient_that_is_no_number_does_not_reach_what_is_frozen():
     config = plain(composed("optim.weight_decay=0.1"))
     population = Population([nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))])
-    built = optimizer([bind(config).optim], population, [])
+    built = optimizer([bind(config).optim], population)
     built.freeze(population.mask_P(["0.weight", "0.bias"]).bool().unsqueeze(0))
     before = {name: stack.clone() for name, stack in population.parameters()}
     population.gradient_MP.fill_(torch.nan)

@@ -1,0 +1,52 @@
+"""Evaluation under the averaged weights that ``Optimizer.average`` keeps.
+
+Running statistics belong to the trained weights. Under averaged weights they are replaced by the population statistics
+of training images (``precise_statistics``), as by ``torch.optim.swa_utils.update_bn`` (Izmailov et al. 2018, sec. 3.2).
+Norms without batch statistics, and frozen ones, need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+from torch import Tensor
+
+from bnexp.data import Split
+from bnexp.models.layers import moving_norms
+from bnexp.training.evaluation import Measures, evaluate_splits, precise_statistics
+from bnexp.training.population import Population
+
+
+@contextmanager
+def averaged(population: Population, average_MP: Tensor, train: Split, batch_size: int) -> Iterator[None]:
+    """Replace the weights by their averages, and running statistics by the fitting ones, inside the with block.
+
+    Args:
+        population: the members.
+        average_MP: their averaged weights.
+        train: training images for the statistics.
+        batch_size: images per batch in the pass for these statistics, as in training.
+    """
+    trained_MP = population.theta_MP.clone()
+    population.theta_MP.copy_(average_MP)
+    moves = bool(moving_norms(population.members[0]))
+    try:
+        with precise_statistics(population, train, batch_size) if moves else nullcontext():
+            yield
+    finally:
+        population.theta_MP.copy_(trained_MP)
+
+
+def evaluate_averaged(
+    population: Population,
+    average_MP: Tensor,
+    splits: Mapping[str, Split],
+    train: Split,
+    *,
+    batch_size: int,
+    train_batch_size: int,
+) -> Measures:
+    """Loss and accuracy under averaged weights: {split/quantity_ema_weights: [M]}; see ``averaged``."""
+    with averaged(population, average_MP, train, train_batch_size):
+        return evaluate_splits(population, splits, batch_size, "_ema_weights")
