@@ -187,8 +187,10 @@ def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: in
                 raise
             raise ValueError(f"model={choices.model.name}: too large for any machine; choose a smaller one") from None
     parameters = sum(each.numel() for each in model.parameters())
-    # A parameter has its gradient, and two numbers of the optimizer or, while it is saved, two copies.
-    needed = 16 * parameters + sum(each.nbytes for each in model.buffers())
+    # A parameter has its gradient, and two numbers of the optimizer or, while it is saved, two copies; perhaps an
+    # average, and the gradient of the micro-batches so far.
+    numbers = 4 + (config.ema_weights is not None) + (config.accumulate > 1)
+    needed = 4 * numbers * parameters + sum(each.nbytes for each in model.buffers())
     what = f"{parameters:.3g} parameters with gradients and optimizer state, and the data,"
     memory.require(f"model={choices.model.name}", needed + data.nbytes(), what)
     return parameters

@@ -35,6 +35,11 @@ REFUSED = ONCE_MISSED | {
     "steps=100000000": "out of range",
     "trainable=random_as_norms model.width=1 data.size=1": "numbers, and the model has only",
     "device=cuda:7": "device=cuda:7",
+    "batch_size=4 accumulate=5": "accumulate=5: more parts than the batch has images; use at most 4",
+    "batch_size=29 accumulate=27": "more parts than the last batch has images; use at most 26, or drop_last=true",
+    "norm=bn batch_size=4 accumulate=3": "one value per channel, whose variance is 0; use a larger batch_size",
+    "norm=bn batch_size=8 accumulate=5": "or a smaller accumulate than 5 (layer hidden1.norm)",
+    "norm=zca norm.group_size=4 batch_size=10 accumulate=4": "or a smaller accumulate than 4",
 }
 
 
@@ -114,10 +119,24 @@ TOLD = {
         "trainable=head: running statistics of norm=bn go on moving; init_from=RUN norm_state=frozen fixes them"
     ),
     "affine=constant affine.gain=2 norm=none": "affine.gain=2: has no effect, norm=none has no gain here",
+    "accumulate=4 norm=bn": (
+        "accumulate=4: norm=bn normalizes micro-batches of 8 images, and its running averages take in 4 of them at"
+        " each step"
+    ),
+    "ema_weights=0.9 norm=bn": (
+        "ema_weights=0.9: norm=bn takes its statistics under averaged weights from up to 10000 training images"
+    ),
+    "optim.decay_gain=true optim.decay_bias=false": (
+        "optim.decay_bias=False, optim.decay_gain=True: has no effect at optim.weight_decay=0"
+    ),
+    "trainable=norms optim.weight_decay=0.1": (
+        "optim.weight_decay=0.1: has no effect, no trained parameter decays"
+    ),
 }
 UNTOLD = [
     "optim.nesterov=true",
     "precision=fp32 schedule.warmup=2",
+    "norm=ln accumulate=4 ema_weights=0.9 optim.weight_decay=0.1 optim.decay_bias=false",
     "trainable=head norm=ln",
     "trainable=norms norm=bn",
     "optim=adam schedule=cosine",

@@ -22,7 +22,8 @@ from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
 from bnexp.runs import checkpoint
 
-# Everything that a resume could forget: norm statistics, momentum, dropout, augmentation, a schedule, a short batch.
+# Everything that a resume could forget: norm statistics, momentum, dropout, augmentation, a schedule, a short batch,
+# averages of the weights.
 WORDS = (
     *SMALL_RUN,
     "model.dropout=0.2",
@@ -30,6 +31,12 @@ WORDS = (
     "data.flip=true",
     "schedule=cosine",
     "optim.momentum=0.9",
+    "optim.weight_decay=0.01",
+    "optim.decay_bias=false",
+    "clip_grad=0.5",
+    "label_smoothing=0.1",
+    "accumulate=3",
+    "ema_weights=0.8",
     "eval_every=5",
     "checkpoint_every=4",
 )

@@ -22,8 +22,12 @@ from bnexp.experiment.run import run
 from bnexp.runs import checkpoint
 from bnexp.sweep.plan import entries, stacks
 
-# Everything that a member could share by mistake: norm statistics, momentum, dropout, batch order, augmentation.
-WORDS = (*SMALL_RUN, "norm=bn", "model.dropout=0.2", "data.crop=1", "data.flip=true", "checkpoint_every=4")
+# Everything that a member could share by mistake: norm statistics, momentum, dropout, batch order, augmentation, the
+# norm of its gradient, averages of its weights.
+WORDS = (
+    *(*SMALL_RUN, "norm=bn", "model.dropout=0.2", "data.crop=1", "data.flip=true", "checkpoint_every=4"),
+    *("clip_grad=0.5", "label_smoothing=0.1", "accumulate=3", "ema_weights=0.8"),
+)
 MEMBERS = {
     "a": ("seed=0", "optim.lr=0.1", "optim.momentum=0.9"),
     "b": ("seed=1", "optim.lr=0.03", "optim.momentum=0.0", "optim.weight_decay=0.001"),
@@ -114,6 +118,20 @@ def test_a_stack_that_was_stopped_goes_on(tmp_path, stacked):
         ours, theirs = (tmp_path / place / name for place in ("stopped", "quiet"))
         assert checkpoint.digest(checkpoint.load(ours)) == checkpoint.digest(checkpoint.load(theirs))
         assert (ours / "metrics.csv").read_bytes() == (theirs / "metrics.csv").read_bytes()
+
+
+def test_members_may_differ_in_every_number_of_their_optimizer(tmp_path):
+    members = {
+        "a": ("optim.beta1=0.5", "optim.beta2=0.9", "optim.eps=0.1"),
+        "b": ("optim.beta1=0.0", "optim.weight_decay=0.1", "seed=1"),
+        "c": ("optim.beta2=0.0", "optim.lr=0.002"),
+    }
+    members = {name: ("optim=adamw", *words) for name, words in members.items()}
+    assert len({shape(to_dict(job.config)) for job in jobs(tmp_path, members)}) == 1
+    run(jobs(tmp_path / "stack", members), stop=never, stacked=True)
+    for job in jobs(tmp_path / "alone", members):
+        run([job], stop=never)
+        agree(tmp_path / "stack" / job.name, job.folder)
 
 
 def train_as_a_child(members: list[Job]) -> int:

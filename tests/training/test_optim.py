@@ -216,6 +216,31 @@ def test_without_decay_norm_only_gains_and_biases_of_norms_keep_their_size(name)
         assert moved == (name not in NORM_PARAMETERS), name
 
 
+# Of the parameters in ``members``: what each switch reaches, and the values that it has by default.
+REACHED = {
+    "decay_weight": ["0.weight", "3.weight"],
+    "decay_bias": ["0.bias", "3.bias"],
+    "decay_gain": ["1.gain"],
+    "decay_norm_bias": ["1.bias"],
+}
+
+
+@every_optimizer
+@pytest.mark.parametrize("decay_norm", [True, False])
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("switch", REACHED)
+def test_each_kind_of_parameter_has_a_switch(name, switch, value, decay_norm):
+    (member,) = members(1)
+    population = Population([member])
+    population.theta_MP.fill_(1)
+    build(population, [of_yaml(name, weight_decay=0.5, decay_norm=decay_norm) | {switch: value}]).step(
+        torch.ones((), dtype=torch.float64)
+    )
+    by_law = [*REACHED["decay_weight"], *REACHED["decay_bias"], *(NORM_PARAMETERS if decay_norm else [])]
+    wanted = {*by_law, *REACHED[switch]} if value else {*by_law} - {*REACHED[switch]}
+    assert {key for key, parameter in member.named_parameters() if (parameter != 1).all()} == wanted
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_state_put_back_in_mid_run_continues_bitwise(case):
     population = Population(members())
