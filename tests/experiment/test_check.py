@@ -129,9 +129,7 @@ TOLD = {
     "optim.decay_gain=true optim.decay_bias=false": (
         "optim.decay_bias=False, optim.decay_gain=True: has no effect at optim.weight_decay=0"
     ),
-    "trainable=norms optim.weight_decay=0.1": (
-        "optim.weight_decay=0.1: has no effect, no trained parameter decays"
-    ),
+    "trainable=norms optim.weight_decay=0.1": ("optim.weight_decay=0.1: has no effect, no trained parameter decays"),
 }
 UNTOLD = [
     "optim.nesterov=true",

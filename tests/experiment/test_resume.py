@@ -18,6 +18,7 @@ from conftest import SMALL_RUN, composed, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnexp.config.compose import plain
+from bnexp.experiment import setup
 from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
 from bnexp.runs import checkpoint
@@ -95,6 +96,21 @@ def test_two_undisturbed_runs_are_equal_and_a_seed_makes_a_difference(undisturbe
 def test_stopped_after_a_step_and_resumed(undisturbed, tmp_path, step):
     assert run_words(tmp_path / "run", StopAt(step)).status == "interrupted"
     assert run_words(tmp_path / "run", StopAt(0)).status == "finished"
+    assert left_behind(tmp_path / "run") == left_behind(undisturbed)
+
+
+def test_recorded_steps_are_stopped_and_resumed(undisturbed, tmp_path, monkeypatch):
+    """As with graph=true on a GPU; the recorder runs the same work."""
+    recorded: list[int] = []
+
+    def record(work):
+        recorded.append(len(recorded))
+        return work
+
+    monkeypatch.setattr(setup, "recorder", lambda config, device: record)
+    assert run_words(tmp_path / "run", StopAt(8)).status == "interrupted"
+    assert run_words(tmp_path / "run", StopAt(0)).status == "finished"
+    assert recorded == [0, 1]
     assert left_behind(tmp_path / "run") == left_behind(undisturbed)
 
 
@@ -189,7 +205,9 @@ def test_a_file_that_was_changed_is_named_with_a_remedy_and_nothing_is_lost(undi
         remedy = (
             "changed since the checkpoint was written; put it back, or delete checkpoint*.pt to start the run again"
         )
-        assert answer.err == f"bnexp: {path}: {remedy}\n"
+        *told, fault = answer.err.splitlines()
+        assert fault == f"bnexp: {path}: {remedy}"
+        assert [line.partition("=")[0] for line in told] == ["accumulate", "ema_weights"]  # settings that may surprise
         assert path.read_bytes() == change(whole)
     path.unlink()
     assert f"{path}: missing; put it back" in bnexp("resume", str(stopped)).err

@@ -124,7 +124,7 @@ def test_members_may_differ_in_every_number_of_their_optimizer(tmp_path):
     members = {
         "a": ("optim.beta1=0.5", "optim.beta2=0.9", "optim.eps=0.1"),
         "b": ("optim.beta1=0.0", "optim.weight_decay=0.1", "seed=1"),
-        "c": ("optim.beta2=0.0", "optim.lr=0.002"),
+        "c": ("optim.beta2=0.5", "optim.eps=0.01", "optim.lr=0.002"),
     }
     members = {name: ("optim=adamw", *words) for name, words in members.items()}
     assert len({shape(to_dict(job.config)) for job in jobs(tmp_path, members)}) == 1

@@ -16,11 +16,12 @@ from bnexp.record import Record
 from bnexp.training.loop import train
 from bnexp.training.step import Recorder, cuda_graph
 
-# Everything that a step touches: statistics, momentum, a schedule, dropout, averages; batches of two sizes, a probe.
+# Everything that a step touches: statistics, momentum, a schedule, dropout, averages; batches of two sizes, a probe;
+# micro-batches of two sizes.
 WORDS = (
     *(*SMALL_RUN, "norm=bn", "model.dropout=0.2", "optim.momentum=0.9", "optim.weight_decay=0.001", "ema=[0.9]"),
     *("schedule=cosine", "data.train_limit=150", "batch_size=64", "steps=20", "log_every=4", "probes=[gradients]"),
-    "probes.gradients.every=7",
+    *("probes.gradients.every=7", "clip_grad=0.5", "label_smoothing=0.1", "accumulate=3", "ema_weights=0.8"),
 )
 
 

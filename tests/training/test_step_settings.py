@@ -15,10 +15,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bnexp.config.compose import plain
 from bnexp.config.metrics import metric_of
-from bnexp.config.schema import TrainConfig
+from bnexp.config.schema import config_hash, from_dict, to_dict
 from bnexp.experiment.setup import Setup, build
-from bnexp.models.layers import parameter_kinds
 from bnexp.norms import NORMS
+from bnexp.runs.run_json import read
 from bnexp.training.loop import train
 from bnexp.training.optim import OPTIMS, optimizer
 from bnexp.training.population import Population
@@ -90,7 +90,8 @@ def test_a_step_does_what_torch_does_with_the_large_batch(name, how, recorded):
         torch.optim.SGD([{"params": p}, {"params": list(net[1].parameters()), "weight_decay": 0.0}], **RULE)
         for net, p in zip(theirs, decaying, strict=True)
     ]
-    averages = [AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(settings.get("ema_weights", 0.5))) for net in theirs]
+    rule_of_averages = get_ema_multi_avg_fn(settings.get("ema_weights", 0.5))
+    averages = [AveragedModel(net, multi_avg_fn=rule_of_averages) for net in theirs]
     for net, average in zip(theirs, averages, strict=True):
         average.update_parameters(net)  # the first update copies
     norms = []
@@ -177,6 +178,32 @@ def test_fp16_scales_and_clips_as_torchs_grad_scaler_does():
         assert (stack[0] - net.get_parameter(key)).norm() < 0.02 * moved
 
 
+class Saved:
+    """A tensor that a graph keeps for its backward pass; counts the bytes that all of them hold at once."""
+
+    live = most = 0
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        Saved.live += tensor.nbytes
+        Saved.most = max(Saved.most, Saved.live)
+
+    def __del__(self) -> None:
+        Saved.live -= self.tensor.nbytes
+
+
+def test_one_graph_lives_at_a_time():
+    x, y = (torch.cat(many, 1) for many in zip(*(batch(number, 1) for number in range(60)), strict=True))
+    most = []
+    for parts in (1, 4):
+        ours, Saved.most = Ours(1, False, False, {"accumulate": parts}), 0
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+            ours.step(x, y, torch.ones(()))
+        assert Saved.live == 0
+        most.append(Saved.most)
+    assert most[1] < 0.3 * most[0]
+
+
 # --- norms with batch statistics --------------------------------------------------------------------------------------
 
 
@@ -251,3 +278,35 @@ def test_averaged_weights_are_evaluated_with_their_own_statistics(stacked):
     setup.evaluate()
     assert torch.equal(before, setup.population.theta_MP)
     assert all(torch.equal(buffer, state[name]) for name, buffer in setup.population.buffers.items())
+
+
+def test_evaluate_has_a_row_for_averaged_weights(tmp_path, bnexp):
+    words = (*SMALL_RUN, "norm=bn", "ema_weights=0.5", "optim.momentum=0.5", f"hydra.run.dir={tmp_path / 'run'}")
+    assert bnexp("train", *words).code == 0
+    answer = bnexp("evaluate", str(tmp_path / "run"), "--split", "test")
+    (row,) = [line.split() for line in answer.out.splitlines() if "ema_weights" in line]
+    final = read(tmp_path / "run")["final"]
+    shown = [f"{final[f'test/{quantity}_ema_weights']:.4f}" for quantity in ("accuracy", "loss")]
+    assert row == ["test", "ema_weights", *shown]
+
+
+def test_the_loss_of_probes_is_the_loss_that_is_trained():
+    words = ("label_smoothing=0.4", "probes=[landscape]", "probes.landscape.steps=[1e-9]", "steps=1")
+    setup = setup_of(*words)
+    net, (x, y) = copy.deepcopy(setup.population.members[0]), setup.training.batches(0)
+    *_, record = train(setup.training, dict, setup, stop=lambda: False)
+    loss = F.cross_entropy(net(x[0]), y[0], label_smoothing=0.4).item()
+    assert record.values["probe/landscape/loss_min"] == record.values["train/loss"] == [pytest.approx(loss, rel=1e-5)]
+
+
+def test_settings_at_their_neutral_values_make_no_other_run():
+    config = to_dict(plain(composed(*SMALL_RUN)))
+    neutral = {"clip_grad": None, "label_smoothing": 0.0, "accumulate": 1, "ema_weights": None}
+    older = {key: value for key, value in config.items() if key not in neutral}
+    older["optim"] = {key: value for key, value in config["optim"].items() if key not in SWITCHES}
+    assert config_hash(older) == config_hash(config)
+    assert to_dict(from_dict(older)) == config
+    for key, value in {"clip_grad": 1.0, "label_smoothing": 0.1, "accumulate": 2, "ema_weights": 0.9}.items():
+        assert config_hash(config | {key: value}) != config_hash(config)
+    for key, value in {"decay_bias": False, "decay_weight": False, "decay_gain": False}.items():
+        assert config_hash(config | {"optim": config["optim"] | {key: value}}) != config_hash(config)
