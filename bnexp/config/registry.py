@@ -31,7 +31,7 @@ class Bound:
     builder: Callable[..., Any]
     options: Mapping[str, Any]
     context: frozenset[str]
-    shared: Any = None
+    shared: Any
 
     def __call__(self, *args: Any, **context: Any) -> Any:
         """Build with the options, and with those keywords of the context that the builder has a parameter for.

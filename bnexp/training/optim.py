@@ -68,7 +68,7 @@ class Optimizer(ABC):
 
     clip_grad: float | None = None
     frozen_MP: Tensor | None = None
-    _keep: float | None = None  # the weight of the old value in the average of the parameters
+    _average_decay: float | None = None
 
     def __init__(self, population: Population, decays_P: Tensor, *, lr: Tensor, weight_decay: Tensor) -> None:
         self.theta_MP, self.gradient_MP = population.theta_MP, population.gradient_MP
@@ -88,7 +88,7 @@ class Optimizer(ABC):
         The average starts at the present parameters. ``torch.optim.swa_utils.AveragedModel`` with
         ``get_ema_multi_avg_fn(decay)`` does the same if it is updated once before the first step, when it copies.
         """
-        self._keep = decay
+        self._average_decay = decay
         self.slots["average"] = self.theta_MP.clone()
 
     def step(self, factor: Tensor, sound_M: Tensor | None = None) -> None:
@@ -104,8 +104,8 @@ class Optimizer(ABC):
             g = g if self.clip_grad is None else clipped(g, self.clip_grad)
             with nullcontext() if sound_M is None else self._kept(~sound_M.unsqueeze(1)):
                 self._update(g, self.lr_M1 * factor)
-                if self._keep is not None:
-                    self.slots["average"].lerp_(self.theta_MP, 1 - self._keep)
+                if self._average_decay is not None:
+                    self.slots["average"].lerp_(self.theta_MP, 1 - self._average_decay)
 
     @contextmanager
     def _kept(self, out_M1: Tensor) -> Iterator[None]:
