@@ -15,15 +15,16 @@ def each_loss(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
 
 def mean_loss(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """A model's mean cross-entropy (nats, at least in fp32), a scalar."""
-    return F.cross_entropy(_wide(logits_BK), y_B)
+    return F.cross_entropy(wide(logits_BK), y_B)
 
 
 def mean_losses(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
     """Each member's mean cross-entropy (nats, at least in fp32), [M]."""
-    return each_loss(_wide(logits_MBK), y_MB).mean(1)
+    return each_loss(wide(logits_MBK), y_MB).mean(1)
 
 
-def _wide(logits: Tensor) -> Tensor:
+def wide(logits: Tensor) -> Tensor:
+    """The logits, at least in fp32."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
