@@ -8,6 +8,7 @@ from typing import Any
 from bnexp.claims.design import Design
 from bnexp.claims.sweeps import Harvest
 from bnexp.compare.statistics import mean_interval
+from bnexp.config.metrics import metric_of
 from bnexp.runs import metrics
 from bnexp.runs.collect import show
 
@@ -31,7 +32,7 @@ def _curves(design: Design, harvest: Harvest, regime: str, metric: str) -> Lines
         runs = [run for (name, label, _), run in harvest.runs.items() if (name, label) == (regime, point.label)]
         curves = [metrics.curves(run.folder).get(metric, {}) for run in runs if run.status == "finished"]
         steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
-        lines[point.label] = [_band(step, [curve[step] for curve in curves]) for step in steps]
+        lines[point.label] = [_band(step, [curve[step] for curve in curves], metric) for step in steps]
     return lines
 
 
@@ -43,11 +44,11 @@ def _axis(design: Design, harvest: Harvest, regime: str, metric: str) -> Lines:
         values = [value for run in runs if run and (value := run.value(metric)) is not None]
         if values:
             at = point.value if isinstance(point.value, int | float) else show(point.value)
-            lines[point.arm].append(_band(at, values))
+            lines[point.arm].append(_band(at, values, metric))
     return lines
 
 
-def _band(at: float | str, values: Sequence[float]) -> list[Any]:
-    interval = mean_interval(values)
+def _band(at: float | str, values: Sequence[float], metric: str) -> list[Any]:
+    interval = mean_interval(values, bounds=metric_of(metric).bounds)
     low, high = (interval.mean if end is None else end for end in (interval.low, interval.high))
     return [at, interval.mean, low, high]

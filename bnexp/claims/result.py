@@ -14,7 +14,7 @@ from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side
 from bnexp.claims.panels import Panels, panels
 from bnexp.claims.sweeps import Harvest, TunedValue
-from bnexp.compare.statistics import columns, mean_interval
+from bnexp.compare.statistics import UNBOUNDED, Bounds, columns, mean_interval
 from bnexp.config.metrics import metric_of
 from bnexp.runs import run_json
 from bnexp.runs.collect import show
@@ -229,7 +229,7 @@ def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
         needed=verdict.needed,
         mcnemar=judged.mcnemar,
         differences={str(seed): value for seed, value in judged.differences.items()},
-        sides={name: _side(side) for name, side in judged.sides.items()},
+        sides={name: _side(side, _bounds(test)) for name, side in judged.sides.items()},
         noise_floor=_noise_floor(metric, judged.sides.values(), images) if _plain(test) else None,
         notes=judged.notes,
     )
@@ -240,12 +240,19 @@ def _plain(test: Test) -> bool:
     return test.reduce is None and test.measure.minus is None
 
 
-def _side(side: Side) -> SideResult:
+def _bounds(test: Test) -> Bounds:
+    """Between which the numbers of a side must lie; known for plain values of a metric only."""
+    measure = test.measure
+    is_value = _plain(test) and (measure.steps_to, measure.layers, test.scale) == (None, None, "linear")
+    return metric_of(measure.tag).bounds if is_value else UNBOUNDED
+
+
+def _side(side: Side, bounds: Bounds) -> SideResult:
     values = [value for value in side.values.values() if value is not None]
     return SideResult(
         weight=side.weight,
         values={str(seed): value for seed, value in side.values.items()},
-        **columns(mean_interval(values) if values else None),
+        **columns(mean_interval(values, bounds=bounds) if values else None),
         n=len(values),
         diverged=side.diverged,
         runs=side.runs,

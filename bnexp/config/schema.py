@@ -107,7 +107,7 @@ class TrainConfig:
     ema_weights: Annotated[float | None, Range(above=0, below=1), Later] = None
     # auto, cpu, cuda or cuda:N (checked against the machine when the run starts).
     device: str = "auto"
-    precision: Annotated[str, OneOf(("fp32", "tf32", "bf16", "fp16"))] = "fp32"
+    precision: Annotated[str, OneOf(("fp64", "fp32", "tf32", "bf16", "fp16"))] = "fp32"
     # CPU threads of this process; one is fastest for small networks, and its timings vary least.
     threads: Annotated[int, Range(least=1, most=1024)] = 1
     channels_last: bool = False

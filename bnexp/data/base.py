@@ -115,9 +115,9 @@ class Split:
         order = torch.randperm(len(self), generator=generator(0, "mixed"))[:most].to(self.y.device)
         return Split(self.x[order], self.y[order])
 
-    def to(self, device: torch.device | str) -> Split:
-        """The same samples on another device."""
-        return Split(self.x.to(device), self.y.to(device))
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Split:
+        """The same samples on another device, their numbers in another type."""
+        return Split(self.x.to(device, dtype), self.y.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +164,9 @@ class Data:
         """The data with every split changed in the same way."""
         return replace(self, **{name: change(split) for name, split in self.splits().items()})  # type: ignore[arg-type]
 
-    def to(self, device: torch.device | str) -> Data:
-        """The same data on another device."""
-        return self.mapped(lambda split: split.to(device))
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Data:
+        """The same data on another device, their numbers in another type."""
+        return self.mapped(lambda split: split.to(device, dtype))
 
 
 def fault(origin: str, what: str) -> ValueError:

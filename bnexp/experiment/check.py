@@ -27,6 +27,7 @@ from bnexp.probes.observer import Observer
 from bnexp.training import ema
 from bnexp.training.loop import Cadence
 from bnexp.training.population import Population
+from bnexp.training.precision import dtype_of
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _tried(
 ) -> tuple[Size, Takeover | None]:
     """Run a blank model through everything the run will do with the real model; its size, and what it would take."""
     parameters = _require_memory(config, choices, data, steps)
-    model = blank_model(config, choices, data, steps)
+    model = blank_model(config, choices, data, steps).to(dtype_of(config.precision))
     apply_norm_state(model, config)
     attach_scale(model, config, data)
     # The first batch goes through the model as a whole too, for the init.
@@ -190,9 +191,10 @@ def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: in
     # A parameter has its gradient, and two numbers of the optimizer or, while it is saved, two copies; perhaps an
     # average, and the gradient of the micro-batches so far.
     numbers = 4 + (config.ema_weights is not None) + (config.accumulate > 1)
-    needed = 4 * numbers * parameters + sum(each.nbytes for each in model.buffers())
+    wide = dtype_of(config.precision).itemsize
+    needed = wide * numbers * parameters + sum(each.nbytes for each in model.buffers())
     what = f"{parameters:.3g} parameters with gradients and optimizer state, and the data,"
-    memory.require(f"model={choices.model.name}", needed + data.nbytes(), what)
+    memory.require(f"model={choices.model.name}", needed + data.nbytes() * wide // 4, what)
     return parameters
 
 
@@ -213,7 +215,7 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
     for mode, size in dict.fromkeys([*modes, precise, (False, 2)]):
         try:
             with torch.no_grad():
-                model.train(mode)(torch.zeros(size, *data.shape))
+                model.train(mode)(_blank(model, size, data))
         except ValueError as error:
             advice = "" if (mode, size) in modes else f", or a larger eval_train than {config.eval_train}"
             if config.accumulate > 1:
@@ -225,6 +227,11 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
     for hook in hooks:
         hook.remove()
     return modes[0][1]
+
+
+def _blank(model: nn.Module, size: int, data: Data) -> Tensor:
+    """Images of zeros, in the type of the model's numbers."""
+    return torch.zeros(size, *data.shape, dtype=next(model.parameters()).dtype)
 
 
 def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
@@ -299,7 +306,7 @@ def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Da
         raise ValueError(f"affine=identity: init={choices.init.name} trains gains and biases; use affine=usual")
     if init.require is not None:
         init.require(model)
-    images = torch.rand(size, *data.shape, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(size, *data.shape, generator=torch.Generator().manual_seed(0)).to(_blank(model, 1, data))
     adjust(model.train(), init, images, restore=restore)
     return None
 
@@ -314,7 +321,7 @@ def _products(model: nn.Module, data: Data) -> int:
 
     layers = [layer for layer in model.modules() if isinstance(layer, Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    model.train(False)(torch.zeros(2, *data.shape))
+    model.train(False)(_blank(model, 2, data))
     for hook in hooks:
         hook.remove()
     return sum(found)

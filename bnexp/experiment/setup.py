@@ -29,7 +29,7 @@ from bnexp.training.ema_weights import averaged, evaluate_averaged
 from bnexp.training.evaluation import Measures, evaluate, evaluate_all, evaluate_kinds
 from bnexp.training.loop import Progress, Training
 from bnexp.training.population import Population
-from bnexp.training.precision import Precision
+from bnexp.training.precision import Precision, dtype_of
 
 # The most images in a forward pass of an evaluation, and on a CPU the most numbers in a feature map: 8 MB, most of
 # which fits into the caches. ResNet-20 then needs half the time per image that batches of 1000 need.
@@ -215,7 +215,8 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
     """
     checked = check(configs, starts=not (resumed and all(resumed)))
     config, device = configs[0], pick_device(configs[0].device)
-    data = checked.data.to(device)
+    dtype = dtype_of(config.precision)
+    data = checked.data.to(device, dtype)
     batches = make_batches(configs, data)
     members = _members(checked, data, batches.at(0)[0], resumed)
     population = Population(members, stacked=stacked)
@@ -224,11 +225,11 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
     training = Training(
         population=population,
         optimizer=build_optimizer(configs, checked.choices, population),
-        factors=torch.tensor([schedule(step) for step in range(steps)], device=device),
+        factors=torch.tensor([schedule(step) for step in range(steps)], device=device, dtype=dtype),
         batches=batches.at,
         cadence=checked.cadence,
         precision=Precision(config.precision, len(configs), device),
-        progress=Progress(len(configs), device),
+        progress=Progress(len(configs), device, dtype),
         recorder=recorder(config, device),
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
@@ -241,7 +242,7 @@ def _members(checked: Checked, data: Data, x_MB: torch.Tensor, resumed: Sequence
     """The members, each with the weights it starts training with."""
     members = []
     for row, (config, choices) in enumerate(zip(checked.configs, checked.choices, strict=True)):
-        member = build_model(config, choices, data, checked.cadence.steps).to(x_MB.device)
+        member = build_model(config, choices, data, checked.cadence.steps).to(x_MB)
         attach_scale(member, config, data)
         if not (resumed and resumed[row]):
             start_member(config, choices, member, data, x_MB[row], checked.taken if row == 0 else None)

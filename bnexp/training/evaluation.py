@@ -18,7 +18,7 @@ from bnexp.models.layers import batch_norms, moving_norms
 from bnexp.norms import BatchStatistics
 from bnexp.norms.base import per_channel
 from bnexp.norms.batch import pooled_axes
-from bnexp.training.losses import accuracy, each_loss, hits
+from bnexp.training.losses import accuracy, each_loss, hits, wide
 from bnexp.training.population import Population
 
 Measures = dict[str, list[float]]
@@ -32,7 +32,7 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
     hits_M = torch.zeros_like(loss_M)
     for x_B, y_B in _batches(split, batch_size, population.members[0]):
         logits_MBK = population(x_B.expand(len(population), *x_B.shape))
-        loss_M += each_loss(logits_MBK.float(), y_B.expand(len(population), -1)).double().sum(1)
+        loss_M += each_loss(wide(logits_MBK), y_B.expand(len(population), -1)).double().sum(1)
         hits_M += hits(logits_MBK, y_B)
     population.train()
     shares_M = accuracy(hits_M, loss_M, len(split))

@@ -70,6 +70,11 @@ class Cadence:
 class Progress:
     """The progress of a training: its step, and the sums since the last point of the curves.
 
+    Args:
+        members: M.
+        device: the device that they train on.
+        dtype: of the sum of losses.
+
     Attributes:
         step: optimizer steps done.
         stopping: True if the loop was asked to end at this step.
@@ -77,11 +82,11 @@ class Progress:
         alive_M: True for members whose losses were all finite.
     """
 
-    def __init__(self, members: int, device: torch.device) -> None:
+    def __init__(self, members: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.step = 0
         self.stopping = False
         self.seen = 0
-        self.loss_M = torch.zeros(members, device=device)
+        self.loss_M = torch.zeros(members, device=device, dtype=dtype)
         self.hits_M = torch.zeros(members, dtype=torch.int64, device=device)
         self.alive_M = torch.ones(members, dtype=torch.bool, device=device)
         self.survived_M = torch.zeros(members, dtype=torch.int64, device=device)

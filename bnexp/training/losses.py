@@ -18,15 +18,16 @@ def mean_loss(logits_BK: Tensor, y_B: Tensor, smoothing: float = 0.0) -> Tensor:
 
     The target is (1 - smoothing) * one_hot(y) + smoothing / K (Szegedy et al. 2016, sec. 7).
     """
-    return F.cross_entropy(_wide(logits_BK), y_B, label_smoothing=smoothing)
+    return F.cross_entropy(wide(logits_BK), y_B, label_smoothing=smoothing)
 
 
 def mean_losses(logits_MBK: Tensor, y_MB: Tensor, smoothing: float = 0.0) -> Tensor:
     """Each member's mean cross-entropy (nats, at least in fp32), [M]; for ``smoothing`` see ``mean_loss``."""
-    return each_loss(_wide(logits_MBK), y_MB, smoothing).mean(1)
+    return each_loss(wide(logits_MBK), y_MB, smoothing).mean(1)
 
 
-def _wide(logits: Tensor) -> Tensor:
+def wide(logits: Tensor) -> Tensor:
+    """The logits, at least in fp32."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

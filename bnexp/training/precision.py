@@ -1,4 +1,4 @@
-"""Number formats of a step: full fp32, TF32 matrix products, autocast to bf16, and to fp16 with loss scaling."""
+"""Number formats of a step: fp64, fp32, TF32 matrix products, autocast to bf16, and to fp16 with loss scaling."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ _LEAST = 2.0**-24
 _MOST = 2.0**127
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """The type of weights, statistics and images; formats below fp32 are those of single operations."""
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
 def allow_tf32(allow: bool) -> None:
     """Allow or forbid CUDA to round the inputs of matrix products and convolutions to TF32."""
     torch.backends.cuda.matmul.fp32_precision = "tf32" if allow else "ieee"
@@ -26,7 +31,7 @@ class Precision:
     """The number formats of a step.
 
     Args:
-        name: fp32, tf32, bf16 or fp16.
+        name: fp64, fp32, tf32, bf16 or fp16.
         members: M.
         device: the device that the members train on.
 
@@ -42,8 +47,8 @@ class Precision:
         self.calm_M = torch.zeros(members, device=device)
 
     def forward(self) -> AbstractContextManager[object]:
-        """The context of a forward pass: autocast in bf16 and fp16, nothing in fp32 and tf32."""
-        if self.name in ("fp32", "tf32"):
+        """The context of a forward pass: autocast in bf16 and fp16, nothing in the wider formats."""
+        if self.name not in ("bf16", "fp16"):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.name == "bf16" else torch.float16)
 

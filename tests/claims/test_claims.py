@@ -20,6 +20,7 @@ from bnexp.claims.declaration import PROFILES, load
 from bnexp.claims.design import design
 from bnexp.claims.exact import EXACT, check
 from bnexp.claims.report import cells
+from bnexp.claims.result import conclude
 from bnexp.claims.sweeps import Harvest, TunedValue
 from bnexp.config.schema import flat
 from bnexp.config.shipped import configs_folder
@@ -343,6 +344,16 @@ def test_divergence_is_compared_by_mcnemar_and_counts_as_chance(tmp_path):
     one = judged(tmp_path, harvest(tmp_path, dead))["level", "equal"]
     assert one.mcnemar == 2 / 2**6
     assert list(one.sides["none@0.10"].values.values()) == [0.1] * 6
+
+
+def test_intervals_of_accuracies_end_at_0_and_1(tmp_path):
+    spread = [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    made, made_of = design(load(write(tmp_path)), "quick"), harvest(tmp_path, values() | {"bn@0.1": spread})
+    found = conclude(made, made_of, judging.judged(made, made_of), {}, 1.0)
+    (level,) = (test for test in found.tests if (test.test, test.regime) == ("level", "equal"))
+    assert level.sides["bn@0.1"].high == 1.0
+    assert 0 < level.sides["bn@0.1"].low < 0.5
+    assert max(high for lines in found.figure.panels.values() for _, _, _, high in lines["bn"]) == 1.0
 
 
 def test_a_seed_without_all_values_is_left_out_and_said(tmp_path):
