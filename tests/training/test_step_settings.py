@@ -221,22 +221,22 @@ def trained(*words: str, **how: Any) -> tuple[Setup, dict[str, Any]]:
 
 @pytest.mark.parametrize("stacked", [False, True], ids=["one_by_one", "stacked"])
 def test_batch_norm_sees_each_micro_batch(stacked):
-    setup = setup_of("accumulate=4", "steps=1", seeds=2, stacked=stacked)
+    setup = setup_of("accumulate=4", "steps=1", "precision=fp64", seeds=2, stacked=stacked)
     nets = copy.deepcopy(setup.population.members)
     x_MB, y_MB = setup.training.batches(0)
     (record,) = train(setup.training, dict, stop=lambda: False)
     for row, net in enumerate(nets):
         net.zero_grad(set_to_none=True)
-        total = torch.zeros(())
+        total = torch.zeros((), dtype=torch.float64)
         for x, y in zip(x_MB[row].split([8, 7, 7, 7]), y_MB[row].split([8, 7, 7, 7]), strict=True):
             loss = F.cross_entropy(net(x), y, reduction="sum") / 29
             loss.backward()
             total += loss.detach()
-        assert record.values["train/loss"][row] == pytest.approx(total.item(), rel=1e-5)
+        assert record.values["train/loss"][row] == pytest.approx(total.item(), rel=1e-12)
         for key, stack in setup.population.gradients():
-            torch.testing.assert_close(stack[row], net.get_parameter(key).grad, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(stack[row], net.get_parameter(key).grad, **EXACT)
         for key, stack in setup.population.buffers.items():
-            torch.testing.assert_close(stack[row], net.get_buffer(key), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(stack[row], net.get_buffer(key), **EXACT)
 
 
 def test_a_norm_with_a_schedule_knows_how_many_micro_batches_come():
@@ -255,7 +255,7 @@ def test_precise_statistics_take_batches_as_large_as_the_norm_sees():
 @pytest.mark.parametrize("stacked", [False, True], ids=["one_by_one", "stacked"])
 def test_averaged_weights_are_evaluated_with_their_own_statistics(stacked):
     """There is one norm, behind the first linear map: its population statistics are moments of that map's outputs."""
-    words = ("ema_weights=0.6", "data.validation=0.2", "epochs=1", "eval_train=150", "optim.lr=0.5", "accumulate=2")
+    words = ("ema_weights=0.6", "data.validation=0.2", "epochs=1", "eval_train=150", "optim.lr=0.5", "precision=fp64")
     setup, values = trained(*words, seeds=2, stacked=stacked)
     state = {name: buffer.clone() for name, buffer in setup.population.buffers.items()}
     average = setup.training.optimizer.slots["average"]
@@ -270,8 +270,8 @@ def test_averaged_weights_are_evaluated_with_their_own_statistics(stacked):
             with torch.no_grad():
                 logits = net(split.x)
             loss, right = F.cross_entropy(logits, split.y), (logits.argmax(1) == split.y).double().mean()
-            assert values[f"{name}/loss_ema_weights"][row] == pytest.approx(loss.item(), rel=1e-4)
-            assert values[f"{name}/accuracy_ema_weights"][row] == pytest.approx(right.item(), abs=0.006)
+            assert values[f"{name}/loss_ema_weights"][row] == pytest.approx(loss.item(), rel=1e-10)
+            assert values[f"{name}/accuracy_ema_weights"][row] == right.item()
             assert values[f"{name}/loss_ema_weights"][row] != values[f"{name}/loss"][row]
             assert metric_of(f"{name}/accuracy_ema_weights") == metric_of(f"{name}/accuracy")
     before = setup.population.theta_MP.clone()
