@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnexp.config import names
 from bnexp.config.checks import near_miss, unknown
-from bnexp.config.schema import TrainConfig, flat, to_dict
+from bnexp.config.schema import TrainConfig, flat, from_dict, to_dict
 
 _FLAGS = (
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
@@ -339,7 +339,7 @@ def plain(config: DictConfig) -> TrainConfig:
     except OmegaConfBaseException as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     assert isinstance(resolved, TrainConfig)
-    return resolved
+    return from_dict(to_dict(resolved))  # a user's own yaml may be older than an option of its group
 
 
 def output_folder() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -13,10 +13,16 @@ from bnexp.config.checks import Fraction, OneOf, Positive, Range, checked
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
 
-# Options of groups that came after version 0.1: (group, name) -> option -> the value that runs without it had. A new
-# option stands here, so that older run folders are read, found and resumed as before. A new setting outside of groups
-# has the role ``Later``, and its default is that value.
-LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {("model", "lenet"): {"padding": 2}}
+# Options of groups that came after version 0.1: (group, name) -> option -> the value that runs without it had. ANY
+# stands for every name of the group. A new option stands here, so that older run folders are read, found and resumed as
+# before. A new setting outside of groups has the role ``Later``, and its default is that value.
+ANY = "*"
+LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
+    ("model", "lenet"): {"padding": 2},
+    ("data", "image_folder"): {"holdout": None},
+    ("data", "npz"): {"holdout": None},
+    ("data", ANY): {"order": "shuffled", "label_noise": 0.0, "split_seed": "fixed"},
+}
 
 # Checkpoints that stay once a run is over, by ``checkpoint_keep``.
 CHECKPOINTS = {"two": 2, "last": 1, "none": 0}
@@ -176,7 +182,7 @@ def _neutral(config: Mapping[str, Any]) -> list[str]:
 def _older(config: Mapping[str, Any]) -> dict[str, Any]:
     """The later settings of a config, by their dotted names, with the values that older runs had."""
     found = {setting.name: setting.default for setting in fields(TrainConfig) if role(setting.name).later}
-    for group, later in _later_options(config):
+    for group, later in _later_options(config).items():
         found |= {f"{group}.{option}": value for option, value in later.items()}
     return found
 
@@ -184,14 +190,17 @@ def _older(config: Mapping[str, Any]) -> dict[str, Any]:
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config that an older version may have written, with the settings that it lacks, at that version's values."""
     settings = {key: value for key, value in _older(config).items() if "." not in key}
-    return {**settings, **config, **{group: {**later, **config[group]} for group, later in _later_options(config)}}
+    groups = {group: {**config[group], **later, **config[group]} for group, later in _later_options(config).items()}
+    return {**settings, **config, **groups}
 
 
-def _later_options(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _later_options(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The groups of a config whose builder has later options, with the values that older runs had."""
+    found: dict[str, dict[str, Any]] = {}
     for (group, name), later in LATER_OPTIONS.items():
-        if isinstance(config.get(group), Mapping) and config[group].get("name") == name:
-            yield group, later
+        if isinstance(config.get(group), Mapping) and name in (ANY, config[group].get("name")):
+            found[group] = found.get(group, {}) | later
+    return found
 
 
 def _shortest(digits: str) -> float:

@@ -8,6 +8,8 @@ import pytest
 
 from bnexp.config import schema
 from bnexp.config.schema import (
+    ANY,
+    LATER_OPTIONS,
     TrainConfig,
     config_hash,
     differences,
@@ -24,7 +26,7 @@ from bnexp.config.schema import (
 def full() -> dict[str, Any]:
     """A config as a run's folder keeps it."""
     groups = {
-        "data": {"name": "mnist", "root": "/data", "validation": 0.1, "size": None},
+        "data": {"name": "mnist", "root": "/data", "validation": 0.1, "size": None, **LATER_OPTIONS["data", ANY]},
         "norm": {"name": "gn", "groups": 8},
         "optim": {"name": "sgd", "lr": 0.1},
     }
