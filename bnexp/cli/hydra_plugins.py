@@ -241,7 +241,7 @@ class RandomSweeper(BnexpSweeper):
         except (ValueError, HydraException) as error:
             said = f"{error} {error.__cause__}"
             for key in (key for key, axis in self.axes.items() if isinstance(axis, Interval) and not axis.whole):
-                if re.search(rf"(^| ){re.escape(key)}=\S+:? .*(a whole number|Integer)", said, re.DOTALL):
+                if re.search(rf"(^| ){re.escape(key)}=[^ ,]+(: expected a whole number|.* Integer)", said):
                     raise ValueError(f"{key}: takes whole numbers; int(interval(a, b)) draws these") from None
             raise
 
