@@ -55,7 +55,7 @@ def image_folder(*, path: str | None, holdout: Holdout) -> Raw:
 
 
 def _has_folders(base: Path) -> bool:
-    return os.path.isdir(base) and any(each.is_dir() and not each.name.startswith(".") for each in os.scandir(base))
+    return os.path.isdir(base) and any(each.is_dir() and not each.name.startswith(".") for each in base.iterdir())
 
 
 def _listed(origin: str, base: Path, part: str) -> dict[str, list[str]]:
