@@ -122,8 +122,8 @@ def _train_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> tuple[Ten
         ValueError: there are fewer images than asked for, or ``whiten`` has no fixed images to take statistics over.
     """
     kept = _rows_of(raw, raw.train, classes)
-    train, validation = choose(_labels(raw.train.y[kept], how.classes), _SPLIT_SEED, how)
     if how.split_seed == "fixed":
+        train, validation = choose(_labels(raw.train.y[kept], how.classes), _SPLIT_SEED, how)
         return kept[train], kept[validation]
     if how.whiten != "none":
         raise ValueError(f"data.whiten={how.whiten}: needs the same training images in all runs; data.split_seed=fixed")
