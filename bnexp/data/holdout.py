@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -21,11 +22,16 @@ ADVICE = "data.holdout=0.2 sets a fifth of the images of each class apart for te
 _SEED = 0
 
 
-def divided(origin: str, part: Part, share: float) -> tuple[Part, Part]:
+def divided(origin: str, part: Part, share: float, names: Sequence[str] | None = None) -> tuple[Part, Part]:
     """The training and the test images of a part: round(share * n) of a class of n are for testing, at least one.
 
-    The choice is the same for every run, and the classes are about as frequent in both parts. The images of a class do
-    not depend on the other classes.
+    The choice is the same for every run, and the classes are about as frequent in both parts.
+
+    Args:
+        origin: the setting that names the source.
+        part: all images.
+        share: above 0 and below 1.
+        names: of the classes, where they have names.
 
     Raises:
         ValueError: images and labels do not fit together, or a class has a single image.
@@ -36,7 +42,8 @@ def divided(origin: str, part: Part, share: float) -> tuple[Part, Part]:
     for label in sorted(set(part.y.tolist())):
         rows = (part.y == label).nonzero().flatten()
         if len(rows) < 2:
-            raise fault(origin, f"class {label} has one image; data.holdout={share} needs two or more of each class")
+            name = names[label] if names else label
+            raise fault(origin, f"class {name} has one image; data.holdout={share} needs two or more of each class")
         count = min(max(round(share * len(rows)), 1), len(rows) - 1)
         held[rows[torch.randperm(len(rows), generator=generator(_SEED, "holdout", label))[:count]]] = True
     log.info(

@@ -44,7 +44,8 @@ def image_folder(*, path: str | None, holdout: Holdout) -> Raw:
         if parts:
             raise ValueError(f"data.holdout={holdout}: {path} has a folder {parts[0]}; data.holdout=null")
         classes = _listed(origin, base, ".")
-        return Raw(origin, *divided(origin, _part(origin, base, classes, "the folder"), holdout), len(classes))
+        parts_of_all = divided(origin, _part(origin, base, classes, "the folder"), holdout, list(classes))
+        return Raw(origin, *parts_of_all, len(classes))
     if not parts and _has_folders(base):
         raise fault(origin, f"has no folders train and test; {ADVICE}, if they lie in <path>/<class>/")
     train, test = _listed(origin, base, "train"), _listed(origin, base, "test")

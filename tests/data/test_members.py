@@ -207,6 +207,17 @@ def test_arrays_without_test_images_need_a_share(npz):  # noqa: F811
         load(from_npz(npz(), holdout=0.2))
 
 
+def test_noise_needs_two_classes_and_a_folder_two_images_of_each_class(npz, folder):  # noqa: F811
+    one = {"x_train": pictures(4, 0), "y_train": np.zeros(4, int), "x_test": pictures(3, 1), "y_test": np.zeros(3, int)}
+    with pytest.raises(ValueError, match=r"^data.label_noise=0.5: needs two classes or more$"):
+        load(from_npz(npz(**one), label_noise=0.5))
+    flat = flattened(folder)
+    for file in list((flat / "dog").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(ValueError, match=r"class dog has one image; data.holdout=0.4 needs two or more of each class$"):
+        load(from_folder(flat, holdout=0.4))
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_share_of_nothing_or_all_is_refused(npz, share):  # noqa: F811
     with pytest.raises(ValueError, match=rf"^data.holdout={share}: out of range; allowed is above 0 and below 1$"):
