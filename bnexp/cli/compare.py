@@ -57,7 +57,8 @@ def _options() -> argparse.ArgumentParser:
     add("--metric", default="test/accuracy", help="what is compared, at the last step (default: %(default)s)")
     add("--by", nargs="+", default=[], metavar="KEY", help="settings that make the arms (default: all but the seed)")
     add("--baseline", nargs="+", default=[], metavar="KEY=VALUE", help="pair the other arms with this one, by seed")
-    add("--best", metavar="KEY", help="take each arm at its best value of this setting, chosen on validation")
+    best = "take each arm at its best value of this setting (or combination of settings), chosen on validation"
+    add("--best", metavar="KEY[,KEY]", help=best)
     add("--where", nargs="+", default=[], metavar="KEY=VALUE", help="use only the runs with these settings")
     add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
     add("--figures", metavar="DIR", help="write curves, dots and, for two swept settings, a heat map (PNG and SVG)")

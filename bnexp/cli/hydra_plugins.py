@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override, Sweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from bnexp.config import compose
-from bnexp.config.checks import RunFailedError
+from bnexp.config.checks import Range, RunFailedError, checked
 from bnexp.config.compose import Composer
 from bnexp.config.names import quoted
 from bnexp.config.schema import to_dict
 from bnexp.stopping import Stop
+from bnexp.sweep.draws import Choice, Interval, draw
 from bnexp.sweep.fork_server import ForkServer
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import Entry, entries
@@ -43,7 +46,7 @@ def register(server: ForkServer | None = None) -> None:
         server: forks the processes of the next sweep; None lets the sweep start its own fork server.
     """
     BnexpSweeper.server = server
-    for plugin in (BnexpSweeper, BnexpLauncher):
+    for plugin in (BnexpSweeper, RandomSweeper, BnexpLauncher):
         Plugins.instance().register(plugin)
     try:
         plugins = importlib.import_module("hydra_plugins")
@@ -75,7 +78,8 @@ class BnexpLauncher(Launcher):
         Raises:
             ValueError: always.
         """
-        raise ValueError("hydra/launcher=local needs hydra/sweeper=grid (for other sweepers: hydra/launcher=basic)")
+        needed = "hydra/launcher=local needs hydra/sweeper=grid or random"
+        raise ValueError(f"{needed} (for other sweepers: hydra/launcher=basic)")
 
 
 class BnexpSweeper(Sweeper):
@@ -120,15 +124,16 @@ class BnexpSweeper(Sweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         _refuse_names(OmegaConf.to_container(self.config.hydra.overrides.hydra))
-        words = self._combinations(arguments)
+        words = self._combinations(self._overrides(arguments))
         composed = Composer(self.hydra_context, self.config)
         jobs = entries((job, to_dict(compose.plain(composed(job)))) for job in words)
+        drawn = self._drawn(jobs, len(words))
         given = self.launcher.given if isinstance(self.launcher, BnexpLauncher) else self._local()
         code = carry_out(
             Path(self.config.hydra.sweep.dir),
             jobs,
             command=arguments,
-            options=options({**given, "skip_invalid": self.skip_invalid}),
+            options=options({**given, "skip_invalid": self.skip_invalid, "drawn": drawn}),
             notes=compose.notes,
             engine=None if isinstance(self.launcher, BnexpLauncher) else self._engine(),
             server=self.server,
@@ -137,8 +142,8 @@ class BnexpSweeper(Sweeper):
         if code:
             raise SystemExit(code)
 
-    def _combinations(self, arguments: list[str]) -> list[list[str]]:
-        """The words of each job.
+    def _overrides(self, arguments: list[str]) -> list[Override]:
+        """The settings of a command line; of a setting that is given twice, the last.
 
         Raises:
             ValueError: an axis has no values.
@@ -146,16 +151,38 @@ class BnexpSweeper(Sweeper):
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         axes = [f"{key}={values}" for key, values in self.params.items()]
-        overrides = parser.parse_overrides([*axes, *arguments])
+        parsed = parser.parse_overrides([*axes, *arguments])
+        overrides = list({override.get_key_element(): override for override in parsed}.values())
         for override in overrides:
             if override.is_sweep_override() and not list(_values(override)):
                 raise ValueError(f"{override.input_line}: has no values, so there is nothing to run")
+        return overrides
+
+    def _combinations(self, overrides: list[Override]) -> list[list[str]]:
+        """The words of each job.
+
+        Raises:
+            ValueError: a setting has an interval of values.
+        """
+        for override in overrides:
+            if override.is_interval_sweep():
+                what = "an interval is no list of values; hydra/sweeper=random draws values from it"
+                raise ValueError(f"{override.input_line}: {what}")
         # Hydra reloads this module when it looks for plugins; an earlier import would give a class no longer in use.
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         words: list[list[str]]
         (words,) = BasicSweeper.split_arguments(overrides, None)
         return words
+
+    def _drawn(self, jobs: Sequence[Entry], asked: int) -> list[str]:
+        """The settings that were drawn at random, if a draw can be chosen on validation images.
+
+        Args:
+            jobs: the jobs of the sweep.
+            asked: the combinations that they come from, some of which may be the same job.
+        """
+        return []
 
     def _local(self) -> dict[str, Any]:
         """The options with which `bnexp resume`, on this machine, resumes a sweep that an engine started."""
@@ -187,6 +214,83 @@ class BnexpSweeper(Sweeper):
                 raise RunFailedError(f"{type(launcher).__name__}: {reason}") from None
 
         return engine
+
+
+class RandomSweeper(BnexpSweeper):
+    """``hydra/sweeper=random``: random values of settings; each draw runs with every value of the crossed settings.
+
+    Args:
+        samples: how many draws. More samples later add draws, and leave the first ones what they are.
+        seed: what the draws depend on, besides their numbers and the settings' names.
+        cross: settings with a list of values that are not drawn.
+        grid: see ``BnexpSweeper``.
+    """
+
+    __module__ = "hydra_plugins.bnexp"
+
+    def __init__(self, samples: int, seed: int, cross: Sequence[str], **grid: Any) -> None:
+        super().__init__(**grid)
+        self.samples, self.seed, self.cross = samples, seed, list(cross)
+        self.axes: dict[str, Interval | Choice] = {}
+
+    def sweep(self, arguments: list[str]) -> None:
+        """See ``BnexpSweeper.sweep``; a setting that takes whole numbers needs an interval of whole numbers."""
+        checked("hydra.sweeper.samples", self.samples, Annotated[int, Range(least=1, most=10**6)])
+        try:
+            super().sweep(arguments)
+        except (ValueError, HydraException) as error:
+            said = f"{error} {error.__cause__}"
+            for key in (key for key, axis in self.axes.items() if isinstance(axis, Interval) and not axis.whole):
+                if re.search(rf"(^| ){re.escape(key)}=[^ ,]+(: expected a whole number|.* Integer)", said):
+                    raise ValueError(f"{key}: takes whole numbers; int(interval(a, b)) draws these") from None
+            raise
+
+    def _combinations(self, overrides: list[Override]) -> list[list[str]]:
+        """The words of each job: all of the first draw, then of the second, ...
+
+        Raises:
+            ValueError: an interval is wrong, a crossed setting has no list, or nothing is left to draw.
+        """
+        swept = {override.key_or_group: override for override in overrides if override.is_sweep_override()}
+        for key in self.cross:
+            if (key not in swept and key != "seed") or (key in swept and swept[key].is_interval_sweep()):
+                raise ValueError(f"hydra.sweeper.cross: {key} has no list of values here, such as {key}=a,b")
+        drawn = [override for key, override in swept.items() if key not in self.cross]
+        if not drawn:
+            raise ValueError("hydra/sweeper=random: nothing to draw; give a setting interval(a, b) or values a,b")
+        self.axes = {override.get_key_element(): _axis(override) for override in drawn}
+        grid = super()._combinations([override for override in overrides if override not in drawn])
+        draws = [draw(self.axes, self.seed, number) for number in range(self.samples)]
+        return [[*words, *values] for values in draws for words in grid]
+
+    def _drawn(self, jobs: Sequence[Entry], asked: int) -> list[str]:
+        if len(jobs) < asked:
+            print(f"{asked - len(jobs)} of {asked} combinations were drawn before, and run once", file=sys.stderr)
+        if any(not entry.config["data"].get("validation") for entry in jobs):
+            what = "only test images to choose a draw by, which makes test accuracies too good"
+            print(f"data.validation=0: {what}; data.validation=0.1 sets images apart", file=sys.stderr)
+            return []
+        return [key.lstrip("+") for key in self.axes]
+
+
+def _axis(override: Override) -> Interval | Choice:
+    """What a setting is drawn from.
+
+    Raises:
+        ValueError: the interval is wrong, or a tag has no meaning.
+    """
+    value, line = override.value(), override.input_line
+    log = isinstance(value, Sweep) and bool(value.tags)
+    if log and (not isinstance(value, IntervalSweep) or value.tags != {"log"}):
+        raise ValueError(f"{line}: the only tag is tag(log, interval(a, b)), for logarithms that are equally likely")
+    if not isinstance(value, IntervalSweep):
+        return Choice(list(override.sweep_string_iterator()))
+    assert value.start is not None
+    assert value.end is not None
+    try:
+        return Interval(value.start, value.end, whole=isinstance(value.start, int), log=log)
+    except ValueError as error:
+        raise ValueError(f"{line}: {error}") from None
 
 
 def _refuse_names(overrides: Any) -> None:

@@ -23,7 +23,7 @@ from bnexp.compare.notes import (
 )
 from bnexp.compare.tables import Comparison, Row
 from bnexp.runs.arms import group
-from bnexp.runs.collect import Run, collect, newest, show
+from bnexp.runs.collect import Run, collect, newest, short, show
 
 
 def compare(
@@ -43,7 +43,7 @@ def compare(
         metric: its value at the last step is compared.
         by: settings that make the arms; default: all but the seed.
         baseline: ``KEY=VALUE`` of the arm that the others are paired with, by seed.
-        best: take each arm at its best value of this setting, chosen on validation.
+        best: take each arm at its best value of this setting (or these, ``KEY,KEY``), chosen on validation.
         where: ``KEY=VALUE`` that the runs must have.
         verbose: name each skipped folder in the notes.
 
@@ -70,16 +70,17 @@ def _compared(
 ) -> Comparison:
     _check_metric(metric, runs)
     by = [resolve("--by", key, runs) for key in by]
-    key = resolve("--best", best, runs) if best else ""
-    if key in by:
+    keys = [resolve("--best", key, runs) for key in best.split(",")] if best else []
+    if not {*keys}.isdisjoint(by):
         raise ValueError(f"--best={best}: is also in --by; name it in one of them")
-    given, runs = runs, choosable(runs, key, metric) if key else runs
-    arms = group(runs, by=by, without=[key])
+    key = keys[0] if len(keys) == 1 else ",".join(map(short, keys))
+    given, runs = runs, choosable(runs, keys, metric) if keys else runs
+    arms = group(runs, by=by, without=keys)
     rows: list[Row] = [{} for _ in arms]
     notes: list[str] = []
-    if key:
+    if keys:
         notes += about_unchosen(len(given) - len(runs), metric)
-        chosen = [choose(arm, key, metric) for arm in arms]
+        chosen = [choose(arm, keys, metric) for arm in arms]
         arms, rows = [arm for arm, _ in chosen], [row for _, row in chosen]
         notes += [*about_edges(arms, rows, key), *about_working(rows, metric)]
     if baseline:

@@ -53,7 +53,7 @@ def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
     }
 
 
-def choosable(runs: Sequence[Run], key: str, metric: str) -> list[Run]:
+def choosable(runs: Sequence[Run], keys: Sequence[str], metric: str) -> list[Run]:
     """The runs without those that have finished without a validation metric, by which no value can be chosen.
 
     Raises:
@@ -63,27 +63,27 @@ def choosable(runs: Sequence[Run], key: str, metric: str) -> list[Run]:
     kept = [run for run in runs if run.status != "finished" or run.value(validation) is not None]
     if len(kept) < len(runs) and not any(run.status == "finished" for run in kept):
         raise ValueError(
-            f"--best={short(key)}: the runs have no {validation}, and test is never used for choosing; "
+            f"--best={','.join(map(short, keys))}: the runs have no {validation}, and test is never used for choosing; "
             "train with a validation split"
         )
     return kept
 
 
-def choose(arm: Arm, key: str, metric: str) -> tuple[Arm, Row]:
-    """The arm at the value of ``key`` with the best mean validation metric, and how it was chosen.
+def choose(arm: Arm, keys: Sequence[str], metric: str) -> tuple[Arm, Row]:
+    """The arm at the values of ``keys`` with the best mean validation metric, and how they were chosen.
 
     A value at which a run diverged that cannot be counted (a loss has no chance level) comes after all others: its
     mean is one of survivors. Of equal values the first (smallest) is taken.
     """
     validation = on_validation(metric)
-    grid = [tried for tried in group(arm.runs, by=[key]) if tried.by_seed]
+    grid = [tried for tried in group(arm.runs, by=keys) if tried.by_seed]
     scored = {index: values for index, tried in enumerate(grid) if (values := list(tried.values(validation).values()))}
     if not scored:
-        return arm, _choice(key, grid, None, None) | _largest_working(key, grid, validation)
+        return arm, _choice(keys, grid, None, None) | _largest_working(keys, grid, validation)
     sign = 1 if larger_is_better(metric) else -1
     means = {index: _level(values, validation) for index, values in scored.items()}
     index = max(means, key=lambda index: (not _censored(grid[index], validation), sign * means[index].mean))
-    row = _choice(key, grid, index, means[index]) | _largest_working(key, grid, validation)
+    row = _choice(keys, grid, index, means[index]) | _largest_working(keys, grid, validation)
     return Arm(arm.settings, grid[index].runs), row
 
 
@@ -131,14 +131,22 @@ def _censored(arm: Arm, metric: str) -> bool:
     return any(run.status == "diverged" and run.value(metric) is None for run in arm.runs)
 
 
-def _choice(key: str, grid: Sequence[Arm], index: int | None, validation: Interval | None) -> Row:
-    values = [tried.settings.get(key) for tried in grid]
+def _choice(keys: Sequence[str], grid: Sequence[Arm], index: int | None, validation: Interval | None) -> Row:
+    values = [_value(keys, tried) for tried in grid]
     return {
         "chosen": None if index is None else values[index],
         **columns(validation, "validation_"),
-        "edge": None if index is None else _edge(values, index),
-        "grid": " ".join(show(value) for value in values),
+        "edge": None if index is None or len(keys) > 1 else _edge(values, index),
+        "grid": " ".join(show(value) for value in values) if len(keys) == 1 else f"{len(values)} combinations",
     }
+
+
+def _value(keys: Sequence[str], tried: Arm) -> Setting:
+    """The value of the key that was tried; of several keys all, written as on the command line."""
+    settings = tried.runs[0].settings
+    if len(keys) == 1:
+        return settings.get(keys[0])
+    return ",".join(f"{short(key)}={show(settings[key])}" for key in keys if key in settings)
 
 
 def _edge(values: Sequence[Setting], index: int) -> str:
@@ -150,12 +158,13 @@ def _edge(values: Sequence[Setting], index: int) -> str:
     return {0: "lower edge", len(values) - 1: "upper edge"}.get(index, "")
 
 
-def _largest_working(key: str, grid: Sequence[Arm], validation: str) -> Row:
+def _largest_working(keys: Sequence[str], grid: Sequence[Arm], validation: str) -> Row:
     """The largest learning rate that works for every seed, up from the first such one; None where none does.
 
-    ``works_to_the_end`` is None where it is not known what works.
+    ``works_to_the_end`` is None where it is not known what works. Nothing where another setting was tried, too.
     """
-    if key.rpartition(".")[2] not in LEARNING_RATES:
+    key = keys[0]
+    if len(keys) > 1 or key.rpartition(".")[2] not in LEARNING_RATES:
         return {}
     metric = works_by(validation)
     works = [tried.settings.get(key) for tried in grid if _works(tried, grid, key, metric)]

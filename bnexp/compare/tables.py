@@ -25,7 +25,7 @@ class Comparison:
 
     Attributes:
         metric: the compared metric.
-        key: the setting that was chosen on validation, or an empty string.
+        key: the setting that was chosen on validation (several are joined by commas), or an empty string.
         baseline: the arm that the others are paired with, as typed, or an empty string.
         skips: folders that could not be used.
         notes: sentences to be read with the numbers.
@@ -106,12 +106,18 @@ def _choices(comparison: Comparison) -> Table:
             _setting(row["chosen"]),
             _level(row, "validation_", digits, arm.values(on_validation(comparison.metric))),
             Cell(BLANK if row["edge"] is None else row["edge"] or "inside", row["edge"] or ""),
-            Cell(row["grid"], row["grid"]),
+            Cell(_brief(row["grid"]), row["grid"]),
             *([_working(row)] if rates else []),
         ]
         for arm, row in zip(comparison.arms, comparison.rows, strict=True)
     ]
     return _table(f"{key} chosen on validation", comparison.arms, header, rows)
+
+
+def _brief(grid: str, most: int = 8) -> str:
+    """The values that were tried; of many, the ends."""
+    values = grid.split(" ")
+    return grid if len(values) <= most else f"{values[0]} ... {values[-1]} ({len(values)} values)"
 
 
 def _table(title: str, arms: Sequence[Arm], header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:

@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnexp.config import names
 from bnexp.config.checks import near_miss, unknown
-from bnexp.config.schema import TrainConfig, flat, to_dict
+from bnexp.config.schema import TrainConfig, flat, from_dict, to_dict
 
 _FLAGS = (
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
@@ -67,6 +67,16 @@ class SweeperConf:
     skip_invalid: bool = False
 
 
+@dataclass
+class RandomSweeperConf(SweeperConf):
+    """Hydra's schema of ``hydra/sweeper=random``."""
+
+    _target_: str = "hydra_plugins.bnexp.RandomSweeper"
+    samples: int = 20
+    seed: int = 0
+    cross: list[str] = field(default_factory=lambda: ["seed"])
+
+
 class RunFolder(Callback):
     """Takes the name of a single run's folder from Hydra, which would make the folder before anything is checked."""
 
@@ -95,6 +105,7 @@ ConfigStore.instance().store(
     node={"run_folder": {"_target_": f"{RunFolder.__module__}.{RunFolder.__qualname__}"}},
 )
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=SweeperConf)
+ConfigStore.instance().store(group="hydra/sweeper", name="random", node=RandomSweeperConf)
 # The launcher's options and values are in configs/hydra/launcher, their types and limits in sweep/options.py.
 ConfigStore.instance().store(
     group="hydra/launcher", name="bnexp", node={"_target_": "hydra_plugins.bnexp.BnexpLauncher"}
@@ -339,7 +350,7 @@ def plain(config: DictConfig) -> TrainConfig:
     except OmegaConfBaseException as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     assert isinstance(resolved, TrainConfig)
-    return resolved
+    return from_dict(to_dict(resolved))  # a user's own yaml may be older than an option of its group
 
 
 def output_folder() -> Path:

@@ -14,13 +14,16 @@ from bnexp.config.checks import Fraction, OneOf, Positive, Range, checked
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
 
 # In ``LATER_OPTIONS``: all names of a group.
-EVERY = "*"
+ANY = "*"
 # Options of groups that came after version 0.1: (group, name) -> option -> the value that runs without it had. A new
 # option stands here, so that older run folders are read, found and resumed as before. A new setting outside of groups
 # has the role ``Later``, and its default is that value.
 LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("model", "lenet"): {"padding": 2},
-    ("optim", EVERY): {"decay_weight": True, "decay_bias": True, "decay_gain": None, "decay_norm_bias": None},
+    ("data", "image_folder"): {"holdout": None},
+    ("data", "npz"): {"holdout": None},
+    ("data", ANY): {"order": "shuffled", "label_noise": 0.0, "split_seed": "fixed"},
+    ("optim", ANY): {"decay_weight": True, "decay_bias": True, "decay_gain": None, "decay_norm_bias": None},
 }
 
 # Checkpoints that stay once a run is over, by ``checkpoint_keep``.
@@ -202,7 +205,7 @@ def _older(config: Mapping[str, Any]) -> dict[str, Any]:
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config that an older version may have written, with the settings that it lacks, at that version's values."""
     settings = {key: value for key, value in _older(config).items() if "." not in key}
-    groups = {group: {**later, **config[group]} for group, later in _later_options(config).items()}
+    groups = {group: {**config[group], **later, **config[group]} for group, later in _later_options(config).items()}
     return {**settings, **config, **groups}
 
 
@@ -210,8 +213,8 @@ def _later_options(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The groups of a config whose builder has later options, with the values that older runs had."""
     found: dict[str, dict[str, Any]] = {}
     for (group, name), later in LATER_OPTIONS.items():
-        if isinstance(config.get(group), Mapping) and name in (EVERY, config[group].get("name")):
-            found[group] = {**found.get(group, {}), **later}
+        if isinstance(config.get(group), Mapping) and name in (ANY, config[group].get("name")):
+            found[group] = found.get(group, {}) | later
     return found
 
 

@@ -16,6 +16,9 @@ from bnexp.data.augmentation import Augmentation
 from bnexp.randomness import generator
 
 Whiten = Literal["none", "centre", "scale", "rotate", "pca", "zca"]
+Order = Literal["shuffled", "sorted"]
+# (labels of the training images [P], a run's seed) -> indices of its training and of its validation images.
+Chooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Preparation:
         flip: mirror a training image left to right with probability 1/2.
         crop: pad training images by this many zero pixels and cut the original size out at random; 0 for none.
         cutout: side of a square that is set to zero at a random place in every training image; 0 for none.
+        order: of the training images in an epoch: ``shuffled``, or ``sorted`` by class and shuffled within each class,
+            so that most batches hold one class.
+        label_noise: the share of the training labels that become another class, see ``noisy``; drawn by the run's seed.
+        split_seed: what ``validation``, ``train_limit`` and ``labels_per_class`` choose images by: ``fixed``, the same
+            images for every run; ``seed``, drawn anew for each seed of a run. Test images are always the same.
     """
 
     classes: list[Annotated[int, Range(least=0)]] | None
@@ -52,6 +60,9 @@ class Preparation:
     flip: bool
     crop: Annotated[int, Range(least=0)]
     cutout: Annotated[int, Range(least=0)]
+    order: Order
+    label_noise: Annotated[float, Range(least=0, most=1)]
+    split_seed: Literal["fixed", "seed"]
 
 
 # A builder takes its own options only, as required keyword-only parameters, and returns ``Raw``.
@@ -97,27 +108,46 @@ class Raw:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The samples of one purpose: training, validation or test.
+    """The samples of one purpose: training, validation or test. Members may have different images or labels.
 
     Attributes:
-        x: [N, C, H, W] or [N, F], float32, prepared.
-        y: [N], int64.
+        x: images [P, C, H, W] or [P, F], float32, prepared.
+        y: [N] for all members, or [M, N], int64.
+        rows: which image a sample is, [M, N], int64; None means image i for sample i, so that P = N.
     """
 
     x: Tensor
     y: Tensor
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.y)
+        return self.y.shape[-1]
+
+    def batch(self, at: slice | Tensor, members: int = 1) -> tuple[Tensor, Tensor]:
+        """The samples at some places, for each member: x_MB... and y_MB."""
+        y_MB = self.y[..., at].expand(members, -1)
+        if self.rows is None:
+            x_B = self.x[at]
+            return x_B.expand(members, *x_B.shape), y_MB
+        rows_MB = self.rows[:, at]
+        return self.x.index_select(0, rows_MB.flatten()).view(*rows_MB.shape, *self.x.shape[1:]), y_MB
 
     def mixed(self, most: int) -> Split:
         """At most so many of the samples, in a random order that is always the same."""
         order = torch.randperm(len(self), generator=generator(0, "mixed"))[:most].to(self.y.device)
-        return Split(self.x[order], self.y[order])
+        if self.rows is None:
+            return Split(self.x[order], self.y[..., order])
+        return Split(self.x, self.y[..., order], self.rows[..., order])
+
+    def of(self, member: int) -> Split:
+        """The samples of one member."""
+        y = self.y if self.y.ndim == 1 else self.y[member, None]
+        return Split(self.x, y, None if self.rows is None else self.rows[member, None])
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Split:
         """The same samples on another device, their numbers in another type."""
-        return Split(self.x.to(device, dtype), self.y.to(device))
+        rows = None if self.rows is None else self.rows.to(device)
+        return Split(self.x.to(device, dtype), self.y.to(device), rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +164,10 @@ class Data:
             include ``whiten``.
         std: the numbers that were divided by; ones without ``standardize``.
         augmentation: the random changes of training batches.
+        fingerprint: see ``fingerprint``.
+        order: see ``Preparation``.
+        label_noise: the share of training labels that ``seen_by`` will change.
+        choose: what ``seen_by`` will choose images by; ``train`` holds all of them until then. None if they are chosen.
     """
 
     name: str
@@ -145,6 +179,9 @@ class Data:
     std: list[float]
     augmentation: Augmentation
     fingerprint: str
+    order: Order = "shuffled"
+    label_noise: float = 0.0
+    choose: Chooser | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -153,7 +190,8 @@ class Data:
 
     def nbytes(self) -> int:
         """Bytes of all images and labels."""
-        return sum(split.x.nbytes + split.y.nbytes for split in self.splits().values())
+        images = {id(split.x): split.x.nbytes for split in self.splits().values()}
+        return sum(images.values()) + sum(split.y.nbytes for split in self.splits().values())
 
     def splits(self) -> dict[str, Split]:
         """Name -> split: ``train``, ``validation`` where there is one, ``test``."""
@@ -163,6 +201,10 @@ class Data:
     def mapped(self, change: Callable[[Split], Split]) -> Data:
         """The data with every split changed in the same way."""
         return replace(self, **{name: change(split) for name, split in self.splits().items()})  # type: ignore[arg-type]
+
+    def of(self, member: int) -> Data:
+        """What one member sees of the data."""
+        return self.mapped(lambda split: split.of(member))
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Data:
         """The same data on another device, their numbers in another type."""

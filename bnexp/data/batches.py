@@ -15,10 +15,11 @@ class Batches:
     """Batches for M members that read the same data set, each in an order that its seed determines.
 
     A member's batch depends only on its seed and the step: not on the other members, nor on earlier calls. Every epoch
-    visits each sample once; with ``drop_last`` it leaves out the samples that do not fill a batch.
+    visits each sample once; with ``drop_last`` it leaves out the samples that do not fill a batch. With
+    ``data.order=sorted`` the samples of an epoch are in the order of their labels, and shuffled within each label.
 
     Args:
-        data: batches come from its training split, and are on the same device.
+        data: what the members see (``seen_by``); batches come from its training split, and are on the same device.
         seeds: one a member.
         batch_size: samples a member sees in a step.
         drop_last: leave the smaller last batch of an epoch out.
@@ -35,8 +36,10 @@ class Batches:
         if batch_size > total:
             raise ValueError(f"batch_size={batch_size}: larger than the {total} training images; at most {total}")
         self.per_epoch = total // batch_size if drop_last else -(-total // batch_size)
-        self._split, self._shape = data.train, data.shape
-        self._augment = data.augmentation
+        self._images, self._shape = data.train.x, data.shape
+        self._augment, self._sorted = data.augmentation, data.order == "sorted"
+        self._y_MN = data.train.y.cpu().expand(len(seeds), -1)
+        self._rows_MN = torch.arange(total).expand(len(seeds), -1) if data.train.rows is None else data.train.rows.cpu()
         self._seeds, self._batch_size = tuple(seeds), batch_size
         self._remainder = 0 if drop_last else total % batch_size
         self._epoch: int | None = None
@@ -53,12 +56,12 @@ class Batches:
             x_MBCHW (or x_MBF), float32, and y_MB, int64.
         """
         epoch, batch = divmod(step, self.per_epoch)
-        order, *decisions = self._plan(epoch)[batch]
-        x = self._split.x.index_select(0, order)
+        rows, y, *decisions = self._plan(epoch)[batch]
+        x = self._images.index_select(0, rows)
         if decisions:
             x = self._augment(x, *decisions)
         members = len(self._seeds)
-        return x.view(members, -1, *self._shape), self._split.y.index_select(0, order).view(members, -1)
+        return x.view(members, -1, *self._shape), y.view(members, -1)
 
     def _plan(self, epoch: int) -> list[tuple[Tensor, ...]]:
         """The random choices of every batch of an epoch, on the device; kept until another epoch is asked for.
@@ -67,16 +70,19 @@ class Batches:
         do.
         """
         if epoch != self._epoch:
-            plan_KMN = torch.stack([self._decisions(seed, epoch) for seed in self._seeds], dim=1)
-            device = self._split.x.device
+            plan_KMN = torch.stack([self._decisions(member, epoch) for member in range(len(self._seeds))], dim=1)
+            device = self._images.device
             if device.type == "cuda":
                 plan_KMN = plan_KMN.pin_memory()  # a copy from pageable memory would wait for the device
             batches = plan_KMN.to(device, non_blocking=True).split(self._batch_size, dim=2)  # type: ignore[no-untyped-call]
             self._epoch, self._planned = epoch, [batch_KMB.flatten(1).unbind() for batch_KMB in batches]
         return self._planned
 
-    def _decisions(self, seed: int, epoch: int) -> Tensor:
-        """The samples in their order in the epoch, [1, N], and below them the choices of ``Augmentation.decisions``."""
-        total = len(self._split)
-        order = torch.randperm(total, generator=generator(seed, "order", epoch)).unsqueeze(0)
-        return torch.cat([order, self._augment.decisions(seed, epoch, total, self._shape)])
+    def _decisions(self, member: int, epoch: int) -> Tensor:
+        """A member's images and labels in their order in an epoch, [2, N], and the ``Augmentation.decisions``."""
+        seed, y = self._seeds[member], self._y_MN[member]
+        order = torch.randperm(len(y), generator=generator(seed, "order", epoch))
+        if self._sorted:
+            order = order[y[order].argsort(stable=True)]
+        chosen = torch.stack([self._rows_MN[member, order], y[order]])
+        return torch.cat([chosen, self._augment.decisions(seed, epoch, len(y), self._shape)])

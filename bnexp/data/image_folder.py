@@ -1,4 +1,4 @@
-"""Images in folders: a folder a class, below ``train`` and below ``test``."""
+"""Images in folders: a folder a class, below ``train`` and below ``test`` or without these two."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bnexp.data.base import DATA, Part, Raw, fault, reading
+from bnexp.data.holdout import ADVICE, Holdout, divided
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,11 @@ _WORDS, _WIDENED = ("I;16", "I;16B", "I;16L", "I;16N"), ("PNG", "PPM")
 
 
 @DATA.register("image_folder")
-def image_folder(*, path: str | None) -> Raw:
+def image_folder(*, path: str | None, holdout: Holdout) -> Raw:
     """Images <path>/train/<class>/* and <path>/test/<class>/*, read as RGB [3, H, W]; classes in the order of names.
 
-    Names that begin with a dot are skipped. Images are turned as their EXIF data say.
+    With ``holdout``, images <path>/<class>/*, of which it sets a share apart for testing (``divided``). Names that
+    begin with a dot are skipped. Images are turned as their EXIF data say.
 
     Raises:
         ValueError: a folder is missing or has no image, the classes differ, or an image does not decode or loses its
@@ -37,11 +39,24 @@ def image_folder(*, path: str | None) -> Raw:
     if path is None:
         raise ValueError("data.path=null: say where the images are, in <path>/train/<class> and <path>/test/<class>")
     origin, base = f"data.path={path}", Path(os.path.expanduser(path))
+    parts = [part for part in ("train", "test") if os.path.isdir(base / part)]
+    if holdout is not None:
+        if parts:
+            raise ValueError(f"data.holdout={holdout}: {path} has a folder {parts[0]}; data.holdout=null")
+        classes = _listed(origin, base, ".")
+        parts_of_all = divided(origin, _part(origin, base, classes, "the folder"), holdout, list(classes))
+        return Raw(origin, *parts_of_all, len(classes))
+    if not parts and _has_folders(base):
+        raise fault(origin, f"has no folders train and test; {ADVICE}, if they lie in <path>/<class>/")
     train, test = _listed(origin, base, "train"), _listed(origin, base, "test")
     for name in sorted(train.keys() ^ test.keys()):
         here, there = ("train", "test") if name in train else ("test", "train")
         raise fault(origin, f"class {name} is in {here} but not in {there}; both need the same class folders")
     return Raw(origin, _part(origin, base, train, "train"), _part(origin, base, test, "test"), len(train))
+
+
+def _has_folders(base: Path) -> bool:
+    return os.path.isdir(base) and any(each.is_dir() and not each.name.startswith(".") for each in base.iterdir())
 
 
 def _listed(origin: str, base: Path, part: str) -> dict[str, list[str]]:

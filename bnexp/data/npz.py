@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,18 +12,21 @@ import torch
 from torch import Tensor
 
 from bnexp.data.base import DATA, Part, Raw, fault, reading
+from bnexp.data.holdout import ADVICE, Holdout, divided
 
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_TRAIN, _TEST = ("x_train", "y_train"), ("x_test", "y_test")
+_KEYS = (*_TRAIN, *_TEST)
 
 Layout = Literal["nchw", "nhwc"]
 
 
 @DATA.register("npz")
-def npz(*, path: str | None, layout: Layout) -> Raw:
+def npz(*, path: str | None, layout: Layout, holdout: Holdout) -> Raw:
     """Arrays x_train, y_train, x_test, y_test of a file that ``numpy.savez`` wrote; pickled objects are refused.
 
     x is (N, C, H, W) or, by ``layout``, (N, H, W, C); (N, H, W) for grey images; (N, F) for vectors. uint8 is divided
-    by 255; floats are not changed and must be finite. y is (N,), integers from 0.
+    by 255; floats are not changed and must be finite. y is (N,), integers from 0. With ``holdout`` there are no x_test
+    and y_test, and a share of the others is set apart for testing (``divided``).
 
     Raises:
         ValueError: the file is missing or damaged, or an array is missing or of another shape or type.
@@ -32,7 +36,10 @@ def npz(*, path: str | None, layout: Layout) -> Raw:
     origin, file = f"data.path={path}", Path(os.path.expanduser(path))
     if not os.path.isfile(file):
         raise fault(origin, "there is no such file")
-    arrays = _arrays(origin, file)
+    arrays = _arrays(origin, file, _KEYS if holdout is None else _TRAIN)
+    if holdout is not None:
+        train, test = divided(origin, _part(origin, arrays, "train", layout), holdout)
+        return Raw(origin, train, test, max(0, *train.y.tolist()) + 1)
     if arrays["x_train"].dtype != arrays["x_test"].dtype:  # as if only one of them had been divided by 255
         raise fault(origin, f"x_train is {arrays['x_train'].dtype}, but x_test is {arrays['x_test'].dtype}")
     train, test = (_part(origin, arrays, part, layout) for part in ("train", "test"))
@@ -40,16 +47,19 @@ def npz(*, path: str | None, layout: Layout) -> Raw:
     return Raw(origin, train, test, classes)
 
 
-def _arrays(origin: str, file: Path) -> dict[str, np.ndarray]:
+def _arrays(origin: str, file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of these names; without those for testing, the file must have none."""
     with reading(origin, file.name), file.open("rb") as stream:
         found = np.load(stream, allow_pickle=False)
         if not isinstance(found, np.lib.npyio.NpzFile):
             raise ValueError("one array, not an archive of arrays; write it with numpy.savez")
         with found:
-            for key in _KEYS:
-                if key not in found:
-                    raise ValueError(f"it has no array {key}, only {', '.join(found) or 'none'}")
-            return {key: found[key] for key in _KEYS}
+            for key in (key for key in keys if key not in found):
+                advice = f"; {ADVICE}" if not {*_TEST} & {*found} else ""
+                raise ValueError(f"it has no array {key}, only {', '.join(found) or 'none'}{advice}")
+            if _TEST[0] in found and _TEST[0] not in keys:
+                raise ValueError(f"it has an array {_TEST[0]}; data.holdout=null takes it for testing")
+            return {key: found[key] for key in keys}
 
 
 def _part(origin: str, arrays: dict[str, np.ndarray], part: str, layout: Layout) -> Part:

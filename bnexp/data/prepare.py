@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +16,14 @@ from bnexp import memory
 from bnexp.data.augmentation import Augmentation
 from bnexp.data.base import DATA, Data, Part, Preparation, Raw, Split, fault
 from bnexp.data.fingerprint import fingerprint
+from bnexp.data.members import choose
 from bnexp.data.whitening import whitening
 from bnexp.randomness import generator
 
-# The split belongs to the data set, not to a run: every seed and every arm of a comparison has the same images.
+log = logging.getLogger(__name__)
+
+# By default the split belongs to the data set, not to a run: every seed and every arm of a comparison has the same
+# images. The test images always do: then accuracies of different seeds are measured on the same images.
 _SPLIT_SEED = 0
 # Images a step of the statistics, so that their float64 copies stay small.
 _CHUNK = 4096
@@ -40,15 +47,16 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     """Choose the images, then resize, binarize, standardize and whiten them.
 
     The choice goes in this order: ``classes``; ``validation`` images; ``train_limit`` of the images that are left;
-    ``labels_per_class`` of these. It is the same for every seed. All statistics are taken over the chosen training
-    images.
+    ``labels_per_class`` of these. It is the same for every seed, and all statistics are taken over the chosen training
+    images. With ``split_seed=seed``, ``seen_by`` chooses after ``classes``: until then ``train`` has all images, and
+    the statistics are theirs, so that all seeds see equal pixels.
 
     Raises:
         ValueError: the data are inconsistent, or too few for what is asked.
     """
     _check_labels(raw)
     classes = _classes(raw, how)
-    train_rows, validation_rows = _split(raw, how, classes)
+    train_rows, validation_rows = _train_rows(raw, how, classes)
     test_rows = _test_rows(raw, how, classes)
     _require_memory(raw, len(train_rows) + len(validation_rows) + len(test_rows), how.size)
     train = _samples(raw, raw.train, train_rows, how)
@@ -67,7 +75,8 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     if whiten is not None:
         data = data.mapped(lambda split: Split(whiten(split.x), split.y))
     _check_augmentation(data.train, how)
-    return data
+    chooser = partial(choose, how=how) if how.split_seed == "seed" else None
+    return replace(data, order=how.order, label_noise=how.label_noise, choose=chooser)
 
 
 def _require_memory(raw: Raw, images: int, size: int | None) -> None:
@@ -82,6 +91,8 @@ def _classes(raw: Raw, how: Preparation) -> Sequence[int]:
     Raises:
         ValueError: there is no such class, one is named twice, or there are fewer than two.
     """
+    if how.label_noise and raw.classes < 2:
+        raise ValueError(f"data.label_noise={how.label_noise}: needs two classes or more")
     if how.classes is None:
         return range(raw.classes)
     unknown = [label for label in how.classes if label >= raw.classes]
@@ -104,21 +115,22 @@ def _rows_of(raw: Raw, part: Part, classes: Sequence[int]) -> Tensor:
     return rows
 
 
-def _split(raw: Raw, how: Preparation, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Indices of the training and the validation images, ascending; a smaller limit takes a part of a larger one's."""
+def _train_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Indices of the training and the validation images, ascending; with ``split_seed=seed`` of all images and none.
+
+    Raises:
+        ValueError: there are fewer images than asked for, or ``whiten`` has no fixed images to take statistics over.
+    """
     kept = _rows_of(raw, raw.train, classes)
-    total = len(kept)
-    held = round(how.validation * total)
-    if how.validation and not 0 < held < total:
-        kind = "training" if held else "validation"
-        raise ValueError(f"data.validation={how.validation}: leaves no {kind} image of the {total} there are")
-    left = total - held
-    limit = how.train_limit or left
-    if limit > left:
-        raise ValueError(f"data.train_limit={limit}: there are {left} training images")
-    shuffled = kept[torch.randperm(total, generator=generator(_SPLIT_SEED, "validation"))]
-    train = _balanced(shuffled[held : held + limit], raw.train.y, how.labels_per_class, classes)
-    return train.sort().values, shuffled[:held].sort().values
+    if how.split_seed == "fixed":
+        train, validation = choose(_labels(raw.train.y[kept], how.classes), _SPLIT_SEED, how)
+        return kept[train], kept[validation]
+    if how.whiten != "none":
+        raise ValueError(f"data.whiten={how.whiten}: needs the same training images in all runs; data.split_seed=fixed")
+    if how.standardize:
+        what = "pixels are scaled by the mean and standard deviation of all"
+        log.info("data.split_seed=seed: %s %d training images, also those not used by a run", what, len(kept))
+    return kept, kept[:0]
 
 
 def _test_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> Tensor:
@@ -128,21 +140,6 @@ def _test_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> Tensor:
     if limit > len(kept):
         raise ValueError(f"data.test_limit={limit}: there are {len(kept)} test images")
     return kept[torch.randperm(len(kept), generator=generator(_SPLIT_SEED, "test"))[:limit]].sort().values
-
-
-def _balanced(rows: Tensor, y: Tensor, each: int | None, classes: Sequence[int]) -> Tensor:
-    """The first ``each`` rows of each class; all rows where ``each`` is None.
-
-    Raises:
-        ValueError: a class has fewer.
-    """
-    if each is None:
-        return rows
-    found = [rows[y[rows] == label][:each] for label in classes]
-    for label, some in zip(classes, found, strict=True):
-        if len(some) < each:
-            raise ValueError(f"data.labels_per_class={each}: there are {len(some)} training images of class {label}")
-    return torch.cat(found)
 
 
 def _samples(raw: Raw, part: Part, rows: Tensor, how: Preparation) -> Split:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bnexp import memory
-from bnexp.config.schema import EVERY, LATER_OPTIONS, TrainConfig
-from bnexp.data import Batches, Data, load
+from bnexp.config.schema import ANY, LATER_OPTIONS, TrainConfig
+from bnexp.data import Batches, Data, load, seen_by
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
 from bnexp.experiment.init_from import Takeover, apply_norm_state, takeover
 from bnexp.experiment.machine import pick_device, prepare_machine
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 # Upper limit of steps: the schedule's factors of all steps are computed beforehand and kept on the device.
 _MOST_STEPS = 10**7
 # Which parameters decay, where a config says nothing else.
-_SWITCHES = LATER_OPTIONS["optim", EVERY]
+_SWITCHES = LATER_OPTIONS["optim", ANY]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Checked:
     Attributes:
         configs: one per member.
         choices: one per member.
-        data: the data set, on the CPU.
+        data: the data set, on the CPU; ``seen_by`` says what each member sees of it.
         cadence: the length of the run, and the steps at which it logs, evaluates and saves.
         size: size of one member.
         unstackable: why the members cannot be stacked, or None if they can.
@@ -92,10 +92,11 @@ def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: b
     config, choices = configs[0], [bind(each) for each in configs]
     prepare_machine(config)
     data = load(config.data) if data is None else data
-    batches = make_batches(configs, data)
+    seen = seen_by(data, [each.seed for each in configs])
+    batches = make_batches(configs, seen)
     cadence = make_cadence(config, batches.per_epoch)
     choices[0].schedule(cadence.steps)
-    size, taken = _tried(config, choices[0], data, batches.sizes(), cadence.steps, starts=starts)
+    size, taken = _tried(config, choices[0], seen.of(0), batches.sizes(), cadence.steps, starts=starts)
     return Checked(configs, choices, data, cadence, size, _unstackable(config), taken)
 
 

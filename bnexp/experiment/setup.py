@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bnexp.config.schema import TrainConfig
-from bnexp.data import Data, Split
+from bnexp.data import Data, Split, seen_by
 from bnexp.experiment.check import Checked, check, make_batches
 from bnexp.experiment.choices import Choices, blank_model, build_optimizer
 from bnexp.experiment.clock import Clock
@@ -216,7 +216,7 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
     checked = check(configs, starts=not (resumed and all(resumed)))
     config, device = configs[0], pick_device(configs[0].device)
     dtype = dtype_of(config.precision)
-    data = checked.data.to(device, dtype)
+    data = seen_by(checked.data.to(device, dtype), [each.seed for each in configs])
     batches = make_batches(configs, data)
     members = _members(checked, data, batches.at(0)[0], resumed)
     population = Population(members, stacked=stacked)
@@ -245,7 +245,7 @@ def _members(checked: Checked, data: Data, x_MB: torch.Tensor, resumed: Sequence
         member = build_model(config, choices, data, checked.cadence.steps).to(x_MB)
         attach_scale(member, config, data)
         if not (resumed and resumed[row]):
-            start_member(config, choices, member, data, x_MB[row], checked.taken if row == 0 else None)
+            start_member(config, choices, member, data.of(row), x_MB[row], checked.taken if row == 0 else None)
         apply_norm_state(member, config)
         ema.attach(member, config.ema)
         set_executor(config, member)

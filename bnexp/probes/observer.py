@@ -66,7 +66,7 @@ class Observer:
     Args:
         population: the members to measure.
         wanted: one watch per probe.
-        train: the training images; probe batches are drawn from them, the same for all members.
+        train: the training images; probe batches are drawn from them, the same for all members that see the same data.
         steps: the length of the run.
         label_smoothing: of the loss that is trained, see ``mean_loss``.
 
@@ -85,9 +85,13 @@ class Observer:
         self._population, self._watches, self._steps = population, wanted, steps
         self._smoothing = label_smoothing
         self._looked_at: _Before | None = None
-        self._batches = {watch.name: train.mixed(watch.images) for watch in wanted}
+        members = len(population)
+        self._batches = {watch.name: train.mixed(watch.images).batch(slice(None), members) for watch in wanted}
         self.probes: dict[str, list[Probe]] = {
-            watch.name: [watch.build(member, self._batches[watch.name].x) for member in population.members]
+            watch.name: [
+                watch.build(member, x_B)
+                for member, x_B in zip(population.members, self._batches[watch.name][0], strict=True)
+            ]
             for watch in wanted
         }
 
@@ -140,7 +144,7 @@ class Observer:
             parameter[row].copy_(step.begun.parameters[name][row])
         for name, buffer in self._population.buffers.items():
             buffer[row].copy_(step.begun.buffers[name][row])
-        model, batch = self._population.members[row].train(), self._batches[watch.name]
+        model, (images_MB, labels_MB) = self._population.members[row].train(), self._batches[watch.name]
         before, after, gradient = (
             {name: stack[row] for name, stack in stacks.items()}
             for stacks in (step.begun.parameters, step.after, step.gradient)
@@ -150,8 +154,8 @@ class Observer:
             step=step.begun.step,
             x_B=step.begun.x_MB[row],
             y_B=step.begun.y_MB[row],
-            images=batch.x,
-            labels=batch.y,
+            images=images_MB[row],
+            labels=labels_MB[row],
             before=before,
             after=after,
             gradient=gradient,

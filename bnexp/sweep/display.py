@@ -69,4 +69,6 @@ def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str
         lines += [f"try the failed again: {again} --retry-failed"]
     if any(entry.over for entry in asked):
         lines += [f"results: bnexp compare {folder}"]
+        drawn = ",".join(plan.options.drawn)
+        lines += [f"best draw, chosen on validation images: bnexp compare {folder} --best {drawn}"] if drawn else []
     return lines

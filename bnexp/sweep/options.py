@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, get_type_hints
 
 from bnexp.config.checks import OneOf, Positive, Range, checked
@@ -24,6 +24,7 @@ class Options:
         max_stack: the most jobs that train as one population; 1 stacks nothing.
         executor: how a population computes, see ``Population``; auto means stacked on a GPU, one by one on a CPU.
         skip_invalid: run the other jobs where the configs of some are impossible (``hydra.sweeper.skip_invalid``).
+        drawn: the settings that a random sweep has drawn, if there are validation images to choose a draw by.
     """
 
     jobs: Any
@@ -34,6 +35,7 @@ class Options:
     max_stack: Positive = 1
     executor: Annotated[str, OneOf(EXECUTORS)] = "auto"
     skip_invalid: bool = False
+    drawn: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The options as plain Python values, ready for JSON."""
@@ -47,7 +49,7 @@ def options(given: Mapping[str, Any]) -> Options:
         ValueError: an option is unknown, missing, of the wrong type or out of range.
     """
     hints = get_type_hints(Options, include_extras=True)
-    missing = [field.name for field in fields(Options) if field.name not in given and field.name in _REQUIRED]
+    missing = [name for name in _REQUIRED if name not in given]
     for name in [*missing, *(name for name in given if name not in hints)]:
         raise ValueError(f"hydra.launcher.{name}: {'missing' if name in missing else 'there is no such setting'}")
     values = {

@@ -97,7 +97,7 @@ def pretrain(
         errors = []
         for epoch in range(epochs):
             order = torch.randperm(len(train), generator=generator(seed, "pretrain", name, epoch))
-            batches = _batches(train.x, order, batch_size)
+            batches = _batches(train, order, batch_size)
             errors.append(torch.stack([_step(population, sgd, _answer(below, x_B)) for x_B in batches]).mean())
         _require_finite(population, errors, f"init.lr={lr:g}: the pre-training of {name} diverges; use a smaller rate")
         log.info("init=autoencoder: the error of %s goes from %.4g to %.4g", name, errors[0], errors[-1])
@@ -127,10 +127,11 @@ def _units(model: nn.Module) -> list[tuple[str, Unit]]:
     return units
 
 
-def _batches(x: Tensor, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+def _batches(train: Split, order: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Full batches; the images left over at the end are not used in this epoch."""
     full = max(len(order) // batch_size, 1) * batch_size
-    return (x[rows] for rows in order[:full].to(x.device).split(batch_size))  # type: ignore[no-untyped-call]
+    places = order[:full].to(train.x.device).split(batch_size)  # type: ignore[no-untyped-call]
+    return (train.batch(at)[0][0] for at in places)
 
 
 @torch.no_grad()

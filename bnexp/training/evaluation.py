@@ -7,6 +7,7 @@ sec. 3). *Batch* statistics are the moments of each evaluated batch. Norms witho
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -30,23 +31,25 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
     population.train(False)
     loss_M = torch.zeros(len(population), dtype=torch.float64, device=split.y.device)
     hits_M = torch.zeros_like(loss_M)
-    for x_B, y_B in _batches(split, batch_size, population.members[0]):
-        logits_MBK = population(x_B.expand(len(population), *x_B.shape))
-        loss_M += each_loss(wide(logits_MBK), y_B.expand(len(population), -1)).double().sum(1)
-        hits_M += hits(logits_MBK, y_B)
+    for at in _places(split, batch_size, population.members[0]):
+        x_MB, y_MB = split.batch(at, len(population))
+        logits_MBK = population(x_MB)
+        loss_M += each_loss(wide(logits_MBK), y_MB).double().sum(1)
+        hits_M += hits(logits_MBK, y_MB)
     population.train()
     shares_M = accuracy(hits_M, loss_M, len(split))
     return {"loss": (loss_M / len(split)).tolist(), "accuracy": shares_M.tolist()}  # waits for the device
 
 
-def _batches(split: Split, batch_size: int, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """All batches in order; a rest that is too small for the statistics of the model's norms joins the last batch."""
+def _places(split: Split, batch_size: int, model: nn.Module) -> list[slice]:
+    """The places of all batches in order; a rest too small for the statistics of the norms joins the last batch."""
     least = max((layer.least_values for layer in batch_norms(model)), default=2)
     full, rest = divmod(len(split), batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0)
     if 0 < rest < least and full:
         sizes[-2:] = [batch_size + rest]
-    return zip(torch.split(split.x, sizes), torch.split(split.y, sizes), strict=True)
+    ends = list(itertools.accumulate(sizes))
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
 class _Moments:
@@ -102,8 +105,8 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
     """
     saved = {name: buffer.clone() for name, buffer in population.buffers.items()}
     population.train(False)
-    for member in population.members:
-        write_precise(member, train, batch_size)
+    for row, member in enumerate(population.members):
+        write_precise(member, train.of(row), batch_size)
     population.train()
     try:
         yield
@@ -114,12 +117,18 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
 
 @torch.no_grad()
 def write_precise(model: nn.Module, train: Split, batch_size: int) -> None:
-    """Set the running statistics of a model in evaluation mode to the precise ones; see ``precise_statistics``."""
+    """Set the running statistics of a model in evaluation mode to the precise ones; see ``precise_statistics``.
+
+    Args:
+        model: one member.
+        train: its training images.
+        batch_size: images per forward pass.
+    """
     moments = {layer: _Moments() for layer in moving_norms(model)}
     hooks = [layer.register_forward_pre_hook(moments[layer].add) for layer in moments]
     with batch_statistics(model):
-        for x_B, _ in _batches(train, batch_size, model):
-            model(x_B)
+        for at in _places(train, batch_size, model):
+            model(train.batch(at)[0][0])
     for hook in hooks:
         hook.remove()
     for layer, moment in moments.items():

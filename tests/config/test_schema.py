@@ -9,6 +9,8 @@ from conftest import SWITCHES
 
 from bnexp.config import schema
 from bnexp.config.schema import (
+    ANY,
+    LATER_OPTIONS,
     TrainConfig,
     config_hash,
     differences,
@@ -25,7 +27,7 @@ from bnexp.config.schema import (
 def full() -> dict[str, Any]:
     """A config as a run's folder keeps it."""
     groups = {
-        "data": {"name": "mnist", "root": "/data", "validation": 0.1, "size": None},
+        "data": {"name": "mnist", "root": "/data", "validation": 0.1, "size": None, **LATER_OPTIONS["data", ANY]},
         "norm": {"name": "gn", "groups": 8},
         "optim": {"name": "sgd", "lr": 0.1, **SWITCHES},
     }
@@ -194,3 +196,21 @@ def test_a_later_setting_leaves_older_folders_their_hash(monkeypatch):
     old = {key: value for key, value in full().items() if key != "drop_last"}
     assert config_hash(old) == config_hash(full()) == config_hash(to_dict(from_dict(old)))
     assert config_hash(changed("drop_last", True)) != config_hash(old)
+
+
+@pytest.mark.parametrize(
+    "group", [{"name": "npz", "path": "x", "validation": 0.1}, {"name": "mine", "validation": 0.1}]
+)
+def test_options_of_all_data_sources_that_came_later_are_neutral_at_their_default(group):
+    """Also of a source that a user registers, and beside options of one source that came later."""
+    older = full() | {"data": group}
+    read = schema.completed(older)
+    later = LATER_OPTIONS["data", ANY] | LATER_OPTIONS.get(("data", group["name"]), {})
+    assert len(later) in (3, 4)
+    assert read["data"] == group | later
+    assert list(read["data"])[: len(group)] == list(group)
+    assert config_hash(read) == config_hash(older)
+    for option, other in {"order": "sorted", "label_noise": 0.1, "split_seed": "seed"}.items():
+        given = older | {"data": group | {option: other}}
+        assert config_hash(given) != config_hash(older)
+        assert differences(older, given) == [f"data.{option}: {later[option]} -> {other}"]

@@ -39,6 +39,9 @@ PLAIN = {
     "flip": False,
     "crop": 0,
     "cutout": 0,
+    "order": "shuffled",
+    "label_noise": 0.0,
+    "split_seed": "fixed",
 }
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 TRAIN_X, TRAIN_Y, TEST_X, TEST_Y = IDX
@@ -146,9 +149,9 @@ def files_of(name, request):
         place = request.getfixturevalue({"cifar10": "cifar", "cifar100": "cifar100"}[name])
         return {"root": str(place.parent)}
     if name == "npz":
-        return {"path": str(request.getfixturevalue("npz")()), "layout": "nchw"}
+        return {"path": str(request.getfixturevalue("npz")()), "layout": "nchw", "holdout": None}
     if name == "image_folder":
-        return {"path": str(request.getfixturevalue("folder"))}
+        return {"path": str(request.getfixturevalue("folder")), "holdout": None}
     assert name == "digits", f"say how the files of {name} are made for this test"
     return {}
 
@@ -510,7 +513,7 @@ def folder(tmp_path):
 
 
 def from_folder(root, **options):
-    return {"name": "image_folder", "path": str(root), **PLAIN, **options}
+    return {"name": "image_folder", "path": str(root), "holdout": None, **PLAIN, **options}
 
 
 def test_image_folder(folder):
@@ -722,7 +725,7 @@ def arrays(**changed):
 
 
 def from_npz(path, **options):
-    return {"name": "npz", "path": str(path), "layout": "nchw", **PLAIN, **options}
+    return {"name": "npz", "path": str(path), "layout": "nchw", "holdout": None, **PLAIN, **options}
 
 
 @pytest.fixture

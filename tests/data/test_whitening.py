@@ -129,7 +129,14 @@ def options(tmp_path):
     np.savez(tmp_path / "data.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
 
     def given(**changes):
-        return {"name": "npz", "path": str(tmp_path / "data.npz"), "layout": "nchw", **PLAIN, **changes}
+        return {
+            "name": "npz",
+            "path": str(tmp_path / "data.npz"),
+            "layout": "nchw",
+            "holdout": None,
+            **PLAIN,
+            **changes,
+        }
 
     return given
 
