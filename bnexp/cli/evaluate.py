@@ -16,7 +16,7 @@ def evaluate(arguments: list[str]) -> int:
     given = options.parse_args(arguments)
     from bnexp.experiment.display import console
     from bnexp.experiment.job import import_modules, require_typed, saved_job
-    from bnexp.experiment.run import evaluate_run
+    from bnexp.experiment.restore import evaluate_run
 
     with console():
         job = saved_job(given.run)

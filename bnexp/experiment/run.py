@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import shutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +15,21 @@ import torch
 
 from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import CHECKPOINTS, config_hash, to_dict
-from bnexp.data import Data
 from bnexp.experiment.display import RunDisplay
+from bnexp.experiment.folder import StorageFailedError, open_folder, remembered
 from bnexp.experiment.job import Job, Outcome
+from bnexp.experiment.restore import data_changed, restore
 from bnexp.experiment.setup import Setup, build
 from bnexp.runs import checkpoint, run_json
 from bnexp.runs.logbook import Logbook
 from bnexp.runs.paths import RunPaths
 from bnexp.runs.provenance import provenance
-from bnexp.runs.storage import held, make_free, require_files
 from bnexp.training.loop import train
 
 log = logging.getLogger(__name__)
 
 # Provenance fields that can change the last bits of a result.
 _BITS = ("torch", "device", "device_name", "cpu_capability", "threads")
-
-
-class StorageFailedError(RunFailedError):
-    """A file could not be written in the middle of a run."""
 
 
 def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False) -> list[Outcome]:
@@ -54,14 +47,14 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
         torch.OutOfMemoryError: there are several jobs, and the device has too little memory for all of them at once.
     """
     with ExitStack() as holds:
-        said = holds.enter_context(_remembered())
+        said = holds.enter_context(remembered())
         resumed = [not job.fresh and checkpoint.exists(job.folder) for job in jobs]
         setup = build([job.config for job in jobs], stacked=stacked, resumed=resumed)
         for job in (job for job, goes_on in zip(jobs, resumed, strict=True) if goes_on):
-            if _data_changed(job.folder, setup.data):
+            if data_changed(job.folder, setup.data):
                 what = f"the images or labels have changed since {job.folder} began"
                 raise ValueError(f"data={setup.data.name}: {what}; bring them back, or train anew in another folder")
-        jobs = [replace(job, folder=holds.enter_context(_open_folder(job, said)), fresh=False) for job in jobs]
+        jobs = [replace(job, folder=holds.enter_context(open_folder(job, said)), fresh=False) for job in jobs]
         try:
             return _run_in_folders(jobs, setup, stop)
         except OSError as error:
@@ -69,30 +62,8 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
             raise StorageFailedError(f"{where}: {error.strerror or error}; what was saved is kept") from None
 
 
-def _data_changed(folder: Path, data: Data) -> bool:
-    """Whether an image, a label or their order is another than when a run began; older runs do not say."""
-    try:
-        return bool(run_json.read(folder).get("fingerprint", data.fingerprint) != data.fingerprint)
-    except ValueError:  # no readable run.json to compare with
-        return False
-
-
-@contextmanager
-def _remembered() -> Iterator[Sequence[logging.LogRecord]]:
-    """Collect the messages logged in the with block, for train.log files that are opened later in it."""
-    logger, keeper = logging.getLogger("bnexp"), MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
-    level = logger.level
-    logger.setLevel(logging.DEBUG)
-    logger.addHandler(keeper)
-    try:
-        yield keeper.buffer
-    finally:
-        logger.removeHandler(keeper)
-        logger.setLevel(level)
-
-
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:
-    resumed = [_load(setup, row, job, to_go_on=True) for row, job in enumerate(jobs)]
+    resumed = [restore(setup, row, job, to_go_on=True) for row, job in enumerate(jobs)]
     with ExitStack() as open_books:
         books = [_open_book(job, setup, state) for job, state in zip(jobs, resumed, strict=True)]
         for book in books:
@@ -114,95 +85,6 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool])
 def _can_go_on(error: Exception, members: int) -> bool:
     """Whether the runs can be resumed: after a full disk, or in a smaller stack."""
     return isinstance(error, OSError) or (isinstance(error, torch.OutOfMemoryError) and members > 1)
-
-
-def _load(setup: Setup, row: int, job: Job, *, to_go_on: bool) -> checkpoint.State | None:
-    """Load a member's last checkpoint, if there is one.
-
-    Raises:
-        ValueError: no checkpoint is usable, or it belongs to another config.
-    """
-    state = checkpoint.load(job.folder, to_go_on=to_go_on)
-    if state is None:
-        return None
-    if state.get("config_hash") != config_hash(to_dict(job.config)):
-        raise ValueError(f"{job.folder}: the checkpoint belongs to another config than run.json describes")
-    try:
-        _require_kind(setup.state(row), state, "state")
-        if not 0 <= state["step"] <= setup.training.cadence.steps:
-            raise TypeError(f"step {state['step']}, of {setup.training.cadence.steps}")
-        setup.load(row, state)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        fault = f"not a checkpoint of this version of bnexp ({' '.join(str(error).split())})"
-        raise ValueError(f"{RunPaths(job.folder).checkpoint}: {fault}; delete checkpoint*.pt to start again") from None
-    return state
-
-
-def _require_kind(own: Any, saved: Any, where: str) -> None:
-    """Refuse what is of another kind than a run would save; what only one of the two has is left to ``Setup.load``.
-
-    Raises:
-        TypeError: a number stands for a tensor, say, or the numbers of a tensor are of another type.
-    """
-    if isinstance(own, dict) and isinstance(saved, dict):
-        for key in own.keys() & saved.keys():
-            _require_kind(own[key], saved[key], f"{where}.{key}")
-    elif isinstance(own, torch.Tensor) and isinstance(saved, torch.Tensor):
-        if own.dtype != saved.dtype:
-            raise TypeError(f"{where}: {saved.dtype}, not {own.dtype}")
-    elif not isinstance(saved, int | float if isinstance(own, float) else type(own)):
-        raise TypeError(f"{where}: another kind of value")
-
-
-@contextmanager
-def _open_folder(job: Job, said: Sequence[logging.LogRecord]) -> Iterator[Path]:
-    """Make and lock a run's folder; its train.log gets the program's messages except those about other folders.
-
-    Args:
-        job: the run.
-        said: earlier messages, which the log gets too.
-
-    Raises:
-        ValueError: the folder cannot be written, or another process holds it.
-        StorageFailedError: the disk is full.
-    """
-    folder, is_new = job.folder, job.fresh or not job.folder.exists()
-    with ExitStack() as opened:
-        try:
-            if job.fresh:
-                folder = make_free(folder)
-            else:
-                folder.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(held(folder))
-            require_files(folder)
-            if is_new:
-                opened.push(lambda kind, error, where: _take_back(folder, error))
-            handler = logging.FileHandler(RunPaths(folder).train_log, encoding="utf-8")
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFailedError(f"{folder}: {error.strerror}") from None
-            raise ValueError(f"{folder}: cannot be written ({error.strerror})") from None
-        opened.callback(_close, handler)
-        handler.handleError = lambda record: None  # type: ignore[method-assign]  # the other files will tell
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        handler.addFilter(lambda message: getattr(message, "folder", folder) == folder)
-        for message in said:
-            handler.handle(message)
-        logger = logging.getLogger("bnexp")
-        logger.addHandler(handler)
-        opened.callback(logger.removeHandler, handler)
-        yield folder
-
-
-def _take_back(folder: Path, error: BaseException | None) -> None:
-    """Remove a new folder if the disk was full before anything stood in it by which it is known."""
-    if isinstance(error, StorageFailedError | OSError) and not RunPaths(folder).run_json.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _close(handler: logging.Handler) -> None:
-    with contextlib.suppress(OSError):
-        handler.close()
 
 
 def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logbook:
@@ -304,25 +186,3 @@ def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverg
         if not CHECKPOINTS[job.config.checkpoint_keep]:
             checkpoint.remove(job.folder)
     return Outcome(job, status, book.facts)
-
-
-def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str, float, float]]]:
-    """Evaluate a run's last checkpoint under all three kinds of statistics.
-
-    Args:
-        job: from ``saved_job``.
-        split: train, validation or test; None for all.
-
-    Returns:
-        The step, and rows (split, statistics, accuracy, loss).
-
-    Raises:
-        ValueError: there is no checkpoint, or the data have no such split.
-    """
-    setup = build([job.config], stacked=False, resumed=[True])
-    state = _load(setup, 0, job, to_go_on=False)
-    if state is None:
-        raise ValueError(f"{job.folder}: has no checkpoint; the run has not saved one, or kept none")
-    if _data_changed(job.folder, setup.data):
-        log.warning("data=%s: not those that %s was trained with: they have changed since", setup.data.name, job.folder)
-    return state["step"], list(setup.compare_statistics(split))
