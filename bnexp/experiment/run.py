@@ -18,6 +18,7 @@ from bnexp.config.schema import CHECKPOINTS, config_hash, to_dict
 from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.folder import StorageFailedError, open_folder, remembered
 from bnexp.experiment.job import Job, Outcome
+from bnexp.experiment.longer import change, former, require_length, seal
 from bnexp.experiment.restore import data_changed, restore
 from bnexp.experiment.setup import Setup, build
 from bnexp.runs import checkpoint, run_json
@@ -50,6 +51,8 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
         said = holds.enter_context(remembered())
         resumed = [not job.fresh and checkpoint.exists(job.folder) for job in jobs]
         setup = build([job.config for job in jobs], stacked=stacked, resumed=resumed)
+        for job in jobs:
+            require_length(job, setup.training.cadence.steps)
         for job in (job for job, goes_on in zip(jobs, resumed, strict=True) if goes_on):
             if data_changed(job.folder, setup.data):
                 what = f"the images or labels have changed since {job.folder} began"
@@ -63,7 +66,7 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
 
 
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:
-    resumed = [restore(setup, row, job, to_go_on=True) for row, job in enumerate(jobs)]
+    resumed = [restore(setup, row, job) for row, job in enumerate(jobs)]
     with ExitStack() as open_books:
         books = [_open_book(job, setup, state) for job, state in zip(jobs, resumed, strict=True)]
         for book in books:
@@ -104,6 +107,9 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "diverged_at": None,
         "failure": None,
     }
+    trained = change(job, setup, state)
+    if before := former(job):
+        facts["extended"] = before
     if job.alone is not None:
         facts["trained_alone"] = job.alone
     for name, text in job.notes.items():
@@ -113,7 +119,12 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
     if state is not None:
         log.info("%s resumes from step %d of %d", job.folder, state["step"], setup.training.cadence.steps)
         _warn_of_changes(job.folder, made_with)
-    return Logbook(job.folder, facts, after=None if state is None else state["step"])
+    book = Logbook(job.folder, facts, after=None if state is None else state["step"])
+    if trained is not None and state is not None:
+        seal(book, state, trained)
+    kept = book.best_step if job.config.checkpoint_best else None
+    checkpoint.settle_best(job.folder, kept, book.facts["config_hash"])
+    return book
 
 
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
@@ -143,44 +154,76 @@ def _record_failure(book: Logbook, error: Exception) -> None:
 def _keep_records(
     jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], stop: Callable[[], bool]
 ) -> list[Outcome]:
-    """Write each record to the logbooks of members still training; finish the logbooks of members that diverged."""
-    ended: dict[int, Outcome] = {}
+    """Write each record to the logbooks of members still training; finish the logbooks of members that end early."""
     progress, cadence = setup.training.progress, setup.training.cadence
+    ended = {
+        row: _end(job, book, book.seconds, progress.step, **how)
+        for row, (job, book) in enumerate(zip(jobs, books, strict=True))
+        if (how := _early_end(setup, book, None))
+    }
     setup.clock.start(progress.step, before=books[0].seconds)
     name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} stacked runs"
     display = RunDisplay(name, progress.step, cadence.steps, [job.folder for job in jobs])
     with display.bar:
-        for record in train(setup.training, setup.evaluate, setup, stop=stop):
+        for record in train(setup.training, setup.evaluate, setup, stop=stop) if len(ended) < len(jobs) else ():
             seconds, rate = setup.clock.look(record.step)
             diverged = progress.diverged_at()
             for row in set(range(len(jobs))) - set(ended):
                 books[row].enter(record, row, seconds, rate)
-                if diverged[row] is not None:
-                    ended[row] = _end(jobs[row], books[row], "diverged", seconds, record.step, diverged[row])
-                elif cadence.due(record.step, cadence.checkpoint_every) or progress.stopping:
-                    _save(setup, books[row], row)
+                how = _early_end(setup, books[row], diverged[row])
+                if diverged[row] is None:
+                    _save_due(setup, books[row], row, ends=bool(how))
+                if how:
+                    ended[row] = _end(jobs[row], books[row], seconds, record.step, **how)
             display.show(record)
+            if len(ended) == len(jobs):
+                break
     seconds, _ = setup.clock.look(progress.step)
     status = "finished" if progress.step == cadence.steps else "interrupted"
     for row in set(range(len(jobs))) - set(ended):
-        ended[row] = _end(jobs[row], books[row], status, seconds, progress.step)
+        ended[row] = _end(jobs[row], books[row], seconds, progress.step, status=status)
     return [ended[row] for row in range(len(jobs))]
 
 
-def _save(setup: Setup, book: Logbook, row: int) -> None:
-    """Write a member's checkpoint after flushing its logbook; weights that are not finite are never saved."""
-    if setup.finite(row):
-        book.flush()
+def _early_end(setup: Setup, book: Logbook, diverged_at: int | None) -> dict[str, Any]:
+    """How a member ends before its last step: the facts of its run.json, or none if it goes on.
+
+    It ends after ``stop_after`` evaluations in a row without a better validation accuracy (Goodfellow et al. 2016,
+    algorithm 7.1; the number is their patience).
+    """
+    step, most = setup.training.progress.step, setup.config.stop_after
+    if diverged_at is not None:
+        return {"status": "diverged", "diverged_at": diverged_at}
+    if most is not None and book.without_improvement >= most and step < setup.training.cadence.steps:
+        return {"status": "finished", "stopped_at": step}
+    return {}
+
+
+def _save_due(setup: Setup, book: Logbook, row: int, *, ends: bool) -> None:
+    """Write the checkpoints of a member that are due, or its last; weights that are not finite are never saved."""
+    progress, cadence = setup.training.progress, setup.training.cadence
+    is_best = setup.config.checkpoint_best and book.best_step == progress.step
+    is_due = ends or progress.stopping or cadence.due(progress.step, cadence.checkpoint_every)
+    if (is_best or is_due) and setup.finite(row):
         state = {"config_hash": book.facts["config_hash"], **setup.state(row)}
-        checkpoint.save(book.folder, state, book.marks, both=CHECKPOINTS[setup.config.checkpoint_keep] > 1)
-        progress = setup.training.progress
-        if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else ``_end`` does
-            book.update("running", step=progress.step)
+        if is_best:
+            checkpoint.save_best(book.folder, state)
+        if is_due:
+            _save(setup, book, state)
 
 
-def _end(job: Job, book: Logbook, status: str, seconds: float, step: int, diverged_at: int | None = None) -> Outcome:
+def _save(setup: Setup, book: Logbook, state: checkpoint.State) -> None:
+    """Write a member's checkpoint after flushing its logbook."""
     book.flush()
-    book.update(status, step=step, diverged_at=diverged_at, seconds=round(seconds, 3))
+    checkpoint.save(book.folder, state, book.marks, both=CHECKPOINTS[setup.config.checkpoint_keep] > 1)
+    progress = setup.training.progress
+    if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else ``_end`` does
+        book.update("running", step=progress.step)
+
+
+def _end(job: Job, book: Logbook, seconds: float, step: int, *, status: str, **at: int) -> Outcome:
+    book.flush()
+    book.update(status, step=step, seconds=round(seconds, 3), **at)
     if status != "interrupted":
         RunPaths(job.folder).error_log.unlink(missing_ok=True)  # of an earlier try
         if not CHECKPOINTS[job.config.checkpoint_keep]:
