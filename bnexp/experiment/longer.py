@@ -42,12 +42,13 @@ def require_same_beginning(config: TrainConfig, steps: int, former: Iterable[int
     for before in former:
         old, new = choices.schedule(before), choices.schedule(steps)
         if any(old(step) != new(step) for step in range(min(before, steps))):
-            what = f"schedule={choices.schedule.name}: its learning rates"
+            what = f"schedule={choices.schedule.name}"
         elif NORMS.capabilities(choices.norm.name).length_dependent:
-            what = f"norm={choices.norm.name}: what it answers"
+            what = f"norm={choices.norm.name}"
         else:
             continue
-        raise ValueError(f"{what} in the first {min(before, steps)} steps depend on the length; train anew at {steps}")
+        first = f"the first {min(before, steps)} steps depend on the length of the run"
+        raise ValueError(f"{what}: {first}; train anew with steps={steps}")
 
 
 def former(job: Job) -> list[dict[str, Any]]:

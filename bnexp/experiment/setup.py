@@ -110,8 +110,8 @@ class Setup:
         return step % cadence.eval_every == 0 if evaluated else cadence.has_point(step)
 
     def measures_all(self, step: int) -> bool:
-        """True if all curves have a point at ``step`` whatever the length of the run."""
-        words = [f"probe/{word}/" for word in self.observer.probes]
+        """True if what has a memory, sums or probes, measures ``step`` whatever the length of the run."""
+        words = [f"probe/{word}/" for word, (probe, *_) in self.observer.probes.items() if probe.slots]
         return all(self.has_point(step, tag) for tag in ("train/loss", *words))
 
     def before(self, step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> bool:

@@ -93,13 +93,14 @@ def _refuse(todo: Sequence[Entry], faults: Mapping[int, str], *, skip: bool) -> 
     """
     for number, reason in faults.items():
         todo[number].state, todo[number].reason = "refused", reason
-    if not faults or (skip and not any(todo[number].shorter for number in faults)):
+    have_trained = any(todo[number].shorter for number in faults)
+    if not faults or (skip and not have_trained):
         return
     reasons = list(faults.values())
     if len(faults) == len(todo) and len(set(reasons)) == 1:
         raise ValueError(reasons[0])
     others = f"; {len(faults) - 1} more cannot run" if len(faults) > 1 else ""
-    hint = "; hydra.sweeper.skip_invalid=true runs the rest" if len(faults) < len(todo) else ""
+    hint = "; hydra.sweeper.skip_invalid=true runs the rest" if len(faults) < len(todo) and not have_trained else ""
     raise ValueError(f"job {todo[min(faults)].name}: {faults[min(faults)]}{others}{hint}")
 
 
