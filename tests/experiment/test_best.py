@@ -26,7 +26,7 @@ from bnexp.runs.logbook import Logbook
 
 # A rate at which the validation accuracy goes up and down; the last step has an evaluation that only the end makes.
 WORDS = (*SMALL_RUN, "optim.lr=1", "data.test_limit=60", "eval_train=60", "eval_every=2", "checkpoint_every=5")
-BEST = (*WORDS, "checkpoint_best=true")
+BEST = (*WORDS, "optim.lr=2", "seed=2", "checkpoint_best=true")
 STOP = (*WORDS, "epochs=20", "stop_after=3", "checkpoint_best=true")
 
 
