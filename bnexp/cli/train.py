@@ -108,7 +108,14 @@ def _ending(status: str, facts: Mapping[str, Any], shown: Path) -> str:
     final = facts["final"]
     precise = final["test/accuracy_precise"]
     also = f" ({precise:.4f} with precise statistics)" if precise != final["test/accuracy"] else ""
+    stopped = facts.get("stopped_at")
     return (
-        f"finished: test accuracy {final['test/accuracy']:.4f}{also}, {facts['steps']} steps in "
+        f"finished: {_early(facts) if stopped else ''}test accuracy {final['test/accuracy']:.4f}{also}, "
+        f"{stopped or facts['steps']} steps in "
         f"{facts['seconds']:.1f} s\nrun: {shown}\ncurves: bnexp board {quoted}"
     )
+
+
+def _early(facts: Mapping[str, Any]) -> str:
+    why = f"stop_after={facts['config']['stop_after']} evaluations without a better validation accuracy"
+    return f"stopped early at step {facts['stopped_at']} of {facts['steps']}, {why}; "

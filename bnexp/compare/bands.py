@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +18,16 @@ _METRICS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy", "test/
 
 
 def mean_curve(arm: Arm, metric: str) -> dict[int, Interval]:
-    """Step -> mean over the finished runs. The curve of a diverged run stops early, which would bend the mean."""
+    """Step -> mean over the finished runs, up to the step at which the first of them has stopped early.
+
+    The curve of a diverged run ends early, which would bend the mean; so would that of a run that has stopped early.
+    """
     points: defaultdict[int, list[float]] = defaultdict(list)
-    for run in arm.runs:
-        if run.status == "finished" and run.has_curve:
-            for step, value in curve(run.folder, metric).items():
+    finished = [run for run in arm.runs if run.status == "finished" and run.has_curve]
+    last = min((run.stopped_at for run in finished if run.stopped_at is not None), default=math.inf)
+    for run in finished:
+        for step, value in curve(run.folder, metric).items():
+            if step <= last:
                 points[step].append(value)
     bounds = metric_of(metric).bounds
     return {step: mean_interval(values, bounds=bounds) for step, values in sorted(points.items())}

@@ -41,6 +41,9 @@ def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Itera
     blank = [run for arm in arms for run in arm.runs if run.status == "finished" and run.value(metric) is None]
     if blank:
         yield f"Without a finite {metric}, left out: {_runs(len(blank))}, such as {show(blank[0].folder)}."
+    early = sum(run.stopped_at is not None for arm in arms for run in arm.runs)
+    if early:
+        yield f"Stopped early (stop_after), with the values of the step where each stopped: {_runs(early)}."
     cut = sum(not run.has_curve for arm in arms for run in arm.runs if run.status == "finished")
     if cut:
         yield f"Without {METRICS}, in the tables but not in the curves: {_runs(cut)}."

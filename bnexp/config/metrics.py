@@ -33,6 +33,9 @@ class Metric:
 
 _PROPORTION = (0.0, 1.0)
 
+# The metric by which a checkpoint is the best, and a run ends early: never one of the test images.
+VALIDATION = "validation/accuracy"
+
 _UNKNOWN = Metric()
 # A quantity takes the first entry whose name is among its words.
 _METRICS = {

@@ -86,6 +86,8 @@ class TrainConfig:
     # the running statistics of batch norms: copied, copied and fixed, reset, or measured on the training images.
     init_from: str | None = None
     norm_state: Annotated[str, OneOf(("keep", "frozen", "reset", "precise"))] = "keep"
+    # Start from the source's best checkpoint by validation accuracy (checkpoint_best), not from its last.
+    init_from_best: Annotated[bool, Later] = False
     # The mean and standard deviation that pixels are scaled by: of this run's training images, or of the run that
     # init_from names, whose weights were trained with them.
     pixel_scale: Annotated[str, OneOf(("own", "source")), Later] = "own"
@@ -96,6 +98,8 @@ class TrainConfig:
     # Passes over the training set; `steps` (optimizer steps), when given, is used instead.
     epochs: Positive = 20
     steps: Annotated[int | None, Range(least=1)] = None
+    # End the run after so many evaluations in a row without a better validation accuracy; null trains to the end.
+    stop_after: Annotated[int | None, Range(least=1), Later] = None
     # Images per step of the optimizer; the last batch of an epoch is smaller, or left out (drop_last).
     batch_size: Positive = 64
     drop_last: bool = False
@@ -124,6 +128,8 @@ class TrainConfig:
     checkpoint_every: Annotated[int | None, Range(least=1)] = None
     # Checkpoints that stay: the last two (one may be damaged), the last alone, or none once the run is over.
     checkpoint_keep: Annotated[str, OneOf(tuple(CHECKPOINTS)), Kept] = "two"
+    # Keep the best checkpoint by validation accuracy too, and the best before it.
+    checkpoint_best: Annotated[bool, Kept] = False
     # Images per forward pass of an evaluation (null: chosen for the device), and training images that an evaluation
     # reads, also for the precise statistics (Wu & Johnson 2021 find 1e3 to 1e4 to suffice).
     eval_batch_size: Annotated[int | None, Range(least=1)] = None
@@ -140,6 +146,8 @@ class TrainConfig:
             raise ValueError(f"norm_state={self.norm_state}: needs init_from; without it use norm_state=keep")
         if self.pixel_scale != "own" and self.init_from is None:
             raise ValueError(f"pixel_scale={self.pixel_scale}: needs init_from; without it use pixel_scale=own")
+        if self.init_from_best and self.init_from is None:
+            raise ValueError("init_from_best=true: needs init_from; without it use init_from_best=false")
 
     @property
     def micro_batch_size(self) -> int:
@@ -261,6 +269,12 @@ def from_dict(config: Mapping[str, Any]) -> TrainConfig:
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """The config as a dict of plain Python values, ready for JSON."""
     return asdict(config)
+
+
+def checkpoints(config: Mapping[str, Any]) -> int:
+    """The largest number of checkpoints that a finished run leaves."""
+    last = CHECKPOINTS[config.get("checkpoint_keep", TrainConfig.checkpoint_keep)]
+    return last + 2 * bool(config.get("checkpoint_best"))
 
 
 def shape(config: Mapping[str, Any]) -> str:

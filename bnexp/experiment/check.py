@@ -94,6 +94,7 @@ def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: b
     data = load(config.data) if data is None else data
     seen = seen_by(data, [each.seed for each in configs])
     batches = make_batches(configs, seen)
+    _require_validation(config, seen)
     cadence = make_cadence(config, batches.per_epoch)
     choices[0].schedule(cadence.steps)
     size, taken = _tried(config, choices[0], seen.of(0), batches.sizes(), cadence.steps, starts=starts)
@@ -133,6 +134,14 @@ def make_cadence(config: TrainConfig, per_epoch: int) -> Cadence:
         eval_every=config.eval_every or per_epoch,
         checkpoint_every=config.checkpoint_every or per_epoch,
     )
+
+
+def _require_validation(config: TrainConfig, data: Data) -> None:
+    """Refuse settings that choose by validation accuracy if no images are set apart for it."""
+    for setting, is_given in (("stop_after", config.stop_after), ("checkpoint_best", config.checkpoint_best)):
+        if is_given and data.validation is None:
+            given = str(getattr(config, setting)).lower()
+            raise ValueError(f"{setting}={given}: needs validation images; use data.validation=0.1")
 
 
 def _unstackable(config: TrainConfig) -> str | None:

@@ -17,6 +17,7 @@ from bnexp.data import load
 from bnexp.experiment.check import check
 from bnexp.experiment.choices import bind
 from bnexp.experiment.job import import_modules
+from bnexp.experiment.longer import require_same_beginning
 from bnexp.experiment.machine import pick_device
 
 # The fork server keeps data sets in memory up to this many bytes.
@@ -52,7 +53,9 @@ class _Found:
             self.faults.update(dict.fromkeys(jobs, str(error)))
 
 
-def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> int:
+def check_sweep(
+    configs: Sequence[Mapping[str, Any]], begun: Sequence[bool], shorter: Sequence[Sequence[int]] = ()
+) -> int:
     """Check the configs of a sweep's jobs; prints what it found as its last line, in JSON.
 
     ``faults`` and ``shapes``: see ``_Found``; ``gpus``: number of GPUs the jobs may use; ``modules``: library modules
@@ -61,6 +64,7 @@ def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> 
     Args:
         configs: one per job.
         begun: for each job, whether it has trained before and will resume from its checkpoint.
+        shorter: for each job, other lengths that it may have trained with, in steps; by default none.
 
     Raises:
         ValueError: a module of the user's cannot be imported.
@@ -73,7 +77,7 @@ def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> 
         with found.noted([number]):
             bind(config)
             _require_any_device(config.device)
-    _try_each(todo, _alike(todo, configs, begun, found.faults), found)
+    _try_each(todo, _alike(todo, configs, begun, found.faults), found, shorter or [()] * len(todo))
     # The fork server does not know data sources that a user's own module registers.
     fits = found.nbytes <= _MOST_BYTES and not any(config.imports for config in todo)
     devices = {config.device for number, config in enumerate(todo) if number not in found.faults}
@@ -100,7 +104,7 @@ def _alike(
     return alike
 
 
-def _try_each(todo: Sequence[TrainConfig], alike: Alike, found: _Found) -> None:
+def _try_each(todo: Sequence[TrainConfig], alike: Alike, found: _Found, shorter: Sequence[Sequence[int]]) -> None:
     """Read each data set once, and try one model of each shape."""
     for options, by_shape in alike.items():
         with found.noted(itertools.chain(*by_shape.values())):
@@ -111,6 +115,9 @@ def _try_each(todo: Sequence[TrainConfig], alike: Alike, found: _Found) -> None:
                 with found.noted(jobs):
                     checked = check([todo[jobs[0]]], data, starts=not known)
                     found.shapes[key] = {**asdict(checked.size), "unstackable": checked.unstackable}
+                    for number in jobs:
+                        with found.noted([number]):
+                            require_same_beginning(todo[number], checked.cadence.steps, shorter[number])
 
 
 def _require_any_device(device: str) -> None:

@@ -45,7 +45,7 @@ class Source:
     Attributes:
         said: ``init_from=FOLDER``, the beginning of messages about this run.
         config: the run's settings.
-        step: step of its last checkpoint.
+        step: step of the checkpoint.
         parameters, buffers: tensors by name.
         scale: the scale of its pixels, see ``scale_of``; None if the run does not say it, or whitens them.
     """
@@ -59,7 +59,7 @@ class Source:
 
 
 def read_source(config: TrainConfig, model: nn.Module) -> Source:
-    """The last checkpoint of the run that a config's ``init_from`` names; ``{seed}`` there is the config's seed.
+    """The last or best checkpoint of the run that ``init_from`` names; ``{seed}`` there is the config's seed.
 
     Its parameters have the names that ``model`` has for them, whatever the version that wrote them.
 
@@ -70,7 +70,8 @@ def read_source(config: TrainConfig, model: nn.Module) -> Source:
     folder = config.init_from.replace("{seed}", str(config.seed))
     said, path = f"init_from={folder}", Path(os.path.expanduser(folder))
     try:
-        run, state = run_json.read(path), checkpoint.load(path)
+        run = run_json.read(path)
+        state = checkpoint.load_best(path) if config.init_from_best else checkpoint.load(path)
     except ValueError as error:
         raise ValueError(f"{said}: {error}") from None
     if state is None:

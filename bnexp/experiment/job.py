@@ -7,13 +7,15 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from bnexp.config.names import run_name
 from bnexp.config.schema import TrainConfig, config_hash, differences, from_dict, to_dict
 from bnexp.runs import run_json
+from bnexp.runs.longer import Length, require_longer, require_single, shorter
 from bnexp.runs.paths import RunPaths, SweepPaths
 
 
@@ -29,6 +31,7 @@ class Job:
         notes: further files to write into the folder, name -> text.
         fresh: the folder must be a new one; if it is there already, the run takes the next free name.
         alone: why it trains by itself although jobs like it train in one population.
+        longer: its folder may hold the run with another length, which is to get the length of this config.
     """
 
     config: TrainConfig
@@ -38,6 +41,7 @@ class Job:
     notes: Mapping[str, str] = field(default_factory=dict)
     fresh: bool = False
     alone: str | None = None
+    longer: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,23 @@ def saved_job(folder: Path) -> Job:
     return Job(from_dict(saved["config"]), folder, saved["name"], saved["overrides"])
 
 
+def with_length(job: Job, wanted: Length) -> Job:
+    """The job of a run that is to have another length; the same job if it has that length already.
+
+    Raises:
+        ValueError: the length of this run cannot change, or not to this one.
+    """
+    saved = run_json.read(job.folder)
+    config = wanted.of(saved["config"])
+    if config_hash(config) == saved["config_hash"]:
+        return job
+    require_single(job.folder, saved, wanted)
+    require_longer(job.folder, saved, wanted)
+    words = wanted.typed(job.overrides)
+    name = run_name(words) if job.name == run_name(job.overrides) else job.name
+    return replace(job, config=from_dict(config), overrides=words, name=name, longer=True)
+
+
 def already_done(job: Job) -> Outcome | None:
     """How the job ended before, if its folder says that it finished or diverged; else None.
 
@@ -140,6 +161,8 @@ def already_done(job: Job) -> Outcome | None:
         return None
     saved = run_json.read(job.folder)
     changes = differences(saved["config"], to_dict(job.config))
+    if changes and job.longer and shorter(job.folder, to_dict(job.config)):
+        return None
     if changes:
         raise ValueError(f"{job.folder}: holds a run of another config ({'; '.join(changes)}); choose another folder")
     return Outcome(job, saved["status"], saved) if saved["status"] in ("finished", "diverged") else None

@@ -34,6 +34,8 @@ from bnexp.training.precision import Precision, dtype_of
 # The most images in a forward pass of an evaluation, and on a CPU the most numbers in a feature map: 8 MB, most of
 # which fits into the caches. ResNet-20 then needs half the time per image that batches of 1000 need.
 _EVAL_BATCH_SIZE, _EVAL_MAP = 1000, 2**21
+# The training images that evaluations read, in tags of metrics; ``train`` are the means over training batches.
+_TRAIN_EVAL = "train_eval"
 
 
 def build_model(config: TrainConfig, choices: Choices, data: Data, steps: int) -> nn.Module:
@@ -94,7 +96,7 @@ class Setup:
         """The measures of an evaluation during training."""
         population, sizes, held_out = self.population, self._batch_sizes(), self._splits("validation", "test")
         with self._aside():
-            measured = evaluate_all(population, {"train_eval": self._some} | held_out, self._some, **sizes)
+            measured = evaluate_all(population, {_TRAIN_EVAL: self._some} | held_out, self._some, **sizes)
             measured |= ema.evaluate_averages(
                 population, self._splits("test"), self.config.ema, batch_size=self.eval_batch_size
             )
@@ -106,6 +108,20 @@ class Setup:
     def _average_MP(self) -> torch.Tensor | None:
         """The averaged weights, if the config asks for them."""
         return self.training.optimizer.slots.get("average")
+
+    def has_point(self, step: int, tag: str) -> bool:
+        """True if a curve has a point at ``step`` whatever the length of the run."""
+        first, _, rest = tag.partition("/")
+        if first == "probe":
+            return self.observer.measures(rest.partition("/")[0], step)
+        cadence = self.training.cadence
+        evaluated = first in (_TRAIN_EVAL, *self.data.splits()) and first != "train"
+        return step % cadence.eval_every == 0 if evaluated else cadence.has_point(step)
+
+    def measures_all(self, step: int) -> bool:
+        """True if what has a memory, sums or probes, measures ``step`` whatever the length of the run."""
+        words = [f"probe/{word}/" for word, (probe, *_) in self.observer.probes.items() if probe.slots]
+        return all(self.has_point(step, tag) for tag in ("train/loss", *words))
 
     def before(self, step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> bool:
         """True if a probe measures this step; see ``Observer.before``."""

@@ -25,9 +25,10 @@ from bnexp.data import keep
 from bnexp.experiment.check_sweep import check_sweep
 from bnexp.experiment.display import console
 from bnexp.experiment.dry_run import members_that_fit
+from bnexp.experiment.folder import StorageFailedError
 from bnexp.experiment.job import Job, already_done, import_modules
 from bnexp.experiment.machine import pick_device
-from bnexp.experiment.run import StorageFailedError, run
+from bnexp.experiment.run import run
 from bnexp.runs import checkpoint, provenance
 from bnexp.stopping import Stop, end_with_parent
 

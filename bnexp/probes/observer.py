@@ -107,7 +107,7 @@ class Observer:
             x_MB: its batch.
             y_MB: its labels.
         """
-        due = [watch for watch in self._watches if step in (1, self._steps) or step % watch.every == 0]
+        due = [watch for watch in self._watches if step == self._steps or _is_due(watch, step)]
         if due:
             sound_M = torch.isfinite(self._population.theta_MP).all(1)
             parameters, buffers = _copies(self._population.parameters()), _copies(self._population.buffers.items())
@@ -133,9 +133,17 @@ class Observer:
         with _unchanged(self._population):
             for row in (row for row, ok in enumerate(sound) if ok):
                 for watch in step.begun.due:
-                    values = self.probes[watch.name][row].measure(self._moment(row, watch, step))
+                    probe = self.probes[watch.name][row]
+                    kept = {} if _is_due(watch, step.begun.step) else dict(_copies(probe.slots.items()))
+                    values = probe.measure(self._moment(row, watch, step))
                     rows[row] |= {f"probe/{watch.name}/{quantity}": value for quantity, value in values.items()}
+                    for name, slot in kept.items():  # a longer run does not measure this step
+                        probe.slots[name].copy_(slot)
         return _by_tag(rows)
+
+    def measures(self, word: str, step: int) -> bool:
+        """True if a probe measures ``step`` whatever the length of the run."""
+        return any(_is_due(watch, step) for watch in self._watches if watch.name == word)
 
     @torch.no_grad()
     def _moment(self, row: int, watch: Watch, step: _Step) -> Moment:
@@ -175,6 +183,11 @@ class Observer:
         for word, slots in state.items():
             for name, slot in slots.items():
                 self.probes[word][row].slots[name].copy_(slot)
+
+
+def _is_due(watch: Watch, step: int) -> bool:
+    """True if a probe measures ``step`` whatever the length of the run."""
+    return step == 1 or step % watch.every == 0
 
 
 @dataclass(frozen=True)

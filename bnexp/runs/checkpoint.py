@@ -58,13 +58,80 @@ def save(folder: Path, state: State, files: Mapping[str, Mark] | None = None, *,
     Raises:
         OSError: it could not be written; the earlier checkpoints still load.
     """
-    buffer = io.BytesIO()
-    marks = dict(files or {})
-    torch.save({"format": FORMAT, "digest": _of_both(state, marks), "state": state, "files": marks}, buffer)
     paths = RunPaths(folder)
-    write_atomically(paths.checkpoint, buffer.getbuffer(), keep=paths.previous if both else None)
+    write_atomically(paths.checkpoint, _written(state, files or {}), keep=paths.previous if both else None)
     if not both:
         paths.previous.unlink(missing_ok=True)
+
+
+def _written(state: State, files: Mapping[str, Mark]) -> memoryview:
+    """The content of a checkpoint's file."""
+    buffer, marks = io.BytesIO(), dict(files)
+    torch.save({"format": FORMAT, "digest": _of_both(state, marks), "state": state, "files": marks}, buffer)
+    return buffer.getbuffer()
+
+
+def replace(folder: Path, state: State, files: Mapping[str, Mark]) -> None:
+    """Write a checkpoint in the place of the newest one; the previous one stays.
+
+    Without files, the next ``load`` does not ask what they hold.
+
+    Raises:
+        OSError: it could not be written; the earlier checkpoints still load.
+    """
+    write_atomically(RunPaths(folder).checkpoint, _written(state, files))
+
+
+def save_best(folder: Path, state: State) -> None:
+    """Write the best checkpoint so far, and keep the best one before it.
+
+    Raises:
+        OSError: it could not be written; the best one before it is kept.
+    """
+    paths = RunPaths(folder)
+    write_atomically(paths.best, _written(state, {}), keep=paths.former_best)
+
+
+def load_best(folder: Path) -> State:
+    """Read the best checkpoint.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    path = RunPaths(folder).best
+    if not path.exists():
+        raise ValueError(f"{folder}: has no {path.name}; a run keeps it with checkpoint_best=true")
+    return _read(path)[0]
+
+
+def settle_best(folder: Path, step: int | None, config_hash: str) -> None:
+    """Let the best checkpoint be the one that the metrics name, where a run goes on.
+
+    It may be of a later step than the run goes on from, or of an evaluation that a longer run does not have. Then the
+    one before it returns, or there is none until the next best evaluation.
+
+    Args:
+        folder: the run's folder.
+        step: of the best evaluation; None leaves no best checkpoint.
+        config_hash: that the checkpoint is to have: a run made longer has another one.
+    """
+    paths = RunPaths(folder)
+    for path in (paths.best, paths.former_best):
+        state = _intact(path) if path.exists() else None
+        if state is not None and state["step"] == step:
+            if path != paths.best or state.get("config_hash") != config_hash:
+                write_atomically(paths.best, _written({**state, "config_hash": config_hash}, {}))
+            return
+    paths.best.unlink(missing_ok=True)
+    paths.former_best.unlink(missing_ok=True)
+
+
+def _intact(path: Path) -> State | None:
+    try:
+        return _read(path)[0]
+    except ValueError as error:
+        log.warning("%s", error)
+        return None
 
 
 def remove(folder: Path) -> None:
@@ -75,7 +142,7 @@ def remove(folder: Path) -> None:
 
 def exists(folder: Path) -> bool:
     """True if a checkpoint file exists, even a damaged one."""
-    return RunPaths(folder).checkpoint.exists() or RunPaths(folder).previous.exists()
+    return RunPaths(folder).has_checkpoint
 
 
 def load(folder: Path, *, to_go_on: bool = False) -> State | None:

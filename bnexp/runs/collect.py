@@ -33,6 +33,7 @@ class Run:
         started: ISO 8601, or an empty string.
         classes: number of classes of the data, or None if run.json does not say.
         has_curve: True if there is a ``metrics.csv``.
+        stopped_at: the step at which it ended early (``stop_after``); None if it did not.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Run:
     started: str
     classes: int | None
     has_curve: bool
+    stopped_at: int | None = None
 
     @property
     def seed(self) -> int:
@@ -191,6 +193,7 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         started=str((facts.get("provenance") or {}).get("started", "")),
         classes=facts.get("classes"),
         has_curve=has_curve,
+        stopped_at=facts.get("stopped_at"),
     )
 
 

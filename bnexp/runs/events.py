@@ -6,10 +6,11 @@ which does not exist in a forked process.
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
 from bnexp.runs.paths import EVENTS, RunPaths
+from bnexp.runs.storage import write_atomically
 
 # Curves that belong together; TensorBoard shows one chart for each list under "Custom Scalars".
 LAYOUT = {
@@ -88,10 +90,42 @@ class EventFile(_Writer):
             self.write(step=after + 1, session_log=SessionLog(status=SessionLog.START))
         else:
             self.write(summary=summary.custom_scalars(LAYOUT))  # type: ignore[no-untyped-call]
-            metrics = dict.fromkeys(HPARAM_METRICS, 0.0)
-            experiment, start, _ = summary.hparams(dict(hparams), metrics)  # type: ignore[no-untyped-call]
-            self.write(summary=experiment)
-            self.write(summary=start)
+            for columns in _columns(hparams):
+                self.write(summary=columns)
+
+
+def _columns(hparams: Mapping[str, HParam]) -> tuple[Summary, Summary]:
+    """The columns of the HParams table, and a run's values in them."""
+    experiment, start, _ = summary.hparams(dict(hparams), dict.fromkeys(HPARAM_METRICS, 0.0))  # type: ignore[no-untyped-call]
+    return experiment, start
+
+
+def revise(folder: Path, hparams: Mapping[str, HParam], keep: Callable[[int, str], bool]) -> None:
+    """Remove points from a run's event files, and write the present hyperparameters in the place of the former ones.
+
+    Args:
+        folder: the run's folder.
+        hparams: see ``EventFile``.
+        keep: (step, tag) -> whether the point stays.
+
+    Raises:
+        ValueError: another program has written one of the files.
+        OSError: a file could not be written; it is unchanged.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+
+    (values,) = _columns(hparams)[1].value
+    for path in sorted(RunPaths(folder).events, key=_time):
+        buffer = io.BytesIO()
+        writer = RecordWriter(buffer)
+        for record in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(record)
+            points = [point for point in event.summary.value if keep(event.step, point.tag)]
+            if points or not event.summary.value:
+                del event.summary.value[:]
+                event.summary.value.extend(values if point.tag == values.tag else point for point in points)
+                writer.write(event.SerializeToString())
+        write_atomically(path, buffer.getvalue())
 
 
 def write_bands(folder: Path, bands: Mapping[str, Mapping[int, Band]]) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from bnexp.config.metrics import metric_of
+from bnexp.config.metrics import VALIDATION, metric_of
 from bnexp.record import Record
 from bnexp.runs import metrics, run_json
 from bnexp.runs.digest import Mark
@@ -18,7 +18,8 @@ from bnexp.runs.paths import RunPaths
 
 log = logging.getLogger(__name__)
 
-_SPEED = "speed/images_per_s"
+# The tag of the rate; it stands in timing.csv and in the events, and not in metrics.csv.
+SPEED = "speed/images_per_s"
 _HPARAMS = (
     *("model", "norm", "affine", "init", "data", "optim", "schedule"),
     *("activation", "placement", "seed", "epochs", "steps", "batch_size", "precision"),
@@ -58,6 +59,8 @@ class Logbook:
         after: on resuming, the step of the checkpoint; rows of later steps are removed. None for a new run.
 
     Attributes:
+        final, best: the last and the best value of each metric; of equal values the first is the best.
+        without_improvement: evaluations since the one with the best validation accuracy.
         close: closes all files.
 
     Raises:
@@ -69,6 +72,7 @@ class Logbook:
         self.facts = dict(facts)
         self.final: dict[str, float] = {}
         self.best: dict[str, dict[str, float]] = {}
+        self.without_improvement = 0
         paths = RunPaths(folder)
         is_lost = after is not None and not paths.events
         with ExitStack() as opened:
@@ -93,15 +97,21 @@ class Logbook:
         for step, tag, value in metrics.points(self.folder):
             self._events.scalars(step, {tag: value})
         for step, _, rate in metrics.timing(self.folder):
-            self._events.scalars(step, {_SPEED: rate})
+            self._events.scalars(step, {SPEED: rate})
 
     def _remember(self, step: int, tag: str, value: float) -> None:
-        if not math.isfinite(value):
-            return
-        self.final[tag] = value
         larger, best = metric_of(tag).larger_is_better, self.best.get(tag)
-        if larger is not None and (best is None or (value > best["value"] if larger else value < best["value"])):
-            self.best[tag] = {"value": value, "step": step}
+        if math.isfinite(value):
+            self.final[tag] = value
+            if larger is not None and (best is None or (value > best["value"] if larger else value < best["value"])):
+                self.best[tag] = {"value": value, "step": step}
+        if tag == VALIDATION:
+            self.without_improvement = 0 if self.best_step == step else self.without_improvement + 1
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the evaluation with the best validation accuracy; None before the first."""
+        return int(self.best[VALIDATION]["step"]) if VALIDATION in self.best else None
 
     def enter(self, record: Record, row: int, seconds: float, images_per_s: float) -> None:
         """Write one member's part of a record, the seconds that the run has trained, and its rate."""
@@ -113,7 +123,7 @@ class Logbook:
             self._metrics.append(record.step, repr(record.epoch), tag, repr(value))
             self._remember(record.step, tag, value)
         self._timing.append(record.step, f"{seconds:.3f}", f"{images_per_s:.1f}")
-        self._events.scalars(record.step, {**values, _SPEED: images_per_s})
+        self._events.scalars(record.step, {**values, SPEED: images_per_s})
 
     def flush(self) -> None:
         """Make every entry durable. Call it before writing a checkpoint, so that no entry before that is lost."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
@@ -127,9 +128,31 @@ def timing(folder: Path) -> Iterator[tuple[int, float, float]]:
         yield int(step), float(so_far), float(rate)
 
 
-def seconds(folder: Path) -> float:
-    """Seconds that a run has trained, from its ``timing.csv``; 0 if there is none."""
-    return max((so_far for _, so_far, _ in timing(folder)), default=0.0)
+def seconds(folder: Path, until: float = math.inf) -> float:
+    """Seconds that a run has trained up to a step, from its ``timing.csv``; 0 if there is none."""
+    return max((so_far for step, so_far, _ in timing(folder) if step <= until), default=0.0)
+
+
+def trim(folder: Path, keep: Callable[[int, str], bool]) -> set[int]:
+    """Remove points of a run, and the timing of steps that have none left.
+
+    Args:
+        folder: the run's folder.
+        keep: (step, tag) -> whether the point stays.
+
+    Returns:
+        The steps that have a point.
+
+    Raises:
+        OSError: a file could not be written; it is unchanged.
+    """
+    paths = RunPaths(folder)
+    kept = [row for row in _rows(paths.metrics, METRICS_HEADER) if keep(int(row[0]), row[2])]
+    steps = {int(row[0]) for row in kept}
+    timed = [row for row in _rows(paths.timing, TIMING_HEADER) if int(row[0]) in steps]
+    write_atomically(paths.metrics, _text([METRICS_HEADER, *kept]))
+    write_atomically(paths.timing, _text([TIMING_HEADER, *timed]))
+    return steps
 
 
 def _kept(path: Path, header: Sequence[str], after: int) -> list[list[str]]:

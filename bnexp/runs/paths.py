@@ -52,6 +52,21 @@ class RunPaths:
         return self.folder / "checkpoint.previous.pt"
 
     @property
+    def has_checkpoint(self) -> bool:
+        """True if there is a checkpoint to go on from, even a damaged one."""
+        return self.checkpoint.exists() or self.previous.exists()
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint by validation accuracy."""
+        return self.folder / "checkpoint.best.pt"
+
+    @property
+    def former_best(self) -> Path:
+        """The best checkpoint before that."""
+        return self.folder / "checkpoint.best.previous.pt"
+
+    @property
     def damaged(self) -> Path:
         """A damaged checkpoint, renamed by ``checkpoint.load``."""
         return self.folder / "checkpoint.damaged.pt"

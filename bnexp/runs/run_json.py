@@ -15,7 +15,7 @@ STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
 # Facts that every run.json must hold, and their types.
 _FACTS = {"name": str, "config": dict, "config_hash": str, "overrides": list, "status": str, "final": dict}
 # Facts that may be missing, because the process died early; their types.
-_MORE_FACTS = {"best": dict, "provenance": dict, "classes": int, "failure": dict}
+_MORE_FACTS = {"best": dict, "provenance": dict, "classes": int, "failure": dict, "stopped_at": int, "extended": list}
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -60,6 +60,9 @@ def _fault(run: Mapping[str, Any]) -> str | None:
     seed = run["config"].get("seed")
     if not isinstance(seed, int) or not 0 <= seed < 2**63 or not run["config_hash"]:
         return "config: has no seed, or no hash"
+    entries = run.get("extended") or ()
+    if not all(isinstance(entry, dict) and {"config_hash", "steps"} <= entry.keys() for entry in entries):
+        return "extended: expected entries with config_hash and steps"
     if run.get("failure") is not None and not {"reason", "lines"} <= run["failure"].keys():
         return "failure: expected reason and lines"
     return None

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Message = dict[str, Any]
@@ -22,6 +23,30 @@ _FORK_SAFE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML
 def complaint(lines: Sequence[str]) -> str | None:
     """The last error line that a child of the fork server has printed (``worker``), or None."""
     return next((line.removeprefix("bnexp: ") for line in reversed(lines) if line.startswith("bnexp: ")), None)
+
+
+def printed(log: Path, start: int) -> list[str]:
+    """The lines that one try of a job has printed, without empty lines."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, os.fstat(file.fileno()).st_size - (1 << 16)))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def reason(code: int, lines: Sequence[str]) -> str:
+    """Why a process has ended, in words for the user."""
+    if code == -signal.SIGKILL:
+        return "killed by SIGKILL (out of memory?)"
+    if code == -signal.SIGSEGV:
+        return "segmentation fault"
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    if code in (1, 2) and lines:
+        return complaint(lines) or lines[-1]
+    return f"ended with exit code {code} before its last step"
 
 
 class ForkServerDiedError(Exception):

@@ -15,6 +15,7 @@ from typing import Any
 from bnexp.config import names
 from bnexp.config.schema import config_hash, differences, from_dict, shape
 from bnexp.runs import run_json, sweep_json
+from bnexp.runs.longer import LENGTHS, Length, require_longer
 from bnexp.runs.paths import RunPaths, SweepPaths
 from bnexp.sweep.options import Options, options
 
@@ -34,6 +35,7 @@ class Entry:
         reason: why it failed, could not be resumed, or was refused before the start.
         lines: the last lines it printed before it failed.
         tries: how many times it was started.
+        shorter: hashes of configs of another length that its folder may still hold -> steps of that length.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Entry:
     reason: str | None = None
     lines: list[str] = field(default_factory=list)
     tries: int = 0
+    shorter: dict[str, int] = field(default_factory=dict)
 
     @property
     def over(self) -> bool:
@@ -123,6 +126,28 @@ class Plan:
                 by_hash[new.config_hash] = new
         return [by_hash[new.config_hash] for new in wanted]
 
+    def change_length(self, wanted: Length) -> None:
+        """Give all jobs another length.
+
+        Raises:
+            ValueError: the length of a job cannot change, or not to this one.
+        """
+        lengths = {tuple(entry.config[setting] for setting in LENGTHS) for entry in self.entries}
+        named = [part for entry in self.entries for part in entry.name.split(",") if part.partition("=")[0] in LENGTHS]
+        if named or len(lengths) > 1:
+            what = f"its jobs are named by their length ({named[0]})" if named else "its jobs differ in their length"
+            raise ValueError(f"{wanted}: {self.folder}: {what}; start another sweep")
+        for entry in self.entries:
+            config = wanted.of(entry.config)
+            if config_hash(config) != entry.config_hash:
+                folder = self.job(entry).folder
+                if self.job(entry).run_json.exists():
+                    saved = run_json.read(folder)
+                    require_longer(folder, saved, wanted)
+                    entry.shorter[saved["config_hash"]] = saved.get("steps") or 0
+                entry.config, entry.config_hash = config, config_hash(config)
+                entry.overrides = wanted.typed(entry.overrides)
+
     def refresh(self) -> None:
         """Update the state of every entry from its run.json.
 
@@ -154,9 +179,11 @@ def refresh(sweep: Path, entry: Entry) -> None:
         entry.state = entry.state if entry.state in ("failed", "refused") else "waiting"
         return
     saved = run_json.read(folder)
-    if config_hash(saved["config"]) != entry.config_hash:
+    is_shorter = saved["config_hash"] != entry.config_hash and saved["config_hash"] in entry.shorter
+    if not is_shorter and config_hash(saved["config"]) != entry.config_hash:
         _refuse_change(folder, Entry("", [], saved["config"], ""), entry.config)
-    entry.state = "interrupted" if saved["status"] == "running" else saved["status"]
+    goes_on = saved["status"] == "running" or (is_shorter and saved["status"] in OVER)
+    entry.state = "interrupted" if goes_on else saved["status"]
     failure = saved.get("failure") if entry.state == "failed" else None
     entry.reason = failure["reason"] if failure else None
     entry.lines = failure["lines"] if failure else []

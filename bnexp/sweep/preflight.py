@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnexp.config.checks import RunFailedError
-from bnexp.config.schema import CHECKPOINTS, TrainConfig, shape
+from bnexp.config.schema import checkpoints, shape
 from bnexp.runs.paths import RunPaths
 from bnexp.stopping import Stop
 from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
@@ -76,11 +76,12 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
 
 def _tell_disk(todo: Sequence[Entry], shapes: Mapping[str, Mapping[str, int]]) -> None:
     """Say how much disk the checkpoints of a large sweep take."""
-    kept = [CHECKPOINTS[entry.config.get("checkpoint_keep", TrainConfig.checkpoint_keep)] for entry in todo]
+    kept = [checkpoints(entry.config) for entry in todo]
     saved = [shapes[shape(entry.config)]["saved"] for entry in todo]
     total = sum(copies * nbytes for copies, nbytes in zip(kept, saved, strict=True))
     if total > _LARGE:
-        less = "checkpoint_keep=last keeps one a job, checkpoint_keep=none none"
+        best = " beside the two best" if any(entry.config.get("checkpoint_best") for entry in todo) else ""
+        less = f"checkpoint_keep=last keeps one a job{best}, checkpoint_keep=none none"
         print(f"checkpoints of {len(todo)} jobs: {total / 2**30:.1f} GiB; {less}", file=sys.stderr)
 
 
@@ -92,13 +93,14 @@ def _refuse(todo: Sequence[Entry], faults: Mapping[int, str], *, skip: bool) -> 
     """
     for number, reason in faults.items():
         todo[number].state, todo[number].reason = "refused", reason
-    if not faults or skip:
+    have_trained = any(todo[number].shorter for number in faults)
+    if not faults or (skip and not have_trained):
         return
     reasons = list(faults.values())
     if len(faults) == len(todo) and len(set(reasons)) == 1:
         raise ValueError(reasons[0])
     others = f"; {len(faults) - 1} more cannot run" if len(faults) > 1 else ""
-    hint = "; hydra.sweeper.skip_invalid=true runs the rest" if len(faults) < len(todo) else ""
+    hint = "; hydra.sweeper.skip_invalid=true runs the rest" if len(faults) < len(todo) and not have_trained else ""
     raise ValueError(f"job {todo[min(faults)].name}: {faults[min(faults)]}{others}{hint}")
 
 
@@ -111,7 +113,8 @@ def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]
     with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
         log = RunPaths(Path(folder)).output_log
         begun = [entry.state != "waiting" for entry in todo]
-        given = {"configs": [entry.config for entry in todo], "begun": begun}
+        shorter = [list(entry.shorter.values()) for entry in todo]
+        given = {"configs": [entry.config for entry in todo], "begun": begun, "shorter": shorter}
         server.revive()
         try:
             server.fork(0, "check", given, log=str(log), env={})

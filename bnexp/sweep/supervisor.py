@@ -7,7 +7,6 @@ died before it could write that, the supervisor writes it.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from collections import deque
@@ -19,12 +18,13 @@ from typing import Any
 from bnexp.config.checks import STORAGE_FAILED, RunFailedError
 from bnexp.config.schema import shape
 from bnexp.runs import run_json
+from bnexp.runs.longer import Length
 from bnexp.runs.paths import SWEEP_JSON
 from bnexp.runs.storage import held, make_free
 from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
 from bnexp.sweep.display import SweepDisplay, print_summary
-from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
+from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint, printed, reason
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry, Plan, stacks
 from bnexp.sweep.preflight import Ready, preflight
@@ -54,6 +54,7 @@ def carry_out(
     engine: Engine | None = None,
     server: ForkServer | None = None,
     fresh: bool = False,
+    length: Length | None = None,
 ) -> int:
     """Run the jobs of a sweep that are not over yet, and print the states of all jobs.
 
@@ -67,6 +68,7 @@ def carry_out(
         engine: runs the jobs instead of this machine's supervisor.
         server: forks the processes; None starts a fork server that ends with this sweep.
         fresh: the folder must be a new one; if it is there already, the sweep takes the next free name.
+        length: give all jobs of the plan this length.
 
     Returns:
         0 when all jobs but the refused are over, 1 when one has failed or could not be run, 130 or 143 when stopped by
@@ -81,6 +83,8 @@ def carry_out(
         if not is_new:
             holds.enter_context(held(folder))
         plan = _plan(folder, command, options, is_new=is_new)
+        if length is not None:
+            plan.change_length(length)
         asked = _asked(plan, wanted, is_new=is_new)
         todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
         trouble = None
@@ -265,7 +269,13 @@ class Supervisor:
         folder = str(self._plan.job(entry).folder)
         facts = {key: value for key, value in entry.facts().items() if key != "config_hash"}
         notes = self._notes(entry.config, entry.overrides)
-        return {**facts, "folder": folder, "notes": notes, "alone": self._alone.get(entry.name)}
+        return {
+            **facts,
+            "folder": folder,
+            "notes": notes,
+            "alone": self._alone.get(entry.name),
+            "longer": bool(entry.shorter),
+        }
 
     def _watch(self, now: float) -> None:
         """Ask jobs that are over their time limit to save and end; kill those that do not end in time."""
@@ -292,7 +302,7 @@ class Supervisor:
         """Record how a process has ended."""
         self._free.append(running.slot)
         log = self._plan.job(running.entries[0]).output_log
-        lines = _lines(log, running.log_start)
+        lines = printed(log, running.log_start)
         if code == STORAGE_FAILED:
             self._halt(complaint(lines) or "the disk cannot be written", [])
         self._refresh(running.entries)
@@ -301,7 +311,7 @@ class Supervisor:
             pass  # not failed: it can be resumed
         elif len(running.entries) > 1:
             # Nobody knows which member caused the failure; run one by one, only that member fails.
-            why = _reason(code, lines)
+            why = reason(code, lines)
             self._display.say(f"{len(left)} stacked jobs ended together, and train one by one now: {why}")
             self._alone |= {entry.name: f"the stack ended: {why}" for entry in left}
             self._queue.extendleft([entry] for entry in reversed(left))
@@ -317,7 +327,7 @@ class Supervisor:
         """Record that a job has failed."""
         if code != 1 or entry.state != "failed":  # else the job itself has written the failure and its reason
             timed_out = running.asked_to_end == "time"
-            entry.reason = f"not finished after {self._options.timeout_s:g} s" if timed_out else _reason(code, lines)
+            entry.reason = f"not finished after {self._options.timeout_s:g} s" if timed_out else reason(code, lines)
             entry.lines = lines[-_KEPT_LINES:]
             entry.state = "failed"
             with contextlib.suppress(OSError, ValueError):
@@ -373,27 +383,3 @@ class Supervisor:
         left = [[entry for entry in running.entries if not entry.over] for running in lost]
         self._queue.extendleft(filter(None, reversed(left)))
         return None
-
-
-def _lines(log: Path, start: int) -> list[str]:
-    """The lines that one try of a job has printed, without empty lines."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(start, os.fstat(file.fileno()).st_size - (1 << 16)))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    return [line for line in text.splitlines() if line.strip()]
-
-
-def _reason(code: int, lines: Sequence[str]) -> str:
-    """Why a process has ended, in words for the user."""
-    if code == -signal.SIGKILL:
-        return "killed by SIGKILL (out of memory?)"
-    if code == -signal.SIGSEGV:
-        return "segmentation fault"
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    if code in (1, 2) and lines:
-        return complaint(lines) or lines[-1]
-    return f"ended with exit code {code} before its last step"

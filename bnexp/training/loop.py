@@ -62,6 +62,10 @@ class Cadence:
         """True if something with this cadence is due after ``step``."""
         return step % every == 0 or step == self.steps
 
+    def has_point(self, step: int) -> bool:
+        """True if the curves have a point at ``step`` whatever the length of the run."""
+        return step % self.log_every == 0 or step % self.eval_every == 0
+
     def halts(self, step: int) -> bool:
         """True if the loop must yield a record after ``step``."""
         return any(self.due(step, every) for every in (self.log_every, self.eval_every, self.checkpoint_every))
@@ -78,6 +82,7 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         stopping: True if the loop was asked to end at this step.
+        point: the step after which the sums began.
         survived_M: steps before each member's first loss that was not finite.
         alive_M: True for members whose losses were all finite.
     """
@@ -85,6 +90,7 @@ class Progress:
     def __init__(self, members: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.step = 0
         self.stopping = False
+        self.point = 0
         self.seen = 0
         self.loss_M = torch.zeros(members, device=device, dtype=dtype)
         self.hits_M = torch.zeros(members, dtype=torch.int64, device=device)
@@ -126,14 +132,19 @@ class Progress:
         self.survived_M.add_(alive_SM[1:].sum(0))
         self.alive_M.copy_(alive_SM[-1])
 
-    def take(self) -> dict[str, list[float]]:
-        """The mean loss (nats) and ``accuracy`` over the training batches since the last call; resets the sums."""
+    def take(self, *, begin_anew: bool = True) -> dict[str, list[float]]:
+        """The mean loss (nats) and ``accuracy`` over the training batches in the sums; then the sums begin anew.
+
+        Args:
+            begin_anew: False leaves the sums: a longer run has no point at this step, and goes on adding.
+        """
         self.add_up()
         shares_M = accuracy(self.hits_M.to(self.loss_M), self.loss_M, self.seen)
         means = torch.stack([self.loss_M / self.seen, shares_M]).tolist()  # waits for the device
-        self.seen = 0
-        self.loss_M.zero_()
-        self.hits_M.zero_()
+        if begin_anew:
+            self.point, self.seen = self.step, 0
+            self.loss_M.zero_()
+            self.hits_M.zero_()
         return {"train/loss": means[0], "train/accuracy": means[1]}
 
     def judge(self, measured: Mapping[str, Sequence[float]]) -> None:
@@ -153,11 +164,12 @@ class Progress:
     def state(self, row: int) -> dict[str, Any]:
         """One member's progress as plain numbers."""
         self.add_up()
-        return {"seen": self.seen, "loss": self.loss_M[row].item(), "hits": self.hits_M[row].item()}
+        sums = {"seen": self.seen, "loss": self.loss_M[row].item(), "hits": self.hits_M[row].item()}
+        return {**sums, "point": self.point}
 
     def load(self, row: int, step: int, state: Mapping[str, Any]) -> None:
         """Restore a member's progress after ``step`` steps, whose losses were all finite."""
-        self.step, self.seen = step, state["seen"]
+        self.step, self.seen, self.point = step, state["seen"], state.get("point", step)
         self.loss_M[row], self.hits_M[row] = state["loss"], state["hits"]
         self.survived_M[row] = step
 
@@ -246,7 +258,7 @@ def _record(cadence: Cadence, progress: Progress, lr_M1: Tensor, evaluate: Evalu
     over = None not in progress.diverged_at()
     values, distributions = dict(observed[0]), observed[1]
     if over or cadence.due(step, cadence.log_every) or cadence.due(step, cadence.eval_every):
-        values |= {**progress.take(), "lr": lr_M1[:, 0].tolist()}
+        values |= {**progress.take(begin_anew=cadence.has_point(step)), "lr": lr_M1[:, 0].tolist()}
     if not over and cadence.due(step, cadence.eval_every):
         measured = evaluate()
         progress.judge(measured)

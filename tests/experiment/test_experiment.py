@@ -10,7 +10,8 @@ from conftest import SMALL, composed
 
 from bnexp.config.compose import plain
 from bnexp.experiment.job import Job
-from bnexp.experiment.run import evaluate_run, run
+from bnexp.experiment.restore import evaluate_run
+from bnexp.experiment.run import run
 from bnexp.experiment.setup import build
 
 MAPS = ("model=resnet", "model.depth=8", "model.width=4", *SMALL[3:])
