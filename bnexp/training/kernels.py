@@ -132,12 +132,29 @@ def group_norm(
     return parted(F.group_norm(joined(x), len(x) * num_groups, _flat(weight), _flat(bias), eps), len(x))
 
 
-@rule(F.layer_norm, rank=2)
+@rule(F.layer_norm)
 def layer_norm(
     x: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Layer norm of vectors: one group norm of M groups."""
-    return group_norm(x, 1, weight, bias, eps)
+    """For vectors one group norm of M groups; else the gain and bias of each member behind one layer norm."""
+    if x.ndim == 3:
+        return group_norm(x, 1, weight, bias, eps)
+    wide = x if weight is None else x.to(torch.promote_types(x.dtype, weight.dtype))  # rounded once, as in the kernel
+    y = F.layer_norm(wide, normalized_shape, eps=eps)
+    y = y if weight is None else y * _ahead_of(weight, x)
+    return (y if bias is None else y + _ahead_of(bias, x)).to(x.dtype)
+
+
+@rule(F.rms_norm)
+def rms_norm(x: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """One RMS norm, in the order of the memory; the gain of each member behind it."""
+    y = F.rms_norm(x.transpose(0, 1), normalized_shape, eps=eps).transpose(0, 1)
+    return y if weight is None else y * _ahead_of(weight, x)
+
+
+def _ahead_of(parameter: Tensor, x: Tensor) -> Tensor:
+    """(M, ...) -> (M, 1, ..., ...), to be broadcast over the batch and more axes of ``x``."""
+    return parameter.view(len(parameter), *[1] * (x.ndim - parameter.ndim), *parameter.shape[1:])
 
 
 # --- linear maps ------------------------------------------------------------------------------------------------------
