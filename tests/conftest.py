@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -31,6 +32,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Seven steps an epoch, three epochs, a second in all.
 SMALL = ("model=mlp", "model.depth=1", "model.width=16", "data.train_limit=200", "data.size=null", "batch_size=29")
 SMALL_RUN = (*SMALL, "epochs=3", "log_every=3")
+
+
+@pytest.fixture
+def count_stack(monkeypatch):
+    """The script that counts kernels and bytes of a stack."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("count_stack")
 
 
 class Answer:
