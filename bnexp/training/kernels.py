@@ -3,16 +3,15 @@
 A stack runs one member's code under ``torch.func.vmap``. torch's rules for members take gains and biases out of its
 fused kernels, and copy maps. ``MemberKernels`` replaces them, function by function: the kernel of a single model runs
 once, over maps (B, M*C, H, W) and vectors (B, M*C) (Wang et al. 2021, HFTA, sec. 3). Functions without a rule here keep
-torch's. A norm or a layer needs nothing else to profit: it calls the function, in whichever place of a model it stands.
+torch's. A norm or a layer has nothing to declare: it calls the function, wherever it stands in a model.
 
-In a rule, each tensor has the members first, (M, B, C, ...), as torch.func.vmap shows it, but in memory the batch comes
-first and the members second, so that all members' channels are adjacent and (B, M*C, ...) is a view. What a rule returns
-is in this order, too, and elementwise operations keep it.
+A rule takes and returns tensors with the members first, (M, B, C, ...). In memory the batch comes first and the members
+second. So the channels of all members are adjacent, and (B, M*C, ...) is a view. Elementwise operations keep the order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -70,7 +69,7 @@ class _OfMembers(torch.autograd.Function):
     @staticmethod
     def forward(function: Function, names: tuple[str, ...], *given: Any) -> Tensor:
         """Call the function where no tensor depends on the member."""
-        return function(*given[: len(given) - len(names)], **dict(zip(names, given[len(given) - len(names) :])))
+        return _called(function, names, given)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -80,8 +79,13 @@ class _OfMembers(torch.autograd.Function):
     def vmap(info: Any, axes: Any, function: Function, names: tuple[str, ...], *given: Any) -> tuple[Tensor, int]:
         """Call the rule; ``axes`` are the places of the members in the arguments."""
         stacked = [_members_first(each, axis, info.batch_size) for each, axis in zip(given, axes[2:], strict=True)]
-        positional = len(given) - len(names)
-        return RULES[function].run(*stacked[:positional], **dict(zip(names, stacked[positional:], strict=True))), 0
+        return _called(RULES[function].run, names, stacked), 0
+
+
+def _called(function: Function, names: tuple[str, ...], given: Sequence[Any]) -> Tensor:
+    """Call a function whose last arguments have names."""
+    positional = len(given) - len(names)
+    return function(*given[:positional], **dict(zip(names, given[positional:], strict=True)))
 
 
 def _members_first(given: Any, axis: int | None, members: int) -> Any:
@@ -97,7 +101,7 @@ def joined(x: Tensor) -> Tensor:
 
 def parted(x: Tensor, members: int) -> Tensor:
     """(B, M*C, ...) -> (M, B, C, ...), a view."""
-    return x.unflatten(1, (members, -1)).transpose(0, 1)
+    return x.view(len(x), members, -1, *x.shape[2:]).transpose(0, 1)
 
 
 def _flat(parameter: Tensor | None) -> Tensor | None:
@@ -120,8 +124,8 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """One batch norm over M*C channels. Running statistics are updated in place, hence views that must not copy."""
-    running = (None if each is None else each.view(-1) for each in (running_mean, running_var))
-    return parted(F.batch_norm(joined(x), *running, _flat(weight), _flat(bias), training, momentum, eps), len(x))
+    mean, var = (None if each is None else each.view(-1) for each in (running_mean, running_var))
+    return parted(F.batch_norm(joined(x), mean, var, _flat(weight), _flat(bias), training, momentum, eps), len(x))
 
 
 @rule(F.group_norm)
@@ -163,8 +167,8 @@ def _ahead_of(parameter: Tensor, x: Tensor) -> Tensor:
 @rule(F.linear)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """One batched product, (M, ..., I) and (M, O, I) -> (M, ..., O)."""
-    rows, weight, bias = (_autocast(each) for each in (x.reshape(len(x), -1, x.shape[-1]), weight, bias))
-    y: Tensor = _Products.apply(rows, weight, bias)
+    rows = x.reshape(len(x), -1, x.shape[-1])
+    y: Tensor = _Products.apply(*(_autocast(each) for each in (rows, weight, bias)))
     return y.view(*x.shape[:-1], -1)
 
 

@@ -188,6 +188,8 @@ class OneByOne:
 class Stacked:
     """Runs all members as one vectorized model: ``vmap`` maps the functional call of a model over the members.
 
+    Where ``MemberKernels`` has a rule, the kernel is a single model's, over the channels of all members.
+
     This is faster on a GPU, where kernel launches limit small networks. On a CPU, one after another is faster.
     """
 
