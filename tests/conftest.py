@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -33,6 +34,13 @@ SMALL = ("model=mlp", "model.depth=1", "model.width=16", "data.train_limit=200",
 SMALL_RUN = (*SMALL, "epochs=3", "log_every=3")
 # Which parameters of an optimizer decay besides those of norms, as its yaml says.
 SWITCHES = {"decay_weight": True, "decay_bias": True, "decay_gain": None, "decay_norm_bias": None}
+
+
+@pytest.fixture
+def count_stack(monkeypatch):
+    """The script that counts kernels and bytes of a stack."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("count_stack")
 
 
 class Answer:

@@ -110,7 +110,8 @@ def abilities(norm: Capabilities) -> dict[str, str]:
     """Rows about what a norm can do: label -> text."""
     others = [rank for rank in get_args(Rank) if rank not in norm.ranks]
     on_vectors, on_maps = norm.batch_of_one
-    works = {"graph=true": norm.graph, "stacked members": norm.stacks, "affine=identity": norm.restorable}
+    stacked = f"stacked members ({'kernels of one' if norm.fused else 'by torch.func.vmap'})"
+    works = {"graph=true": norm.graph, stacked: norm.stacks, "affine=identity": norm.restorable}
     needs = {"residual branches": norm.needs_branches, "the length of the run": norm.length_dependent}
     rows = {
         "ranks": "; ".join([", ".join(norm.ranks), *(f"{rank} are {norm.elsewhere}" for rank in others)]),

@@ -19,7 +19,10 @@ class Capabilities:
         batch_of_one: output in training for a batch of one vector, and of one map: the ``same`` as for this sample in a
             larger batch, numbers that ``differ``, or ``refused``: the norm raises an error.
         graph: no step waits for the device, so a CUDA graph can capture it.
-        stacks: the norm has a rule for members: it runs under ``torch.func.vmap``.
+        stacks: the norm runs under ``torch.func.vmap``, as the members of a stack do.
+        fused: a stack's step has the kernels of one member's (at most a tenth more), which write no more bytes than
+            those of its members (a twentieth more): torch's functions that the norm calls have rules in
+            ``training/kernels.py``, or need none. Other norms are as right, and slower.
         restorable: ``affine=identity`` finds a gain and a bias with which the norm answers its first batch with itself.
         bias_in_linear: activations are not normalized, and the linear map has the bias instead of the norm.
         length_dependent: what the norm answers at a step depends on how many steps the run has.
@@ -31,6 +34,7 @@ class Capabilities:
     batch_of_one: tuple[Alone, Alone] = ("same", "same")
     graph: bool = True
     stacks: bool = True
+    fused: bool = True
     restorable: bool = False
     bias_in_linear: bool = False
     length_dependent: bool = False

@@ -147,8 +147,6 @@ def _require_validation(config: TrainConfig, data: Data) -> None:
 def _unstackable(config: TrainConfig) -> str | None:
     if config.compile:
         return "compile=true: torch.func.vmap does not go through the compiler"
-    if config.channels_last:
-        return "channels_last=true: torch.func.vmap knows one memory layout only"
     if not NORMS.capabilities(config.norm["name"]).stacks:
         return f"norm={config.norm['name']}: has no rule for the members of a population"
     return None

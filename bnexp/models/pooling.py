@@ -21,15 +21,14 @@ class HalvingPool(nn.Module):
         """Pool x, (B, C, H, W)."""
         wide = x.dtype in (torch.float32, torch.float64)
         even = x.shape[-1] % 2 == x.shape[-2] % 2 == 0
-        if x.device.type == "cpu" and wide and even and x.is_contiguous() and not torch.compiler.is_compiling():
+        rows = x.stride(-1) == 1 and x.stride(-2) == x.shape[-1]  # of a member of a stack, too
+        if x.device.type == "cpu" and wide and even and rows and not torch.compiler.is_compiling():
             return _Means.apply(x)  # type: ignore[no-any-return]
         return F.avg_pool2d(x, 2)
 
 
 class _Means(torch.autograd.Function):
     """A quarter of the sum of every square; its adjoint is ``_Quarters``."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -45,11 +44,14 @@ class _Means(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Tensor:
         return _Quarters.apply(g)  # type: ignore[no-any-return]
 
+    @staticmethod
+    def vmap(info: Any, axes: tuple[int], x: Tensor) -> tuple[Tensor, int]:
+        """Members lie behind the batch."""
+        return _Means.apply(x.movedim(axes[0], -4)), -4
+
 
 class _Quarters(torch.autograd.Function):
     """A quarter of each value in all four places of its square."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(g: Tensor) -> Tensor:
@@ -68,3 +70,8 @@ class _Quarters(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, h: Tensor) -> Tensor:
         return _Means.apply(h)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[int], g: Tensor) -> tuple[Tensor, int]:
+        """Members lie behind the batch."""
+        return _Quarters.apply(g.movedim(axes[0], -4)), -4

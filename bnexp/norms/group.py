@@ -6,6 +6,7 @@ import logging
 from functools import cache
 from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -48,7 +49,9 @@ class GroupNorm(Norm):
         values = values_per_statistic(x, *range(1, x.ndim)) // self.groups
         require_spread(x, values, norm=self.name, per=self.per, advice=self.advice)
         # For channels_last maps on a CPU, torch takes the variance as E[x^2] - E[x]^2, which cancels for a large mean.
-        return F.group_norm(x.contiguous(), self.groups, self.gain, self.bias, self.eps)
+        return F.group_norm(
+            x.contiguous(memory_format=torch.contiguous_format), self.groups, self.gain, self.bias, self.eps
+        )
 
     def extra_repr(self) -> str:
         """The channel and group counts, for print(model)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm, require_spread
 from bnexp.norms.group import GroupNorm
@@ -55,7 +56,7 @@ def ln(channels: int, *, eps: PositiveFloat, affine: bool) -> Norm:
     return LayerNorm(channels, eps=eps, affine=affine)
 
 
-@NORMS.register("ln_c")
+@NORMS.register("ln_c", Capabilities(fused=False))
 def ln_c(channels: int, *, eps: PositiveFloat, affine: bool) -> Norm:
     """Layer normalization by position, over C for each sample and h, w: y = gain * x_hat + bias.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bnexp.training.kernels import MemberKernels
 from bnexp.training.losses import mean_loss, mean_losses
 from bnexp.training.precision import Precision
 
@@ -188,6 +189,8 @@ class OneByOne:
 class Stacked:
     """Runs all members as one vectorized model: ``vmap`` maps the functional call of a model over the members.
 
+    Where ``MemberKernels`` has a rule, the kernel is a single model's, over the channels of all members.
+
     This is faster on a GPU, where kernel launches limit small networks. On a CPU, one after another is faster.
     """
 
@@ -204,7 +207,8 @@ class Stacked:
 
     def __call__(self, x_MB: Tensor) -> Tensor:
         """Logits [M, B, K]."""
-        logits_MBK: Tensor = torch.func.vmap(self._one)(self._parameters, self._buffers, x_MB)
+        with MemberKernels():
+            logits_MBK: Tensor = torch.func.vmap(self._one)(self._parameters, self._buffers, x_MB)
         return logits_MBK
 
     def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision, smoothing: float) -> tuple[Tensor, Tensor]:

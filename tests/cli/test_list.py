@@ -46,13 +46,13 @@ def test_what_a_norm_can_do_is_read_out():
     assert abilities(skips) == {
         "ranks": "maps; vectors are skipped; sequences are skipped",
         "batch of 1": "vectors same, maps differ",
-        "works with": "stacked members",
+        "works with": "stacked members (kernels of one)",
     }
-    needy = Capabilities(restorable=True, needs_branches=True, length_dependent=True)
+    needy = Capabilities(fused=False, restorable=True, needs_branches=True, length_dependent=True)
     assert abilities(needy) == {
         "ranks": "vectors, sequences, maps",
         "batch of 1": "vectors same, maps same",
-        "works with": "graph=true, stacked members, affine=identity",
+        "works with": "graph=true, stacked members (by torch.func.vmap), affine=identity",
         "depends on": "residual branches, the length of the run",
     }
 

@@ -19,6 +19,7 @@ from bnexp.config.schema import shape, to_dict
 from bnexp.experiment import worker
 from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
+from bnexp.norms import NORMS
 from bnexp.runs import checkpoint
 from bnexp.sweep.plan import entries, stacks
 
@@ -257,13 +258,40 @@ def test_a_stack_that_raises_is_told_and_leaves_no_trace_in_finished_runs(place,
     assert list(place.rglob("error.log")) == []
 
 
+@pytest.mark.parametrize("settings", [("channels_last=true",), ("precision=bf16",), ("ema=[0.9]", "norm=bn")], ids=str)
+def test_stacked_members_take_every_layout_and_number_format(tmp_path, settings):
+    few = ("data.size=14", "data.train_limit=64", "data.test_limit=100", "batch_size=16", "steps=3")
+    words = ("model=lenet", "norm=gn", "optim.lr=0.02", *few, *settings)
+    for stacked in (False, True):
+        place = tmp_path / str(stacked)
+        members = [Job(plain(composed(*words, f"seed={seed}")), place / str(seed), str(seed)) for seed in (0, 1)]
+        run(members, stop=never, stacked=stacked)
+    for seed in ("0", "1"):
+        ours, theirs = (numbers(tmp_path / stacked / seed) for stacked in ("True", "False"))
+        assert ours.keys() == theirs.keys()
+        assert all(ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=0.011) for key in theirs)
+
+
+LONELY = """
+from bnexp.norms import NORMS, Capabilities
+from bnexp.norms.none import Shift
+
+NORMS.register("lonely", Capabilities(stacks=False))(Shift)
+"""
+
+
 def test_what_cannot_be_stacked_is_told_on_the_terminal_and_in_run_json(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ("model=lenet", "norm=ln", "data.train_limit=64", "steps=2", "channels_last=true", "seed=0,1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "lonely_norms.py").write_text(LONELY)
+    (tmp_path / "my" / "norm").mkdir(parents=True)
+    (tmp_path / "my" / "norm" / "lonely.yaml").write_text("name: lonely\n")
+    words = ("--config-dir", "my", "imports=[lonely_norms]", "norm=lonely", *SMALL_RUN, "steps=2", "seed=0,1")
     stacked = ("hydra/launcher=stacked", "hydra.launcher.executor=stacked", "hydra.sweep.dir=s")
-    answer = bnexp("train", "-m", *words, *stacked)
+    with NORMS.temporarily():
+        answer = bnexp("train", "-m", *words, *stacked)
     assert answer.code == 0, answer
-    reason = "channels_last=true: torch.func.vmap knows one memory layout only"
+    reason = "norm=lonely: has no rule for the members of a population"
     assert f"not stacked, jobs train one by one: {reason}\n" in answer.err
     for seed in range(2):
         told = json.loads((tmp_path / "s" / f"seed={seed}" / "run.json").read_text())

@@ -19,10 +19,12 @@ from bnexp.config.schema import TrainConfig
 from bnexp.experiment import machine
 from bnexp.experiment.check import check
 from bnexp.experiment.choices import bind
-from bnexp.models import Units
+from bnexp.models import MODELS, Units
 from bnexp.models.unit import Unit
 from bnexp.norms import NORMS, Branch, Norm
 from bnexp.norms.none import Shift
+from bnexp.training.population import Population
+from bnexp.training.precision import Precision
 
 CHANNELS, BATCH = 16, 64
 SHAPES: dict[Rank, tuple[int, ...]] = {"vectors": (CHANNELS,), "sequences": (CHANNELS, 12), "maps": (CHANNELS, 6, 6)}
@@ -138,6 +140,22 @@ def test_stacks(name):
     except RuntimeError:
         alike = False
     assert NORMS.capabilities(name).stacks == alike
+
+
+@every_norm
+def test_fused(name, count_stack):
+    def learnt(members: int) -> Any:
+        units = Units(NORMS.bind(options(name)), "relu", "before")
+        net = {"name": "resnet", "depth": 8, "width": 8}
+        population = Population([MODELS.bind(net)((3, 12, 12), 10, units) for _ in range(members)], stacked=members > 1)
+        x_MB, y_MB = torch.randn(members, 8, 3, 12, 12), torch.zeros(members, 8, dtype=torch.int64)
+        with count_stack.Count() as count:
+            population.learn(x_MB, y_MB, Precision("fp32", members, torch.device("cpu")))
+        return count
+
+    one, three = learnt(1), learnt(3)
+    few = three.kernels.total() <= 1.1 * one.kernels.total() and three.bytes.total() <= 1.05 * 3 * one.bytes.total()
+    assert NORMS.capabilities(name).fused == few
 
 
 @every_norm

@@ -112,6 +112,7 @@ def state(population: Population) -> dict[str, Tensor]:
 CASES = [
     *(("lenet", norm, torch.float64, 3, True) for norm in NORMS if norm not in ("bn", "pca_whiten")),
     *((kind, "bn", torch.float64, 3, stacked) for kind in MODEL_CONFIGS for stacked in (False, True)),
+    *((kind, norm, torch.float64, 3, True) for kind in ("mlp", "resnet") for norm in ("none", "ln", "gn", "in")),
     *(("mlp", norm, torch.float32, 3, stacked) for norm in ("none", "ln") for stacked in (False, True)),
     *(("mlp", "bn", torch.float64, 1, stacked) for stacked in (False, True)),
 ]
@@ -137,6 +138,16 @@ def test_members_train_as_separate_modules_do(kind, norm, dtype, members, stacke
     x, _ = batch(9, members, dtype)
     own = [member.eval()(x[row]) for row, member in enumerate(alone)]
     torch.testing.assert_close(population(x), torch.stack(own), **close)
+
+
+@pytest.mark.parametrize("norm", [norm for norm in NORMS if norm != "pca_whiten"])
+def test_channels_last_changes_nothing_for_a_stack(norm):
+    plainly, last = (Population(models("lenet", norm), stacked=True) for _ in range(2))
+    for network in last.networks():
+        network.register_forward_pre_hook(lambda _, x: x[0].contiguous(memory_format=torch.channels_last))
+    for population in (plainly, last):
+        train(population, rule_for(population), range(2))
+    torch.testing.assert_close(last.theta_MP, plainly.theta_MP, rtol=1e-9, atol=1e-10)
 
 
 @EXECUTORS
