@@ -46,8 +46,8 @@ def _at(pool: Split, rows: Sequence[Tensor]) -> Split:
 def noisy(y: Tensor, share: float, classes: int, seed: int) -> Tensor:
     """Labels [N] of which round(share * N), chosen at random, become another class, each other one equally likely.
 
-    This is symmetric noise as in Ghosh et al. 2017 (AAAI; probability eta / (K - 1) for each wrong class), with an
-    exact count. Zhang et al. 2017 draw from all K classes, so that K - 1 of K labels that they draw are wrong. For one
+    This is symmetric noise as in Ghosh et al. 2017 (probability eta / (K - 1) for each wrong class), with an exact
+    count. Zhang et al. 2017 draw from all K classes, so that K - 1 of K labels that they draw are wrong. For one
     seed, a smaller share changes a part of the labels that a larger one changes, in the same way.
     """
     random = generator(seed, "label_noise")

@@ -65,7 +65,7 @@ def test_a_recorded_step_is_the_same(stacked):
         return work
 
     for recorder in (keep, None):
-        setup = build(configs("drop_last=true", "epochs=1"), stacked=stacked)
+        setup = build(configs("drop_last=true", "epochs=2"), stacked=stacked)
         training = replace(setup.training, recorder=recorder)
         records = list(train(training, setup.evaluate, setup, stop=never))
         found.append((repr(records), setup.population.theta_MP.clone()))
