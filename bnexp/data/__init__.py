@@ -8,6 +8,7 @@ from bnexp.data import cifar, digits, image_folder, mnist, npz
 from bnexp.data.base import DATA, Data, Part, Raw, Split
 from bnexp.data.batches import Batches
 from bnexp.data.cache import keep, load
+from bnexp.data.prepare import new_images
 
 __all__ = [
     "DATA",
@@ -22,5 +23,6 @@ __all__ = [
     "keep",
     "load",
     "mnist",
+    "new_images",
     "npz",
 ]

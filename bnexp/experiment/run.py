@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bnexp.config.checks import RunFailedError
-from bnexp.config.schema import CHECKPOINTS, config_hash, to_dict
+from bnexp.config.schema import CHECKPOINTS, TrainConfig, config_hash, to_dict
 from bnexp.data import Data
 from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.job import Job, Outcome
@@ -319,10 +319,24 @@ def evaluate_run(job: Job, split: str | None) -> tuple[int, list[tuple[str, str,
     Raises:
         ValueError: there is no checkpoint, or the data have no such split.
     """
-    setup = build([job.config], stacked=False, resumed=[True])
+    setup, step = restored(job)
+    return step, list(setup.compare_statistics(split))
+
+
+def restored(job: Job, config: TrainConfig | None = None) -> tuple[Setup, int]:
+    """A run as its last checkpoint has it, and the checkpoint's step; nothing is written.
+
+    Args:
+        job: from ``saved_job``.
+        config: its settings, but for those of the machine, if the checkpoint is to be used on another one.
+
+    Raises:
+        ValueError: there is no usable checkpoint, or the data cannot be read.
+    """
+    setup = build([config or job.config], stacked=False, resumed=[True])
     state = _load(setup, 0, job, to_go_on=False)
     if state is None:
         raise ValueError(f"{job.folder}: has no checkpoint; the run has not saved one, or kept none")
     if _data_changed(job.folder, setup.data):
         log.warning("data=%s: not those that %s was trained with: they have changed since", setup.data.name, job.folder)
-    return state["step"], list(setup.compare_statistics(split))
+    return setup, state["step"]
