@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from bnexp.compare.blocks import Document, Table
+from bnexp.runs.json_file import without_nan
 
 
 def as_csv(document: Document) -> str:
@@ -26,9 +27,10 @@ def _inert(value: float | str | None) -> float | str | None:
 
 def as_json(document: Document) -> str:
     """The document's facts, or its table as a list of objects; ``null`` where there is no value."""
-    facts = _records(document.table) if document.facts is None else document.facts
-    return json.dumps(facts, indent=1, allow_nan=False) + "\n"
+    facts = records(document.table) if document.facts is None else document.facts
+    return json.dumps(without_nan(facts), indent=1, allow_nan=False) + "\n"
 
 
-def _records(table: Table) -> list[dict[str, Any]]:
+def records(table: Table) -> list[dict[str, Any]]:
+    """The rows as dicts: column -> value."""
     return [dict(zip(table.header, (cell.value for cell in row), strict=True)) for row in table.records]

@@ -33,6 +33,8 @@ class Run:
         started: ISO 8601, or an empty string.
         classes: number of classes of the data, or None if run.json does not say.
         has_curve: True if there is a ``metrics.csv``.
+        step, steps: the steps it has done, and has to do; None if run.json does not say.
+        tags, notes: what the user, or a claim, has said of the run.
     """
 
     folder: Path
@@ -46,6 +48,10 @@ class Run:
     started: str
     classes: int | None
     has_curve: bool
+    step: int | None = None
+    steps: int | None = None
+    tags: Sequence[str] = ()
+    notes: str = ""
 
     @property
     def seed(self) -> int:
@@ -112,6 +118,15 @@ def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Skip]]:
         else:
             skips.append(found)
     return runs, skips
+
+
+def sweeps(folders: Sequence[Path]) -> list[Path]:
+    """The folders of sweeps, in and below the given ones.
+
+    Raises:
+        ValueError: a given folder does not exist.
+    """
+    return [folder for folder, files in _walk(folders) if files and SWEEP_JSON in files]
 
 
 def _found(folders: Sequence[Path]) -> Iterator[Run | Skip]:
@@ -183,7 +198,7 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         folder=folder,
         name=facts["name"],
         status=facts["status"],
-        settings={sys.intern(show(key)): _plain(value) for key, value in flat(completed(facts["config"])).items()},
+        settings={sys.intern(show(key)): plain(value) for key, value in flat(completed(facts["config"])).items()},
         config_hash=facts["config_hash"],
         final=_finite(facts["final"]),
         best=_finite(best),
@@ -191,10 +206,18 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         started=str((facts.get("provenance") or {}).get("started", "")),
         classes=facts.get("classes"),
         has_curve=has_curve,
+        step=facts.get("step"),
+        steps=facts.get("steps"),
+        tags=_words(facts["config"].get("tags")),
+        notes=show(facts["config"].get("notes") or ""),
     )
 
 
-def _plain(value: Any) -> Setting:
+def _words(value: Any) -> tuple[str, ...]:
+    return tuple(map(show, value)) if isinstance(value, list) else ()
+
+
+def plain(value: Any) -> Setting:
     """A setting as a value that can be compared and hashed: lists, nan and huge numbers become text."""
     if isinstance(value, list) or (isinstance(value, int | float) and not abs(value) < FINITE):
         return json.dumps(value, separators=(",", ":"))

@@ -15,7 +15,7 @@ STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
 # Facts that every run.json must hold, and their types.
 _FACTS = {"name": str, "config": dict, "config_hash": str, "overrides": list, "status": str, "final": dict}
 # Facts that may be missing, because the process died early; their types.
-_MORE_FACTS = {"best": dict, "provenance": dict, "classes": int, "failure": dict}
+_MORE_FACTS = {"best": dict, "provenance": dict, "classes": int, "failure": dict, "step": int, "steps": int}
 
 
 def read(folder: Path) -> dict[str, Any]:

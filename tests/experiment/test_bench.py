@@ -20,7 +20,6 @@ WRONG = {
     "--sizes 8,": "--sizes=8,: expected whole numbers",
     "--sizes 0": "--sizes=0: out of range; allowed is at least 1",
     "--repeats 2": "--repeats=2: out of range; allowed is at least 3",
-    "--json /nowhere/x.json": "--json=/nowhere/x.json: /nowhere is not a folder",
     "--sizes 1": "--sizes: none is possible; batch_size=1: norm=bn: an input of shape [1, 16] gives one value",
     "-m norm=bn": "bench: unrecognized arguments: -m",
     "norm=bx": "norm=bx: not known; did you mean bn?",
