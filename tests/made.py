@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from conftest import composed
 
@@ -14,7 +17,7 @@ from bnexp.runs import run_json
 def make_run(folder: Path, *words: str, accuracy: float = 0.9, hour: int = 8, **facts) -> Path:
     """A folder with a run.json of the words' config; the hour is its start, and decides which run is newer."""
     folder.mkdir(parents=True)
-    config = to_dict(compose.plain(composed(*words)))
+    config = copy.deepcopy(_config(words))
     final = {"test/accuracy": accuracy, "test/loss": 1 - accuracy, "probe/x/y": 1.0}
     run = {
         "format": run_json.FORMAT,
@@ -34,3 +37,8 @@ def make_run(folder: Path, *words: str, accuracy: float = 0.9, hour: int = 8, **
     }
     run_json.write(folder, run | facts)
     return folder
+
+
+@cache
+def _config(words: tuple[str, ...]) -> dict[str, Any]:
+    return to_dict(compose.plain(composed(*words)))

@@ -61,7 +61,7 @@ def _options() -> argparse.ArgumentParser:
     add("--best", metavar="KEY", help="take each arm at its best value of this setting, chosen on validation")
     take_selection(options)
     take_format(options)
-    add("--figures", metavar="DIR", help="write curves, dots and, for two swept settings, a heat map (PNG and SVG)")
+    add("--figures", metavar="DIR", help="write curves, dots and, for two swept settings, a heat map (PNG, SVG, PDF)")
     add("--tensorboard", metavar="DIR", help="write each arm's mean and interval as a TensorBoard run")
     add("--html", metavar="FILE", help="write one self-contained page")
     add("-v", "--verbose", action="store_true", help="list the folders that were skipped")

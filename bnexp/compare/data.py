@@ -15,12 +15,12 @@ def as_csv(document: Document) -> str:
     """The document's table; empty where there is no value. No text is a formula to a spreadsheet."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(_inert, document.table.header))
-    writer.writerows([_inert(cell.value) for cell in row] for row in document.table.records)
+    writer.writerow(map(inert, document.table.header))
+    writer.writerows([inert(cell.value) for cell in row] for row in document.table.records)
     return file.getvalue()
 
 
-def _inert(value: float | str | None) -> float | str | None:
+def inert(value: float | str | None) -> float | str | None:
     """Text that a spreadsheet would compute, with an apostrophe before it, by which it takes it as text."""
     return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(("=", "+", "@", "-")) else value
 

@@ -13,7 +13,7 @@ from bnexp.compare.cells import BLANK, duration, number
 from bnexp.config.defaults import changed, is_shipped, usual
 from bnexp.config.schema import completed, flat, role
 from bnexp.runs import run_json
-from bnexp.runs.arms import differing, telling
+from bnexp.runs.arms import differing
 from bnexp.runs.collect import Run, Setting, Skip, plain, read, short, show
 from bnexp.runs.paths import RunPaths, SweepPaths
 from bnexp.runs.storage import in_use
@@ -49,7 +49,7 @@ def when(started: str) -> str:
 
 def listing(runs: Sequence[Run], metric: str, notes: Sequence[str] = (), skips: Sequence[Skip] = ()) -> Document:
     """A row a run, in the given order: when it started, what differs, its result, how it ended, where it is."""
-    keys = telling(
+    keys = differing(
         [key for key in dict.fromkeys(key for run in runs for key in run.settings) if _tells(key)],
         [run.settings for run in runs],
     )

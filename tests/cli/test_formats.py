@@ -108,16 +108,17 @@ def test_what_is_wrong_is_said_on_standard_error_in_json_too(bnexp, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_claims_answer_with_their_results(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    answer = bnexp("claim", "run", "ics", "--smoke", "--json")
+    declaration = "sentence: It grows.\nsources: [nobody]\nliterature: ''\nconfounds: ''\nwould_change: ''\n"
+    (tmp_path / "growth.yaml").write_text(f"{declaration}exact: [bias_growth]\n")
+    answer = bnexp("claim", "run", "growth.yaml", "--profile", "quick", "--json")
     assert answer.code == 0, answer
-    assert keys(answer, "claim run") == {"claims": []}
-    assert "ics: smoke test" in answer.err
-    tagged = json.loads(bnexp("runs", "--tag", "smoke", "--json").out)["runs"]
-    assert tagged
-    assert "no others; --all takes them too" in bnexp("runs").complaint
+    (result,) = keys(answer, "claim run")["claims"]
+    assert (result["claim"], list(result["exact"])) == ("growth", ["bias_growth"])
+    assert "growth (quick)" in answer.err
+    written = keys(bnexp("claim", "report", "outputs/claims/quick", "--json"), "claim report")
+    assert [path.rpartition("/")[2] for path in written["files"]] == ["claims.html", "claims.md"]
 
 
 def test_every_command_that_answers_has_its_row():
