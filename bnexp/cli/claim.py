@@ -22,6 +22,7 @@ from bnexp.compare.blocks import Cell, Document, Table
 from bnexp.compare.cells import duration, number
 from bnexp.compare.data import records
 from bnexp.config.shipped import configs_folder
+from bnexp.runs.json_file import without_nan
 from bnexp.sweep.fork_server import ForkServer
 
 FOLDER = Path("outputs/claims")
@@ -111,7 +112,7 @@ def _results(results: Sequence[Result]) -> Document:
         for test in result.tests
     ]
     table = Table(header, rows)
-    return Document([table], table, {"claims": [asdict(result) for result in results]})
+    return Document([table], table, {"claims": [without_nan(asdict(result)) for result in results]})
 
 
 def _designs(given: argparse.Namespace, configs: Path) -> list[Design]:

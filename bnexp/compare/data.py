@@ -8,7 +8,6 @@ import json
 from typing import Any
 
 from bnexp.compare.blocks import Document, Table
-from bnexp.runs.json_file import without_nan
 
 
 def as_csv(document: Document) -> str:
@@ -28,7 +27,7 @@ def inert(value: float | str | None) -> float | str | None:
 def as_json(document: Document) -> str:
     """The document's facts, or its table as a list of objects; ``null`` where there is no value."""
     facts = records(document.table) if document.facts is None else document.facts
-    return json.dumps(without_nan(facts), indent=1, allow_nan=False) + "\n"
+    return json.dumps(facts, indent=1, allow_nan=False) + "\n"
 
 
 def records(table: Table) -> list[dict[str, Any]]:

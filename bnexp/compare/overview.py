@@ -15,6 +15,7 @@ from bnexp.config.schema import completed, flat, role
 from bnexp.runs import run_json
 from bnexp.runs.arms import differing
 from bnexp.runs.collect import Run, Setting, Skip, plain, read, short, show
+from bnexp.runs.json_file import without_nan
 from bnexp.runs.paths import RunPaths, SweepPaths
 from bnexp.runs.storage import in_use
 
@@ -150,7 +151,7 @@ def single(folder: Path) -> Document:
     goes_on: list[Row] = [["go on" if index == 0 else "", line] for index, line in enumerate(_next(run, facts))]
     table = Table(["run", str(folder)], [row for row in rows if row[1]] + goes_on)
     results = _results(facts)
-    return Document([table, *([results] if results.rows else [])], results, _facts(run, facts, differs))
+    return Document([table, *([results] if results.rows else [])], results, without_nan(_facts(run, facts, differs)))
 
 
 def command(facts: Mapping[str, Any]) -> str:

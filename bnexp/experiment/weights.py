@@ -52,6 +52,7 @@ def to_onnx(trained: Trained, path: Path) -> None:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises different errors for different operations
+        error = error.__cause__ if isinstance(error.__cause__, Exception) else error  # the exporter wraps the reason
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"--to onnx: this model cannot be written as ONNX ({type(error).__name__}: {reason})"
