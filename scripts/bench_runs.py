@@ -1,6 +1,6 @@
 """Time ``bnexp runs`` and ``bnexp show`` over many run folders: ``python scripts/bench_runs.py [--folders 1000]``.
 
-The folders are those of bench_compare.py. Prints the median seconds of five calls, each in a process of its own with
+The folders are those of bench_compare.py. Prints the median seconds of five calls, each in a new process with
 Python's start, and of ``bnexp --version``, which is the start alone.
 """
 

@@ -14,7 +14,7 @@ from bnexp.config.shipped import configs_folder
 
 
 def changed(config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ: dotted name -> (value, default); the default of an option is that of its choice.
+    """The settings that differ: dotted name -> (value, default); an option has the default of its choice.
 
     Settings that decide nothing, such as the place of data, are left out.
     """
