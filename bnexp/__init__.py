@@ -26,6 +26,7 @@ height and width, K classes, P all parameters of a member.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bnexp.api import Run as Run
     from bnexp.api import find as find
     from bnexp.api import load as load
     from bnexp.api import train as train
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_API = ("find", "load", "train", "train_all")
+_API = ("Run", "find", "load", "train", "train_all")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
-from conftest import ROOT, SMALL
+import torch
+from conftest import ROOT, SMALL, SMALL_RUN
 
 import bnexp
 
@@ -44,3 +50,127 @@ def test_nothing_is_imported_before_it_is_asked_for():
     assert answer.stdout == "False\n"
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         bnexp.trian  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run with batch norm whose last checkpoint is of its last step."""
+    folder = tmp_path_factory.mktemp("api") / "run"
+    command = [sys.executable, "-m", "bnexp", "train", *SMALL_RUN, "norm=bn", f"hydra.run.dir={folder}"]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return folder
+
+
+def test_settings_and_metrics_of_a_run(trained):
+    run = bnexp.load(trained)
+    assert (run.status, run.config.norm["name"], run.config.batch_size) == ("finished", "bn", 29)
+    rows = (trained / "metrics.csv").read_text().splitlines()[1:]
+    assert len(run.metrics) == len(rows)
+    table = run.metrics
+    last = table.step[-1], repr(table.epoch[-1]), table.metric[-1], repr(table.value[-1])
+    assert ",".join(map(str, last)) == rows[-1]
+    assert run.metrics.curve("test/accuracy")[21] == run.final["test/accuracy"]
+    assert list(run.metrics.curve("test/accuracy")) == [7, 14, 21]
+
+
+def test_metrics_as_a_data_frame(trained):
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    table = bnexp.load(trained).metrics.to_pandas()
+    assert list(table.columns) == ["step", "epoch", "metric", "value"]
+    last = table[table.metric == "test/accuracy"].value.iloc[-1]
+    assert last == bnexp.load(trained).final["test/accuracy"]
+
+
+def test_what_needs_pandas_names_it(trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ValueError, match=r"^pandas: not installed; pip install 'bnexp\[pandas\]'$"):
+        bnexp.load(trained).metrics.to_pandas()
+
+
+def test_the_model_of_a_run_repeats_its_accuracy(trained):
+    run = bnexp.load(trained, device="cpu")
+    x, y = run.data("test")
+    model = run.model()
+    assert (len(x), x.dtype, y.dtype, model.training) == (500, torch.float32, torch.int64, False)
+    assert (run.predict(x) == y).double().mean().item() == run.final["test/accuracy"]
+    assert torch.equal(model(x).argmax(1), run.predict(x))
+    loss = torch.nn.functional.cross_entropy(model(x).double(), y).item()
+    assert loss == pytest.approx(run.final["test/loss"], rel=1e-5)
+    with pytest.raises(ValueError, match=r"^tests: .*there are: train, validation, test"):
+        run.data("tests")
+
+
+def test_raw_pixels_are_prepared_as_those_of_training(tmp_path):
+    numbers = np.random.default_rng(0)
+    arrays = {f"x_{part}": numbers.integers(0, 256, (60, 12, 12), dtype=np.uint8) for part in ("train", "test")}
+    np.savez(tmp_path / "own.npz", **arrays, y_train=np.arange(60) % 3, y_test=np.arange(60) % 3)
+    words = ("model=mlp", "model.depth=1", "data=npz", "data.path=own.npz", "data.size=8", "batch_size=9", "steps=2")
+    run, raw = bnexp.train(*words), torch.from_numpy(arrays["x_test"]).unsqueeze(1)
+    assert torch.equal(run.predict(raw), run.predict(run.data("test")[0]))
+    assert len(set(run.predict(raw).tolist())) > 1
+    assert torch.equal(run.predict(raw[3]), run.predict(raw[3:4]))
+    with pytest.raises(ValueError, match=r"images of shape \(3, 8, 8\): this run's have the shape \(1, 8, 8\)"):
+        run.predict(torch.zeros(2, 3, 9, 9, dtype=torch.uint8))
+    whitened = bnexp.train(*words, "data.whiten=zca")
+    with pytest.raises(ValueError, match=r"^data\.whiten=zca: raw images cannot be whitened"):
+        whitened.predict(raw)
+
+
+def test_the_process_stays_as_it_was(trained):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    torch.set_num_threads(2)
+    try:
+        bnexp.load(trained, device="cpu").model()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_modules_that_a_run_names_are_imported_only_if_the_user_names_them(trained, tmp_path):
+    run = tmp_path / "got"
+    run.mkdir()
+    for name in ("run.json", "checkpoint.pt"):
+        (run / name).write_bytes((trained / name).read_bytes())
+    saved = json.loads((run / "run.json").read_text())
+    del saved["digest"]
+    saved["config"]["imports"] = ["payload"]
+    (run / "run.json").write_text(json.dumps(saved))
+    (tmp_path / "payload.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    with pytest.raises(ValueError, match=r"if you trust them: bnexp\.load\('got', imports=\['payload'\]\)"):
+        bnexp.load("got").model()
+    assert not (tmp_path / "ran").exists()
+    assert bnexp.load("got", imports=["payload"], device="cpu").predict(torch.zeros(1, 1, 8, 8)).shape == (1,)
+    assert (tmp_path / "ran").exists()
+
+
+def test_results_are_read_without_torch(trained):
+    program = f"""
+import bnexp, sys
+run = bnexp.load({str(trained)!r})
+run.config.norm, run.metrics.value, run.final, list(bnexp.find({str(trained)!r}, norm="bn"))
+print("torch" in sys.modules)
+run.model()
+print("torch" in sys.modules)
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.stdout.split() == ["False", "True"], answer.stderr
+
+
+def test_an_interrupted_training_saves(tmp_path):
+    program = f"import bnexp; bnexp.train(*{SMALL!r}, 'epochs=20000', 'hydra.run.dir=run')"
+    child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "checkpoint.pt").exists():
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in child.communicate(timeout=60)[1]
+    assert bnexp.load("run").status == "interrupted"
+
+
+def test_a_failed_job_names_the_folder_of_the_others():
+    words = (*SMALL, "steps=2", "norm=bn,ln", "hydra.sweep.dir=both", "hydra.launcher.timeout_s=0.001")
+    with pytest.raises(bnexp.api.RunFailedError, match=r"\(in both\)$"):
+        bnexp.train_all(*words)

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bnexp"
 ROOMS = {
     "__main__": {"cli"},
     "cli": {"experiment", "claims", "sweep", "compare", "runs", "config"},
-    "api": {"compare", "runs", "config"},
+    "api": {"experiment", "compare", "runs", "config"},  # experiment: imported when a model or data are asked for
     "experiment": {"probes", "training", "models", "norms", "data", "runs", "config"},
     "claims": {"sweep", "compare", "runs", "config", "models", "norms"},  # models and norms: exact.py alone
     "probes": {"training", "models", "norms", "data", "config"},

@@ -181,7 +181,8 @@ class Sweeps:
     def _sweep(self, name: str, jobs: Sequence[Job]) -> list[Run | None]:
         """Carry out jobs; return their runs in the same order, None for a job without a result."""
         configs = iter(_composed(self.design, [words for _, words in jobs if words is not None], self.configs))
-        entries = [None if words is None else _entry(label, words, next(configs)) for label, words in jobs]
+        tag = "smoke" if self.design.profile == "smoke" else "claim"
+        entries = [None if words is None else _entry(label, words, next(configs), tag) for label, words in jobs]
         wanted = list({entry.config_hash: entry for entry in entries if entry is not None}.values())
         if not wanted:
             return [None] * len(entries)
@@ -245,7 +246,7 @@ def _composed(design: Design, jobs: Sequence[Sequence[str]], configs: Path) -> l
         raise ValueError(f"claim {design.claim.id}: {error}") from None
 
 
-def _entry(label: str, words: Sequence[str], config: dict[str, Any]) -> Entry:
-    """A job whose name ends in its config's hash, so that a changed declaration gets a new folder."""
+def _entry(label: str, words: Sequence[str], config: dict[str, Any], tag: str) -> Entry:
+    """A tagged job whose name ends in its config's hash, so that a changed declaration gets a new folder."""
     mark = config_hash(config)
-    return Entry(f"{run_name([label])}-{mark[:8]}", list(words), config, mark)
+    return Entry(f"{run_name([label])}-{mark[:8]}", [*words, f"tags=[{tag}]"], {**config, "tags": [tag]}, mark)

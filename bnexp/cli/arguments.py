@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import NoReturn
+
+from bnexp.compare.formats import FORMATS
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,6 +22,32 @@ def take_imports(options: argparse.ArgumentParser) -> None:
     """Have a command take the modules that the user trusts: those that a folder names are not imported otherwise."""
     about = "modules of your own that the folder names; without this, none of them is imported"
     options.add_argument("--imports", type=lambda text: text.split(","), default=[], metavar="MODULE,...", help=about)
+
+
+def take_format(options: argparse.ArgumentParser) -> None:
+    """Have a command print its answer in the format that the user names."""
+    options.add_argument("--format", choices=list(FORMATS), default="table", help="of the answer; default: table")
+    options.add_argument("--json", dest="format", action="store_const", const="json", help="short for --format json")
+
+
+def format_apart(name: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The format that a command of Hydra's is to answer in, and its other arguments.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    options = Parser(prog=f"bnexp {name}", add_help=False, allow_abbrev=False)
+    take_format(options)
+    given, rest = options.parse_known_args(arguments)
+    return given.format, rest
+
+
+def take_selection(options: argparse.ArgumentParser) -> None:
+    """Have a command choose among the runs that it finds; see ``compare.lookup.selected``."""
+    add = options.add_argument
+    add("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only the runs with these settings")
+    add("--tag", nargs="+", default=[], metavar="TAG", help="only the runs with these tags")
+    add("--all", action="store_true", help="also runs of claims and smoke tests, which are left out otherwise")
 
 
 def parser(name: str, text: str) -> Parser:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from bnexp.cli.arguments import parser
-from bnexp.cli.output import say
+from bnexp.cli.arguments import parser, take_format
+from bnexp.cli.output import answer, only_the_answer
+from bnexp.compare.blocks import Cell, Document, Table, Text
+from bnexp.compare.cells import number
 from bnexp.config.checks import Positive, Range, checked
 from bnexp.config.shipped import configs_folder
 
 if TYPE_CHECKING:
     from bnexp.config.schema import TrainConfig
+    from bnexp.experiment.bench import Bench
 
 
 def bench(arguments: list[str]) -> int:
@@ -22,24 +23,35 @@ def bench(arguments: list[str]) -> int:
     options.add_argument("settings", nargs="*", metavar="setting=value", help="as for bnexp train: model=lenet norm=bn")
     options.add_argument("--sizes", help="default: 8,16,32,... up to 4096 or the size of the training set")
     options.add_argument("--repeats", type=int, default=5, help="timed rounds; default: 5")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
     options.add_argument("--config-dir", metavar="DIR", help="a folder with your yaml files")
+    take_format(options)
     given = options.parse_intermixed_args(arguments)
     sizes, repeats = _batch_sizes(given.sizes), checked("--repeats", given.repeats, Annotated[int, Range(least=3)])
-    if given.json and not given.json.parent.is_dir():
-        raise ValueError(f"--json={given.json}: {given.json.parent} is not a folder")
     config = _composed([*given.settings, *(["--config-dir", given.config_dir] if given.config_dir else [])])
     from bnexp.experiment import bench
     from bnexp.experiment.display import console
     from bnexp.experiment.job import import_modules
 
-    with console():
+    with console(), only_the_answer(given.format):
         import_modules(config.imports)
         result = bench.bench(config, sizes=sizes, repeats=repeats)
-    if given.json:
-        given.json.write_text(json.dumps(bench.facts(result), indent=1) + "\n", encoding="utf-8")
-    say(bench.table(result), end="\n")
+    table = Table(["batch_size", "images/s", "lower quartile", "upper quartile", "ms/step", "MiB"], _rows(result))
+    document = Document([table, Text(bench.verdict(result))], table, bench.facts(result), bench.table(result) + "\n")
+    answer(document, given.format)
     return 0
+
+
+def _rows(result: Bench) -> list[list[str | Cell]]:
+    """A row a batch size that is possible."""
+    return [
+        [
+            number(speed.size, 0),
+            *(number(rate, 0) for rate in (speed.median, *speed.quartiles)),
+            number(1000 * speed.size / speed.median, 2),
+            number(speed.memory / 2**20, 0),
+        ]
+        for speed in result.speeds
+    ]
 
 
 def _batch_sizes(words: str | None) -> list[int] | None:

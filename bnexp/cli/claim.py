@@ -7,6 +7,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from bnexp.claims import declaration, judging, store, sweeps
@@ -15,9 +16,13 @@ from bnexp.claims.design import Design, design
 from bnexp.claims.report.cells import effect
 from bnexp.claims.result import Result, TestResult, conclude
 from bnexp.claims.sweeps import Harvest
-from bnexp.cli.arguments import parser
-from bnexp.compare.cells import duration
+from bnexp.cli.arguments import parser, take_format
+from bnexp.cli.output import answer, only_the_answer
+from bnexp.compare.blocks import Cell, Document, Table
+from bnexp.compare.cells import duration, number
+from bnexp.compare.data import records
 from bnexp.config.shipped import configs_folder
+from bnexp.runs.json_file import without_nan
 from bnexp.sweep.fork_server import ForkServer
 
 FOLDER = Path("outputs/claims")
@@ -33,7 +38,7 @@ def main(arguments: list[str]) -> int:
     """
     given, configs = _options().parse_args(arguments), configs_folder()
     if given.command == "list":
-        return _list(configs)
+        return _list(configs, given.format)
     if given.command == "run":
         return _run(given, configs)
     return _report(given)
@@ -42,7 +47,7 @@ def main(arguments: list[str]) -> int:
 def _options() -> argparse.ArgumentParser:
     options = parser("claim", "Test claims about normalization.")
     commands = options.add_subparsers(dest="command", required=True, metavar="{list,run,report}")
-    commands.add_parser("list", help="the claims, with sources and minutes")
+    listed = commands.add_parser("list", help="the claims, with sources and minutes", allow_abbrev=False)
     run = commands.add_parser("run", help="run and judge claims; again: only what is missing", allow_abbrev=False)
     run.add_argument("claims", nargs="*", metavar="CLAIM", help="as in the list, or the path of a yaml")
     run.add_argument("--all", action="store_true", help="every claim of the list")
@@ -52,15 +57,25 @@ def _options() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="all results as a page, with figures", allow_abbrev=False)
     report.add_argument("folder", type=Path, nargs="?", help=f"of a profile; default: {FOLDER}/<profile>")
     report.add_argument("--to", type=Path, metavar="DIR", help="default: the same folder")
+    for command in (listed, run, report):
+        take_format(command)
     return options
 
 
-def _list(configs: Path) -> int:
+def _list(configs: Path, form: str) -> int:
     claims = [declaration.load(declaration.find(name, configs)) for name in declaration.ids(configs)]
-    for claim in claims:
-        print(f"{claim.id:22}{claim.sentence}")
-        print(f"{'':22}{_minutes(claim)}{'; '.join(claim.sources)}")
+    lines = [f"{claim.id:22}{claim.sentence}\n{'':22}{_minutes(claim)}{'; '.join(claim.sources)}\n" for claim in claims]
+    rows: list[list[str | Cell]] = [
+        [claim.id, claim.sentence, *(_planned(claim, name) for name in PROFILES), "; ".join(claim.sources)]
+        for claim in claims
+    ]
+    table = Table(["claim", "sentence", *(f"{name} minutes" for name in PROFILES), "sources"], rows)
+    answer(Document([table], table, {"claims": records(table)}, "".join(lines)), form)
     return 0
+
+
+def _planned(claim: Claim, profile: str) -> Cell:
+    return number(claim.profiles[profile].minutes if profile in claim.profiles else None, 1)
 
 
 def _minutes(claim: Claim) -> str:
@@ -69,18 +84,35 @@ def _minutes(claim: Claim) -> str:
 
 
 def _run(given: argparse.Namespace, configs: Path) -> int:
-    start, code = time.monotonic(), 0
-    with contextlib.closing(ForkServer()) as server:
+    start, code, results = time.monotonic(), 0, list[Result]()
+    with contextlib.closing(ForkServer()) as server, only_the_answer(given.format):
         server.begin()  # the server imports torch while the declarations are read and composed
         designs = _designs(given, configs)
         for made in designs:
-            ended = _one(made, configs, server, retry_failed=given.retry_failed)
+            ended, result = _one(made, configs, server, retry_failed=given.retry_failed)
+            results += [result] if result else []
             if ended > _SIGNALLED:
                 return ended
             code = max(code, ended)
-    if len(designs) > 1:
+    if given.format != "table":
+        answer(_results(results), given.format)
+    elif len(designs) > 1:
         print(f"{len(designs)} claims in {duration(time.monotonic() - start).text}", flush=True)
     return code
+
+
+def _results(results: Sequence[Result]) -> Document:
+    """The verdicts; as facts, the results as their files hold them."""
+    header = ["claim", "profile", "regime", "test", "verdict", "mean", "low", "high", "p", "n"]
+    rows: list[list[str | Cell]] = [
+        [result.claim, result.profile, test.regime, test.test, test.verdict]
+        + [number(value, 4) for value in (test.mean, test.low, test.high, test.p)]
+        + [number(test.n, 0)]
+        for result in results
+        for test in result.tests
+    ]
+    table = Table(header, rows)
+    return Document([table], table, {"claims": [without_nan(asdict(result)) for result in results]})
 
 
 def _designs(given: argparse.Namespace, configs: Path) -> list[Design]:
@@ -112,8 +144,8 @@ def _default_profile() -> str:
     return "gpu" if torch.cuda.is_available() else "quick"
 
 
-def _one(made: Design, configs: Path, server: ForkServer, *, retry_failed: bool) -> int:
-    """Run and judge a claim, and print its verdicts; returns the exit code."""
+def _one(made: Design, configs: Path, server: ForkServer, *, retry_failed: bool) -> tuple[int, Result | None]:
+    """Run and judge a claim, and print its verdicts; returns the exit code, and the result if there is one."""
     from bnexp.claims import exact  # imports torch
 
     start, folder = time.monotonic(), FOLDER / made.profile / made.claim.id
@@ -123,14 +155,14 @@ def _one(made: Design, configs: Path, server: ForkServer, *, retry_failed: bool)
             harvest = sweeps.run(made, folder, configs, server=server, retry_failed=retry_failed)
     except sweeps.StoppedError as stop:
         print(f"{made.claim.id}: stopped; the same command goes on", file=sys.stderr, flush=True)
-        return int(stop.args[0])
+        return int(stop.args[0]), None
     checks = {name: exact.check(name) for name in made.claim.exact}
     if made.profile == "smoke":
-        return _smoked(made.claim.id, harvest, judging.missing_metrics(made, harvest))
+        return _smoked(made.claim.id, harvest, judging.missing_metrics(made, harvest)), None
     concluded = conclude(made, harvest, judging.judged(made, harvest), checks, time.monotonic() - start)
     store.write(folder, concluded)
     print("\n".join(lines(concluded)), flush=True)
-    return int(harvest.failed > 0)
+    return int(harvest.failed > 0), concluded
 
 
 def _smoked(name: str, harvest: Harvest, faults: Sequence[str]) -> int:
@@ -167,6 +199,8 @@ def _report(given: argparse.Namespace) -> int:
     if given.folder is not None and not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     results = store.read_all(folder)
-    for path in report.write(given.to or folder, results, runs_at=Path.cwd()):
-        print(path)
+    paths = report.write(given.to or folder, results, runs_at=Path.cwd())
+    table = Table(["file"], [[str(path)] for path in paths])
+    text = "".join(f"{path}\n" for path in paths)
+    answer(Document([table], table, {"files": [str(path) for path in paths]}, text), given.format)
     return 0

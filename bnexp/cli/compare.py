@@ -6,11 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from bnexp.cli.arguments import parser
-from bnexp.cli.output import say
+from bnexp.cli.arguments import parser, take_format, take_selection
+from bnexp.cli.output import answer
 from bnexp.compare import bands, figures, page
 from bnexp.compare.comparison import compare
-from bnexp.compare.formats import FORMATS
 from bnexp.compare.tables import Comparison, document
 
 
@@ -28,12 +27,14 @@ def main(argv: list[str]) -> int:
         baseline=options.baseline,
         best=options.best,
         where=options.where,
+        tags=options.tag,
+        everything=options.all,
         verbose=options.verbose,
     )
     _write(options, comparison)
     if options.format == "csv" and comparison.notes:
         print(*comparison.notes, sep="\n", file=sys.stderr)
-    _print(FORMATS[options.format](document(comparison)))
+    answer(document(comparison), options.format)
     return 0
 
 
@@ -59,17 +60,10 @@ def _options() -> argparse.ArgumentParser:
     add("--baseline", nargs="+", default=[], metavar="KEY=VALUE", help="pair the other arms with this one, by seed")
     best = "take each arm at its best value of this setting (or combination of settings), chosen on validation"
     add("--best", metavar="KEY[,KEY]", help=best)
-    add("--where", nargs="+", default=[], metavar="KEY=VALUE", help="use only the runs with these settings")
-    add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
-    add("--figures", metavar="DIR", help="write curves, dots and, for two swept settings, a heat map (PNG and SVG)")
+    take_selection(options)
+    take_format(options)
+    add("--figures", metavar="DIR", help="write curves, dots and, for two swept settings, a heat map (PNG, SVG, PDF)")
     add("--tensorboard", metavar="DIR", help="write each arm's mean and interval as a TensorBoard run")
     add("--html", metavar="FILE", help="write one self-contained page")
     add("-v", "--verbose", action="store_true", help="list the folders that were skipped")
     return options
-
-
-def _print(text: str) -> None:
-    """Print; characters that standard output cannot encode are escaped."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    say(text)

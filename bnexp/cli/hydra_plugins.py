@@ -32,6 +32,7 @@ from bnexp.config.compose import Composer
 from bnexp.config.names import quoted
 from bnexp.config.schema import to_dict
 from bnexp.stopping import Stop
+from bnexp.sweep.display import Report, print_summary
 from bnexp.sweep.draws import Choice, Interval, draw
 from bnexp.sweep.fork_server import ForkServer
 from bnexp.sweep.options import options
@@ -39,13 +40,14 @@ from bnexp.sweep.plan import Entry, entries
 from bnexp.sweep.supervisor import Engine, carry_out
 
 
-def register(server: ForkServer | None = None) -> None:
+def register(server: ForkServer | None = None, report: Report = print_summary) -> None:
     """Register the classes of this module with Hydra, under the names in the yaml files.
 
     Args:
         server: forks the processes of the next sweep; None lets the sweep start its own fork server.
+        report: says how the next sweep has ended.
     """
-    BnexpSweeper.server = server
+    BnexpSweeper.server, BnexpSweeper.report = server, staticmethod(report)
     for plugin in (BnexpSweeper, RandomSweeper, BnexpLauncher):
         Plugins.instance().register(plugin)
     try:
@@ -92,8 +94,9 @@ class BnexpSweeper(Sweeper):
     """
 
     __module__ = "hydra_plugins.bnexp"
-    # A class variable, because Hydra makes the objects of this class and cannot pass the server.
+    # Class variables, because Hydra makes the objects of this class and cannot pass them.
     server: ClassVar[ForkServer | None] = None
+    report: ClassVar[Report] = staticmethod(print_summary)
 
     def __init__(self, max_batch_size: int | None, params: Mapping[str, str] | None, skip_invalid: bool) -> None:
         self.max_batch_size = max_batch_size
@@ -137,6 +140,7 @@ class BnexpSweeper(Sweeper):
             notes=compose.notes,
             engine=None if isinstance(self.launcher, BnexpLauncher) else self._engine(),
             server=self.server,
+            report=BnexpSweeper.report,
             fresh=compose.is_fresh(self.config.hydra.sweep),
         )
         if code:

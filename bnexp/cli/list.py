@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from bnexp.cli.arguments import parser
+from bnexp.cli.arguments import parser, take_format
+from bnexp.cli.output import answer
+from bnexp.compare.blocks import Document, Table
+from bnexp.compare.data import records
 from bnexp.config.capabilities import Capabilities, Rank
 from bnexp.config.checks import unknown
 from bnexp.config.shipped import configs_folder, folder
@@ -146,20 +149,29 @@ def main(arguments: list[str]) -> int:
     """``bnexp list [GROUP]``: every choice with its first comment line; ``bnexp list norms``: a paragraph each."""
     options = parser("list", "What can be chosen, each with a line and its source.")
     options.add_argument("group", nargs="?", help=", ".join(GROUPS))
-    group = options.parse_args(arguments).group
+    take_format(options)
+    given = options.parse_args(arguments)
     aliases = {f"{name}s": name for name in GROUPS} | {"probe": "probes"}
-    wanted = aliases.get(group, group)
+    wanted = aliases.get(given.group, given.group)
     if wanted is not None and wanted not in GROUPS:
         raise unknown("list", wanted, GROUPS)
-    if wanted == "norm":
-        norms = described(Path(__file__).parents[1] / "norms")
-        costs = folder("benchmarks") / "norms.json"
-        print("\n\n".join(norm_blocks(descriptions(configs_folder() / "norm"), norms, costs)))
-        return 0
-    for name in [wanted] if wanted else GROUPS:
-        print(name)
-        found = descriptions(configs_folder() / name)
-        width = max(18, *(len(each.name) + 2 for each in found))
-        for each in found:
-            print(f"  {each.name:{width}}{each.title}")
+    found = {name: descriptions(configs_folder() / name) for name in ([wanted] if wanted else GROUPS)}
+    text = _norms(found["norm"]) if wanted == "norm" else "\n".join(map(_group, found, found.values()))
+    rows = [
+        [group, each.name, each.title, each.source, "; ".join(each.options)]
+        for group, some in found.items()
+        for each in some
+    ]
+    table = Table(["group", "name", "title", "source", "options"], rows)
+    answer(Document([table], table, {"choices": records(table)}, text + "\n"), given.format)
     return 0
+
+
+def _norms(choices: list[Description]) -> str:
+    norms = described(Path(__file__).parents[1] / "norms")
+    return "\n\n".join(norm_blocks(choices, norms, folder("benchmarks") / "norms.json"))
+
+
+def _group(name: str, choices: list[Description]) -> str:
+    width = max(18, *(len(each.name) + 2 for each in choices))
+    return "\n".join([name, *(f"  {each.name:{width}}{each.title}" for each in choices)])

@@ -24,14 +24,17 @@ bnexp: a command-line laboratory for normalization in neural networks
 
   bnexp train norm=bn                       train LeNet with batch norm on the embedded digits
   bnexp train -m norm=none,bn,ln seed=0,1   a sweep
-  bnexp resume FOLDER                       resume a run or a sweep that was stopped or killed
-  bnexp evaluate RUN                        accuracy with running, precise and batch statistics
+  bnexp resume [FOLDER]                     resume a run or a sweep that was stopped or killed
+  bnexp runs [FOLDER]                       the runs there are, the newest first; show, diff, tag: one or two of them
+  bnexp evaluate [RUN]                      accuracy with running, precise and batch statistics
   bnexp compare FOLDER...                   runs as a table with intervals
   bnexp bench [setting=value ...]           the batch size beyond which training is no faster
   bnexp claim list|run|report               claims about normalization: test, judge and report them
   bnexp board [FOLDER]                      curves in TensorBoard, on this machine only
+  bnexp export FOLDER --to csv|parquet      all results as tables; RUN --to safetensors|onnx: a trained model
   bnexp list [GROUP]                        what can be chosen: norms, models, data, experiments, ...
 
+--json (--format table|csv|json|markdown|latex) makes any answer one that programs can read.
 bnexp COMMAND --help says more; bnexp --version; completion: eval "$(bnexp -sc install=bash)"
 """
 
@@ -40,10 +43,15 @@ bnexp COMMAND --help says more; bnexp --version; completion: eval "$(bnexp -sc i
 COMMANDS = {
     "train": "bnexp.cli.train:train",
     "resume": "bnexp.cli.resume:resume",
+    "runs": "bnexp.cli.runs:runs",
+    "show": "bnexp.cli.show:show",
+    "diff": "bnexp.cli.diff:diff",
+    "tag": "bnexp.cli.tag:tag",
     "evaluate": "bnexp.cli.evaluate:evaluate",
     "compare": "bnexp.cli.compare:main",
     "claim": "bnexp.cli.claim:main",
     "bench": "bnexp.cli.bench:bench",
+    "export": "bnexp.cli.export:export",
     "board": "bnexp.cli.board:board",
     "list": "bnexp.cli.list:main",
 }

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from contextlib import AbstractContextManager
+from typing import Any
 
+from bnexp.compare.blocks import Document
+from bnexp.compare.formats import FORMATS
 from bnexp.config.checks import RunFailedError
 
 
@@ -32,3 +37,15 @@ def say(text: str, *, end: str = "", also: str = "") -> None:
     except OSError as error:
         drop_output()
         raise RunFailedError(f"standard output cannot be written ({error.strerror}){also}") from None
+
+
+def answer(document: Document, form: str) -> None:
+    """Print a document in a format; characters that standard output cannot encode are escaped."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    say(FORMATS[form](document))
+
+
+def only_the_answer(form: str) -> AbstractContextManager[Any]:
+    """Send what is printed in the with block to standard error, unless the answer is for people."""
+    return contextlib.nullcontext() if form == "table" else contextlib.redirect_stdout(sys.stderr)

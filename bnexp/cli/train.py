@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnexp.cli.output import say
+from bnexp.cli.arguments import format_apart
+from bnexp.cli.output import answer, only_the_answer, say
+from bnexp.compare.overview import jobs, single
 from bnexp.config.shipped import configs_folder
 from bnexp.runs.paths import RunPaths
 
@@ -17,32 +19,35 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from bnexp.experiment.job import Job, Outcome
+    from bnexp.sweep.display import Report
     from bnexp.sweep.fork_server import ForkServer
+    from bnexp.sweep.plan import Entry, Plan
 
 
 def train(arguments: list[str]) -> int:
     """``bnexp train``: Hydra composes the config, ``experiment`` trains the run."""
+    form, arguments = format_apart("train", arguments)
     if {"-m", "--multirun"}.isdisjoint(arguments):
-        return _train(arguments, server=None)
+        return _train(arguments, None, form)
     from bnexp.sweep.fork_server import ForkServer
 
     with contextlib.closing(ForkServer()) as server:
         server.begin()  # it imports torch while Hydra composes
-        return _train(arguments, server)
+        return _train(arguments, server, form)
 
 
-def _train(arguments: list[str], server: ForkServer | None) -> int:
+def _train(arguments: list[str], server: ForkServer | None, form: str) -> int:
     """Let Hydra compose one config and train it, or compose many and run the sweep."""
     from bnexp.cli import hydra_plugins
     from bnexp.config import compose
 
-    hydra_plugins.register(server)
+    hydra_plugins.register(server, report(form))
     results: list[int | Exception] = []
 
     def task(config: DictConfig) -> None:
         # Hydra prints and wraps errors of a task; store them here, so that ``main`` gets them unchanged.
         try:
-            results.append(_train_one(config))
+            results.append(_train_one(config, form))
         except Exception as error:
             results.append(error)
 
@@ -53,7 +58,7 @@ def _train(arguments: list[str], server: ForkServer | None) -> int:
     return max((result for result in results if isinstance(result, int)), default=code)
 
 
-def _train_one(config: DictConfig) -> int:
+def _train_one(config: DictConfig, form: str) -> int:
     from bnexp.config import compose
     from bnexp.config.schema import to_dict
     from bnexp.experiment.job import Job
@@ -61,10 +66,10 @@ def _train_one(config: DictConfig) -> int:
     plain, words = compose.plain(config), compose.overrides()
     notes = compose.notes(to_dict(plain), words)
     fresh = compose.RunFolder.fresh
-    return do(Job(plain, compose.output_folder(), compose.run_name(), words, notes, fresh))
+    return do(Job(plain, compose.output_folder(), compose.run_name(), words, notes, fresh), form)
 
 
-def do(job: Job) -> int:
+def do(job: Job, form: str = "table") -> int:
     """Train one run, print how it ended, and return the exit code."""
     from bnexp.experiment.display import console
     from bnexp.experiment.job import already_done, import_modules
@@ -72,12 +77,25 @@ def do(job: Job) -> int:
     from bnexp.stopping import Stop
 
     stop = Stop()
-    with stop.listening(), console():
+    with stop.listening(), console(), only_the_answer(form):
         import_modules(job.config.imports)
         done = already_done(job)
         (outcome,) = [done] if done else run([job], stop=stop)
-    say(sentence(outcome), end="\n", also=f"; run: {_shown(outcome.job.folder)} ({outcome.status})")
+    if form == "table":
+        say(sentence(outcome), end="\n", also=f"; run: {_shown(outcome.job.folder)} ({outcome.status})")
+    else:
+        answer(single(_shown(outcome.job.folder)), form)
     return stop.exit_code if outcome.status == "interrupted" else 0
+
+
+def report(form: str) -> Report:
+    """The function that says how a sweep has ended."""
+    from bnexp.sweep.display import print_summary
+
+    def tell(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> None:
+        answer(jobs(plan.folder, [(entry.name, entry.state, entry.reason) for entry in asked], trouble), form)
+
+    return print_summary if form == "table" else tell
 
 
 def _shown(folder: Path) -> Path:

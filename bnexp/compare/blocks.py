@@ -1,6 +1,7 @@
 """The model of a document: blocks, and tables of cells. It knows nothing of how a document is written.
 
-``terminal``, ``markdown``, ``html`` and ``data`` write documents; ``formats`` names those writers for ``--format``.
+``terminal``, ``markdown``, ``latex``, ``html`` and ``data`` write documents; ``formats`` names the writers for
+``--format``.
 """
 
 from __future__ import annotations
@@ -144,8 +145,10 @@ class Document:
         blocks: for people.
         table: for CSV, at full precision; for JSON too unless there are ``facts``.
         facts: for JSON.
+        text: for a terminal, where it is laid out by hand; else the blocks are shown.
     """
 
     blocks: Sequence[Block]
     table: Table
     facts: Mapping[str, Any] | None = None
+    text: str | None = None

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bnexp.compare.effects import choosable, choose, describe, pair
-from bnexp.compare.lookup import agrees, assignments, instead, resolve
+from bnexp.compare.lookup import instead, resolve, selected
 from bnexp.compare.notes import (
     about_divergence,
     about_edges,
     about_left_out,
     about_pairs,
+    about_set_aside,
     about_skips,
     about_unchosen,
     about_values,
@@ -34,6 +35,8 @@ def compare(
     baseline: Sequence[str] = (),
     best: str | None = None,
     where: Sequence[str] = (),
+    tags: Sequence[str] = (),
+    everything: bool = False,
     verbose: bool = False,
 ) -> Comparison:
     """Read the runs in and below folders, group them into arms, and compare the arms.
@@ -45,6 +48,8 @@ def compare(
         baseline: ``KEY=VALUE`` of the arm that the others are paired with, by seed.
         best: take each arm at its best value of this setting (or these, ``KEY,KEY``), chosen on validation.
         where: ``KEY=VALUE`` that the runs must have.
+        tags: words that the runs must be tagged with.
+        everything: take the runs of claims and smoke tests too.
         verbose: name each skipped folder in the notes.
 
     Raises:
@@ -54,14 +59,11 @@ def compare(
     if not found and not skips:
         raise ValueError(f"{show(' '.join(folders))}: no runs in there; give the folder of a run or a sweep")
     # Names are looked up in the runs. If no run can be read, the notes say so; it is no error.
-    wanted = assignments("--where", where, found) if found else {}
-    once = newest(found)
-    runs = [run for run in once if agrees(run, wanted)]
-    if found and not runs:
-        raise ValueError(f"--where {' '.join(where)}: no run has all of this; ask for less")
+    asked, aside = selected(found, where=where, tags=tags, everything=everything)
+    runs = newest(asked)
     made = _compared(runs, metric=metric, by=by, baseline=baseline, best=best) if runs else Comparison(metric=metric)
     made.skips = skips
-    made.notes += [*about_left_out(runs, len(found) - len(once)), *about_skips(skips, verbose)]
+    made.notes += [*about_left_out(runs, len(asked) - len(runs)), *about_set_aside(aside), *about_skips(skips, verbose)]
     return made
 
 

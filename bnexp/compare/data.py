@@ -14,21 +14,22 @@ def as_csv(document: Document) -> str:
     """The document's table; empty where there is no value. No text is a formula to a spreadsheet."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(_inert, document.table.header))
-    writer.writerows([_inert(cell.value) for cell in row] for row in document.table.records)
+    writer.writerow(map(inert, document.table.header))
+    writer.writerows([inert(cell.value) for cell in row] for row in document.table.records)
     return file.getvalue()
 
 
-def _inert(value: float | str | None) -> float | str | None:
+def inert(value: float | str | None) -> float | str | None:
     """Text that a spreadsheet would compute, with an apostrophe before it, by which it takes it as text."""
     return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(("=", "+", "@", "-")) else value
 
 
 def as_json(document: Document) -> str:
     """The document's facts, or its table as a list of objects; ``null`` where there is no value."""
-    facts = _records(document.table) if document.facts is None else document.facts
+    facts = records(document.table) if document.facts is None else document.facts
     return json.dumps(facts, indent=1, allow_nan=False) + "\n"
 
 
-def _records(table: Table) -> list[dict[str, Any]]:
+def records(table: Table) -> list[dict[str, Any]]:
+    """The rows as dicts: column -> value."""
     return [dict(zip(table.header, (cell.value for cell in row), strict=True)) for row in table.records]

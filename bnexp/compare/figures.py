@@ -48,6 +48,7 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.5,
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # TrueType, which journals ask for
     # Names come from settings: a $ in them is no mathematics.
     "text.parse_math": False,
     # Fixed, so that two calls write the same bytes.
@@ -68,11 +69,12 @@ class Picture:
 
 
 def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
-    """Write every figure as PNG and SVG."""
+    """Write every figure as PNG, SVG and PDF; two calls write the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures(arms, metric):
         with drawing():
             picture.figure.savefig(folder / f"{picture.name}.png", dpi=200)
+            picture.figure.savefig(folder / f"{picture.name}.pdf", metadata={"CreationDate": None})
         (folder / f"{picture.name}.svg").write_text(_svg(picture.figure), encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from bnexp.config.checks import near_miss
+from bnexp.config.schema import SET_ASIDE
 from bnexp.runs.collect import Run, Setting, short, show
 
 
@@ -47,6 +48,35 @@ def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> dict[
             raise ValueError(f"{option} {text}: no run has it{instead(value, seen)}")
         chosen[path] = value
     return chosen
+
+
+def selected(
+    runs: Sequence[Run], *, where: Sequence[str] = (), tags: Sequence[str] = (), everything: bool = False
+) -> tuple[list[Run], int]:
+    """The runs that were asked for, and how many were left out because a claim or a smoke test made them.
+
+    Args:
+        runs: all there are.
+        where: ``KEY=VALUE`` that the runs must have.
+        tags: words that the runs must be tagged with; naming claim or smoke takes the runs that are left out otherwise.
+        everything: leave none out.
+
+    Raises:
+        ValueError: no run has such a setting, value or tag, or none has all of this.
+    """
+    wanted = assignments("--where", where, runs) if runs else {}
+    hidden = set() if everything else set(SET_ASIDE) - set(tags)
+    known = sorted({tag for run in runs for tag in run.tags})
+    for tag in tags:
+        if runs and tag not in known:
+            raise ValueError(f"--tag {tag}: no run has it{instead(tag, known) if known else ''}")
+    asked = [run for run in runs if agrees(run, wanted) and set(tags) <= set(run.tags)]
+    chosen = [run for run in asked if not hidden & set(run.tags)]
+    if runs and not asked:
+        raise ValueError(f"{' '.join(['--where', *where, *tags])}: no run has all of this; ask for less")
+    if asked and not chosen:
+        raise ValueError(f"{len(asked)} runs of claims and smoke tests, and no others; --all takes them too")
+    return chosen, len(asked) - len(chosen)
 
 
 def agrees(run: Run, wanted: Mapping[str, str]) -> bool:

@@ -124,6 +124,12 @@ def about_left_out(runs: Sequence[Run], repeats: int) -> Iterator[str]:
         yield f"The same run twice (equal config hash), only the newest used: {repeats} older left out."
 
 
+def about_set_aside(count: int) -> Iterator[str]:
+    """Runs of claims and smoke tests that nobody asked for."""
+    if count:
+        yield f"{count} runs of claims and smoke tests left out; --all takes them too."
+
+
 def about_skips(skips: Sequence[Skip], verbose: bool) -> Iterator[str]:
     """Folders that could not be used, by reason, and one by one if asked for."""
     reasons = Counter(skip.reason for skip in skips if not isinstance(skip, Refused))

@@ -3,5 +3,5 @@
 Read the files in this order: ``schema`` (every setting of a run), ``checks`` (ranges and choices), ``registry`` (finds
 the builder of a name), ``compose`` (Hydra: turns the command line into a config), ``names`` (names of runs),
 ``capabilities`` (what a norm can do), ``metrics`` (direction, chance level and format of a measured quantity),
-``shipped`` (finds the yaml files).
+``shipped`` (finds the yaml files), ``defaults`` (what differs from them), ``extras`` (packages that may be missing).
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import sys
 import types
 from collections.abc import Iterable
@@ -59,6 +60,17 @@ class OneOf:
         return "one of " + ", ".join(self.choices)
 
 
+@dataclass(frozen=True)
+class Tag:
+    """A word of letters, digits, ``.``, ``-`` and ``_``, which begins with a letter or a digit."""
+
+    def __contains__(self, value: str) -> bool:
+        return re.fullmatch(r"\w[\w.-]*", value) is not None
+
+    def __str__(self) -> str:
+        return "a word of letters, digits, dots, dashes and underscores"
+
+
 Positive = Annotated[int, Range(least=1, most=10**9)]
 # Units of a layer, and layers one after another: beyond these, no machine could build the network in reasonable time.
 Width = Annotated[int, Range(least=1, most=10**6)]
@@ -97,7 +109,7 @@ def checked(setting: str, value: Any, annotation: Any) -> Any:
         inner, *limits = get_args(annotation)
         value = checked(setting, value, inner)
         for limit in limits:
-            if isinstance(limit, Range | OneOf) and value is not None:
+            if isinstance(limit, Range | OneOf | Tag) and value is not None:
                 _check_limit(setting, value, limit)
         return value
     if get_origin(annotation) in (Union, types.UnionType):
@@ -115,11 +127,12 @@ def checked(setting: str, value: Any, annotation: Any) -> Any:
     return _checked_plain(setting, value, annotation)
 
 
-def _check_limit(setting: str, value: Any, limit: Range | OneOf) -> None:
+def _check_limit(setting: str, value: Any, limit: Range | OneOf | Tag) -> None:
     if isinstance(limit, OneOf) and value not in limit:
         raise unknown(setting, value, limit.choices)
     if value not in limit:
-        raise ValueError(f"{setting}={value}: out of range; allowed is {limit}")
+        fault = "no tag" if isinstance(limit, Tag) else "out of range"
+        raise ValueError(f"{setting}={value}: {fault}; allowed is {limit}")
 
 
 def _checked_optional(setting: str, value: Any, members: tuple[Any, ...]) -> Any:

@@ -50,8 +50,9 @@ _FIXED = {
 }
 # Settings that may come from the environment, because they are paths; other values may be secrets, and are stored.
 _FROM_ENVIRONMENT = ("data.root", "data.path")
-# Settings whose value is a folder or file name, taken literally.
+# Settings whose value is a folder or file name, taken literally; and one whose value is a sentence.
 _PLACES = ("init_from", "data.path", "data.root")
+_SENTENCE = "notes"
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\s*\.\s*(env|\$)")
 
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -133,7 +134,7 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     """
     _refuse(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
-    before, sys.argv = sys.argv, ["bnexp", *map(_with_equals_in_paths, arguments)]
+    before, sys.argv = sys.argv, ["bnexp", *map(_taken_literally, arguments)]
     # Our own launcher of this name replaces the plugin's on purpose, so silence Hydra's warning.
     warnings.filterwarnings("ignore", r"\n'hydra/launcher/ray' is validated against")
     try:
@@ -150,9 +151,11 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     return 0
 
 
-def _with_equals_in_paths(argument: str) -> str:
-    """Escape a path for Hydra's grammar: names of run folders hold equals signs, and ``{seed}`` may stand in them."""
+def _taken_literally(argument: str) -> str:
+    """Escape a path or a sentence for Hydra's grammar: names of run folders hold equals signs, and ``{seed}`` too."""
     key, equals, value = argument.partition("=")
+    if key == _SENTENCE and equals and "\\" not in value and not re.fullmatch(r"'.*'|\".*\"", value):
+        return f"{key}={names.quoted(value)}"
     if key not in _PLACES or any(mark in value for mark in "\\'\"$"):
         return argument
     return f"{key}{equals}" + value.replace("=", r"\=").replace("{seed}", r"\{seed\}")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from bnexp.config.checks import Fraction, OneOf, Positive, Range, checked
+from bnexp.config.checks import Fraction, OneOf, Positive, Range, Tag, checked
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
 
@@ -25,6 +25,9 @@ LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("data", ANY): {"order": "shuffled", "label_noise": 0.0, "split_seed": "fixed"},
     ("optim", ANY): {"decay_weight": True, "decay_bias": True, "decay_gain": None, "decay_norm_bias": None},
 }
+
+# Tags of the runs that claims and smoke tests make; lists and comparisons leave these runs out unless asked.
+SET_ASIDE = ("claim", "smoke")
 
 # Checkpoints that stay once a run is over, by ``checkpoint_keep``.
 CHECKPOINTS = {"two": 2, "last": 1, "none": 0}
@@ -51,6 +54,7 @@ class Role:
 
 Where = Role(decides=False, compared=False, named=False)  # the place of files or code
 Kept = Role(decides=False, compared=False, named=False)  # which files a run leaves; their contents are the same
+Remark = Role(decides=False, compared=False, named=False, stacks=True)  # what the user says of a run
 Number = Role(stacks=True)  # a number that changes no tensor shape and no code path
 Seed = Role(stacks=True, compared=False)  # arms are averaged over it
 Later = Role(later=True)
@@ -138,6 +142,9 @@ class TrainConfig:
     ema: list[Fraction] = field(default_factory=list)
     # Python modules to import first, in which a user registers norms, models or data sets.
     imports: Annotated[list[str], Where] = field(default_factory=list)
+    # What you want to remember of the run: a sentence, and words by which `bnexp runs` finds it.
+    notes: Annotated[str, Remark] = ""
+    tags: Annotated[list[Annotated[str, Tag()]], Remark] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, annotation in get_type_hints(type(self), include_extras=True).items():

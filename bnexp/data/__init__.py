@@ -10,6 +10,7 @@ from bnexp.data.base import DATA, Data, Part, Raw, Split
 from bnexp.data.batches import Batches
 from bnexp.data.cache import keep, load
 from bnexp.data.members import seen_by
+from bnexp.data.prepare import new_images
 
 __all__ = [
     "DATA",
@@ -24,6 +25,7 @@ __all__ = [
     "keep",
     "load",
     "mnist",
+    "new_images",
     "npz",
     "seen_by",
 ]

@@ -79,6 +79,31 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     return replace(data, order=how.order, label_noise=how.label_noise, choose=chooser)
 
 
+def new_images(x: Tensor, data: Data, options: Mapping[str, Any]) -> Tensor:
+    """Images that are not part of a data set, prepared as its training images were.
+
+    Args:
+        x: pixels from 0 to 255, uint8, [N, C, H, W] or [C, H, W].
+        data: the data set.
+        options: the config's ``data`` group, with which it was loaded.
+
+    Returns:
+        [N, C, H, W], float32, on the device of ``data``.
+
+    Raises:
+        ValueError: the images have another shape than the training images, or these are whitened.
+    """
+    if options["whiten"] != "none":
+        raise ValueError(f"data.whiten={options['whiten']}: raw images cannot be whitened; take them from run.data()")
+    x = x.unsqueeze(0) if x.ndim == len(data.shape) else x
+    x = _binarized(_pixels(x, options["size"]), options["binarize"])
+    if x.shape[1:] != data.shape:
+        raise ValueError(f"images of shape {tuple(x.shape[1:])}: this run's have the shape {data.shape}")
+    scale = (torch.tensor(values, dtype=torch.float64) for values in (data.mean, data.std))
+    _standardize(x, *scale)
+    return x.to(data.train.x.device)
+
+
 def _require_memory(raw: Raw, images: int, size: int | None) -> None:
     """Refuse to resize images to more numbers than there is memory for."""
     if size is not None:
@@ -145,9 +170,11 @@ def _test_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> Tensor:
 def _samples(raw: Raw, part: Part, rows: Tensor, how: Preparation) -> Split:
     """A copy of the chosen samples: pixels in [0, 1], resized and binarized; labels 0 to K - 1."""
     x = _pixels(part.x[rows], how.size) if isinstance(part.x, Tensor) else _uneven(raw, part, rows, how.size)
-    if how.binarize is not None:
-        x = (x > how.binarize).float()
-    return Split(x, _labels(part.y[rows], how.classes))
+    return Split(_binarized(x, how.binarize), _labels(part.y[rows], how.classes))
+
+
+def _binarized(x: Tensor, threshold: float | None) -> Tensor:
+    return x if threshold is None else (x > threshold).float()
 
 
 def _labels(y: Tensor, classes: Sequence[int] | None) -> Tensor:

@@ -275,7 +275,7 @@ def table(result: Bench) -> str:
             f"{words} on {device}{threads}: medians and quartiles of {len(result.speeds[0].rates)} rounds in turns",
             f"{'batch_size':10}  {'images/s':>10}  {'quartiles':^20}  {'ms/step':>9}  peak memory {memory}",
             *(lines[size] for size in sorted(lines)),
-            _verdict(result),
+            verdict(result),
             _ADVICE,
         ]
     )
@@ -287,7 +287,8 @@ def _line(speed: Speed) -> str:
     return f"{speed.size:10d}  {rate}  {1000 * speed.size / speed.median:9.2f}  {speed.memory / 2**20:,.0f} MiB"
 
 
-def _verdict(result: Bench) -> str:
+def verdict(result: Bench) -> str:
+    """The knee, as a sentence."""
     knee, largest = result.knee, result.speeds[-1].size
     if knee.size is None:
         return f"no knee is named: {knee.reason}; use more --repeats or a quieter machine"

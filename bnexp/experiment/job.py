@@ -82,13 +82,29 @@ def _look_here_too(names: Sequence[str]) -> None:
 
 
 def require_typed(folder: Path, named: Sequence[str], typed: Sequence[str], command: Sequence[str]) -> None:
-    """Let nothing be imported because a folder says so: it may come from anywhere, and its modules are programs.
+    """``require_named`` for a command line.
 
     Args:
         folder: of a run or a sweep.
         named: the modules that its records name.
         typed: the modules that the user has named in this command.
-        command: the words of this command but for these modules.
+        command: the words of this command but for the modules.
+
+    Raises:
+        ValueError: see ``require_named``.
+    """
+    words = ["bnexp", *command, *(["--imports", ",".join(named)] if named else [])]
+    require_named(folder, named, typed, shlex.join(words))
+
+
+def require_named(folder: Path, named: Sequence[str], typed: Sequence[str], remedy: str) -> None:
+    """Let nothing be imported because a folder says so: it may come from anywhere, and its modules are programs.
+
+    Args:
+        folder: of a run or a sweep.
+        named: the modules that its records name.
+        typed: the modules that the user has named.
+        remedy: what to type instead if the folder's modules are to be imported.
 
     Raises:
         ValueError: the user has named other modules than the folder, or a file of one lies in the folder.
@@ -102,9 +118,8 @@ def require_typed(folder: Path, named: Sequence[str], typed: Sequence[str], comm
                     f"{place}: in {received}, whose files are never imported; imports=[{name}] needs another"
                 )
     if set(named) != set(typed):
-        full = shlex.join(["bnexp", *command, *(["--imports", ",".join(named)] if named else [])])
         said = f"it names modules ({', '.join(named) or 'none'}), which are imported only if you type the same"
-        raise ValueError(f"{folder}: {said}; if you trust them: {full}")
+        raise ValueError(f"{folder}: {said}; if you trust them: {remedy}")
 
 
 def _places(name: str) -> Iterator[Path]:

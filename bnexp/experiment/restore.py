@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bnexp.config.schema import config_hash, to_dict
+from bnexp.config.schema import TrainConfig, config_hash, to_dict
 from bnexp.data import Data
 from bnexp.experiment.job import Job
 from bnexp.experiment.longer import former, require_open_end
@@ -93,7 +93,22 @@ def evaluate_run(job: Job, split: str | None, *, best: bool = False) -> tuple[in
     Raises:
         ValueError: there is no checkpoint, or the data have no such split.
     """
-    setup = build([job.config], stacked=False, resumed=[True])
+    setup, step = restored(job, best=best)
+    return step, list(setup.compare_statistics(split))
+
+
+def restored(job: Job, config: TrainConfig | None = None, *, best: bool = False) -> tuple[Setup, int]:
+    """A run as a checkpoint has it, and the checkpoint's step; nothing is written.
+
+    Args:
+        job: from ``saved_job``.
+        config: its settings, but for those of the machine, if the checkpoint is to be used on another one.
+        best: take its best checkpoint instead of its last.
+
+    Raises:
+        ValueError: there is no usable checkpoint, or the data cannot be read.
+    """
+    setup = build([config or job.config], stacked=False, resumed=[True])
     state = checkpoint.load_best(job.folder) if best else checkpoint.load(job.folder)
     if state is None:
         raise ValueError(f"{job.folder}: has no checkpoint; the run has not saved one, or kept none")
@@ -101,4 +116,4 @@ def evaluate_run(job: Job, split: str | None, *, best: bool = False) -> tuple[in
     _put(setup, 0, job, state, paths.best if best else paths.checkpoint)
     if data_changed(job.folder, setup.data):
         log.warning("data=%s: not those that %s was trained with: they have changed since", setup.data.name, job.folder)
-    return state["step"], list(setup.compare_statistics(split))
+    return setup, state["step"]

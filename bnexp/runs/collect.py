@@ -34,6 +34,8 @@ class Run:
         classes: number of classes of the data, or None if run.json does not say.
         has_curve: True if there is a ``metrics.csv``.
         stopped_at: the step at which it ended early (``stop_after``); None if it did not.
+        step, steps: the steps it has done, and has to do; None if run.json does not say.
+        tags, notes: what the user, or a claim, has said of the run.
     """
 
     folder: Path
@@ -48,6 +50,10 @@ class Run:
     classes: int | None
     has_curve: bool
     stopped_at: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    tags: Sequence[str] = ()
+    notes: str = ""
 
     @property
     def seed(self) -> int:
@@ -114,6 +120,15 @@ def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Skip]]:
         else:
             skips.append(found)
     return runs, skips
+
+
+def sweeps(folders: Sequence[Path]) -> list[Path]:
+    """The folders of sweeps, in and below the given ones.
+
+    Raises:
+        ValueError: a given folder does not exist.
+    """
+    return [folder for folder, files in _walk(folders) if files and SWEEP_JSON in files]
 
 
 def _found(folders: Sequence[Path]) -> Iterator[Run | Skip]:
@@ -185,7 +200,7 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         folder=folder,
         name=facts["name"],
         status=facts["status"],
-        settings={sys.intern(show(key)): _plain(value) for key, value in flat(completed(facts["config"])).items()},
+        settings={sys.intern(show(key)): plain(value) for key, value in flat(completed(facts["config"])).items()},
         config_hash=facts["config_hash"],
         final=_finite(facts["final"]),
         best=_finite(best),
@@ -194,10 +209,18 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         classes=facts.get("classes"),
         has_curve=has_curve,
         stopped_at=facts.get("stopped_at"),
+        step=facts.get("step"),
+        steps=facts.get("steps"),
+        tags=_words(facts["config"].get("tags")),
+        notes=show(facts["config"].get("notes") or ""),
     )
 
 
-def _plain(value: Any) -> Setting:
+def _words(value: Any) -> tuple[str, ...]:
+    return tuple(map(show, value)) if isinstance(value, list) else ()
+
+
+def plain(value: Any) -> Setting:
     """A setting as a value that can be compared and hashed: lists, nan and huge numbers become text."""
     if isinstance(value, list) or (isinstance(value, int | float) and not abs(value) < FINITE):
         return json.dumps(value, separators=(",", ":"))

@@ -64,15 +64,16 @@ def _digest(found: Mapping[str, Any]) -> str:
 
 def text(facts: Mapping[str, Any], *, signed: bool = False) -> bytes:
     """Readable, strict JSON; numbers that are not finite become null. If ``signed``, with a digest for ``read``."""
-    plain = _without_nan(facts)
+    plain = without_nan(facts)
     if signed:
         plain["digest"] = _digest(plain)
     return json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
-def _without_nan(node: Any) -> Any:
+def without_nan(node: Any) -> Any:
+    """The same as plain dicts and lists; None for numbers that are not finite, for which JSON has no word."""
     if isinstance(node, Mapping):
-        return {key: _without_nan(value) for key, value in node.items()}
+        return {key: without_nan(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
-        return [_without_nan(value) for value in node]
+        return [without_nan(value) for value in node]
     return None if isinstance(node, float) and not math.isfinite(node) else node

@@ -12,9 +12,11 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
+from bnexp.config.extras import extra
 from bnexp.runs import digest
 from bnexp.runs.paths import RunPaths
 from bnexp.runs.storage import write_atomically
@@ -86,9 +88,55 @@ def points(folder: Path, *, of: str = "") -> Iterator[tuple[int, str, float]]:
     Raises:
         OSError: the file cannot be read; a missing file has no points.
     """
-    for step, _, tag, value in _rows(RunPaths(folder).metrics, METRICS_HEADER, of):
+    for step, _, tag, value in _all_rows(folder, of):
         if of in ("", tag):
             yield int(step), tag, float(value)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """``metrics.csv`` as columns: entry i of each belongs to row i.
+
+    Attributes:
+        step, epoch: when it was measured; an epoch may be a fraction.
+        metric: the tag, such as test/accuracy.
+        value: what was measured; nan and infinities too.
+    """
+
+    step: Sequence[int]
+    epoch: Sequence[float]
+    metric: Sequence[str]
+    value: Sequence[float]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def curve(self, metric: str) -> Curve:
+        """Step -> value of one metric."""
+        rows = zip(self.step, self.metric, self.value, strict=True)
+        return {step: value for step, tag, value in rows if tag == metric}
+
+    def to_pandas(self) -> Any:
+        """The same as a pandas DataFrame.
+
+        Raises:
+            ValueError: pandas is not installed.
+        """
+        return extra("pandas", "pandas").DataFrame(vars(self))
+
+
+def columns(folder: Path) -> Columns:
+    """All rows of a run's ``metrics.csv`` in the order written; none where there is no file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    rows = [(int(step), float(epoch), tag, float(value)) for step, epoch, tag, value in _all_rows(folder)]
+    return Columns(*(tuple(column) for column in zip(*rows, strict=True))) if rows else Columns((), (), (), ())
+
+
+def _all_rows(folder: Path, of: str = "") -> Iterator[list[str]]:
+    return _rows(RunPaths(folder).metrics, METRICS_HEADER, of)
 
 
 def curve(folder: Path, metric: str) -> Curve:

@@ -87,6 +87,20 @@ class RunPaths:
         return self.folder / "output.log"
 
     @property
+    def checkpoints(self) -> list[Path]:
+        """All checkpoints that exist, damaged and half written ones too."""
+        return sorted(self.folder.glob("checkpoint*.pt")) + sorted(self.folder.glob("checkpoint*.pt.tmp"))
+
+    @property
+    def written(self) -> list[Path]:
+        """All files there that bnexp has written; the run.json, by which the folder is known, at the end."""
+        logs = [self.train_log, self.error_log, self.output_log]
+        tables = [self.metrics, self.timing, *self.folder.glob("*.csv.tmp"), *self.folder.glob("*.json.tmp")]
+        hydra = [self.folder / ".hydra" / f"{name}.yaml" for name in ("config", "overrides", "hydra")]
+        files = [*self.checkpoints, *self.events, *logs, *tables, *hydra, self.run_json]
+        return [path for path in files if path.is_file() and not path.is_symlink()]
+
+    @property
     def events(self) -> list[Path]:
         """The TensorBoard files that exist."""
         return list(self.folder.glob(EVENTS + "*"))

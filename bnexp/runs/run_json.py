@@ -15,7 +15,10 @@ STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
 # Facts that every run.json must hold, and their types.
 _FACTS = {"name": str, "config": dict, "config_hash": str, "overrides": list, "status": str, "final": dict}
 # Facts that may be missing, because the process died early; their types.
-_MORE_FACTS = {"best": dict, "provenance": dict, "classes": int, "failure": dict, "stopped_at": int, "extended": list}
+_MORE_FACTS = {
+    **{"best": dict, "provenance": dict, "classes": int, "failure": dict, "step": int, "steps": int},
+    **{"stopped_at": int, "extended": list},
+}
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -108,3 +108,12 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether another process holds a folder."""
+    try:
+        with held(folder):
+            return False
+    except ValueError:
+        return True

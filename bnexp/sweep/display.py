@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
 from bnexp.sweep.plan import Entry, Plan
+
+# Says how a sweep has ended: its plan, the jobs asked for, and why some were not run.
+Report = Callable[[Plan, Sequence[Entry], str | None], None]
 
 
 class SweepDisplay:

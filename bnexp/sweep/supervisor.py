@@ -23,7 +23,7 @@ from bnexp.runs.paths import SWEEP_JSON
 from bnexp.runs.storage import held, make_free
 from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
-from bnexp.sweep.display import SweepDisplay, print_summary
+from bnexp.sweep.display import Report, SweepDisplay, print_summary
 from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint, printed, reason
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry, Plan, stacks
@@ -34,8 +34,7 @@ Engine = Callable[[Path, Sequence[Entry]], None]
 
 # A stopped sweep's processes must be gone within 5 s; this leaves one second for a save in progress.
 _STOP_GRACE_S = 4.0
-# Seconds between checks of deadlines and signals.
-_TICK_S = 0.1
+_TICK_S = 0.1  # seconds between checks of deadlines and signals
 # If the system kills the fork server again and again, the machine has too little memory for the sweep.
 _MOST_RESTARTS = 3
 # Exit codes of a job that a user stopped by a signal; it has saved.
@@ -53,10 +52,11 @@ def carry_out(
     retry_failed: bool = False,
     engine: Engine | None = None,
     server: ForkServer | None = None,
+    report: Report = print_summary,
     fresh: bool = False,
     length: Length | None = None,
 ) -> int:
-    """Run the jobs of a sweep that are not over yet, and print the states of all jobs.
+    """Run the jobs of a sweep that are not over yet, and report the states of all jobs.
 
     Args:
         folder: the sweep's folder; made, if missing, after everything has been checked.
@@ -67,12 +67,12 @@ def carry_out(
         retry_failed: run failed jobs again.
         engine: runs the jobs instead of this machine's supervisor.
         server: forks the processes; None starts a fork server that ends with this sweep.
+        report: see ``Report``.
         fresh: the folder must be a new one; if it is there already, the sweep takes the next free name.
         length: give all jobs of the plan this length.
 
     Returns:
-        0 when all jobs but the refused are over, 1 when one has failed or could not be run, 130 or 143 when stopped by
-            a signal.
+        0 when all jobs but the refused are over, 1 when one failed or could not run, 130 or 143 after a signal.
 
     Raises:
         ValueError: an error that the user can fix; nothing has been started or left behind then.
@@ -100,7 +100,7 @@ def carry_out(
                 holds.enter_context(_made(plan, fresh=fresh))
             _first_write(plan)
             trouble = _run(plan, todo, ready, notes, stop, server, engine) if todo else None
-        print_summary(plan, asked, trouble)
+        report(plan, asked, trouble)
     done = all(entry.over or entry.state == "refused" for entry in asked)
     return stop.exit_code if stop() else int(trouble is not None or not done)
 

@@ -422,6 +422,7 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     smoke = bnexp("claim", "run", str(write(tmp_path, text)), "--profile", "quick", "--smoke")
     assert smoke.code == 0
     assert smoke.out == "small: smoke test, 12 runs; no verdict\n"
+    assert len(json.loads(bnexp("runs", "--tag", "smoke", "--json").out)["runs"]) == 12
     path = str(write(tmp_path, "".join(line for line in text.splitlines(True) if "tuned:" not in line)))
     first = bnexp("claim", "run", path, "--profile", "quick")
     assert first.code == 0, first

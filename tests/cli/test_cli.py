@@ -14,6 +14,7 @@ import time
 import pytest
 from conftest import ROOT, SMALL, SMALL_RUN, start
 
+from bnexp.cli.main import COMMANDS
 from bnexp.norms.base import NORMS
 
 MLP1 = "model=mlp batch_size=1"
@@ -162,7 +163,7 @@ def test_a_yaml_file_that_cannot_be_read_is_named(bnexp, tmp_path, monkeypatch, 
         ("train probes.ics.every=5", "probes.ics.every: this probe is not chosen; "),
         ("train probes=[ics] probes.ics.evry=5", "probes.ics.evry: there is no such setting; did you mean"),
         ("train name=a,b=c", "cannot be parsed; settings are given as name=value, and a value with spaces"),
-        ("resume", "the following arguments are required: run"),
+        ("resume", "outputs: no run or sweep in there was interrupted; name the folder of one"),
         ("resume nowhere", "nowhere: there is no such folder"),
         ("evaluate nowhere", "nowhere: there is no such folder"),
         ("list norn", "did you mean norm?"),
@@ -452,11 +453,11 @@ def completions(line: str, monkeypatch, bnexp) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("bnexp ", ["train", "resume", "evaluate", "compare", "claim", "bench", "board", "list"]),
+        ("bnexp r", ["resume", "runs"]),
         ("bnexp ev", ["evaluate"]),
         ("bnexp list n", ["norm"]),
         ("bnexp train norm=bn", ["norm=bn", "norm=bn_scratch"]),
-        ("bnexp train seed=1 no", ["norm.", "norm=", "norm_state="]),
+        ("bnexp train seed=1 no", ["norm.", "norm=", "norm_state=", "notes="]),
         ("bnexp train --config-dir ", []),
         ("bnexp train --nonsense no", []),
         *((f"bnexp {command} ", []) for command in ("resume", "evaluate", "compare", "board", "nonsense")),
@@ -464,6 +465,10 @@ def completions(line: str, monkeypatch, bnexp) -> list[str]:
 )
 def test_bash_completion_offers_commands_and_settings(bnexp, monkeypatch, line, offered):
     assert completions(line, monkeypatch, bnexp) == offered
+
+
+def test_bash_completion_offers_every_command(bnexp, monkeypatch):
+    assert completions("bnexp ", monkeypatch, bnexp) == list(COMMANDS)
 
 
 def test_bash_completion_works_in_bash(tmp_path):

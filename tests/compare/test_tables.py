@@ -98,14 +98,18 @@ def test_both_colour_schemes_are_there(page):
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page.read_text()
 
 
-def test_figures_are_written_as_png_and_svg(tmp_path, capsys):
+def test_figures_are_written_as_png_svg_and_pdf(tmp_path, capsys):
     fine = [(0.9, 0.9), (0.91, 0.92)]
     results = {(norm, lr): fine for norm in ("bn", "gn") for lr in (0.1, 0.3)} | {("gn", 1.0): [fine[0], "diverged"]}
     main([str(grid(tmp_path / "runs", results)), "--figures", str(tmp_path / "figures")])
-    names = ["curves.png", "curves.svg", "dots.png", "dots.svg", "heat_map.png", "heat_map.svg"]
+    names = [f"{name}.{kind}" for name in ("curves", "dots", "heat_map") for kind in ("pdf", "png", "svg")]
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == names
     for path in (tmp_path / "figures").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
+    pages = {path: path.read_bytes() for path in (tmp_path / "figures").glob("*.pdf")}
+    assert all(page.startswith(b"%PDF") and b"CreationDate" not in page for page in pages.values())
+    main([str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")])
+    assert {path: path.read_bytes() for path in pages} == pages
     heat_map = (tmp_path / "figures" / "heat_map.svg").read_text()
     assert "1/2 diverged" in heat_map
     texts = [element.text for element in ElementTree.fromstring(heat_map).iter("{http://www.w3.org/2000/svg}text")]

@@ -98,15 +98,22 @@ def test_a_config_from_a_file_is_checked_like_a_typed_one():
         from_dict(full() | {"batch_size": 0})
 
 
+UNDECIDING = {"data.root", "imports", "checkpoint_keep", "notes", "tags"}
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("data.root", "/elsewhere"), ("imports", []), ("checkpoint_keep", "none"), ("optim.lr", 0.1)]
+    ("key", "value"),
+    [
+        *[("data.root", "/elsewhere"), ("imports", []), ("checkpoint_keep", "none"), ("optim.lr", 0.1)],
+        *[("notes", "a try"), ("tags", ["good"])],
+    ],
 )
-def test_where_things_are_does_not_make_another_run(key, value):
+def test_where_things_are_and_what_is_said_of_them_does_not_make_another_run(key, value):
     assert config_hash(changed(key, value)) == config_hash(full())
     assert differences(changed(key, value), full()) == []
 
 
-@pytest.mark.parametrize("key", sorted(set(flat(full())) - {"data.root", "imports", "checkpoint_keep"}))
+@pytest.mark.parametrize("key", sorted(set(flat(full())) - UNDECIDING))
 def test_every_other_setting_makes_another_run(key):
     other = changed(key, "another")
     assert config_hash(other) != config_hash(full())
@@ -162,8 +169,8 @@ def test_what_a_role_says():
     assert role("optim.nesterov") == role("batch_size") == schema.Role()
 
 
-@pytest.mark.parametrize(("key", "value"), [("seed", 5), ("optim.lr", 0.2), ("init.gain", 2.0)])
-def test_numbers_may_differ_in_a_stack(key, value):
+@pytest.mark.parametrize(("key", "value"), [("seed", 5), ("optim.lr", 0.2), ("tags", ["good"]), ("init.gain", 2.0)])
+def test_numbers_and_tags_may_differ_in_a_stack(key, value):
     assert shape(changed(key, value) if key != "init.gain" else full() | {"init": {"gain": value}}) == shape(
         full() if key != "init.gain" else full() | {"init": {"gain": 1.0}}
     )

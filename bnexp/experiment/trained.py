@@ -1,0 +1,98 @@
+"""A run's last checkpoint, for other programs: the model and the data that it was trained on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bnexp.config.schema import TrainConfig
+from bnexp.data import Data, Split, new_images
+from bnexp.experiment.job import import_modules, require_named, saved_job
+from bnexp.experiment.restore import restored
+
+# Images in a forward pass, so that the feature maps of many images need not fit into the memory at once.
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with its data.
+
+    Attributes:
+        model: with the weights of the last checkpoint, in evaluation mode.
+        step: the checkpoint's step.
+        config: the run's settings.
+        data: what it was trained on, on the model's device.
+    """
+
+    model: nn.Module
+    step: int
+    config: TrainConfig
+    data: Data
+
+    def split(self, name: str) -> Split:
+        """The samples of train, validation or test.
+
+        Raises:
+            ValueError: the data have no such split.
+        """
+        splits = self.data.splits()
+        if name not in splits:
+            raise ValueError(f"{name}: this run's data have no such split (there are: {', '.join(splits)})")
+        return splits[name]
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits [N, K] of images: float32 as ``data`` has them, or raw uint8 pixels."""
+        raw = not images.is_floating_point()
+        x = new_images(images, self.data, self.config.data) if raw else images.to(self.data.train.x.device)
+        return torch.cat([self.model(x_B) for x_B in torch.split(x, _BATCH)])
+
+
+def trained(folder: Path, *, imports: Sequence[str], device: str) -> Trained:
+    """Read a run's last checkpoint and its data; the process keeps its threads, number formats and random numbers.
+
+    Args:
+        folder: of the run.
+        imports: the modules that the user trusts; they must be those that the run names.
+        device: as in the setting ``device``.
+
+    Raises:
+        ValueError: there is no usable checkpoint, or the run needs modules or data that are not there.
+    """
+    job = saved_job(folder)
+    remedy = f"bnexp.load({str(folder)!r}, imports={list(job.config.imports)!r})"
+    require_named(folder, job.config.imports, imports, remedy)
+    import_modules(job.config.imports)
+    config = replace(
+        job.config, device=device, precision="fp32", compile=False, graph=False, deterministic=False, threads=1
+    )
+    with _process_kept():
+        setup, step = restored(job, config)
+    model = copy.deepcopy(setup.population.members[0]).eval()
+    model.zero_grad(set_to_none=True)
+    return Trained(model, step, job.config, setup.data)
+
+
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """Give back what preparing a training changes: threads, number formats, determinism, the random numbers."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    formats = products.fp32_precision, convolutions.fp32_precision
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = benchmark
+        products.fp32_precision, convolutions.fp32_precision = formats
