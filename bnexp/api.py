@@ -67,16 +67,19 @@ class Run(collect.Run):
         """
         return metrics.columns(self.folder)
 
-    def model(self) -> nn.Module:
+    def model(self, *, best: bool = False) -> nn.Module:
         """The model with the weights of the last checkpoint, in evaluation mode; always the same object.
 
         It takes images as ``data`` gives them, and returns logits [N, K].
 
+        Args:
+            best: the best checkpoint by validation accuracy instead, which a run keeps with ``checkpoint_best=true``.
+
         Raises:
-            ValueError: the run has no usable checkpoint, its data cannot be read, or it names modules that ``imports``
+            ValueError: the run has no such checkpoint, its data cannot be read, or it names modules that ``imports``
                 does not.
         """
-        return self._trained.model
+        return (self._best if best else self._trained).model
 
     def predict(self, images: Tensor) -> Tensor:
         """The most probable class of each image, int64 [N].
@@ -99,14 +102,19 @@ class Run(collect.Run):
         Raises:
             ValueError: see ``model``; or the data have no such split.
         """
-        samples = self._trained.split(split)
-        return samples.x, samples.y
+        return self._trained.samples(split)
 
     @cached_property
     def _trained(self) -> Trained:
         from bnexp.experiment.trained import trained  # imports torch
 
         return trained(self.folder, imports=self.imports, device=self.device)
+
+    @cached_property
+    def _best(self) -> Trained:
+        from bnexp.experiment.trained import trained
+
+        return trained(self.folder, imports=self.imports, device=self.device, best=True)
 
 
 def load(folder: str | Path, *, imports: Sequence[str] = (), device: str = "auto") -> Run:

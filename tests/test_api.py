@@ -174,3 +174,17 @@ def test_a_failed_job_names_the_folder_of_the_others():
     words = (*SMALL, "steps=2", "norm=bn,ln", "hydra.sweep.dir=both", "hydra.launcher.timeout_s=0.001")
     with pytest.raises(bnexp.api.RunFailedError, match=r"\(in both\)$"):
         bnexp.train_all(*words)
+
+
+def test_the_model_data_and_labels_are_those_of_the_run_also_with_its_own_images_and_in_double(tmp_path):
+    words = ("data.split_seed=seed", "data.label_noise=0.3", "precision=fp64", "checkpoint_best=true", "eval_every=2")
+    run = bnexp.train(*SMALL, *words, "norm=none", "steps=6", "optim.lr=0.5")
+    x, y = run.data("validation")
+    assert x.dtype == torch.float64
+    assert len(x) == len(y) > 0
+    for best, value in ((False, run.final["validation/accuracy"]), (True, run.best["validation/accuracy"])):
+        with torch.no_grad():
+            right = (run.model(best=best)(x).argmax(1) == y).double().mean().item()
+        assert right == pytest.approx(value, abs=1e-12)
+    x, y = run.data("train")
+    assert (x.shape[0], y.shape) == (200, (200,))

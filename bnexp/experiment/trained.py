@@ -1,4 +1,4 @@
-"""A run's last checkpoint, for other programs: the model and the data that it was trained on."""
+"""A run's last or best checkpoint, for other programs: the model and the data that it was trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.config.schema import TrainConfig
-from bnexp.data import Data, Split, new_images
+from bnexp.data import Data, new_images
 from bnexp.experiment.job import import_modules, require_named, saved_job
 from bnexp.experiment.restore import restored
 
@@ -36,8 +36,8 @@ class Trained:
     config: TrainConfig
     data: Data
 
-    def split(self, name: str) -> Split:
-        """The samples of train, validation or test.
+    def samples(self, name: str) -> tuple[Tensor, Tensor]:
+        """The images and labels of train, validation or test, as this run saw them.
 
         Raises:
             ValueError: the data have no such split.
@@ -45,23 +45,25 @@ class Trained:
         splits = self.data.splits()
         if name not in splits:
             raise ValueError(f"{name}: this run's data have no such split (there are: {', '.join(splits)})")
-        return splits[name]
+        x_MN, y_MN = splits[name].batch(slice(None))
+        return x_MN[0], y_MN[0]
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Logits [N, K] of images: float32 as ``data`` has them, or raw uint8 pixels."""
         raw = not images.is_floating_point()
-        x = new_images(images, self.data, self.config.data) if raw else images.to(self.data.train.x.device)
+        x = (new_images(images, self.data, self.config.data) if raw else images).to(self.data.train.x)
         return torch.cat([self.model(x_B) for x_B in torch.split(x, _BATCH)])
 
 
-def trained(folder: Path, *, imports: Sequence[str], device: str) -> Trained:
+def trained(folder: Path, *, imports: Sequence[str], device: str, best: bool = False) -> Trained:
     """Read a run's last checkpoint and its data; the process keeps its threads, number formats and random numbers.
 
     Args:
         folder: of the run.
         imports: the modules that the user trusts; they must be those that the run names.
         device: as in the setting ``device``.
+        best: take its best checkpoint instead.
 
     Raises:
         ValueError: there is no usable checkpoint, or the run needs modules or data that are not there.
@@ -70,11 +72,12 @@ def trained(folder: Path, *, imports: Sequence[str], device: str) -> Trained:
     remedy = f"bnexp.load({str(folder)!r}, imports={list(job.config.imports)!r})"
     require_named(folder, job.config.imports, imports, remedy)
     import_modules(job.config.imports)
+    precision = "fp64" if job.config.precision == "fp64" else "fp32"
     config = replace(
-        job.config, device=device, precision="fp32", compile=False, graph=False, deterministic=False, threads=1
+        job.config, device=device, precision=precision, compile=False, graph=False, deterministic=False, threads=1
     )
     with _process_kept():
-        setup, step = restored(job, config)
+        setup, step = restored(job, config, best=best)
     model = copy.deepcopy(setup.population.members[0]).eval()
     model.zero_grad(set_to_none=True)
     return Trained(model, step, job.config, setup.data)
