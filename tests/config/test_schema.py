@@ -98,7 +98,7 @@ def test_a_config_from_a_file_is_checked_like_a_typed_one():
         from_dict(full() | {"batch_size": 0})
 
 
-UNDECIDING = {"data.root", "imports", "checkpoint_keep", "notes", "tags"}
+UNDECIDING = {"data.root", "imports", "checkpoint_keep", "checkpoint_best", "notes", "tags"}
 
 
 @pytest.mark.parametrize(
