@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import shlex
 from pathlib import Path
 
 from bnexp.cli.arguments import parser, take_imports
 from bnexp.cli.train import do
 from bnexp.runs.paths import SWEEP_JSON
+from bnexp.sweep.options import programs
+from bnexp.sweep.plan import Plan, is_sweep
+
+_OF_SWEEPS = ("retry_failed", "here", "cancel", "trust_launcher")
 
 
 def resume(arguments: list[str]) -> int:
@@ -16,14 +21,16 @@ def resume(arguments: list[str]) -> int:
     options = parser("resume", text)
     options.add_argument("run", type=Path, help="the folder of a run or a sweep")
     options.add_argument("--retry-failed", action="store_true", help="for a sweep: run its failed jobs again")
+    options.add_argument("--here", action="store_true", help="for a sweep with an engine: run its jobs on this machine")
+    options.add_argument("--cancel", action="store_true", help="for a sweep: cancel what SLURM still has of it")
+    options.add_argument("--trust-launcher", action="store_true", help="for a sweep: run the commands that it names")
     take_imports(options)
     given = options.parse_args(arguments)
-    from bnexp.sweep.plan import is_sweep
-
     if is_sweep(given.run):
-        return _resume_sweep(given.run, given.imports, retry_failed=given.retry_failed)
-    if given.retry_failed:
-        raise ValueError(f"resume: --retry-failed is for sweeps; {given.run} is not a sweep (it has no {SWEEP_JSON})")
+        return _resume_sweep(given)
+    for word in (word for word in _OF_SWEEPS if getattr(given, word)):
+        flag = f"--{word.replace('_', '-')}"
+        raise ValueError(f"resume: {flag} is for sweeps; {given.run} is not a sweep (it has no {SWEEP_JSON})")
     from bnexp.experiment.job import require_typed, saved_job
 
     job = saved_job(given.run)
@@ -31,12 +38,36 @@ def resume(arguments: list[str]) -> int:
     return do(job)
 
 
-def _resume_sweep(folder: Path, typed: Sequence[str], *, retry_failed: bool) -> int:
+def _resume_sweep(given: argparse.Namespace) -> int:
     from bnexp.config import compose
     from bnexp.experiment.job import require_typed
     from bnexp.sweep import plan
-    from bnexp.sweep.supervisor import carry_out
+    from bnexp.sweep.carry_out import cancel, carry_out
 
-    words = ["resume", str(folder), *(["--retry-failed"] if retry_failed else [])]
-    require_typed(folder, plan.read(folder).imports, typed, words)
-    return carry_out(folder, None, command=(), options=None, notes=compose.notes, retry_failed=retry_failed)
+    saved, flags = plan.read(given.run), [f"--{word.replace('_', '-')}" for word in _OF_SWEEPS if getattr(given, word)]
+    if not given.here:
+        _require_trust(saved, given)
+    if given.cancel:
+        return cancel(given.run)
+    require_typed(given.run, saved.imports, given.imports, ["resume", str(given.run), *flags])
+    return carry_out(
+        given.run,
+        None,
+        command=(),
+        options=None,
+        notes=compose.notes,
+        retry_failed=given.retry_failed,
+        here=given.here,
+    )
+
+
+def _require_trust(saved: Plan, given: argparse.Namespace) -> None:
+    """Run no command because a folder says so: it may come from anywhere.
+
+    Raises:
+        ValueError: the sweep's launcher starts programs or reaches other machines, and the user has not said yes.
+    """
+    named = programs(saved.options)
+    if named and not given.trust_launcher:
+        full = shlex.join(["bnexp", "resume", str(given.run), "--trust-launcher"])
+        raise ValueError(f"{given.run}: its launcher names {'; '.join(named)}; if you trust them: {full}")

@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from bnexp.data import load
 from bnexp.experiment.check import check
 from bnexp.experiment.choices import bind
 from bnexp.experiment.job import import_modules
-from bnexp.experiment.machine import pick_device
+from bnexp.experiment.machine import pick_device, require_device_name, require_graph
 
 # The fork server keeps data sets in memory up to this many bytes.
 _MOST_BYTES = 2**30
@@ -52,7 +52,7 @@ class _Found:
             self.faults.update(dict.fromkeys(jobs, str(error)))
 
 
-def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> int:
+def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool], elsewhere: bool) -> int:
     """Check the configs of a sweep's jobs; prints what it found as its last line, in JSON.
 
     ``faults`` and ``shapes``: see ``_Found``; ``gpus``: number of GPUs the jobs may use; ``modules``: library modules
@@ -61,6 +61,7 @@ def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> 
     Args:
         configs: one per job.
         begun: for each job, whether it has trained before and will resume from its checkpoint.
+        elsewhere: the jobs will run on other machines, so that this one's devices say nothing about them.
 
     Raises:
         ValueError: a module of the user's cannot be imported.
@@ -72,7 +73,9 @@ def check_sweep(configs: Sequence[Mapping[str, Any]], begun: Sequence[bool]) -> 
     for number, config in enumerate(todo):
         with found.noted([number]):
             bind(config)
-            _require_any_device(config.device)
+            _require_any_device(config, elsewhere=elsewhere)
+    if elsewhere:
+        todo = [replace(config, device="cpu") for config in todo]
     _try_each(todo, _alike(todo, configs, begun, found.faults), found)
     # The fork server does not know data sources that a user's own module registers.
     fits = found.nbytes <= _MOST_BYTES and not any(config.imports for config in todo)
@@ -113,8 +116,12 @@ def _try_each(todo: Sequence[TrainConfig], alike: Alike, found: _Found) -> None:
                     found.shapes[key] = {**asdict(checked.size), "unstackable": checked.unstackable}
 
 
-def _require_any_device(device: str) -> None:
-    pick_device(device)
+def _require_any_device(config: TrainConfig, *, elsewhere: bool) -> None:
+    device = config.device
+    if require_device_name(device) == "cuda" and elsewhere:
+        require_graph(config)
+    if not elsewhere:
+        pick_device(device)
     if device.startswith("cuda:"):
         raise ValueError(
             f"device={device}: a sweep chooses the device of each job; use device=cuda, or CUDA_VISIBLE_DEVICES"

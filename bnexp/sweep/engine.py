@@ -7,8 +7,9 @@ end means.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -139,3 +140,18 @@ def printed(log: Path, start: int) -> list[str]:
     except OSError:
         return []
     return [line for line in text.splitlines() if line.strip()]
+
+
+def ranges(tickets: Iterable[str]) -> str:
+    """Names of tasks with an engine, shortened: ``20_[0-3,7], 21``."""
+    arrays: dict[str, list[int]] = {}
+    for ticket in tickets:
+        array, _, index = ticket.partition("_")
+        arrays.setdefault(array, []).extend([int(index)] if index else [])
+    return ", ".join(f"{array}_[{_spans(sorted(own))}]" if own else array for array, own in arrays.items())
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """``0-3,7`` of 0, 1, 2, 3, 7: neighbours have the same distance from their places."""
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda each: each[1] - each[0])]
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bnexp.sweep.engine import EngineDiedError
+
 Message = dict[str, Any]
 
 # The imports must start no threads, because a forked child would not have them, and must count GPUs without the driver.
@@ -22,10 +24,6 @@ _FORK_SAFE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML
 def complaint(lines: Sequence[str]) -> str | None:
     """The last error line that a child of the fork server has printed (``worker``), or None."""
     return next((line.removeprefix("bnexp: ") for line in reversed(lines) if line.startswith("bnexp: ")), None)
-
-
-class ForkServerDiedError(Exception):
-    """The fork server is dead, and all its jobs with it."""
 
 
 class ForkServer:
@@ -113,7 +111,7 @@ class ForkServer:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             self.close()
-            raise ForkServerDiedError from None
+            raise EngineDiedError from None
 
     def ended(self, timeout: float) -> list[tuple[int, int]]:
         """The children that have ended: pairs (task, exit code, or minus the number of the signal that killed it).
@@ -122,7 +120,7 @@ class ForkServer:
             timeout: seconds to wait for the first child to end.
 
         Raises:
-            ForkServerDiedError: the fork server is dead.
+            EngineDiedError: the fork server is dead.
         """
         if self._process is None or not select.select([self._connection], [], [], timeout)[0]:
             return []
@@ -131,6 +129,6 @@ class ForkServer:
             received = self._connection.recv(1 << 16)
         if not received:
             self.close()
-            raise ForkServerDiedError
+            raise EngineDiedError
         *lines, self._received = (self._received + received).split(b"\n")
         return [(message["task"], message["code"]) for message in map(json.loads, lines)]

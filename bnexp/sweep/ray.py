@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnexp.config.checks import RunFailedError
 from bnexp.sweep.engine import End, News, Task
 from bnexp.sweep.node import Work, work
 from bnexp.sweep.options import Options, ray_options
@@ -173,7 +172,9 @@ def _require_answer(address: str | None) -> None:
         socket.create_connection((host, int(port)), _ANSWER_S).close()
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"hydra.launcher.ray.init.address={address}: no Ray cluster answers there ({reason})") from None
+        raise ValueError(
+            f"hydra.launcher.ray.init.address={address}: no Ray cluster answers there ({reason})"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -102,7 +102,9 @@ class Slurm:
         """See ``Engine``."""
         for command in ("sbatch", "srun", "squeue", "scontrol", "scancel"):
             if shutil.which(command) is None:
-                raise ValueError(f"hydra/launcher=slurm: there is no {command} on this machine; start it on a login node")
+                raise ValueError(
+                    f"hydra/launcher=slurm: there is no {command} on this machine; start it on a login node"
+                )
         if self._own.cpus_per_task is not None and self._own.cpus_per_task < threads:
             raise ValueError(
                 f"hydra.launcher.cpus_per_task={self._own.cpus_per_task}: fewer than threads={threads}; "
