@@ -23,7 +23,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from bnexp.config import compose
@@ -31,7 +31,6 @@ from bnexp.config.checks import RunFailedError
 from bnexp.config.compose import Composer
 from bnexp.config.names import quoted
 from bnexp.config.schema import to_dict
-from bnexp.config.shipped import configs_folder
 from bnexp.stopping import Stop
 from bnexp.sweep.carry_out import carry_out
 from bnexp.sweep.engine import End, Engine, News, Task
@@ -131,7 +130,7 @@ class BnexpSweeper(Sweeper):
         composed = Composer(self.hydra_context, self.config)
         jobs = entries((job, to_dict(compose.plain(composed(job)))) for job in words)
         ours = isinstance(self.launcher, BnexpLauncher)
-        given = options({**compose.launcher("local", configs_folder()), **(self._given() if ours else {})})
+        given = options({**self._local(), **(self._given() if ours else {})})
         code = carry_out(
             Path(self.config.hydra.sweep.dir),
             jobs,
@@ -164,6 +163,12 @@ class BnexpSweeper(Sweeper):
         words: list[list[str]]
         (words,) = BasicSweeper.split_arguments(overrides, None)
         return words
+
+    def _local(self) -> dict[str, Any]:
+        """The options of ``hydra/launcher=local``, without the command line's, which are another launcher's."""
+        assert self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        return compose.launcher_options(loader.load_configuration("train", ["hydra/launcher=local"], RunMode.MULTIRUN))
 
     def _given(self) -> dict[str, Any]:
         """The options of one of our launchers.
@@ -247,10 +252,6 @@ class OtherLauncher:
 
     def cancel(self, numbers: Collection[int], *, by_force: bool = False) -> None:
         """Do nothing: a launcher cannot be asked."""
-
-    def log(self, number: int) -> Path | None:
-        """None: a launcher does not say."""
-        return None
 
     def close(self) -> None:
         """Do nothing."""

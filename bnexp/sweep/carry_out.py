@@ -154,10 +154,8 @@ def _require_one_engine(saved: Plan, now: str) -> None:
     engine.begin(1)
     alive = engine.alive(tickets)
     if alive:
-        first = f"bnexp resume {shlex.quote(str(saved.folder))} --cancel"
-        raise ValueError(
-            f"{saved.folder}: {engine.name} still has {len(alive)} tasks of it; cancel them first: {first}"
-        )
+        first = f"cancel them first: bnexp resume {shlex.quote(str(saved.folder))} --cancel"
+        raise ValueError(f"{saved.folder}: {engine.name} still has {len(alive)} tasks of it; {first}")
     for entry in saved.entries:
         entry.ticket = None
 

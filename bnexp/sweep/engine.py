@@ -47,12 +47,14 @@ class End:
         code: exit code of its process, or minus the number of the signal that killed it.
         lines: what it printed, if the engine knows; empty lines are left out.
         reason: why the engine ended it before its process could (cancelled, say); None: the exit code says it all.
+        log: the file in which the engine itself says what it did with the task, if there is one.
     """
 
     number: int
     code: int
     lines: Sequence[str] = ()
     reason: str | None = None
+    log: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,6 @@ class Engine(Protocol):
 
     def cancel(self, numbers: Collection[int], *, by_force: bool = False) -> None:
         """Ask tasks to save and end; by force, end them at once."""
-
-    def log(self, number: int) -> Path | None:
-        """The file in which the engine itself keeps what it did with a task, if there is one."""
 
     def close(self) -> None:
         """Let the engine go; tasks end unless the engine ``survives``."""

@@ -84,9 +84,5 @@ class Local:
         for number in numbers:
             self._server.signal(number, signal.SIGKILL if by_force else signal.SIGTERM)
 
-    def log(self, number: int) -> Path | None:
-        """None: a job's own output.log has all."""
-        return None
-
     def close(self) -> None:
         """Do nothing: whoever made the fork server closes it."""

@@ -157,7 +157,7 @@ def ray_options(given: Options) -> RayOptions:
     parts = {"init": RayInit, "remote": RayRemote}
     for name in [*(key for key in found if key not in parts), *(key for key in parts if key not in found)]:
         raise ValueError(f"{place}.{name}: {'missing' if name in parts else 'there is no such setting'}")
-    return RayOptions(*(record(kind, found[name], f"{place}.{name}") for name, kind in parts.items()))  # type: ignore[arg-type]
+    return RayOptions(*(record(kind, found[name], f"{place}.{name}") for name, kind in parts.items()))
 
 
 @dataclass(frozen=True)

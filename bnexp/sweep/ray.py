@@ -60,9 +60,7 @@ class Ray:
         """See ``Engine``."""
         cpus = self._own.remote.num_cpus
         if cpus is not None and 1 <= cpus < threads:
-            raise ValueError(
-                f"hydra.launcher.ray.remote.num_cpus={cpus:g}: fewer than threads={threads}; leave it out to have as many"
-            )
+            raise ValueError(f"hydra.launcher.ray.remote.num_cpus={cpus:g}: fewer than threads={threads}; leave it out")
         address = self._own.init.address
         _require_answer(address)
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -152,10 +150,6 @@ class Ray:
         """See ``Engine``: a task that still waits is gone at once."""
         for reference in [each for each, number in self._running.items() if number in numbers]:
             self._ray.cancel(reference, force=by_force)
-
-    def log(self, number: int) -> Path | None:
-        """None: a job's own output.log has all."""
-        return None
 
     def close(self) -> None:
         """Disconnect, and end a Ray that was started for this sweep."""

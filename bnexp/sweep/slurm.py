@@ -211,25 +211,19 @@ class Slurm:
         on_the_way = said is None and state in ("COMPLETED", "UNKNOWN")
         if state in _ALIVE or (on_the_way and time.monotonic() - self._gone[number] < SEEN_S):
             return None
-        if said is not None and said.get("reason") == "time" and state != "CANCELLED":
-            limits = f"{self._own.max_num_timeout + 1} time limits of {self._own.timeout_min} min"
-            return End(number, 1, (), f"not finished after {limits}; its checkpoint is kept")
+        log = folder / ticket / f"{ticket}_0_log.err"
         if said is None:
-            return End(number, 1, (), _STATES.get(state, f"ended without a word (SLURM: {state.lower()})"))
-        return End(number, said["code"], said["lines"], _STATES.get(state))
+            return End(number, 1, (), _STATES.get(state, f"ended without a word (SLURM: {state.lower()})"), log)
+        if said.get("reason") == "time" and state != "CANCELLED":
+            limits = f"{self._own.max_num_timeout + 1} time limits of {self._own.timeout_min} min"
+            return End(number, 1, (), f"not finished after {limits}; its checkpoint is kept", log)
+        return End(number, said["code"], said["lines"], _STATES.get(state), log)
 
     def cancel(self, numbers: Collection[int], *, by_force: bool = False) -> None:
         """See ``Engine``."""
         tickets = [self._tickets[number][0] for number in numbers if number in self._tickets]
         for some in _parts(tickets, _AT_ONCE):
             subprocess.run(["scancel", *(["--signal=KILL"] if by_force else []), *some], check=False)
-
-    def log(self, number: int) -> Path | None:
-        """See ``Engine``."""
-        if number not in self._tickets:
-            return None
-        ticket, folder = self._tickets[number]
-        return folder / ticket / f"{ticket}_0_log.err"
 
     def close(self) -> None:
         """See ``Engine``: SLURM keeps its tasks."""

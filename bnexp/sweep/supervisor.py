@@ -259,8 +259,11 @@ class Supervisor:
         if end.code != 1 or end.reason or entry.state != "failed":  # else the job itself has written why
             timed_out = running.asked_to_end == "time"
             entry.reason = f"not finished after {self._options.timeout_s:g} s" if timed_out else _reason(end)
-            if self._engine.name and end.code == 0 and not self._plan.job(entry).run_json.exists():
+            job = self._plan.job(entry)
+            if self._engine.name and end.code == 0 and not job.run_json.exists():
                 entry.reason = f"was carried out, and is not in {self._plan.folder}: {SHARED}"
+            elif end.log and end.log.exists() and not job.output_log.exists():
+                entry.reason += f" ({end.log})"
             entry.lines = list(end.lines[-_KEPT_LINES:])
             entry.state = "failed"
             with contextlib.suppress(OSError, ValueError):
