@@ -130,12 +130,12 @@ class BnexpSweeper(Sweeper):
         composed = Composer(self.hydra_context, self.config)
         jobs = entries((job, to_dict(compose.plain(composed(job)))) for job in words)
         ours = isinstance(self.launcher, BnexpLauncher)
-        given = options({**self._local(), **(self._given() if ours else {})})
+        given = self._local() | (self._given() if ours else {}) | {"skip_invalid": self.skip_invalid}
         code = carry_out(
             Path(self.config.hydra.sweep.dir),
             jobs,
             command=arguments,
-            options=given,
+            options=options(given),
             notes=compose.notes,
             engine=None if ours else self._engine(jobs),
             server=self.server,
@@ -177,7 +177,7 @@ class BnexpSweeper(Sweeper):
             ValueError: its engine belongs to an extra that is not installed.
         """
         assert self.config is not None
-        given = {**compose.launcher_options(self.config), "skip_invalid": self.skip_invalid}
+        given = compose.launcher_options(self.config)
         engine, word = given.get("engine", "local"), self.config.hydra.runtime.choices["hydra/launcher"]
         if engine in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[engine]) is None:
             raise ValueError(f"hydra/launcher={word}: not installed; pip install bnexp[{engine}]")

@@ -146,19 +146,17 @@ class Slurm:
         import submitit
 
         own = self._own
-        kept = ("partition", "account", "qos", "constraint", "exclude", "comment", "gres", "mem_per_cpu", "mem_gb")
-        asked = {name: getattr(own, name) for name in kept}
+        kept = ("partition", "account", "qos", "constraint", "exclude", "comment", "gres", "mem_per_cpu", "setup")
+        asked = {name: getattr(own, name) for name in (*kept, "additional_parameters")}
+        asked |= {"gpus_per_node": self._gpus(task), "mem": own.mem_gb and f"{round(own.mem_gb * 1024)}M"}
         executor = submitit.SlurmExecutor(folder / "%j", max_num_timeout=own.max_num_timeout, max_pickle_size_gb=100.0)
         executor.update_parameters(
-            name="bnexp",
-            timeout_min=own.timeout_min,
+            job_name="bnexp",
+            time=own.timeout_min,
             signal_delay_s=own.signal_delay_s,
             cpus_per_task=own.cpus_per_task or task.threads,
             array_parallelism=own.array_parallelism,
-            **({"gpus_per_node": self._gpus(task)} if self._gpus(task) else {}),
-            **({"setup": own.setup} if own.setup else {}),
-            **({"additional_parameters": own.additional_parameters} if own.additional_parameters else {}),
-            **{name: value for name, value in asked.items() if value is not None},
+            **{name: value for name, value in asked.items() if value},
         )
         return executor
 
