@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -56,6 +57,9 @@ def register(server: ForkServer | None = None) -> None:
     except ModuleNotFoundError:  # no plugin package is installed
         plugins = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
         plugins.__path__ = []
+    # Hydra would merge our yaml files with the schemas of plugins that have the same names (hydra-ray-launcher).
+    for engine in _LIBRARIES:
+        ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{engine}.yaml", None)
     # Hydra looks a class up by its path before it uses it.
     plugins.bnexp = sys.modules[__name__]  # type: ignore[attr-defined]
 

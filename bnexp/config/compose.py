@@ -8,7 +8,6 @@ import copy
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -117,8 +116,6 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     _refuse(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
     before, sys.argv = sys.argv, ["bnexp", *map(_with_equals_in_paths, arguments)]
-    # Our own launcher of this name replaces that of hydra-ray-launcher on purpose, so silence Hydra's warning.
-    warnings.filterwarnings("ignore", r"\n'hydra/launcher/ray' is validated against")
     try:
         folder = _config_dir(arguments)
         hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()

@@ -67,7 +67,10 @@ class Ray:
         import ray
 
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        own = {} if address else {"include_dashboard": self._own.init.include_dashboard}
+        own: dict[str, Any] = {} if address else {"include_dashboard": self._own.init.include_dashboard}
+        if "PYTHONPATH" in os.environ:  # modules are searched where they are here
+            places = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
+            own["runtime_env"] = {"env_vars": {"PYTHONPATH": places}}
         try:
             ray.init(address=address or "local", **quiet, **own)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

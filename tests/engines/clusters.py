@@ -190,9 +190,20 @@ class RayCluster:
             else [f"--address={self.address}", "--min-worker-port=31000", "--max-worker-port=31999"]
         )
         own = [f"--node-ip-address={ADDRESSES[number]}", "--num-cpus=1", "--object-store-memory=100000000"]
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *role, *own, "--disable-usage-stats"]
+        command = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--block",
+            *role,
+            *own,
+            "--disable-usage-stats",
+        ]
         with (folder / "out").open("wb") as log:
-            node = subprocess.Popen([*self.inside, *command], cwd=folder, stdout=log, stderr=log, start_new_session=True)
+            node = subprocess.Popen(
+                [*self.inside, *command], cwd=folder, stdout=log, stderr=log, start_new_session=True
+            )
         self.nodes.append(node)
         end = time.monotonic() + 60
         while b"Ray runtime started" not in (folder / "out").read_bytes():
