@@ -26,7 +26,7 @@ from bnexp.sweep.supervisor import Notes, Supervisor
 
 ENGINES: dict[str, Callable[[Options], Engine]] = {"slurm": Slurm, "ray": Ray}
 # Seconds that cancelled tasks have to save and end.
-_CANCEL_S = 90.0
+_CANCEL_S, _AGAIN_S = 90.0, 5.0
 
 
 def carry_out(
@@ -119,12 +119,13 @@ def _cancelled(engine: Engine, tickets: Collection[str], sweep: Path) -> Collect
     """Cancel tasks; returns those that have not ended in time."""
     engine.begin(1)
     alive = engine.alive(tickets)
-    for number, ticket in enumerate(alive):
+    numbers = {ticket: number for number, ticket in enumerate(alive)}
+    for ticket, number in numbers.items():
         engine.attach(number, ticket, sweep)
-    engine.cancel(range(len(alive)))
     end = time.monotonic() + _CANCEL_S
     while alive and time.monotonic() < end:
-        time.sleep(1)
+        engine.cancel([number for ticket, number in numbers.items() if ticket in alive])
+        time.sleep(_AGAIN_S)  # a task that is just being queued again cannot be cancelled yet
         alive = engine.alive(alive)
     return alive
 

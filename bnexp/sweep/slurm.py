@@ -221,7 +221,7 @@ class Slurm:
         """See ``Engine``."""
         tickets = [self._tickets[number][0] for number in numbers if number in self._tickets]
         for some in _parts(tickets, _AT_ONCE):
-            subprocess.run(["scancel", *(["--signal=KILL"] if by_force else []), *some], check=False)
+            _answer(["scancel", *(["--signal=KILL"] if by_force else []), *some])
 
     def close(self) -> None:
         """See ``Engine``: SLURM keeps its tasks."""

@@ -207,7 +207,8 @@ class RayCluster:
         self.nodes.append(node)
         end = time.monotonic() + 60
         while b"Ray runtime started" not in (folder / "out").read_bytes():
-            assert node.poll() is None and time.monotonic() < end, (folder / "out").read_text()
+            assert node.poll() is None, (folder / "out").read_text()
+            assert time.monotonic() < end, (folder / "out").read_text()
             time.sleep(0.3)
 
     def __exit__(self, *error: object) -> None:
