@@ -346,7 +346,7 @@ def test_slurm_is_asked_for_as_many_cores_as_threads(slurm):
 
 def test_a_machine_without_slurm_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match="this machine has no sbatch; start the sweep on a login node"):
+    with pytest.raises(ValueError, match="there is no sbatch on this machine; start it on a login node"):
         Slurm(options({**LOCAL, "engine": "slurm", **SLURM})).begin(1)
 
 
