@@ -252,7 +252,6 @@ class Supervisor:
                 self._fail(entry, running, end)
         for entry in running.entries:
             self._display.ended(entry, *self._result(entry, running))
-        self._write(at_once=any(entry.state == "failed" for entry in left))
 
     def _fail(self, entry: Entry, running: _Running, end: End) -> None:
         """Record that a job has failed."""

@@ -124,9 +124,9 @@ class _Daemons:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *command: str) -> None:
-        log = (self._place / f"{command[0]}.out").open("wb")
-        options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "start_new_session": True}
-        self._started.append(subprocess.Popen(command, env=self._environment, **options))
+        with (self._place / f"{command[0]}.out").open("wb") as log:
+            options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "start_new_session": True}
+            self._started.append(subprocess.Popen(command, env=self._environment, **options))
 
     def ask(self, *command: str, expected: str = "") -> bool:
         answer = subprocess.run(command, env=self._environment, capture_output=True, text=True)

@@ -20,6 +20,7 @@ from bnexp.config.schema import config_hash
 from bnexp.runs import run_json
 for job in json.load(sys.stdin)["jobs"]:
     folder = Path(job["folder"])
+    folder.mkdir(exist_ok=True)
     facts = {key: job[key] for key in ("name", "config", "overrides")} | {"config_hash": config_hash(job["config"])}
     def write(status, **more):
         run_json.write(folder, {"format": run_json.FORMAT, **facts, "status": status, "final": {}, **more})

@@ -103,12 +103,12 @@ def test_a_stopped_sweep_leaves_its_tasks_to_the_engine_and_the_next_command_tak
     tickets = [entry.ticket for entry in plan.entries]
     told = summary(plan, plan.entries, None)
     assert told[0] == f"sweep: 2 running, 1 queued, of 3 jobs in {tmp_path}"
-    assert told[1] == f"still with SLURM: {', '.join(map(str, tickets))}; cancel: bnexp resume {tmp_path} --cancel"
+    assert told[1] == f"still with SLURM: {', '.join(map(str, tickets))}; to cancel: bnexp resume {tmp_path} --cancel"
     assert told[2] == f"go on with: bnexp resume {tmp_path}"
     ((waiting, third),) = engine.waiting
     assert waiting.log.parent.name == "seed=2"
     third.kill()  # it never comes to run
-    third.wait()
+    third.communicate()
     again = plans.read(tmp_path)
     again.refresh()
     assert [entry.state for entry in again.entries] == ["running", "running", "queued"]
