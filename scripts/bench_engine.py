@@ -89,7 +89,7 @@ def main() -> None:
         carried = time.process_time()
         read_plan(Path(folder)).refresh()
         size = (Path(folder) / "sweep.json").stat().st_size
-        print(f"{jobs} jobs: sweep.json {size / 2**20:.1f} MiB; memory {before:.0f} MiB before, {_megabytes():.0f} at most")
+        print(f"{jobs} jobs: sweep.json {size / 2**20:.1f} MiB; memory {before:.0f} -> {_megabytes():.0f} MiB")
         print(f"CPU: {carried - begun:.1f} s to carry out, {time.process_time() - carried:.1f} s to read and refresh")
 
 
