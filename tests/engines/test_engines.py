@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from clusters import RayCluster, missing_for_ray, missing_for_slurm, slurm
+from clusters import ADDRESSES, RayCluster, missing_for_ray, missing_for_slurm, slurm
 from conftest import ROOT
 from processes import Ended, begin, furnish, until
 from test_sweep import WORDS, results, sweep
@@ -26,6 +26,11 @@ SLURM = (
     *("hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=5"),
     *("hydra.launcher.mem_gb=1", "hydra.launcher.setup=['export SEEN=1']"),
 )
+
+
+def ended(process: subprocess.Popen[str]) -> Ended:
+    """What a process has printed; engines and their jobs start slowly."""
+    return Ended(process, seconds=600)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +85,7 @@ def on_slurm(place: Path, controller, *words: str) -> subprocess.Popen[str]:
 
 def resume(place: Path, environment, *words: str) -> Ended:
     flags = ("--imports", "my_norms", "--trust-launcher")
-    return Ended(begin(place, "resume", "s", *flags, *words, extra_env=environment))
+    return ended(begin(place, "resume", "s", *flags, *words, extra_env=environment))
 
 
 def test_a_sweep_on_slurm_in_which_much_goes_wrong(controller, here, place):
@@ -118,12 +123,12 @@ def test_a_sweep_that_is_stopped_leaves_its_jobs_to_slurm(controller, here, plac
     process = on_slurm(place, controller, f"norm.tag={TAGS}", "epochs=3")
     until(lambda: sum(running(place, f"t{number}") for number in range(JOBS)) == 2, 240)
     process.send_signal(signal.SIGINT)
-    answer = Ended(process)
+    answer = ended(process)
     assert answer.code == 130, answer
     assert "still with SLURM: " in answer.out
     assert "go on with: bnexp resume s --imports my_norms --trust-launcher" in answer.out
     assert "Traceback" not in answer.err
-    refused = Ended(begin(place, "resume", "s", "--imports", "my_norms", "--here", extra_env=controller))
+    refused = ended(begin(place, "resume", "s", "--imports", "my_norms", "--here", extra_env=controller))
     assert "cancel them first: bnexp resume s --cancel" in refused.complaint
     cancelled = resume(place, controller, "--cancel")
     assert cancelled.code == 0, cancelled
@@ -140,14 +145,14 @@ def test_a_drained_node_is_waited_for(controller, here, place):
     ask(controller, "scontrol", "update", f"nodename={host}", "state=drain", "reason=test")
     until(lambda: all(job["state"] != "running" for job in jobs(place).values()), 240)
     ask(controller, "scontrol", "update", f"nodename={host}", "state=resume")
-    answer = Ended(process)
+    answer = ended(process)
     assert answer.code == 0, answer
     expected = results(here)
     assert results(place / "s") == {name: expected[name] for name in results(place / "s")}
 
 
 def test_what_slurm_refuses_is_one_line(controller, place):
-    answer = Ended(on_slurm(place, controller, "norm.tag=t0,t1", "hydra.launcher.partition=nowhere"))
+    answer = ended(on_slurm(place, controller, "norm.tag=t0,t1", "hydra.launcher.partition=nowhere"))
     assert answer.code == 1, answer
     assert "stopped: SLURM: Batch job submission failed: Invalid partition name specified" in answer.out
     assert "sweep: 2 waiting, of 2 jobs in s" in answer.out
@@ -183,7 +188,7 @@ def on_ray(cluster, place: Path, *words: str) -> subprocess.Popen[str]:
 
 def resume_on_ray(cluster, place: Path, *words: str) -> Ended:
     flags = ("--imports", "my_norms", "--trust-launcher")
-    return Ended(inside(cluster, place, "resume", "s", *flags, *words))
+    return ended(inside(cluster, place, "resume", "s", *flags, *words))
 
 
 def test_a_sweep_on_ray_in_which_much_goes_wrong(cluster, here, place):
@@ -207,7 +212,7 @@ def test_a_stopped_sweep_on_ray_saves_and_says_how_it_goes_on(cluster, here, pla
     process = on_ray(cluster, place, "norm.tag=t0,t1,t2")
     until(lambda: sum(running(place, f"t{number}") for number in range(3)) == 2, 240)
     process.send_signal(signal.SIGTERM)
-    answer = Ended(process)
+    answer = ended(process)
     assert answer.code == 143, answer
     assert "Traceback" not in answer.err
     assert "2 interrupted, 1 waiting, of 3 jobs in s" in answer.out
@@ -220,7 +225,7 @@ def test_a_stopped_sweep_on_ray_saves_and_says_how_it_goes_on(cluster, here, pla
 
 def test_a_cluster_that_does_not_answer_is_one_line(cluster, place):
     words = (*WORDS, "hydra.sweep.dir=s", "norm.tag=t0,t1", "hydra/launcher=ray")
-    answer = Ended(inside(cluster, place, *words, "hydra.launcher.ray.init.address=10.99.0.1:9"))
+    answer = ended(inside(cluster, place, *words, "hydra.launcher.ray.init.address=10.99.0.1:9"))
     assert "hydra.launcher.ray.init.address=10.99.0.1:9: no Ray cluster answers there" in answer.complaint
     assert not (place / "s").exists()
 
@@ -229,9 +234,9 @@ def test_a_node_of_ray_that_dies_is_not_the_jobs_fault(cluster, here, place):
     (place / "slow").touch()
     process = on_ray(cluster, place, "norm.tag=t0,t1,t2")
     until(lambda: sum(running(place, f"t{number}") for number in range(3)) == 2, 240)
-    os.killpg(cluster.nodes[1].pid, signal.SIGKILL)
+    cluster.kill(f"ip_address={ADDRESSES[1]}")  # its raylet, which takes its workers along
     (place / "slow").unlink()
-    answer = Ended(process)
+    answer = ended(process)
     assert answer.code == 0, answer
     expected = results(here)
     assert results(place / "s") == {name: expected[name] for name in results(place / "s")}
