@@ -17,7 +17,8 @@ from pathlib import Path
 from bnexp.config import compose
 from bnexp.config.schema import config_hash
 from bnexp.config.shipped import configs_folder
-from bnexp.runs import run_json
+from bnexp.runs import json_file, run_json
+from bnexp.runs.paths import RunPaths
 from bnexp.sweep.engine import End, News, Task
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import Plan, entries
@@ -63,7 +64,8 @@ class Simulated:
             (job,) = task.given["jobs"]
             facts = {key: job[key] for key in ("name", "config", "overrides")}
             more = {"config_hash": config_hash(job["config"]), "status": "finished", "final": {"test/accuracy": 0.5}}
-            run_json.write(Path(job["folder"]), {"format": run_json.FORMAT, **facts, **more})
+            text = json_file.text({"format": run_json.FORMAT, **facts, **more}, signed=True)
+            RunPaths(Path(job["folder"])).run_json.write_bytes(text)  # not the supervisor's work: so as fast as it goes
         numbers = [task.number for task in now]
         return News(numbers, [End(number, 0) for number in numbers])
 
