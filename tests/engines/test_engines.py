@@ -21,6 +21,8 @@ from test_sweep import WORDS, results, sweep
 pytestmark = pytest.mark.slow
 JOBS = 8
 TAGS = ",".join(f"t{number}" for number in range(JOBS))
+# One checkpoint, at the end; long enough to be met in the middle where the file "slow" makes each step take longer.
+LENGTH = ("epochs=40", "checkpoint_every=1000")
 # In the guide, these words stand with other values; the tests give the same words.
 SLURM = (
     *("hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.timeout_min=5"),
@@ -38,7 +40,7 @@ def here(tmp_path_factory):
     """Folder of a sweep on this machine that nothing happens to."""
     place = tmp_path_factory.mktemp("here")
     furnish(place)
-    assert sweep(place, f"norm.tag={TAGS}", "checkpoint_every=1000").code == 0
+    assert sweep(place, f"norm.tag={TAGS}", *LENGTH).code == 0
     return place / "s"
 
 
@@ -79,7 +81,7 @@ def ask(controller, *command: str) -> str:
 
 
 def on_slurm(place: Path, controller, *words: str) -> subprocess.Popen[str]:
-    given = (*WORDS, "checkpoint_every=1000", "hydra.sweep.dir=s", *SLURM, *words)
+    given = (*WORDS, *LENGTH, "hydra.sweep.dir=s", *SLURM, *words)
     return begin(place, *given, extra_env=controller)
 
 
@@ -120,7 +122,7 @@ def test_a_sweep_on_slurm_in_which_much_goes_wrong(controller, here, place):
 
 def test_a_sweep_that_is_stopped_leaves_its_jobs_to_slurm(controller, here, place):
     (place / "slow").touch()
-    process = on_slurm(place, controller, f"norm.tag={TAGS}", "epochs=3")
+    process = on_slurm(place, controller, f"norm.tag={TAGS}")
     until(lambda: sum(running(place, f"t{number}") for number in range(JOBS)) == 2, 240)
     process.send_signal(signal.SIGINT)
     answer = ended(process)
@@ -181,9 +183,7 @@ def inside(cluster, place: Path, *words: str) -> subprocess.Popen[str]:
 
 def on_ray(cluster, place: Path, *words: str) -> subprocess.Popen[str]:
     address = f"hydra.launcher.ray.init.address={cluster.address}"
-    return inside(
-        cluster, place, *WORDS, "checkpoint_every=1000", "hydra.sweep.dir=s", "hydra/launcher=ray", address, *words
-    )
+    return inside(cluster, place, *WORDS, *LENGTH, "hydra.sweep.dir=s", "hydra/launcher=ray", address, *words)
 
 
 def resume_on_ray(cluster, place: Path, *words: str) -> Ended:
