@@ -74,8 +74,8 @@ def furnish(place: Path) -> None:
 class Ended(Answer):
     """What a process has printed and how it ended; waits for its end."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        out, err = process.communicate(timeout=120)
+    def __init__(self, process: subprocess.Popen[str], seconds: float = 120) -> None:
+        out, err = process.communicate(timeout=seconds)
         super().__init__(process.returncode, out, err)
 
 

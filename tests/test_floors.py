@@ -39,6 +39,8 @@ DOORS = {
     "scipy": {"compare/statistics.py"},
     "matplotlib": {"compare/figures.py", "claims/report/figures.py"},
     "torchvision": {"data", "models"},
+    "submitit": {"sweep/slurm.py"},
+    "ray": {"sweep/ray.py"},
     "tqdm": {"experiment/display.py", "sweep/display.py"},
 }
 WORKING_ROOMS = ("config", "runs", "training", "experiment", "sweep", "compare", "claims", "cli")

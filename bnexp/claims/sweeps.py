@@ -22,10 +22,10 @@ from bnexp.config.names import run_name
 from bnexp.config.schema import config_hash
 from bnexp.runs.collect import Run, Setting, collect, newest, show
 from bnexp.sweep import plan as plans
+from bnexp.sweep.carry_out import carry_out
 from bnexp.sweep.fork_server import ForkServer
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import Entry
-from bnexp.sweep.supervisor import carry_out
 
 # A run's label and words; no words if the run that it starts from has failed.
 Job = tuple[str, list[str] | None]

@@ -6,15 +6,18 @@ are registered by hand, so that bnexp need not install a second package.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import itertools
+import os
 import re
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Sweep
@@ -23,7 +26,7 @@ from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from bnexp.config import compose
@@ -32,12 +35,16 @@ from bnexp.config.compose import Composer
 from bnexp.config.names import quoted
 from bnexp.config.schema import to_dict
 from bnexp.stopping import Stop
+from bnexp.sweep.carry_out import carry_out
 from bnexp.sweep.display import Report, print_summary
 from bnexp.sweep.draws import Choice, Interval, draw
+from bnexp.sweep.engine import End, Engine, News, Task
 from bnexp.sweep.fork_server import ForkServer
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import Entry, entries
-from bnexp.sweep.supervisor import Engine, carry_out
+
+# Engine -> the library that it needs, which an extra of the engine's name installs.
+_LIBRARIES = {"slurm": "submitit", "ray": "ray"}
 
 
 def register(server: ForkServer | None = None, report: Report = print_summary) -> None:
@@ -55,21 +62,24 @@ def register(server: ForkServer | None = None, report: Report = print_summary) -
     except ModuleNotFoundError:  # no plugin package is installed
         plugins = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
         plugins.__path__ = []
+    # Hydra would merge our yaml files with the schemas of plugins that have the same names (hydra-ray-launcher).
+    for engine in _LIBRARIES:
+        ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{engine}.yaml", None)
     # Hydra looks a class up by its path before it uses it.
     plugins.bnexp = sys.modules[__name__]  # type: ignore[attr-defined]
 
 
 class BnexpLauncher(Launcher):
-    """``hydra/launcher=local`` and ``stacked``: the supervisor of ``bnexp.sweep``.
+    """``hydra/launcher=local``, ``stacked``, ``slurm`` and ``ray``: the supervisor and the engines of ``bnexp.sweep``.
 
     Args:
-        given: ``sweep.options.Options``, checked when the sweep starts.
+        given: ``sweep.options.Options``; the sweeper reads them from the config.
     """
 
     __module__ = "hydra_plugins.bnexp"
 
     def __init__(self, **given: Any) -> None:
-        self.given = given
+        pass
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Do nothing: the sweeper composes the configs, and jobs are not calls of a task function."""
@@ -80,7 +90,7 @@ class BnexpLauncher(Launcher):
         Raises:
             ValueError: always.
         """
-        needed = "hydra/launcher=local needs hydra/sweeper=grid or random"
+        needed = "this hydra/launcher needs hydra/sweeper=grid or random"
         raise ValueError(f"{needed} (for other sweepers: hydra/launcher=basic)")
 
 
@@ -105,7 +115,7 @@ class BnexpSweeper(Sweeper):
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take over from Hydra. Processes of an engine call ``run_composed``, because it can be pickled.
+        """Take over from Hydra. Processes of other launchers call ``run_composed``, because it can be pickled.
 
         Raises:
             ValueError: the launcher belongs to an extra that is not installed.
@@ -130,15 +140,16 @@ class BnexpSweeper(Sweeper):
         words = self._combinations(self._overrides(arguments))
         composed = Composer(self.hydra_context, self.config)
         jobs = entries((job, to_dict(compose.plain(composed(job)))) for job in words)
-        drawn = self._drawn(jobs, len(words))
-        given = self.launcher.given if isinstance(self.launcher, BnexpLauncher) else self._local()
+        ours = isinstance(self.launcher, BnexpLauncher)
+        given = self._local() | (self._given() if ours else {})
+        given |= {"skip_invalid": self.skip_invalid, "drawn": self._drawn(jobs, len(words))}
         code = carry_out(
             Path(self.config.hydra.sweep.dir),
             jobs,
             command=arguments,
-            options=options({**given, "skip_invalid": self.skip_invalid, "drawn": drawn}),
+            options=options(given),
             notes=compose.notes,
-            engine=None if isinstance(self.launcher, BnexpLauncher) else self._engine(),
+            engine=None if ours else self._engine(jobs),
             server=self.server,
             report=BnexpSweeper.report,
             fresh=compose.is_fresh(self.config.hydra.sweep),
@@ -189,35 +200,96 @@ class BnexpSweeper(Sweeper):
         return []
 
     def _local(self) -> dict[str, Any]:
-        """The options with which `bnexp resume`, on this machine, resumes a sweep that an engine started."""
+        """The options of ``hydra/launcher=local``, without the command line's, which are another launcher's."""
+        assert self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        return compose.launcher_options(loader.load_configuration("train", ["hydra/launcher=local"], RunMode.MULTIRUN))
+
+    def _given(self) -> dict[str, Any]:
+        """The options of one of our launchers.
+
+        Raises:
+            ValueError: its engine belongs to an extra that is not installed.
+        """
+        assert self.config is not None
+        given = compose.launcher_options(self.config)
+        engine, word = given.get("engine", "local"), self.config.hydra.runtime.choices["hydra/launcher"]
+        if engine in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[engine]) is None:
+            raise ValueError(f"hydra/launcher={word}: not installed; pip install bnexp[{engine}]")
+        limit = {} if self.max_batch_size is None or engine == "local" else {"jobs": self.max_batch_size}
+        return given | limit
+
+    def _engine(self, jobs: Sequence[Entry]) -> Engine:
         assert self.hydra_context is not None
         assert self.config is not None
-        loader = self.hydra_context.config_loader
-        return compose.launcher_options(loader.load_sweep_config(self.config, ["hydra/launcher=local"]))
+        return OtherLauncher(self.hydra_context, self.config, {entry.name: entry for entry in jobs})
 
-    def _engine(self) -> Engine:
-        """An engine that runs jobs through a launcher of Hydra or of a plugin, in folders named by bnexp."""
-        context, config, size = self.hydra_context, self.config, self.max_batch_size
-        assert context is not None
-        assert config is not None
 
-        def engine(folder: Path, todo: Sequence[Entry]) -> None:
-            place = f"hydra.sweep.dir={quoted(str(folder))}"
-            words = [[*entry.overrides, place, f"hydra.sweep.subdir={quoted(entry.name)}"] for entry in todo]
-            with read_write(config):
-                config.hydra.sweep.dir = str(folder)  # plugins put files of their own there, too
-            launcher = Plugins.instance().instantiate_launcher(context, run_composed, config)
-            try:
-                for start in range(0, len(words), size or len(words)):
-                    batch = words[start : start + (size or len(words))]
-                    for entry, job in zip(todo[start:], launcher.launch(batch, initial_job_idx=start), strict=False):
-                        if job.status == JobStatus.FAILED:
-                            entry.state, entry.reason = "failed", str(job._return_value)
-            except Exception as error:
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                raise RunFailedError(f"{type(launcher).__name__}: {reason}") from None
+class OtherLauncher:
+    """The engine for launchers of Hydra and of plugins. Their jobs end before ``submit`` returns.
 
-        return engine
+    Args:
+        context, config: of Hydra.
+        jobs: the jobs by name.
+    """
+
+    name = ""
+    survives = False
+
+    def __init__(self, context: HydraContext, config: DictConfig, jobs: Mapping[str, Entry]) -> None:
+        self._context, self._config, self._jobs = context, config, jobs
+        self._ended: list[End] = []
+
+    def begin(self, threads: int) -> None:
+        """Do nothing: the launcher begins when it gets jobs."""
+
+    def room(self) -> int:
+        """As many tasks as Hydra's setting allows."""
+        return self._config.hydra.sweeper.max_batch_size or 10**9
+
+    def submit(self, tasks: Sequence[Task]) -> dict[int, str]:
+        """Carry out all tasks, in folders named by bnexp.
+
+        Raises:
+            RunFailedError: the launcher failed.
+        """
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # launchers wait for jobs in calls of their libraries
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        folder = tasks[0].sweep
+        place = f"hydra.sweep.dir={quoted(os.path.abspath(folder))}"
+        names = [task.given["jobs"][0]["name"] for task in tasks]
+        words = [[*self._jobs[name].overrides, place, f"hydra.sweep.subdir={quoted(name)}"] for name in names]
+        with read_write(self._config):
+            self._config.hydra.sweep.dir = str(folder)  # plugins put files of their own there, too
+        launcher = Plugins.instance().instantiate_launcher(self._context, run_composed, self._config)
+        try:
+            done = launcher.launch(words, initial_job_idx=tasks[0].number - 1)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RunFailedError(f"{type(launcher).__name__}: {reason}") from None
+        for task, job in zip(tasks, done, strict=True):
+            failed = job.status == JobStatus.FAILED
+            self._ended.append(End(task.number, int(failed), (), str(job._return_value) if failed else None))
+        return {}
+
+    def poll(self, timeout_s: float) -> News:
+        """The tasks that ``submit`` has carried out."""
+        ended, self._ended = self._ended, []
+        return News(ended=ended)
+
+    def alive(self, tickets: Collection[str]) -> Collection[str]:
+        """None: nothing outlasts ``submit``."""
+        return ()
+
+    def attach(self, number: int, ticket: str, sweep: Path) -> None:
+        """Never called, see ``alive``."""
+        raise AssertionError
+
+    def cancel(self, numbers: Collection[int], *, by_force: bool = False) -> None:
+        """Do nothing: a launcher cannot be asked."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class RandomSweeper(BnexpSweeper):

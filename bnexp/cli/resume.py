@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,12 @@ from typing import TYPE_CHECKING
 from bnexp.cli.arguments import parser, take_format, take_imports
 from bnexp.cli.newest import newest_interrupted
 from bnexp.cli.train import do, report
+from bnexp.runs import longer
 from bnexp.runs.paths import SWEEP_JSON
+from bnexp.sweep.options import programs
+from bnexp.sweep.plan import Plan, is_sweep
+
+_OF_SWEEPS = ("retry_failed", "here", "cancel", "trust_launcher")
 
 if TYPE_CHECKING:
     from bnexp.experiment.job import Job
@@ -26,18 +32,19 @@ def resume(arguments: list[str]) -> int:
     about = "epochs=N or steps=N: train it to this length, also if it has finished; N counts from its first step"
     options.add_argument("length", nargs="*", metavar="epochs=N", help=about)
     options.add_argument("--retry-failed", action="store_true", help="for a sweep: run its failed jobs again")
+    options.add_argument("--here", action="store_true", help="for a sweep with an engine: run its jobs on this machine")
+    options.add_argument("--cancel", action="store_true", help="for a sweep: cancel what SLURM still has of it")
+    options.add_argument("--trust-launcher", action="store_true", help="for a sweep: run the commands that it names")
     take_imports(options)
     take_format(options)
     given = options.parse_intermixed_args(arguments)
     given.run = Path(given.run) if given.run else newest_interrupted()
-    from bnexp.runs import longer
-    from bnexp.sweep.plan import is_sweep
-
     wanted = longer.length(given.length)
     if is_sweep(given.run):
-        return _resume_sweep(given.run, given.imports, given.format, wanted, retry_failed=given.retry_failed)
-    if given.retry_failed:
-        raise ValueError(f"resume: --retry-failed is for sweeps; {given.run} is not a sweep (it has no {SWEEP_JSON})")
+        return _resume_sweep(given, wanted)
+    for word in (word for word in _OF_SWEEPS if getattr(given, word)):
+        flag = f"--{word.replace('_', '-')}"
+        raise ValueError(f"resume: {flag} is for sweeps; {given.run} is not a sweep (it has no {SWEEP_JSON})")
     from bnexp.experiment.job import require_typed, saved_job
 
     job = saved_job(given.run)
@@ -54,21 +61,38 @@ def _with_length(job: Job, wanted: Length) -> Job:
     return replace(changed, notes=compose.notes(to_dict(changed.config), changed.overrides))
 
 
-def _resume_sweep(folder: Path, typed: Sequence[str], form: str, wanted: Length | None, *, retry_failed: bool) -> int:
+def _resume_sweep(given: argparse.Namespace, wanted: Length | None) -> int:
     from bnexp.config import compose
     from bnexp.experiment.job import require_typed
     from bnexp.sweep import plan
-    from bnexp.sweep.supervisor import carry_out
+    from bnexp.sweep.carry_out import cancel, carry_out
 
-    words = ["resume", str(folder), *([str(wanted)] if wanted else []), *(["--retry-failed"] if retry_failed else [])]
-    require_typed(folder, plan.read(folder).imports, typed, words)
+    saved, flags = plan.read(given.run), [f"--{word.replace('_', '-')}" for word in _OF_SWEEPS if getattr(given, word)]
+    if not given.here:
+        _require_trust(saved, given)
+    if given.cancel:
+        return cancel(given.run)
+    require_typed(given.run, saved.imports, given.imports, ["resume", str(given.run), *given.length, *flags])
     return carry_out(
-        folder,
+        given.run,
         None,
         command=(),
         options=None,
         notes=compose.notes,
-        retry_failed=retry_failed,
-        report=report(form),
+        retry_failed=given.retry_failed,
+        here=given.here,
+        report=report(given.format),
         length=wanted,
     )
+
+
+def _require_trust(saved: Plan, given: argparse.Namespace) -> None:
+    """Run no command because a folder says so: it may come from anywhere.
+
+    Raises:
+        ValueError: the sweep's launcher starts programs or reaches other machines, and the user has not said yes.
+    """
+    named = programs(saved.options)
+    if named and not given.trust_launcher:
+        full = shlex.join(["bnexp", "resume", str(given.run), *given.length, "--trust-launcher"])
+        raise ValueError(f"{given.run}: its launcher names {'; '.join(named)}; if you trust them: {full}")

@@ -8,7 +8,6 @@ import copy
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -111,12 +110,6 @@ ConfigStore.instance().store(group="hydra/sweeper", name="random", node=RandomSw
 ConfigStore.instance().store(
     group="hydra/launcher", name="bnexp", node={"_target_": "hydra_plugins.bnexp.BnexpLauncher"}
 )
-# The plugin's own schema has the same name as our yaml file, which hides it; hence this second name.
-ConfigStore.instance().store(
-    group="hydra/launcher",
-    name="bnexp_ray",
-    node={"_target_": "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"},
-)
 OmegaConf.register_new_resolver("run_name", lambda overrides: names.run_name(overrides))
 OmegaConf.register_new_resolver("pixel_scale", lambda init_from: "own" if init_from is None else "source")
 # A mark, see ``is_fresh``: the name is free once ``storage.make_free`` has made the folder.
@@ -135,8 +128,6 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     _refuse(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
     before, sys.argv = sys.argv, ["bnexp", *map(_taken_literally, arguments)]
-    # Our own launcher of this name replaces the plugin's on purpose, so silence Hydra's warning.
-    warnings.filterwarnings("ignore", r"\n'hydra/launcher/ray' is validated against")
     try:
         folder = _config_dir(arguments)
         hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()
@@ -218,8 +209,6 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, word = error.missing_cfg_file.rpartition("/")
         return str(unknown(group, word, error.options))
-    if "hydra/launcher/submitit_slurm" in text:
-        return "hydra/launcher=slurm: not installed; pip install bnexp[slurm]"
     if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # an item of a list, as in probes=[a,b]
         return str(unknown(match[1], match[2], sorted(path.stem for path in (configs / match[1]).glob("*.yaml"))))
     if isinstance(error, OverrideParseException):
@@ -333,8 +322,9 @@ def launcher(name: str, configs: Path) -> dict[str, Any]:
 
 
 def launcher_options(composed: DictConfig) -> dict[str, Any]:
-    """The options of a config's launcher, by name."""
-    return {str(key): value for key, value in composed.hydra.launcher.items() if key != "_target_"}
+    """The options of a config's launcher, by name, as plain Python values."""
+    values = cast(dict[str, Any], OmegaConf.to_container(composed.hydra.launcher, resolve=True))
+    return {key: value for key, value in values.items() if key != "_target_"}
 
 
 def plain(config: DictConfig) -> TrainConfig:

@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from bnexp.experiment.check import check
 from bnexp.experiment.choices import bind
 from bnexp.experiment.job import import_modules
 from bnexp.experiment.longer import require_same_beginning
-from bnexp.experiment.machine import pick_device
+from bnexp.experiment.machine import pick_device, require_device_name, require_graph
 
 # The fork server keeps data sets in memory up to this many bytes.
 _MOST_BYTES = 2**30
@@ -54,7 +54,11 @@ class _Found:
 
 
 def check_sweep(
-    configs: Sequence[Mapping[str, Any]], begun: Sequence[bool], shorter: Sequence[Sequence[int]] = ()
+    configs: Sequence[Mapping[str, Any]],
+    begun: Sequence[bool],
+    shorter: Sequence[Sequence[int]] = (),
+    *,
+    elsewhere: bool = False,
 ) -> int:
     """Check the configs of a sweep's jobs; prints what it found as its last line, in JSON.
 
@@ -65,6 +69,7 @@ def check_sweep(
         configs: one per job.
         begun: for each job, whether it has trained before and will resume from its checkpoint.
         shorter: for each job, other lengths that it may have trained with, in steps; by default none.
+        elsewhere: the jobs will run on other machines, so that this one's devices say nothing about them.
 
     Raises:
         ValueError: a module of the user's cannot be imported.
@@ -76,7 +81,9 @@ def check_sweep(
     for number, config in enumerate(todo):
         with found.noted([number]):
             bind(config)
-            _require_any_device(config.device)
+            _require_any_device(config, elsewhere=elsewhere)
+    if elsewhere:
+        todo = [replace(config, device="cpu") for config in todo]
     _try_each(todo, _alike(todo, configs, begun, found.faults), found, shorter or [()] * len(todo))
     # The fork server does not know data sources that a user's own module registers.
     fits = found.nbytes <= _MOST_BYTES and not any(config.imports for config in todo)
@@ -120,8 +127,12 @@ def _try_each(todo: Sequence[TrainConfig], alike: Alike, found: _Found, shorter:
                             require_same_beginning(todo[number], checked.cadence.steps, shorter[number])
 
 
-def _require_any_device(device: str) -> None:
-    pick_device(device)
+def _require_any_device(config: TrainConfig, *, elsewhere: bool) -> None:
+    device = config.device
+    if require_device_name(device) == "cuda" and elsewhere:
+        require_graph(config)
+    if not elsewhere:
+        pick_device(device)
     if device.startswith("cuda:"):
         raise ValueError(
             f"device={device}: a sweep chooses the device of each job; use device=cuda, or CUDA_VISIBLE_DEVICES"

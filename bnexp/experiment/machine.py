@@ -23,16 +23,26 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ValueError: bnexp does not know the device, or this machine does not have it.
     """
-    if name == "auto":
+    kind = require_device_name(name)
+    if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cuda" and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu")
+    return torch.device(name)
+
+
+def require_device_name(name: str) -> str:
+    """Refuse what is no device on any machine; returns its kind: auto, cpu or cuda.
+
+    Raises:
+        ValueError: bnexp does not know the device.
+    """
     kind, _, index = name.partition(":")
     if kind == "mps":
         raise ValueError(f"device={name}: bnexp does not use the GPUs of Apple; use device=cpu")
-    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdigit())):
+    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
         raise ValueError(f"device={name}: not known (allowed: auto, cpu, cuda, cuda:N)")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu")
-    return torch.device(name)
+    return kind
 
 
 def prepare_machine(config: TrainConfig) -> torch.device:
@@ -48,14 +58,24 @@ def prepare_machine(config: TrainConfig) -> torch.device:
         raise ValueError("precision=bf16: this GPU has no bfloat16 (allowed here: fp32, tf32, fp16)")
     if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         raise ValueError("compile=true: torch.compile needs a C++ compiler, and none was found; use compile=false")
-    if config.graph and device.type == "cuda" and not NORMS.capabilities(config.norm["name"]).graph:
-        raise ValueError(f"graph=true: norm={config.norm['name']} waits for the device at each step; use graph=false")
+    if device.type == "cuda":
+        require_graph(config)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports all of torch.compile
         torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = device.type == "cuda" and not config.deterministic
     return device
+
+
+def require_graph(config: TrainConfig) -> None:
+    """Refuse to capture steps of a norm that cannot be captured.
+
+    Raises:
+        ValueError: ``graph=true`` with a norm of this kind.
+    """
+    if config.graph and not NORMS.capabilities(config.norm["name"]).graph:
+        raise ValueError(f"graph=true: norm={config.norm['name']} waits for the device at each step; use graph=false")
 
 
 def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:

@@ -13,7 +13,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,25 +104,14 @@ class _Server:
         pid = os.fork()
         if pid:
             return pid
-        code = 1
-        try:
+        with _ending_with_a_code() as end:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for descriptor in (self._connection.fileno(), self._awake, self._wake):
                 os.close(descriptor)
             _settle_in(server, message["log"], message["env"])
-            with console():
-                code = _call(message["call"], message["given"])
-        except OSError:  # also of a print
-            code = STORAGE_FAILED
-            traceback.print_exc()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+            end.code = _call(message["call"], message["given"])
+        raise AssertionError
 
     def _reap(self) -> None:
         """Report children that have ended, and kill the processes they left behind."""
@@ -136,6 +126,30 @@ class _Server:
     def end_all(self) -> None:
         for pid in self._children:
             _end_group(pid)
+
+
+@dataclass
+class _Ending:
+    code: int = 1
+
+
+@contextlib.contextmanager
+def _ending_with_a_code() -> Iterator[_Ending]:
+    """End this process after the with block, whatever happens in it, with the code that the block has set."""
+    end = _Ending()
+    try:
+        with console():
+            yield end
+    except OSError:  # also of a print
+        end.code = STORAGE_FAILED
+        traceback.print_exc()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(end.code)
 
 
 def _end_group(pid: int) -> None:
@@ -156,13 +170,19 @@ def _settle_in(server: int, log: str, env: Mapping[str, str]) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.update(env)
-    faulthandler.enable()
+
+
+def on_node() -> None:
+    """Run the task whose arguments stand on standard input; this process ends with its exit code."""
+    with _ending_with_a_code() as end:
+        end.code = _call("train", json.load(sys.stdin))
 
 
 def _call(name: str, given: Mapping[str, Any]) -> int:
     """Run a task; returns the exit code, and prints an error as the last line."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable()
     try:
         return _TASKS[name](**given)
     except SystemExit as end:
@@ -178,14 +198,21 @@ def _call(name: str, given: Mapping[str, Any]) -> int:
         return 1
 
 
-def train(jobs: Sequence[Mapping[str, Any]], executor: str, slots: int) -> int:
+def train(jobs: Sequence[Mapping[str, Any]], executor: str, slots: int, needs_gpu: bool = False) -> int:
     """Train one job, or several jobs as one population; each run.json says how its run ended.
 
     Args:
         jobs: the arguments of ``Job``.
         executor: see ``Options``.
         slots: jobs that share a GPU.
+        needs_gpu: an engine was asked for a GPU.
+
+    Raises:
+        ValueError: an error that the user can fix, or the engine has given no GPU.
     """
+    if needs_gpu and not torch.cuda.is_available():
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise ValueError(f"a GPU was asked for, and {socket.gethostname()} gave none (CUDA_VISIBLE_DEVICES={given})")
     stop = Stop()
     with stop.listening():
         todo = [_job(job) for job in jobs]

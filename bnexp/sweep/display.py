@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
+from bnexp.runs.paths import RunPaths
+from bnexp.sweep.engine import ranges
+from bnexp.sweep.options import programs
 from bnexp.sweep.plan import Entry, Plan
 
 # Says how a sweep has ended: its plan, the jobs asked for, and why some were not run.
@@ -22,9 +25,9 @@ class SweepDisplay:
         self.bar = tqdm(total=todo, desc="sweep", unit="job", disable=None)
         self._failed = 0
 
-    def running(self, jobs: int) -> None:
-        """Show how many jobs run now."""
-        self.bar.set_postfix({"running": jobs, "failed": self._failed})
+    def running(self, jobs: int, queued: int = 0) -> None:
+        """Show how many jobs run now, and how many wait in an engine's queue."""
+        self.bar.set_postfix({"running": jobs, **({"queued": queued} if queued else {}), "failed": self._failed})
 
     def ended(self, entry: Entry, accuracy: float | None, seconds: float) -> None:
         """Show that a job has ended."""
@@ -58,20 +61,37 @@ def print_summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> No
 def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str]:
     """Lines with the states of the jobs asked for, each failure, and the commands to use next."""
     folder = shlex.quote(str(plan.folder))
-    again = " ".join(["bnexp resume", folder, *(["--imports", ",".join(plan.imports)] if plan.imports else [])])
     states = [entry.state for entry in asked]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     failed = [entry for entry in asked if entry.state == "failed"]
     lines = [f"refused: {entry.name}: {entry.reason}" for entry in asked if entry.state == "refused"]
-    lines += [f"failed: {entry.name}: {entry.reason}; {plan.job(entry).output_log}" for entry in failed]
+    lines += [f"failed: {entry.name}: {entry.reason}{_where(plan.job(entry))}" for entry in failed]
     lines += [f"stopped: {trouble}"] if trouble else []
     lines += [f"sweep: {counted}, of {len(asked)} jobs in {folder}"]
+    tickets = dict.fromkeys(entry.ticket for entry in asked if entry.ticket)
+    if tickets:
+        lines += [
+            f"still with {plan.options.engine.upper()}: {ranges(tickets)}; to cancel: bnexp resume {folder} --cancel"
+        ]
     if not all(entry.over or entry.state in ("failed", "refused") for entry in asked):
-        lines += [f"go on with: {again}"]
+        lines += [f"go on with: {_again(plan)}"]
     if failed:
-        lines += [f"try the failed again: {again} --retry-failed"]
+        lines += [f"try the failed again: {_again(plan, '--retry-failed')}"]
     if any(entry.over for entry in asked):
         lines += [f"results: bnexp compare {folder}"]
         drawn = ",".join(plan.options.drawn)
         lines += [f"best draw, chosen on validation images: bnexp compare {folder} --best {drawn}"] if drawn else []
     return lines
+
+
+def _again(plan: Plan, *more: str) -> str:
+    """The command that goes on with a sweep, by the engine that it had."""
+    here = ["--here"] if plan.kept is not None and plan.kept.engine != plan.options.engine else []
+    trust = ["--trust-launcher"] if programs(plan.options) else []
+    imports = ["--imports", ",".join(plan.imports)] if plan.imports else []
+    return shlex.join(["bnexp", "resume", str(plan.folder), *imports, *trust, *here, *more])
+
+
+def _where(job: RunPaths) -> str:
+    """The file in which a failed job has said more, if there is one."""
+    return next((f"; {path}" for path in (job.output_log, job.error_log) if path.exists()), "")

@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from bnexp.sweep.engine import EngineDiedError
 
 Message = dict[str, Any]
 
@@ -23,34 +24,6 @@ _FORK_SAFE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML
 def complaint(lines: Sequence[str]) -> str | None:
     """The last error line that a child of the fork server has printed (``worker``), or None."""
     return next((line.removeprefix("bnexp: ") for line in reversed(lines) if line.startswith("bnexp: ")), None)
-
-
-def printed(log: Path, start: int) -> list[str]:
-    """The lines that one try of a job has printed, without empty lines."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(start, os.fstat(file.fileno()).st_size - (1 << 16)))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    return [line for line in text.splitlines() if line.strip()]
-
-
-def reason(code: int, lines: Sequence[str]) -> str:
-    """Why a process has ended, in words for the user."""
-    if code == -signal.SIGKILL:
-        return "killed by SIGKILL (out of memory?)"
-    if code == -signal.SIGSEGV:
-        return "segmentation fault"
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    if code in (1, 2) and lines:
-        return complaint(lines) or lines[-1]
-    return f"ended with exit code {code} before its last step"
-
-
-class ForkServerDiedError(Exception):
-    """The fork server is dead, and all its jobs with it."""
 
 
 class ForkServer:
@@ -138,7 +111,7 @@ class ForkServer:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             self.close()
-            raise ForkServerDiedError from None
+            raise EngineDiedError from None
 
     def ended(self, timeout: float) -> list[tuple[int, int]]:
         """The children that have ended: pairs (task, exit code, or minus the number of the signal that killed it).
@@ -147,7 +120,7 @@ class ForkServer:
             timeout: seconds to wait for the first child to end.
 
         Raises:
-            ForkServerDiedError: the fork server is dead.
+            EngineDiedError: the fork server is dead.
         """
         if self._process is None or not select.select([self._connection], [], [], timeout)[0]:
             return []
@@ -156,6 +129,6 @@ class ForkServer:
             received = self._connection.recv(1 << 16)
         if not received:
             self.close()
-            raise ForkServerDiedError
+            raise EngineDiedError
         *lines, self._received = (self._received + received).split(b"\n")
         return [(message["task"], message["code"]) for message in map(json.loads, lines)]

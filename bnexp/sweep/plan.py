@@ -31,11 +31,12 @@ class Entry:
         name: the settings that differ from the other jobs; also the job's folder inside the sweep's folder.
         overrides: the overrides typed for it.
         config, config_hash: the settings to train with.
-        state: waiting, running, finished, diverged, failed, interrupted or refused.
+        state: waiting, queued (with an engine), running, finished, diverged, failed, interrupted or refused.
         reason: why it failed, could not be resumed, or was refused before the start.
         lines: the last lines it printed before it failed.
         tries: how many times it was started.
         shorter: hashes of configs of another length that its folder may still hold -> steps of that length.
+        ticket: the name that its task has with the engine (``Engine.submit``), while it is there.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Entry:
     lines: list[str] = field(default_factory=list)
     tries: int = 0
     shorter: dict[str, int] = field(default_factory=dict)
+    ticket: str | None = None
 
     @property
     def over(self) -> bool:
@@ -80,12 +82,14 @@ class Plan:
         command: the command line that made the sweep.
         options: how its jobs are run.
         entries: its jobs, in the order in which they start.
+        kept: the options that later commands use; None for ``options``, which may be those of this command alone.
     """
 
     folder: Path
     command: list[str]
     options: Options
     entries: list[Entry]
+    kept: Options | None = None
 
     def job(self, entry: Entry) -> RunPaths:
         """The files of a job."""
@@ -103,7 +107,8 @@ class Plan:
             OSError: it could not be written; the old file is unchanged.
         """
         jobs = [asdict(entry) for entry in self.entries]
-        sweep_json.write(self.folder, {"command": self.command, "launcher": self.options.as_dict(), "jobs": jobs})
+        launcher = (self.kept or self.options).as_dict()
+        sweep_json.write(self.folder, {"command": self.command, "launcher": launcher, "jobs": jobs})
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
         """Add jobs to the plan; a job that is there already keeps its state. Returns the plan's entries for ``wanted``.
@@ -176,7 +181,8 @@ def refresh(sweep: Path, entry: Entry) -> None:
     """
     folder = sweep / entry.name
     if not RunPaths(folder).run_json.exists():
-        entry.state = entry.state if entry.state in ("failed", "refused") else "waiting"
+        known = entry.state if entry.state in ("failed", "refused") else "waiting"
+        entry.state = "queued" if entry.ticket else known
         return
     saved = run_json.read(folder)
     is_shorter = saved["config_hash"] != entry.config_hash and saved["config_hash"] in entry.shorter
@@ -184,6 +190,8 @@ def refresh(sweep: Path, entry: Entry) -> None:
         _refuse_change(folder, Entry("", [], saved["config"], ""), entry.config)
     goes_on = saved["status"] == "running" or (is_shorter and saved["status"] in OVER)
     entry.state = "interrupted" if goes_on else saved["status"]
+    if entry.ticket and not entry.over:  # what the file says of an earlier try is out of date
+        entry.state = "running" if saved["status"] == "running" else "queued"
     failure = saved.get("failure") if entry.state == "failed" else None
     entry.reason = failure["reason"] if failure else None
     entry.lines = failure["lines"] if failure else []

@@ -14,7 +14,8 @@ from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import checkpoints, shape
 from bnexp.runs.paths import RunPaths
 from bnexp.stopping import Stop
-from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint
+from bnexp.sweep.engine import EngineDiedError
+from bnexp.sweep.fork_server import ForkServer, complaint
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry
 
@@ -55,7 +56,7 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
     for entry in todo:
         if entry.state == "refused":  # what it lacked may be there now
             entry.state, entry.reason = "waiting", None
-    lines = _checked(server, todo, stop)
+    lines = _checked(server, todo, stop, elsewhere=options.engine != "local")
     if stop():
         return None
     *remarks, answer = lines
@@ -63,7 +64,9 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
         print(remark, file=sys.stderr)
     found = json.loads(answer)
     _refuse(todo, {int(number): reason for number, reason in found["faults"].items()}, skip=options.skip_invalid)
-    if found["gpus"] == 0:  # an import may start the GPU driver, which does not survive a fork
+    if (
+        found["gpus"] == 0 and options.engine == "local"
+    ):  # an import may start the GPU driver, which does not survive a fork
         server.load(found["modules"])
         server.keep(found["data"])
     reasons = {key: each["unstackable"] for key, each in found["shapes"].items() if each["unstackable"]}
@@ -104,7 +107,7 @@ def _refuse(todo: Sequence[Entry], faults: Mapping[int, str], *, skip: bool) -> 
     raise ValueError(f"job {todo[min(faults)].name}: {faults[min(faults)]}{others}{hint}")
 
 
-def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]:
+def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop, *, elsewhere: bool) -> list[str]:
     """The lines that the child printed while it checked the jobs.
 
     Raises:
@@ -114,7 +117,8 @@ def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]
         log = RunPaths(Path(folder)).output_log
         begun = [entry.state != "waiting" for entry in todo]
         shorter = [list(entry.shorter.values()) for entry in todo]
-        given = {"configs": [entry.config for entry in todo], "begun": begun, "shorter": shorter}
+        jobs = {"configs": [entry.config for entry in todo], "begun": begun, "shorter": shorter}
+        given = {**jobs, "elsewhere": elsewhere}
         server.revive()
         try:
             server.fork(0, "check", given, log=str(log), env={})
@@ -122,7 +126,7 @@ def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop) -> list[str]
             ended: list[tuple[int, int]] = []
             while not ended and not stop():
                 ended = server.ended(0.1)
-        except ForkServerDiedError:
+        except EngineDiedError:
             raise RunFailedError("the process that runs the jobs does not start; its messages are above") from None
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     if ended and ended[0][1] != 0:

@@ -1,7 +1,6 @@
-"""Runs a sweep: starts jobs, watches them, and decides what follows when one ends.
+"""Watches a sweep's tasks, and decides what follows when one ends.
 
-Each job has its own process, so a crash ends that job alone. A job's run.json records how the job ended; if the process
-died before it could write that, the supervisor writes it.
+A job's run.json records how the job ended; if the process died before it could write that, the supervisor writes it.
 """
 
 from __future__ import annotations
@@ -10,31 +9,31 @@ import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bnexp.config.checks import STORAGE_FAILED, RunFailedError
 from bnexp.config.schema import shape
 from bnexp.runs import run_json
-from bnexp.runs.longer import Length
-from bnexp.runs.paths import SWEEP_JSON
-from bnexp.runs.storage import held, make_free
 from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
-from bnexp.sweep.display import Report, SweepDisplay, print_summary
-from bnexp.sweep.fork_server import ForkServer, ForkServerDiedError, complaint, printed, reason
-from bnexp.sweep.options import Options
+from bnexp.sweep.display import SweepDisplay
+from bnexp.sweep.engine import End, Engine, EngineDiedError, Task, ranges, size
+from bnexp.sweep.fork_server import complaint
+from bnexp.sweep.node import SHARED
 from bnexp.sweep.plan import Entry, Plan, stacks
-from bnexp.sweep.preflight import Ready, preflight
 
 Notes = Callable[[Mapping[str, Any], Sequence[str]], dict[str, str]]
-Engine = Callable[[Path, Sequence[Entry]], None]
 
 # A stopped sweep's processes must be gone within 5 s; this leaves one second for a save in progress.
 _STOP_GRACE_S = 4.0
-_TICK_S = 0.1  # seconds between checks of deadlines and signals
+# Seconds between checks of deadlines and signals.
+_TICK_S = 0.1
+# The plan's file is written at most once a second, and takes at most this share of the time.
+_WRITE_S, _WRITE_SHARE = 1.0, 0.05
+# Tasks that are submitted between two looks at the engine; to describe one takes some milliseconds.
+_AT_ONCE = 1000
 # If the system kills the fork server again and again, the machine has too little memory for the sweep.
 _MOST_RESTARTS = 3
 # Exit codes of a job that a user stopped by a signal; it has saved.
@@ -42,188 +41,89 @@ _STOPPED_BY_A_USER = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _KEPT_LINES = 10
 
 
-def carry_out(
-    folder: Path,
-    wanted: Sequence[Entry] | None,
-    *,
-    command: Sequence[str],
-    options: Options | None,
-    notes: Notes,
-    retry_failed: bool = False,
-    engine: Engine | None = None,
-    server: ForkServer | None = None,
-    report: Report = print_summary,
-    fresh: bool = False,
-    length: Length | None = None,
-) -> int:
-    """Run the jobs of a sweep that are not over yet, and report the states of all jobs.
-
-    Args:
-        folder: the sweep's folder; made, if missing, after everything has been checked.
-        wanted: the jobs to run; None for all jobs of the folder's plan.
-        command: the command line, recorded in the plan.
-        options: how to run the jobs; None for the plan's options.
-        notes: (config, overrides) -> further files for a run's folder.
-        retry_failed: run failed jobs again.
-        engine: runs the jobs instead of this machine's supervisor.
-        server: forks the processes; None starts a fork server that ends with this sweep.
-        report: see ``Report``.
-        fresh: the folder must be a new one; if it is there already, the sweep takes the next free name.
-        length: give all jobs of the plan this length.
-
-    Returns:
-        0 when all jobs but the refused are over, 1 when one failed or could not run, 130 or 143 after a signal.
-
-    Raises:
-        ValueError: an error that the user can fix; nothing has been started or left behind then.
-    """
-    stop = Stop()
-    with stop.listening(), contextlib.ExitStack() as holds:
-        is_new = fresh or not folder.is_dir()
-        if not is_new:
-            holds.enter_context(held(folder))
-        plan = _plan(folder, command, options, is_new=is_new)
-        if length is not None:
-            plan.change_length(length)
-        asked = _asked(plan, wanted, is_new=is_new)
-        todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
-        trouble = None
-        if todo:
-            server = server or holds.enter_context(contextlib.closing(ForkServer()))
-            ready = preflight(server, todo, plan.options, stop)
-            if ready is None:
-                return stop.exit_code
-            todo = [entry for entry in todo if entry.state != "refused"]
-            if is_new and not todo:
-                raise ValueError(f"every job is refused; {asked[0].name}: {asked[0].reason}")
-            if is_new:
-                holds.enter_context(_made(plan, fresh=fresh))
-            _first_write(plan)
-            trouble = _run(plan, todo, ready, notes, stop, server, engine) if todo else None
-        report(plan, asked, trouble)
-    done = all(entry.over or entry.state == "refused" for entry in asked)
-    return stop.exit_code if stop() else int(trouble is not None or not done)
-
-
-def _plan(folder: Path, command: Sequence[str], options: Options | None, *, is_new: bool) -> Plan:
-    if not is_new and plans.is_sweep(folder):
-        saved = plans.read(folder)
-        return Plan(folder, saved.command, options or saved.options, saved.entries)
-    if options is None:
-        raise ValueError(f"{folder}: not a sweep (it has no {SWEEP_JSON})")
-    return Plan(folder, list(command), options, [])
-
-
-def _asked(plan: Plan, wanted: Sequence[Entry] | None, *, is_new: bool) -> Sequence[Entry]:
-    """The plan's entries of the jobs to run, with their present states."""
-    asked = plan.entries if wanted is None else plan.adopt(wanted)
-    if not is_new:
-        plan.refresh()
-    return asked
-
-
-@contextlib.contextmanager
-def _made(plan: Plan, *, fresh: bool) -> Iterator[None]:
-    """Make and lock the sweep's folder, under the next free name if it is to be ``fresh``.
-
-    Raises:
-        ValueError: the folder cannot be made, or another process holds it.
-    """
-    try:
-        if fresh:
-            plan.folder = make_free(plan.folder)
-        else:
-            plan.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{plan.folder}: cannot be made ({error.strerror})") from None
-    with held(plan.folder):
-        yield
-
-
-def _first_write(plan: Plan) -> None:
-    try:
-        plan.write()
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            plan.folder.rmdir()  # only if it is empty
-        raise ValueError(f"{plan.folder}: cannot be written ({error.strerror})") from None
-
-
-def _run(
-    plan: Plan, todo: Sequence[Entry], ready: Ready, notes: Notes, stop: Stop, server: ForkServer, engine: Engine | None
-) -> str | None:
-    """Run jobs; returns a sentence that says why some jobs were not run, or None."""
-    if engine is None:
-        supervisor = Supervisor(plan, todo, ready, notes, stop, server)
-        return supervisor.run()
-    server.close()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # an engine waits for jobs in its own blocking calls
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        engine(plan.folder, todo)
-    except RunFailedError as error:
-        return str(error)
-    finally:
-        plan.refresh()
-        plan.write()
-    return None
-
-
 @dataclass
 class _Running:
-    """A process and the jobs that it runs: one job, or the members of a stack.
+    """A task that the engine has.
 
     Attributes:
-        started, deadline, kill_at: times of the monotonic clock.
-        log_start: position in output.log where this try begins.
+        entries: its jobs.
+        started: time of the monotonic clock; None while it waits in the engine's queue.
+        deadline, kill_at: times of the monotonic clock.
         asked_to_end: why the process was asked to end: ``time`` or ``stop``.
     """
 
     entries: list[Entry]
-    slot: int
-    started: float
-    deadline: float | None
-    log_start: int
+    started: float | None = None
+    deadline: float | None = None
     asked_to_end: str | None = None
     kill_at: float | None = None
 
 
 class Supervisor:
-    """Keeps every slot busy until no job is left.
+    """Keeps the engine busy until no job is left.
 
     Args:
         plan: kept up to date on the disk.
         todo: the jobs to run, in this order.
-        ready: where the jobs can run, and which cannot be stacked.
-        notes: see ``carry_out``.
-        stop: asked in every tick; True ends the running jobs after they have saved.
-        server: forks the processes.
+        unstackable: shape of configs -> why jobs of this shape train alone.
+        notes: (config, overrides) -> further files for a run's folder.
+        stop: asked in every tick; True ends the running jobs after they have saved, or leaves them to the engine.
+        engine: carries the tasks.
     """
 
     def __init__(
-        self, plan: Plan, todo: Sequence[Entry], ready: Ready, notes: Notes, stop: Stop, server: ForkServer
+        self,
+        plan: Plan,
+        todo: Sequence[Entry],
+        unstackable: Mapping[str, str],
+        notes: Notes,
+        stop: Stop,
+        engine: Engine,
     ) -> None:
-        self._plan, self._options, self._slots = plan, plan.options, ready.slots
-        self._notes, self._stop, self._server = notes, stop, server
-        self._queue = deque(stacks(todo, plan.options.max_stack, ready.unstackable))
-        reasons = {entry.name: ready.unstackable.get(shape(entry.config)) for entry in todo}
-        self._alone = reasons if plan.options.max_stack > 1 else {}
-        self._free = list(reversed(range(len(ready.slots))))
+        self._plan, self._options = plan, plan.options
+        self._notes, self._stop, self._engine = notes, stop, engine
         self._running: dict[int, _Running] = {}
         self._numbers = 0
+        self._take_up(todo)
+        new = [entry for entry in todo if entry.ticket is None]
+        self._queue = deque(stacks(new, plan.options.max_stack, unstackable))
+        reasons = {entry.name: unstackable.get(shape(entry.config)) for entry in todo}
+        self._alone = reasons if plan.options.max_stack > 1 else {}
         self._failures = 0
         self._restarts = 0
         self._trouble: str | None = None
         self._display = SweepDisplay(len(todo))
-        self._written = time.monotonic()
+        self._written, self._write_s = time.monotonic(), 0.0
+
+    def _take_up(self, todo: Sequence[Entry]) -> None:
+        """Find the tasks that the engine has from an earlier command; forget those that are gone."""
+        tasks: dict[str, list[Entry]] = {}
+        for entry in todo:
+            if entry.ticket is not None:
+                tasks.setdefault(entry.ticket, []).append(entry)
+        alive = self._engine.alive(tasks)
+        for ticket, entries in tasks.items():
+            if ticket in alive:
+                self._engine.attach(self._next(entries), ticket, self._plan.folder)
+            else:
+                for entry in entries:
+                    entry.ticket = None
+
+    def _next(self, entries: list[Entry]) -> int:
+        """A number for a new task."""
+        self._numbers += 1
+        self._running[self._numbers] = _Running(entries)
+        return self._numbers
 
     def run(self) -> str | None:
         """Run all jobs; returns a sentence that says why some jobs were not started, or None."""
         try:
             while self._queue or self._running:
+                if self._stop() and self._engine.survives:
+                    break
                 try:
                     self._tick()
-                except ForkServerDiedError:
+                except EngineDiedError:
                     self._start_anew()
         finally:
             self._display.close()
@@ -233,37 +133,75 @@ class Supervisor:
     def _tick(self) -> None:
         if self._stop():
             self._end_all()
-        while self._queue and self._free:
-            self._start(self._queue.popleft())
-        self._display.running(len(self._running))
-        for number, code in self._server.ended(_TICK_S):
-            self._settle(self._running.pop(number), code)
+        self._submit()
+        self._display.running(self._count(started=True), self._count(started=False))
+        news = self._engine.poll(_TICK_S)
+        for number in news.started:
+            self._begin(self._running[number])
+        for end in news.ended:
+            self._settle(self._running.pop(end.number), end)
         self._watch(time.monotonic())
         self._write()
 
-    def _start(self, entries: list[Entry]) -> None:
-        """Start jobs in the next free slot."""
+    def _count(self, *, started: bool) -> int:
+        """The jobs that run, or those that wait with the engine."""
+        return sum(len(each.entries) for each in self._running.values() if (each.started is not None) == started)
+
+    def _submit(self) -> None:
+        """Give the engine as many tasks as it takes."""
+        tasks = []
+        for _ in range(min(self._engine.room(), len(self._queue), _AT_ONCE)):
+            entries = self._queue.popleft()
+            if not self._make_folder(entries):
+                break
+            tasks.append(self._task(entries))
+        if not tasks:
+            return
+        try:
+            tickets = self._engine.submit(tasks)
+        except RunFailedError as error:
+            lost = [entry for task in tasks for entry in self._running.pop(task.number).entries]
+            self._halt(str(error), lost)
+            return
+        for task in tasks:
+            for entry in self._running[task.number].entries:
+                entry.ticket = tickets.get(task.number)
+        if tickets:
+            self._display.say(f"{len(tasks)} tasks are with {self._engine.name} ({ranges(tickets.values())})")
+            self._write(at_once=True)
+
+    def _make_folder(self, entries: list[Entry]) -> bool:
+        """Make the folder of a task's output; halts the sweep if the disk does not let it."""
         log = self._plan.job(entries[0]).output_log
         try:
             log.parent.mkdir(exist_ok=True)
-            size = log.stat().st_size if log.exists() else 0
+            size(log)
         except OSError as error:
-            return self._halt(f"{log.parent}: {error.strerror}", entries)
-        now, limit = time.monotonic(), self._options.timeout_s
-        self._numbers += 1
-        slot = self._free.pop()
-        self._running[self._numbers] = _Running(
-            entries, slot, now, None if limit is None else now + limit * len(entries), size
-        )
+            self._halt(f"{log.parent}: {error.strerror}", entries)
+            return False
+        return True
+
+    def _task(self, entries: list[Entry]) -> Task:
+        """Jobs as a task; they count as running at once where the engine has no queue."""
+        number, config = self._next(entries), entries[0].config
         for entry in entries:
-            entry.state, entry.reason, entry.lines, entry.tries = "running", None, [], entry.tries + 1
+            entry.state, entry.reason, entry.lines, entry.tries = "queued", None, [], entry.tries + 1
+        if not self._engine.name:
+            self._begin(self._running[number])
         given = {
             "jobs": [self._job(entry) for entry in entries],
             "executor": self._options.executor,
             "slots": self._options.slots_per_gpu,
         }
-        self._server.fork(self._numbers, "train", given, log=str(log), env=self._slots[slot])
-        return None
+        log = self._plan.job(entries[0]).output_log
+        return Task(number, given, log, self._plan.folder, config["device"], config["threads"])
+
+    def _begin(self, running: _Running) -> None:
+        """Note that a task has started."""
+        limit, running.started = self._options.timeout_s, time.monotonic()
+        running.deadline = None if limit is None else running.started + limit * len(running.entries)
+        for entry in running.entries:
+            entry.state = "running"
 
     def _job(self, entry: Entry) -> dict[str, Any]:
         folder = str(self._plan.job(entry).folder)
@@ -281,54 +219,59 @@ class Supervisor:
         """Ask jobs that are over their time limit to save and end; kill those that do not end in time."""
         for number, running in self._running.items():
             if running.deadline is not None and now >= running.deadline:
-                self._end(number, running, "time", self._options.grace_s)
-            if running.kill_at is not None and now >= running.kill_at:
-                running.kill_at = None
-                self._server.signal(number, signal.SIGKILL)
+                self._end([number], "time", self._options.grace_s)
+        overdue = [number for number, each in self._running.items() if each.kill_at is not None and now >= each.kill_at]
+        for number in overdue:
+            self._running[number].kill_at = None
+        self._engine.cancel(overdue, by_force=True)
 
-    def _end(self, number: int, running: _Running, why: str, grace_s: float) -> None:
-        if running.asked_to_end is not None:
-            return
-        running.asked_to_end, running.kill_at = why, time.monotonic() + grace_s
-        self._server.signal(number, signal.SIGTERM)
+    def _end(self, numbers: Sequence[int], why: str, grace_s: float) -> None:
+        """Ask tasks to save and end, once."""
+        new = [number for number in numbers if self._running[number].asked_to_end is None]
+        for number in new:
+            self._running[number].asked_to_end, self._running[number].kill_at = why, time.monotonic() + grace_s
+        self._engine.cancel(new)
 
     def _end_all(self) -> None:
         """The sweep was stopped: start no waiting job, and ask running jobs to save and end."""
         self._queue.clear()
-        for number, running in self._running.items():
-            self._end(number, running, "stop", min(self._options.grace_s, _STOP_GRACE_S))
+        self._end(list(self._running), "stop", min(self._options.grace_s, _STOP_GRACE_S))
 
-    def _settle(self, running: _Running, code: int) -> None:
-        """Record how a process has ended."""
-        self._free.append(running.slot)
-        log = self._plan.job(running.entries[0]).output_log
-        lines = printed(log, running.log_start)
-        if code == STORAGE_FAILED:
-            self._halt(complaint(lines) or "the disk cannot be written", [])
+    def _settle(self, running: _Running, end: End) -> None:
+        """Record how a task has ended."""
+        if end.code == STORAGE_FAILED:
+            self._halt(complaint(end.lines) or "the disk cannot be written", [])
+        for entry in running.entries:
+            entry.ticket = None
         self._refresh(running.entries)
         left = [entry for entry in running.entries if not entry.over]
-        if self._stop() or code == STORAGE_FAILED or (code in _STOPPED_BY_A_USER and running.asked_to_end is None):
+        stopped = end.reason is None and end.code in _STOPPED_BY_A_USER and running.asked_to_end is None
+        if self._stop() or end.code == STORAGE_FAILED or stopped:
             pass  # not failed: it can be resumed
-        elif len(running.entries) > 1:
+        elif left and len(running.entries) > 1:
             # Nobody knows which member caused the failure; run one by one, only that member fails.
-            why = reason(code, lines)
+            why = _reason(end)
             self._display.say(f"{len(left)} stacked jobs ended together, and train one by one now: {why}")
             self._alone |= {entry.name: f"the stack ended: {why}" for entry in left}
             self._queue.extendleft([entry] for entry in reversed(left))
             running.entries = [entry for entry in running.entries if entry.over]
         else:
             for entry in left:
-                self._fail(entry, running, code, lines)
+                self._fail(entry, running, end)
         for entry in running.entries:
             self._display.ended(entry, *self._result(entry, running))
-        self._write(at_once=any(entry.state == "failed" for entry in left))
 
-    def _fail(self, entry: Entry, running: _Running, code: int, lines: list[str]) -> None:
+    def _fail(self, entry: Entry, running: _Running, end: End) -> None:
         """Record that a job has failed."""
-        if code != 1 or entry.state != "failed":  # else the job itself has written the failure and its reason
+        if end.code != 1 or end.reason or entry.state != "failed":  # else the job itself has written why
             timed_out = running.asked_to_end == "time"
-            entry.reason = f"not finished after {self._options.timeout_s:g} s" if timed_out else reason(code, lines)
-            entry.lines = lines[-_KEPT_LINES:]
+            entry.reason = f"not finished after {self._options.timeout_s:g} s" if timed_out else _reason(end)
+            job = self._plan.job(entry)
+            if self._engine.name and end.code == 0 and not job.run_json.exists():
+                entry.reason = f"was carried out, and is not in {self._plan.folder}: {SHARED}"
+            elif end.log and end.log.exists() and not job.output_log.exists():
+                entry.reason += f" ({end.log})"
+            entry.lines = list(end.lines[-_KEPT_LINES:])
             entry.state = "failed"
             with contextlib.suppress(OSError, ValueError):
                 run_json.enter_failure(self._plan.job(entry).folder, entry.facts(), entry.reason, entry.lines)
@@ -343,7 +286,8 @@ class Supervisor:
 
     def _result(self, entry: Entry, running: _Running) -> tuple[float | None, float]:
         """Test accuracy and seconds."""
-        seconds = time.monotonic() - running.started
+        now = time.monotonic()
+        seconds = now - (running.started or now)
         if entry.state != "finished":
             return None, seconds
         return run_json.read(self._plan.job(entry).folder)["final"].get("test/accuracy"), seconds
@@ -352,25 +296,26 @@ class Supervisor:
         """Start no more jobs."""
         self._trouble = self._trouble or why
         for entry in not_started:
-            entry.state = "waiting" if entry.state == "running" else entry.state
+            entry.state = "waiting" if entry.state in ("queued", "running") else entry.state
         self._queue.clear()
 
     def _write(self, *, at_once: bool = False) -> None:
-        """Update the plan's file, at most once a second: the jobs' own files hold the results."""
-        if not at_once and time.monotonic() - self._written < 1:
+        """Update the plan's file, not too often: the jobs' own files hold the results."""
+        now = time.monotonic()
+        if not at_once and now - self._written < max(_WRITE_S, self._write_s / _WRITE_SHARE):
             return
         try:
             self._plan.write()
         except OSError as error:
             self._halt(f"{self._plan.folder}: {error.strerror}", [])
         self._written = time.monotonic()
+        self._write_s = self._written - now
 
     def _start_anew(self) -> None:
-        """The fork server died and its jobs with it: restart it, and resume the jobs from their checkpoints."""
+        """The engine died and its jobs with it: restart it, and resume the jobs from their checkpoints."""
         self._restarts += 1
         lost = list(self._running.values())
         self._running.clear()
-        self._free = list(reversed(range(len(self._slots))))
         for running in lost:
             self._refresh(running.entries)
             for entry in running.entries:
@@ -383,3 +328,19 @@ class Supervisor:
         left = [[entry for entry in running.entries if not entry.over] for running in lost]
         self._queue.extendleft(filter(None, reversed(left)))
         return None
+
+
+def _reason(end: End) -> str:
+    """Why a task has ended, in words for the user."""
+    code, lines = end.code, end.lines
+    if end.reason is not None:
+        return end.reason
+    if code == -signal.SIGKILL:
+        return "killed by SIGKILL (out of memory?)"
+    if code == -signal.SIGSEGV:
+        return "segmentation fault"
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    if code in (1, 2) and lines:
+        return complaint(lines) or lines[-1]
+    return f"ended with exit code {code} before its last step"

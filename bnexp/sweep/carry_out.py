@@ -1,0 +1,221 @@
+"""Carries out a sweep: finds or makes its folder, checks its jobs, and hands them to the supervisor and an engine."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bnexp.runs.longer import Length
+from bnexp.runs.paths import SWEEP_JSON
+from bnexp.runs.storage import held, make_free
+from bnexp.stopping import Stop
+from bnexp.sweep import plan as plans
+from bnexp.sweep.display import Report, print_summary
+from bnexp.sweep.engine import Engine
+from bnexp.sweep.fork_server import ForkServer
+from bnexp.sweep.local import Local
+from bnexp.sweep.options import Options
+from bnexp.sweep.plan import Entry, Plan
+from bnexp.sweep.preflight import Ready, preflight
+from bnexp.sweep.ray import Ray
+from bnexp.sweep.slurm import Slurm
+from bnexp.sweep.supervisor import Notes, Supervisor
+
+ENGINES: dict[str, Callable[[Options], Engine]] = {"slurm": Slurm, "ray": Ray}
+# Seconds that cancelled tasks have to save and end.
+_CANCEL_S, _AGAIN_S = 90.0, 5.0
+
+
+def carry_out(
+    folder: Path,
+    wanted: Sequence[Entry] | None,
+    *,
+    command: Sequence[str],
+    options: Options | None,
+    notes: Notes,
+    retry_failed: bool = False,
+    here: bool = False,
+    engine: Engine | None = None,
+    server: ForkServer | None = None,
+    report: Report = print_summary,
+    fresh: bool = False,
+    length: Length | None = None,
+) -> int:
+    """Run the jobs of a sweep that are not over yet, and report the states of all jobs.
+
+    Args:
+        folder: the sweep's folder; made, if missing, after everything has been checked.
+        wanted: the jobs to run; None for all jobs of the folder's plan.
+        command: the command line, recorded in the plan.
+        options: how to run the jobs; None for the plan's options.
+        notes: (config, overrides) -> further files for a run's folder.
+        retry_failed: run failed jobs again.
+        here: run the jobs on this machine, whatever engine the sweep had; it keeps its engine for later.
+        engine: carries the jobs instead of the one that the options name.
+        server: forks the processes; None starts a fork server that ends with this sweep.
+        report: see ``Report``.
+        fresh: the folder must be a new one; if it is there already, the sweep takes the next free name.
+        length: give all jobs of the plan this length.
+
+    Returns:
+        0 when all jobs but the refused are over, 1 when one failed or could not run, 130 or 143 after a signal.
+
+    Raises:
+        ValueError: an error that the user can fix; nothing has been started or left behind then.
+    """
+    stop = Stop()
+    with stop.listening(), contextlib.ExitStack() as holds:
+        is_new = fresh or not folder.is_dir()
+        if not is_new:
+            holds.enter_context(held(folder))
+        plan = _plan(folder, command, options, is_new=is_new, here=here)
+        if length is not None:
+            plan.change_length(length)
+        asked = _asked(plan, wanted, is_new=is_new)
+        todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
+        trouble = None
+        if todo:
+            server = server or holds.enter_context(contextlib.closing(ForkServer()))
+            ready = preflight(server, todo, plan.options, stop)
+            if ready is None:
+                return stop.exit_code
+            todo = [entry for entry in todo if entry.state != "refused"]
+            if is_new and not todo:
+                raise ValueError(f"every job is refused; {asked[0].name}: {asked[0].reason}")
+            engine = _begun(engine or _engine(plan.options, server, ready), todo, stop, holds)
+            if is_new:
+                holds.enter_context(_made(plan, fresh=fresh))
+            _first_write(plan)
+            supervisor = Supervisor(plan, todo, ready.unstackable, notes, stop, engine)
+            trouble = supervisor.run() if todo else None
+        report(plan, asked, trouble)
+    done = all(entry.over or entry.state == "refused" for entry in asked)
+    return stop.exit_code if stop() else int(trouble is not None or not done)
+
+
+def cancel(folder: Path) -> int:
+    """Cancel the tasks that a sweep's engine still has, wait until they have saved and ended, and print the states.
+
+    Returns:
+        0 if none is left, else 1.
+
+    Raises:
+        ValueError: it is no sweep, or the engine does not answer.
+    """
+    with held(folder), contextlib.ExitStack() as holds:
+        plan = plans.read(folder)
+        tickets = {entry.ticket for entry in plan.entries if entry.ticket is not None}
+        left: Collection[str] = ()
+        if tickets:
+            engine = holds.enter_context(contextlib.closing(ENGINES[plan.options.engine](plan.options)))
+            left = _cancelled(engine, tickets, folder)
+        for entry in plan.entries:
+            entry.ticket = entry.ticket if entry.ticket in left else None
+        plan.refresh()
+        plan.write()
+        print_summary(plan, plan.entries, f"{len(left)} tasks have not ended yet" if left else None)
+    return int(bool(left))
+
+
+def _cancelled(engine: Engine, tickets: Collection[str], sweep: Path) -> Collection[str]:
+    """Cancel tasks; returns those that have not ended in time."""
+    engine.begin(1)
+    alive = engine.alive(tickets)
+    numbers = {ticket: number for number, ticket in enumerate(alive)}
+    for ticket, number in numbers.items():
+        engine.attach(number, ticket, sweep)
+    end = time.monotonic() + _CANCEL_S
+    while alive and time.monotonic() < end:
+        engine.cancel([number for ticket, number in numbers.items() if ticket in alive])
+        time.sleep(_AGAIN_S)  # a task that is just being queued again cannot be cancelled yet
+        alive = engine.alive(alive)
+    return alive
+
+
+def _plan(folder: Path, command: Sequence[str], options: Options | None, *, is_new: bool, here: bool) -> Plan:
+    if not is_new and plans.is_sweep(folder):
+        saved = plans.read(folder)
+        wanted = options or saved.options
+        now = replace(wanted, engine="local", submit={}, jobs="auto") if here else wanted
+        _require_one_engine(saved, now.engine)
+        return Plan(folder, saved.command, now, saved.entries, kept=wanted)
+    if options is None:
+        raise ValueError(f"{folder}: not a sweep (it has no {SWEEP_JSON})")
+    return Plan(folder, list(command), options, [])
+
+
+def _require_one_engine(saved: Plan, now: str) -> None:
+    """Refuse another engine while the sweep's own one still has tasks of it.
+
+    Raises:
+        ValueError: it has some, or does not answer.
+    """
+    tickets = {entry.ticket for entry in saved.entries if entry.ticket is not None}
+    if saved.options.engine == now or not tickets:
+        return
+    engine = ENGINES[saved.options.engine](saved.options)
+    engine.begin(1)
+    alive = engine.alive(tickets)
+    if alive:
+        first = f"cancel them first: bnexp resume {shlex.quote(str(saved.folder))} --cancel"
+        raise ValueError(f"{saved.folder}: {engine.name} still has {len(alive)} tasks of it; {first}")
+    for entry in saved.entries:
+        entry.ticket = None
+
+
+def _engine(options: Options, server: ForkServer, ready: Ready) -> Engine:
+    if options.engine == "local":
+        return Local(server, ready.slots)
+    server.close()  # its work is done
+    return ENGINES[options.engine](options)
+
+
+def _begun(engine: Engine, todo: Sequence[Entry], stop: Stop, holds: contextlib.ExitStack) -> Engine:
+    """Connect to the engine until ``holds`` ends.
+
+    Raises:
+        ValueError: see ``Engine.begin``.
+    """
+    holds.enter_context(contextlib.closing(engine))
+    engine.begin(max((entry.config["threads"] for entry in todo), default=1))
+    holds.enter_context(stop.listening())  # again: Ray puts signal handlers in the place of ours
+    return engine
+
+
+def _asked(plan: Plan, wanted: Sequence[Entry] | None, *, is_new: bool) -> Sequence[Entry]:
+    """The plan's entries of the jobs to run, with their present states."""
+    asked = plan.entries if wanted is None else plan.adopt(wanted)
+    if not is_new:
+        plan.refresh()
+    return asked
+
+
+@contextlib.contextmanager
+def _made(plan: Plan, *, fresh: bool) -> Iterator[None]:
+    """Make and lock the sweep's folder, under the next free name if it is to be ``fresh``.
+
+    Raises:
+        ValueError: the folder cannot be made, or another process holds it.
+    """
+    try:
+        if fresh:
+            plan.folder = make_free(plan.folder)
+        else:
+            plan.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{plan.folder}: cannot be made ({error.strerror})") from None
+    with held(plan.folder):
+        yield
+
+
+def _first_write(plan: Plan) -> None:
+    try:
+        plan.write()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            plan.folder.rmdir()  # only if it is empty
+        raise ValueError(f"{plan.folder}: cannot be written ({error.strerror})") from None
