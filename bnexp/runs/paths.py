@@ -96,6 +96,7 @@ class RunPaths:
         """All files there that bnexp has written; the run.json, by which the folder is known, at the end."""
         logs = [self.train_log, self.error_log, self.output_log]
         tables = [self.metrics, self.timing, *self.folder.glob("*.csv.tmp"), *self.folder.glob("*.json.tmp")]
+        tables += self.folder.glob("events.out.events.*.tmp")
         hydra = [self.folder / ".hydra" / f"{name}.yaml" for name in ("config", "overrides", "hydra")]
         files = [*self.checkpoints, *self.events, *logs, *tables, *hydra, self.run_json]
         return [path for path in files if path.is_file() and not path.is_symlink()]

@@ -25,7 +25,8 @@ def write_atomically(path: Path, data: bytes | memoryview, *, keep: Path | None 
     Raises:
         OSError: the disk is full or the folder cannot be written; the old content is at ``path``, or at ``keep``.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    # TensorBoard reads every file whose name contains "tfevents".
+    temporary = path.with_name(path.name.replace("tfevents", "events") + ".tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from tensorboard.backend.event_processing.io_wrapper import IsTensorFlowEventsFile
 
 from bnexp.runs.storage import held, make_free, write_atomically
 
@@ -233,3 +234,18 @@ def test_whoever_comes_later_makes_the_next_folder(tmp_path):
     (tmp_path / "day" / "run-3").mkdir(parents=True)
     made = [make_free(tmp_path / "day" / "run").name for _ in range(3)]
     assert made == ["run", "run-2", "run-4"]
+
+
+def test_tensorboard_never_sees_a_half_written_file(tmp_path, monkeypatch):
+    seen = []
+    replace = Path.replace
+
+    def look(path: Path, target: Path) -> Path:
+        seen.append(path.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", look)
+    write_atomically(tmp_path / "events.out.tfevents.1.here.2", b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["events.out.tfevents.1.here.2"]
+    assert len(seen) == 1
+    assert not IsTensorFlowEventsFile(seen[0])
