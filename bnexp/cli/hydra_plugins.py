@@ -139,7 +139,7 @@ class BnexpSweeper(Sweeper):
         _refuse_names(OmegaConf.to_container(self.config.hydra.overrides.hydra))
         words = self._combinations(self._overrides(arguments))
         composed = Composer(self.hydra_context, self.config)
-        jobs = entries((job, to_dict(compose.plain(composed(job)))) for job in words)
+        jobs = entries((job, compose.settings(composed(job))) for job in words)
         ours = isinstance(self.launcher, BnexpLauncher)
         given = self._local() | (self._given() if ours else {})
         given |= {"skip_invalid": self.skip_invalid, "drawn": self._drawn(jobs, len(words))}

@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnexp.config import names
 from bnexp.config.checks import near_miss, unknown
-from bnexp.config.schema import TrainConfig, flat, from_dict, to_dict
+from bnexp.config.schema import TrainConfig, completed, flat, from_dict, to_dict
 
 _FLAGS = (
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
@@ -333,17 +333,26 @@ def plain(config: DictConfig) -> TrainConfig:
     Raises:
         ValueError: an unknown key, a value out of range, or a reference to a missing setting.
     """
+    return from_dict(settings(config))
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """The composed config as a dict, whose values are not checked yet.
+
+    Raises:
+        ValueError: an unknown key, or a reference to a missing setting.
+    """
     known = [setting.name for setting in fields(TrainConfig)]
     for key in config:  # `+key=value` adds keys that TrainConfig does not have
         if key not in known:
             hint = near_miss(str(key), known)
             raise ValueError(f"{key!s}: there is no such setting{hint} (allowed: {', '.join(known)})")
     try:
-        resolved = OmegaConf.to_object(config)
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ValueError(str(error).partition("\n")[0]) from None
-    assert isinstance(resolved, TrainConfig)
-    return from_dict(to_dict(resolved))  # a user's own yaml may be older than an option of its group
+    assert isinstance(resolved, dict)
+    return completed(cast("dict[str, Any]", resolved))  # a user's own yaml may be older than an option of its group
 
 
 def output_folder() -> Path:

@@ -75,19 +75,22 @@ def check_sweep(
         ValueError: a module of the user's cannot be imported.
     """
     before = set(sys.modules)
-    todo = [from_dict(config) for config in configs]
-    import_modules(list(dict.fromkeys(name for config in todo for name in config.imports)))
     found = _Found()
-    for number, config in enumerate(todo):
+    todo: dict[int, TrainConfig] = {}
+    for number, given in enumerate(configs):
+        with found.noted([number]):
+            todo[number] = from_dict(given)
+    import_modules(list(dict.fromkeys(name for config in todo.values() for name in config.imports)))
+    for number, config in todo.items():
         with found.noted([number]):
             bind(config)
             _require_any_device(config, elsewhere=elsewhere)
     if elsewhere:
-        todo = [replace(config, device="cpu") for config in todo]
-    _try_each(todo, _alike(todo, configs, begun, found.faults), found, shorter or [()] * len(todo))
+        todo = {number: replace(config, device="cpu") for number, config in todo.items()}
+    _try_each(todo, _alike(todo, configs, begun, found.faults), found, shorter or [()] * len(configs))
     # The fork server does not know data sources that a user's own module registers.
-    fits = found.nbytes <= _MOST_BYTES and not any(config.imports for config in todo)
-    devices = {config.device for number, config in enumerate(todo) if number not in found.faults}
+    fits = found.nbytes <= _MOST_BYTES and not any(config.imports for config in todo.values())
+    devices = {config.device for number, config in todo.items() if number not in found.faults}
     on_gpu = any(pick_device(device).type == "cuda" for device in devices)
     answer = {
         "faults": found.faults,
@@ -101,17 +104,20 @@ def check_sweep(
 
 
 def _alike(
-    todo: Sequence[TrainConfig], configs: Sequence[Mapping[str, Any]], begun: Sequence[bool], without: Collection[int]
+    todo: Mapping[int, TrainConfig],
+    configs: Sequence[Mapping[str, Any]],
+    begun: Sequence[bool],
+    without: Collection[int],
 ) -> Alike:
     """The jobs, but for some, by what has to be read and tried once for all of them."""
     alike: dict[str, dict[tuple[str, bool], list[int]]] = {}
-    for number in (number for number in range(len(todo)) if number not in without):
+    for number in (number for number in todo if number not in without):
         by_shape = alike.setdefault(json.dumps(todo[number].data, sort_keys=True), {})
         by_shape.setdefault((shape(configs[number]), begun[number]), []).append(number)
     return alike
 
 
-def _try_each(todo: Sequence[TrainConfig], alike: Alike, found: _Found, shorter: Sequence[Sequence[int]]) -> None:
+def _try_each(todo: Mapping[int, TrainConfig], alike: Alike, found: _Found, shorter: Sequence[Sequence[int]]) -> None:
     """Read each data set once, and try one model of each shape."""
     for options, by_shape in alike.items():
         with found.noted(itertools.chain(*by_shape.values())):

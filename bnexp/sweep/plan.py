@@ -212,7 +212,8 @@ def read(folder: Path) -> Plan:
         saved = sweep_json.read(folder)
         found = [Entry(**job) for job in saved["jobs"]]
         for entry in found:
-            from_dict(entry.config)
+            if entry.state != "refused":
+                from_dict(entry.config)
             if config_hash(entry.config) != entry.config_hash:
                 raise ValueError(f"the config of {entry.name} was changed")
             _require_inside(entry.name)

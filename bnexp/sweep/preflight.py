@@ -64,17 +64,18 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
         print(remark, file=sys.stderr)
     found = json.loads(answer)
     _refuse(todo, {int(number): reason for number, reason in found["faults"].items()}, skip=options.skip_invalid)
-    if (
-        found["gpus"] == 0 and options.engine == "local"
-    ):  # an import may start the GPU driver, which does not survive a fork
+    # An import may start the GPU driver, which does not survive a fork.
+    if found["gpus"] == 0 and options.engine == "local":
         server.load(found["modules"])
         server.keep(found["data"])
     reasons = {key: each["unstackable"] for key, each in found["shapes"].items() if each["unstackable"]}
     if options.max_stack > 1:
         for reason in dict.fromkeys(reasons.values()):
             print(f"not stacked, jobs train one by one: {reason}", file=sys.stderr)
-    _tell_disk([entry for entry in todo if entry.state != "refused"], found["shapes"])
-    return Ready(slots(options, found["gpus"], max(entry.config["threads"] for entry in todo)), reasons)
+    possible = [entry for entry in todo if entry.state != "refused"]
+    _tell_disk(possible, found["shapes"])
+    threads = max((entry.config["threads"] for entry in possible), default=1)
+    return Ready(slots(options, found["gpus"], threads), reasons)
 
 
 def _tell_disk(todo: Sequence[Entry], shapes: Mapping[str, Mapping[str, int]]) -> None:

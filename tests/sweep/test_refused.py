@@ -53,3 +53,19 @@ def test_the_rest_is_run_and_the_refused_are_counted(bnexp, here, launcher):
     again = bnexp("resume", "s")
     assert (again.code, again.err) == (0, "")
     assert "sweep: 1 refused, 3 finished, of 4 jobs in s" in again.out
+
+
+def test_what_no_run_can_have_is_refused_for_its_job_alone(bnexp, here):
+    words = ("train", "-m", *SMALL_RUN, "hydra.sweep.dir=s", "epochs=0,1", "precision=fp32,fp31")
+    answer = bnexp(*words)
+    assert answer.complaint == (
+        "bnexp: job epochs=0,precision=fp32: epochs=0: out of range; allowed is at least 1 and at most 1000000000; "
+        "2 more cannot run; hydra.sweeper.skip_invalid=true runs the rest"
+    )
+    assert list(here.iterdir()) == []
+    answer = bnexp(*words, SKIP)
+    assert answer.code == 0, answer
+    assert "sweep: 3 refused, 1 finished, of 4 jobs in s" in answer.out
+    assert "refused: epochs=1,precision=fp31: precision=fp31: not known; did you mean fp32?" in answer.out
+    assert "Refused before the start: 3." in bnexp("compare", "s", "-v").out
+    assert bnexp("resume", "s").code == 0
