@@ -20,7 +20,7 @@ _METRICS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy", "test/
 def mean_curve(arm: Arm, metric: str) -> dict[int, Interval]:
     """Step -> mean over the finished runs, up to the step at which the first of them has stopped early.
 
-    The curve of a diverged run ends early, which would bend the mean; so would that of a run that has stopped early.
+    The curve of a diverged run ends early, which would bend the mean; so would a run's that has stopped early.
     """
     points: defaultdict[int, list[float]] = defaultdict(list)
     finished = [run for run in arm.runs if run.status == "finished" and run.has_curve]

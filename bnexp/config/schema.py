@@ -107,8 +107,8 @@ class TrainConfig:
     # Images per step of the optimizer; the last batch of an epoch is smaller, or left out (drop_last).
     batch_size: Positive = 64
     drop_last: bool = False
-    # Parts of a batch that go through the model one after another, to save memory. The gradient is that of the whole
-    # batch; batch statistics are those of a part.
+    # Parts of a batch that go through the model one after another, to save memory. The gradient is the mean over
+    # the whole batch; batch statistics are those of a part.
     accumulate: Annotated[Positive, Later] = 1
     # The share of the training target that is spread over all classes; evaluations use the plain cross-entropy.
     label_smoothing: Annotated[Fraction, Later] = 0.0

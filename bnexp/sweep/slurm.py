@@ -289,7 +289,7 @@ def _said(folder: Path) -> dict[str, Any] | None:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of an error that submitit has raised, which is that of sbatch."""
+    """The last line of an error that submitit has raised; sbatch wrote it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if "sbatch: error:" in line]
     return (said or lines or [type(error).__name__])[-1].removeprefix("sbatch: error: ")
