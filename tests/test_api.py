@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT, SMALL, SMALL_RUN
 
 import bnexp
+from bnexp.config.checks import RunFailedError
 
 
 @pytest.fixture(autouse=True)
@@ -171,8 +172,8 @@ def test_an_interrupted_training_saves(tmp_path):
 
 
 def test_a_failed_job_names_the_folder_of_the_others():
-    words = (*SMALL, "steps=2", "norm=bn,ln", "hydra.sweep.dir=both", "hydra.launcher.timeout_s=0.001")
-    with pytest.raises(bnexp.api.RunFailedError, match=r"\(in both\)$"):
+    words = (*SMALL, "steps=50000", "norm=bn,ln", "hydra.sweep.dir=both", "hydra.launcher.timeout_s=0.001")
+    with pytest.raises(RunFailedError, match=r"\(in both\)$"):
         bnexp.train_all(*words)
 
 
