@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp import memory
 from bnexp.data.augmentation import Augmentation
 from bnexp.data.base import DATA, Data, Part, Preparation, Raw, Split, fault
 from bnexp.data.fingerprint import fingerprint
 from bnexp.data.members import choose
 from bnexp.data.whitening import whitening
+from bnexp.memory import require as require_memory
 from bnexp.randomness import generator
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def new_images(x: Tensor, data: Data, options: Mapping[str, Any]) -> Tensor:
 def _require_memory(raw: Raw, images: int, size: int | None) -> None:
     """Refuse to resize images to more numbers than there is memory for."""
     if size is not None:
-        memory.require(f"data.size={size}", 4 * images * raw.train.x[0].shape[0] * size * size, f"{images} such images")
+        require_memory(f"data.size={size}", 4 * images * raw.train.x[0].shape[0] * size * size, f"{images} such images")
 
 
 def _classes(raw: Raw, how: Preparation) -> Sequence[int]:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bnexp import memory
 from bnexp.config.schema import ANY, LATER_OPTIONS, TrainConfig
 from bnexp.data import Batches, Data, load, seen_by
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
 from bnexp.experiment.init_from import Takeover, apply_norm_state, takeover
 from bnexp.experiment.machine import pick_device, prepare_machine
 from bnexp.experiment.pixel_scale import attach_scale
+from bnexp.memory import require as require_memory
 from bnexp.models.init import Init, adjust
 from bnexp.models.layers import Linear, batch_norms, moving_norms, stored_weight
 from bnexp.norms import NORMS, Norm
@@ -202,7 +202,7 @@ def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: in
     wide = dtype_of(config.precision).itemsize
     needed = wide * numbers * parameters + sum(each.nbytes for each in model.buffers())
     what = f"{parameters:.3g} parameters with gradients and optimizer state, and the data,"
-    memory.require(f"model={choices.model.name}", needed + data.nbytes() * wide // 4, what)
+    require_memory(f"model={choices.model.name}", needed + data.nbytes() * wide // 4, what)
     return parameters
 
 

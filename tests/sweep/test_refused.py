@@ -69,3 +69,10 @@ def test_what_no_run_can_have_is_refused_for_its_job_alone(bnexp, here):
     assert "refused: epochs=1,precision=fp31: precision=fp31: not known; did you mean fp32?" in answer.out
     assert "Refused before the start: 3." in bnexp("compare", "s", "-v").out
     assert bnexp("resume", "s").code == 0
+
+
+def test_a_stack_that_ends_well_is_not_told_as_one_that_failed(bnexp, here):
+    answer = bnexp("train", "-m", *SMALL_RUN, "hydra.sweep.dir=s", "seed=0,1", "hydra/launcher=stacked")
+    assert answer.code == 0, answer
+    assert "sweep: 2 finished, of 2 jobs" in answer.out
+    assert "stacked jobs ended together" not in answer.err
