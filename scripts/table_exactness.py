@@ -36,7 +36,7 @@ import test_norms_weights as on_maps  # noqa: E402
 from bnexp.data import Split  # noqa: E402
 from bnexp.models.layers import batch_norms  # noqa: E402
 from bnexp.norms import NORMS  # noqa: E402
-from bnexp.training.evaluation import write_precise  # noqa: E402
+from bnexp.training.statistics import write_precise  # noqa: E402
 
 # Enough values for the covariances of whitening norms; few enough for loops over single values.
 SHAPES = {"2-D": (20, 9), "sequence": (8, 9, 3), "4-D": (6, 9, 2, 2)}

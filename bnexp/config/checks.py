@@ -99,21 +99,23 @@ def checked(setting: str, value: Any, annotation: Any) -> Any:
         setting: the name the user typed, for the message.
         value: the value to check.
         annotation: ``int``, ``float``, ``bool``, ``str``, ``Literal``, ``list[...]``, ``dict[...]`` (its content is not
-            checked), ``X | None`` or ``Annotated`` of one of these with ``Range`` or ``OneOf``. A whole number is
-            accepted where a ``float`` is expected.
+            checked), ``X | None`` or ``X | Literal[word]``, or ``Annotated`` of one of these with ``Range`` or
+            ``OneOf``. A whole number is accepted where a ``float`` is expected.
 
     Raises:
         ValueError: ``<setting>=<given>: what is wrong; what is allowed``.
     """
     if get_origin(annotation) is Annotated:
         inner, *limits = get_args(annotation)
+        if inner is Any:  # Hydra's schema knows no union with a word; the first limit is the type
+            inner = limits[0]
         value = checked(setting, value, inner)
         for limit in limits:
             if isinstance(limit, Range | OneOf | Tag) and value is not None:
                 _check_limit(setting, value, limit)
         return value
     if get_origin(annotation) in (Union, types.UnionType):
-        return _checked_optional(setting, value, get_args(annotation))
+        return _checked_union(setting, value, get_args(annotation))
     if get_origin(annotation) is Literal:
         return _checked_literal(setting, value, get_args(annotation))
     if get_origin(annotation) is list:
@@ -135,11 +137,15 @@ def _check_limit(setting: str, value: Any, limit: Range | OneOf | Tag) -> None:
         raise ValueError(f"{setting}={value}: {fault}; allowed is {limit}")
 
 
-def _checked_optional(setting: str, value: Any, members: tuple[Any, ...]) -> Any:
-    if value is None and type(None) in members:
-        return None
-    (inner,) = (member for member in members if member is not type(None))
-    return checked(setting, value, inner)
+def _checked_union(setting: str, value: Any, members: tuple[Any, ...]) -> Any:
+    words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
+    if (value is None and type(None) in members) or (isinstance(value, str) and value in words):
+        return value
+    (inner,) = (member for member in members if member is not type(None) and get_origin(member) is not Literal)
+    try:
+        return checked(setting, value, inner)
+    except ValueError as error:
+        raise ValueError(", or ".join([str(error), *words])) from None
 
 
 def _checked_literal(setting: str, value: Any, choices: tuple[str, ...]) -> Any:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from bnexp.config.checks import Fraction, OneOf, Positive, Range, Tag, checked
 
@@ -123,8 +123,8 @@ class TrainConfig:
     threads: Annotated[int, Range(least=1, most=1024)] = 1
     channels_last: bool = False
     compile: bool = False
-    # On CUDA: capture one step as a CUDA graph, and replay it for the others.
-    graph: bool = False
+    # On CUDA: capture one step as a CUDA graph, and replay it for the others; auto does where the norm allows it.
+    graph: Annotated[Any, bool | Literal["auto"]] = "auto"
     deterministic: bool = False
     # Steps between points of the training curves, evaluations and checkpoints; null means once per epoch.
     log_every: Positive = 10
@@ -183,8 +183,9 @@ def role(setting: str) -> Role:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide the result, without later settings that have their neutral value.
 
-    1.0 and 1 become the same number.
+    1.0 and 1 become the same number. ``graph=auto`` counts as false, which was the default before there was auto.
     """
+    config = {**config, "graph": False} if config.get("graph") == "auto" else config
     left_out = [setting for setting, role in roles().items() if not role.decides]
     kept = _without(config, [*left_out, *_neutral(config)])
     return dict(json.loads(json.dumps(kept), parse_float=_shortest))

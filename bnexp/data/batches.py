@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class Batches:
         seeds: one a member.
         batch_size: samples a member sees in a step.
         drop_last: leave the smaller last batch of an epoch out.
+        ahead: while an epoch is used, draw the random choices of the next one on another thread; keep them as int32.
 
     Attributes:
         per_epoch: batches an epoch.
@@ -31,7 +33,9 @@ class Batches:
         ValueError: the training split is smaller than a batch.
     """
 
-    def __init__(self, data: Data, seeds: Sequence[int], *, batch_size: int, drop_last: bool) -> None:
+    def __init__(
+        self, data: Data, seeds: Sequence[int], *, batch_size: int, drop_last: bool, ahead: bool = False
+    ) -> None:
         total = len(data.train)
         if batch_size > total:
             raise ValueError(f"batch_size={batch_size}: larger than the {total} training images; at most {total}")
@@ -42,41 +46,69 @@ class Batches:
         self._rows_MN = torch.arange(total).expand(len(seeds), -1) if data.train.rows is None else data.train.rows.cpu()
         self._seeds, self._batch_size = tuple(seeds), batch_size
         self._remainder = 0 if drop_last else total % batch_size
-        self._epoch: int | None = None
-        self._planned: list[tuple[Tensor, ...]] = []
+        self._within_B = torch.arange(batch_size, device=self._images.device)
+        self._open: int | None = None
+        self._plan_KMN = torch.empty(0)
+        self._is_recorded = False
+        self._thread = ThreadPoolExecutor(1) if ahead else None
+        self._next: tuple[int, Future[Tensor]] | None = None
 
     def sizes(self) -> set[int]:
         """The batch sizes that occur."""
         return {self._batch_size, self._remainder or self._batch_size}
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """The batch of a step, counted from 0 over all epochs.
 
         Returns:
             x_MBCHW (or x_MBF), float32, and y_MB, int64.
         """
+        self.open(step)
+        start = step % self.per_epoch * self._batch_size
+        return self._batch(self._plan_KMN[:, :, start : start + self._batch_size])
+
+    def open(self, step: int) -> bool:
+        """Make the epoch of a step the one that ``recorded`` reads; True if the batch of this step is full."""
         epoch, batch = divmod(step, self.per_epoch)
-        rows, y, *decisions = self._plan(epoch)[batch]
+        if epoch != self._open:
+            plan_KMN = self._planned(epoch)
+            if self._is_recorded:  # a recording reads the memory that it was made with
+                self._plan_KMN.copy_(plan_KMN, non_blocking=True)
+            else:  # labels of earlier batches may be views of the old plan
+                self._plan_KMN = plan_KMN.to(self._images.device, non_blocking=True)
+            self._open = epoch
+        return not self._remainder or batch < self.per_epoch - 1
+
+    def recorded(self, step_1: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch of a step of the open epoch, if it is full; its number, [1], is read on the device alone."""
+        self._is_recorded = True
+        at_B = step_1 % self.per_epoch * self._batch_size + self._within_B
+        return self._batch(self._plan_KMN.index_select(2, at_B))
+
+    def _batch(self, plan_KMB: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels by the random choices of a batch."""
+        rows, y, *decisions = plan_KMB.flatten(1).unbind()  # [M * B], one member after another
         x = self._images.index_select(0, rows)
         if decisions:
             x = self._augment(x, *decisions)
         members = len(self._seeds)
-        return x.view(members, -1, *self._shape), y.view(members, -1)
+        return x.view(members, -1, *self._shape), y.long().view(members, -1)
 
-    def _plan(self, epoch: int) -> list[tuple[Tensor, ...]]:
-        """The random choices of every batch of an epoch, on the device; kept until another epoch is asked for.
+    def _planned(self, epoch: int) -> Tensor:
+        """``_drawn``, perhaps by the other thread before it was asked for."""
+        if self._thread is None:
+            return self._drawn(epoch)
+        known, drawn = self._next or (None, None)
+        plan_KMN = drawn.result() if drawn is not None and known == epoch else self._drawn(epoch)
+        self._next = epoch + 1, self._thread.submit(self._drawn, epoch + 1)
+        return plan_KMN
 
-        Each choice is [M * B], one member after another. All batches are split at once, so that a step has little to
-        do.
-        """
-        if epoch != self._epoch:
-            plan_KMN = torch.stack([self._decisions(member, epoch) for member in range(len(self._seeds))], dim=1)
-            device = self._images.device
-            if device.type == "cuda":
-                plan_KMN = plan_KMN.pin_memory()  # a copy from pageable memory would wait for the device
-            batches = plan_KMN.to(device, non_blocking=True).split(self._batch_size, dim=2)  # type: ignore[no-untyped-call]
-            self._epoch, self._planned = epoch, [batch_KMB.flatten(1).unbind() for batch_KMB in batches]
-        return self._planned
+    def _drawn(self, epoch: int) -> Tensor:
+        """The random choices of an epoch, [K, M, N], on the CPU."""
+        plan_KMN = torch.stack([self._decisions(member, epoch) for member in range(len(self._seeds))], dim=1)
+        plan_KMN = plan_KMN if self._thread is None else plan_KMN.int()
+        # A copy from pageable memory would wait for the device.
+        return plan_KMN.pin_memory() if self._images.device.type == "cuda" else plan_KMN
 
     def _decisions(self, member: int, epoch: int) -> Tensor:
         """A member's images and labels in their order in an epoch, [2, N], and the ``Augmentation.decisions``."""

@@ -108,7 +108,13 @@ def make_batches(configs: Sequence[TrainConfig], data: Data) -> Batches:
         ValueError: a batch is larger than the training set, or has fewer images than ``accumulate`` has parts.
     """
     config = configs[0]
-    batches = Batches(data, [each.seed for each in configs], batch_size=config.batch_size, drop_last=config.drop_last)
+    batches = Batches(
+        data,
+        [each.seed for each in configs],
+        batch_size=config.batch_size,
+        drop_last=config.drop_last,
+        ahead=data.train.y.device.type == "cuda",  # on a CPU, another thread would take the core of another job
+    )
     least = min(batches.sizes())
     if config.accumulate > least:
         which, remedy = ("last batch", ", or drop_last=true") if least < config.batch_size else ("batch", "")
@@ -145,8 +151,6 @@ def _require_validation(config: TrainConfig, data: Data) -> None:
 
 
 def _unstackable(config: TrainConfig) -> str | None:
-    if config.compile:
-        return "compile=true: torch.func.vmap does not go through the compiler"
     if not NORMS.capabilities(config.norm["name"]).stacks:
         return f"norm={config.norm['name']}: has no rule for the members of a population"
     return None

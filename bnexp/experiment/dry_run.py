@@ -104,7 +104,7 @@ def records(setup: Setup, size: int, *, every: int, count: int) -> Iterator[Reco
     training = replace(
         setup.training,
         factors=torch.zeros(steps, device=device),
-        batches=batches.at,
+        batches=batches,
         cadence=Cadence(steps, batches.per_epoch, log_every=every, eval_every=steps, checkpoint_every=steps),
         progress=Progress(members, device),
     )

@@ -20,7 +20,7 @@ from bnexp.models.layers import batch_norms, head_parameters
 from bnexp.norms import Norm
 from bnexp.randomness import Stream
 from bnexp.runs import checkpoint, run_json
-from bnexp.training.evaluation import write_precise
+from bnexp.training.statistics import write_precise
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from bnexp.config.schema import TrainConfig
 from bnexp.norms import NORMS
+from bnexp.training.population import Recorder
 from bnexp.training.precision import allow_tf32
-from bnexp.training.step import Recorder, cuda_graph
+from bnexp.training.step import cuda_graph
 
 log = logging.getLogger(__name__)
 
@@ -74,23 +75,29 @@ def require_graph(config: TrainConfig) -> None:
     Raises:
         ValueError: ``graph=true`` with a norm of this kind.
     """
-    if config.graph and not NORMS.capabilities(config.norm["name"]).graph:
-        raise ValueError(f"graph=true: norm={config.norm['name']} waits for the device at each step; use graph=false")
+    if config.graph is True and not NORMS.capabilities(config.norm["name"]).graph:
+        name = config.norm["name"]
+        raise ValueError(f"graph=true: norm={name} waits for the device at each step; use graph=auto, graph=false")
 
 
 def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
-    """The function that captures a step as a CUDA graph, if the config asks for it on a GPU; else None."""
-    if config.graph and device.type != "cuda":
-        log.info("graph=true: has no effect on device=%s", device)
-    return cuda_graph if config.graph and device.type == "cuda" else None
+    """The function that captures a step as a CUDA graph, if the config asks for it on a GPU; else None.
+
+    ``graph=auto`` asks for it where the norm does not wait for the device.
+    """
+    if device.type != "cuda":
+        if config.graph is True:
+            log.info("graph=true: has no effect on device=%s", device)
+        return None
+    wanted = NORMS.capabilities(config.norm["name"]).graph if config.graph == "auto" else config.graph
+    log.info("graph=%s: steps are %s", config.graph, "replayed from a CUDA graph" if wanted else "run kernel by kernel")
+    return cuda_graph if wanted else None
 
 
-def set_executor(config: TrainConfig, member: nn.Module) -> None:
-    """Set memory layout and compilation of a member's forward pass."""
+def set_layout(config: TrainConfig, member: nn.Module) -> None:
+    """Set the memory layout of a member's forward pass."""
     if config.channels_last:
         member.register_forward_pre_hook(lambda _, inputs: _channels_last(*inputs))
-    if config.compile:
-        member.compile(dynamic=False)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from bnexp.experiment.check import Checked, check, make_batches
 from bnexp.experiment.choices import Choices, blank_model, build_optimizer
 from bnexp.experiment.clock import Clock
 from bnexp.experiment.init_from import Takeover, apply_norm_state, start_from, takeover
-from bnexp.experiment.machine import pick_device, recorder, set_executor
+from bnexp.experiment.machine import pick_device, recorder, set_layout
 from bnexp.experiment.older import brought_up_to_date
 from bnexp.experiment.pixel_scale import attach_scale, scale_of
 from bnexp.models.init import Init, adjust, initialize
@@ -123,10 +123,14 @@ class Setup:
         words = [f"probe/{word}/" for word, (probe, *_) in self.observer.probes.items() if probe.slots]
         return all(self.has_point(step, tag) for tag in ("train/loss", *words))
 
-    def before(self, step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> bool:
-        """True if a probe measures this step; see ``Observer.before``."""
+    def due(self, step: int) -> bool:
+        """See ``Observer.due``."""
+        return self.observer.due(step)
+
+    def before(self, step: int, x_MB: torch.Tensor, y_MB: torch.Tensor) -> None:
+        """See ``Observer.before``."""
         with self._aside():
-            return self.observer.before(step, x_MB, y_MB)
+            self.observer.before(step, x_MB, y_MB)
 
     def after(self, lr_M: torch.Tensor, loss_M: torch.Tensor) -> Observed:
         """The probes' measurements; see ``Observer.after``."""
@@ -234,19 +238,19 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
     dtype = dtype_of(config.precision)
     data = seen_by(checked.data.to(device, dtype), [each.seed for each in configs])
     batches = make_batches(configs, data)
-    members = _members(checked, data, batches.at(0)[0], resumed)
-    population = Population(members, stacked=stacked)
+    members = _members(checked, data, batches(0)[0], resumed)
+    population = Population(members, stacked=stacked, recorder=recorder(config, device), compiled=config.compile)
     steps = checked.cadence.steps
     schedule = checked.choices[0].schedule(steps)
     training = Training(
         population=population,
         optimizer=build_optimizer(configs, checked.choices, population),
         factors=torch.tensor([schedule(step) for step in range(steps)], device=device, dtype=dtype),
-        batches=batches.at,
+        batches=batches,
         cadence=checked.cadence,
         precision=Precision(config.precision, len(configs), device),
         progress=Progress(len(configs), device, dtype),
-        recorder=recorder(config, device),
+        recorder=population.recorder,
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
     )
@@ -264,6 +268,6 @@ def _members(checked: Checked, data: Data, x_MB: torch.Tensor, resumed: Sequence
             start_member(config, choices, member, data.of(row), x_MB[row], checked.taken if row == 0 else None)
         apply_norm_state(member, config)
         ema.attach(member, config.ema)
-        set_executor(config, member)
+        set_layout(config, member)
         members.append(member)
     return members

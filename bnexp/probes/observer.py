@@ -99,20 +99,24 @@ class Observer:
         """What the first member's probes cannot show, a line each."""
         return [f"probes={word}: {line}" for word, (probe, *_) in self.probes.items() for line in probe.left_out]
 
-    def before(self, step: int, x_MB: Tensor, y_MB: Tensor) -> bool:
-        """True if a probe is due at this step; then everything that the step will change is copied first.
+    def due(self, step: int) -> bool:
+        """True if a probe measures this step, counted from 1."""
+        return bool(self._due(step))
+
+    def _due(self, step: int) -> list[Watch]:
+        return [watch for watch in self._watches if step == self._steps or _is_due(watch, step)]
+
+    def before(self, step: int, x_MB: Tensor, y_MB: Tensor) -> None:
+        """Copy everything that a step will change.
 
         Args:
-            step: its number, from 1.
+            step: its number, from 1; a probe is due.
             x_MB: its batch.
             y_MB: its labels.
         """
-        due = [watch for watch in self._watches if step == self._steps or _is_due(watch, step)]
-        if due:
-            sound_M = torch.isfinite(self._population.theta_MP).all(1)
-            parameters, buffers = _copies(self._population.parameters()), _copies(self._population.buffers.items())
-            self._looked_at = _Before(step, x_MB, y_MB, due, sound_M, parameters, buffers)
-        return bool(due)
+        sound_M = torch.isfinite(self._population.theta_MP).all(1)
+        parameters, buffers = _copies(self._population.parameters()), _copies(self._population.buffers.items())
+        self._looked_at = _Before(step, x_MB, y_MB, self._due(step), sound_M, parameters, buffers)
 
     def after(self, lr_M: Tensor, loss_M: Tensor) -> Observed:
         """The measurements of the due probes at the step that ``before`` was called for.

@@ -12,8 +12,8 @@ from bnexp.config.checks import Positive
 from bnexp.data import Split
 from bnexp.models.layers import keeps_variances, layers, moving_norms, stored_weight
 from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, require_layers, signals
-from bnexp.training.evaluation import batch_statistics, write_precise
 from bnexp.training.losses import accuracy, hits
+from bnexp.training.statistics import batch_statistics, write_precise
 
 # Eigenvalues below this share of the largest one count as rounding errors.
 _SUPPORT = 1e-6

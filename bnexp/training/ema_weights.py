@@ -14,8 +14,9 @@ from torch import Tensor
 
 from bnexp.data import Split
 from bnexp.models.layers import moving_norms
-from bnexp.training.evaluation import Measures, evaluate_splits, precise_statistics
+from bnexp.training.evaluation import Measures, evaluate_splits
 from bnexp.training.population import Population
+from bnexp.training.statistics import precise_statistics
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,15 +17,13 @@ from torch import Tensor
 from bnexp.record import Record
 from bnexp.training.losses import accuracy, hits
 from bnexp.training.optim import Optimizer
-from bnexp.training.population import Population
+from bnexp.training.population import Population, Recorder
 from bnexp.training.precision import Precision
-from bnexp.training.step import Do, Recorder, ReplayedStep, Step
+from bnexp.training.step import Batches, Done, NumberedStep, RecordableBatches, RecordedStep, Step
 
 # Number of recorded steps that are added to the sums at once.
 _MOST_NOTED = 16
 
-# Step number, from 0 -> inputs (M, B, ...) and classes [M, B].
-Batches = Callable[[int], tuple[Tensor, Tensor]]
 # Metric tag -> one number per member.
 Evaluate = Callable[[], Mapping[str, Sequence[float]]]
 # A record's values and distributions.
@@ -35,11 +33,14 @@ Observed = tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[Sequence[f
 class Watcher(Protocol):
     """Measures steps, before and after; it leaves the training unchanged."""
 
-    def before(self, step: int, x_MB: Tensor, y_MB: Tensor) -> bool:
-        """True if the watcher measures this step, counted from 1; it has then copied all that the step will change."""
+    def due(self, step: int) -> bool:
+        """True if the watcher measures this step, counted from 1."""
+
+    def before(self, step: int, x_MB: Tensor, y_MB: Tensor) -> None:
+        """Copy all that a step that is due will change; called only for such a step."""
 
     def after(self, lr_M: Tensor, loss_M: Tensor) -> Observed:
-        """Measurements of the step that ``before`` chose; called only for such a step."""
+        """Measurements of the step that ``before`` was called for."""
 
 
 @dataclass(frozen=True)
@@ -182,18 +183,18 @@ class Training:
         population: M models, updated in place.
         optimizer: updates the models.
         factors: [steps], the schedule: the base learning rates are multiplied by these numbers.
-        batches: step -> batch.
+        batches: step -> batch; with a recorder, see ``RecordableBatches``.
         cadence: the steps at which records, evaluations and checkpoints are due.
         precision: number formats of a step.
         progress: the step and the sums so far.
-        recorder: captures a step to be replayed, see ``ReplayedStep``; None runs every step eagerly.
+        recorder: captures a step to be replayed, see ``RecordedStep``; None runs every step eagerly.
         label_smoothing, accumulate: see ``Step``.
     """
 
     population: Population
     optimizer: Optimizer
     factors: Tensor
-    batches: Batches
+    batches: Batches | RecordableBatches
     cadence: Cadence
     precision: Precision
     progress: Progress
@@ -224,12 +225,14 @@ def train(
     training.population.train()
     step, unwatched = _steps(training)
     while progress.step < cadence.steps:
-        factor = training.factors[progress.step]
-        x_MB, y_MB = training.batches(progress.step)
-        watched = watcher is not None and watcher.before(progress.step + 1, x_MB, y_MB)
-        loss_M = (step if watched else unwatched)(x_MB, y_MB, factor)
-        progress.count(y_MB.shape[1])
-        observed = watcher.after(optimizer.lr_M1[:, 0] * factor, loss_M) if watcher and watched else ({}, {})
+        number = progress.step
+        watched = watcher if watcher is not None and watcher.due(number + 1) else None
+        if watched:
+            watched.before(number + 1, *training.batches(number))
+        loss_M, images = (step if watched else unwatched)(number)
+        progress.count(images)
+        factor = training.factors[number]
+        observed = watched.after(optimizer.lr_M1[:, 0] * factor, loss_M) if watched else ({}, {})
         progress.stopping = stop()
         if progress.stopping or watched or cadence.halts(progress.step):
             yield _record(cadence, progress, optimizer.lr_M1 * factor, evaluate, observed)
@@ -237,7 +240,7 @@ def train(
                 return
 
 
-def _steps(training: Training) -> tuple[Do, Do]:
+def _steps(training: Training) -> tuple[Callable[[int], Done], Callable[[int], Done]]:
     """The eager step for watched steps, and the step for all others: the eager step again, or its replay."""
     # A captured step also updates the sums.
     note = training.progress.note if training.recorder is None else training.progress.add
@@ -249,7 +252,11 @@ def _steps(training: Training) -> tuple[Do, Do]:
         label_smoothing=training.label_smoothing,
         accumulate=training.accumulate,
     )
-    return step, step if training.recorder is None else ReplayedStep(step, training.recorder)
+    batches, factors = training.batches, training.factors
+    eager = NumberedStep(step, batches, factors)
+    if training.recorder is None:
+        return eager, eager
+    return eager, RecordedStep(step, cast("RecordableBatches", batches), factors, training.recorder)
 
 
 def _record(cadence: Cadence, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, observed: Observed) -> Record:

@@ -31,9 +31,14 @@ def wide(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def right(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
+    """True for each correct prediction, [M, B]."""
+    return logits_MBK.argmax(2) == y_MB
+
+
 def hits(logits_MBK: Tensor, y_MB: Tensor) -> Tensor:
     """The number of each member's correct predictions, [M]."""
-    return (logits_MBK.argmax(2) == y_MB).sum(1)
+    return right(logits_MBK, y_MB).sum(1)
 
 
 def accuracy(hits_M: Tensor, loss_M: Tensor, images: int) -> Tensor:

@@ -8,16 +8,26 @@ parameter, so the gradient of the summed losses holds every member's own gradien
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
+from bnexp.training.compiled import Program, compiled
 from bnexp.training.kernels import MemberKernels
 from bnexp.training.losses import mean_loss, mean_losses
 from bnexp.training.precision import Precision
+
+Made = TypeVar("Made")
+# (member, its forward pass, its inputs (B, ...), its state) -> tensors, in any nesting.
+Collect = Callable[[nn.Module, Callable[[Tensor], Tensor], Tensor, Any], Any]
+# Captures some work on the device, and returns a function that replays it on the same memory.
+Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 # A parameter starts on a multiple of this many elements: 256 bytes in float32, torch's own alignment on a GPU.
 _ALIGNMENT = 64
@@ -51,6 +61,9 @@ class Population:
         members: models that differ only in their numbers, on the device and in the type to train in.
         stacked: run all members at once (``Stacked``) instead of one after another (``OneByOne``); a single member is
             never stacked.
+        recorder: captures what is done again and again on a GPU, see ``RecordedStep`` and ``Pass``; None records
+            nothing.
+        compiled: compile the training with torch.compile: of each member, or of the whole stack.
 
     Attributes:
         theta_MP: all parameters. Padding between parameters is 0 and stays 0.
@@ -59,8 +72,16 @@ class Population:
         executor: runs the members.
     """
 
-    def __init__(self, members: Sequence[nn.Module], *, stacked: bool = False) -> None:
-        self.members = list(members)
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        *,
+        stacked: bool = False,
+        recorder: Recorder | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.members, self.recorder = list(members), recorder
+        self._kept: dict[tuple[Any, ...], Any] = {}
         self._slots, width = _layout(members[0].named_parameters())
         first = next(members[0].parameters())
         self.theta_MP = torch.zeros(len(members), width, device=first.device, dtype=first.dtype)
@@ -68,7 +89,8 @@ class Population:
         self.buffers = {name: self._adopt_buffer(name) for name, _ in members[0].named_buffers()}
         for row, member in enumerate(self.members):
             self._adopt_parameters(row, member)
-        self.executor: OneByOne | Stacked = Stacked(self) if stacked and len(members) > 1 else OneByOne(self)
+        kind = Stacked if stacked and len(members) > 1 else OneByOne
+        self.executor: OneByOne | Stacked = kind(self, compiled=compiled)
 
     def _adopt_buffer(self, name: str) -> Tensor:
         path, _, leaf = name.rpartition(".")
@@ -98,6 +120,19 @@ class Population:
         For ``smoothing`` see ``mean_loss``.
         """
         return self.executor.learn(x_MB, y_MB, precision, smoothing)
+
+    def collect(self, work: Collect, x_MB: Tensor, state: Any) -> Any:
+        """What ``work`` makes of each member, of its inputs (M, B, ...) and of its row of the tensors in ``state``."""
+        return self.executor.collect(work, x_MB, state)
+
+    def kept(self, make: Callable[..., Made], *given: Hashable) -> Made:
+        """``make(population, *given)``; with a recorder it is made once, because it holds recordings."""
+        if self.recorder is None:
+            return make(self, *given)
+        if (make, *given) not in self._kept:
+            self._kept[make, *given] = make(self, *given)
+        made: Made = self._kept[make, *given]
+        return made
 
     def networks(self) -> list[nn.Module]:
         """All modules whose mode and settings decide how the members run."""
@@ -164,12 +199,22 @@ class OneByOne:
 
     networks: Sequence[nn.Module] = ()  # no modules besides the members
 
-    def __init__(self, population: Population) -> None:
+    def __init__(self, population: Population, *, compiled: bool) -> None:
         self._members, self._gradient_MP = population.members, population.gradient_MP
+        for member in self._members if compiled else ():
+            member.compile(dynamic=False)
 
     def __call__(self, x_MB: Tensor) -> Tensor:
         """Logits [M, B, K]."""
         return torch.stack([member(x) for member, x in zip(self._members, x_MB, strict=True)])
+
+    def collect(self, work: Collect, x_MB: Tensor, state: Any) -> Any:
+        """See ``Population.collect``."""
+        rows = [
+            work(member, member, x_B, tree_map(lambda each_M, row=row: each_M[row], state))
+            for row, (member, x_B) in enumerate(zip(self._members, x_MB, strict=True))
+        ]
+        return tree_map(lambda *each: torch.stack(each), *rows)
 
     def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision, smoothing: float) -> tuple[Tensor, Tensor]:
         """See ``Population.learn``."""
@@ -194,7 +239,7 @@ class Stacked:
     This is faster on a GPU, where kernel launches limit small networks. On a CPU, one after another is faster.
     """
 
-    def __init__(self, population: Population) -> None:
+    def __init__(self, population: Population, *, compiled: bool) -> None:
         model = population.members[0]
         skeleton = copy.deepcopy(model).to("meta")
         self.networks = [skeleton]
@@ -202,27 +247,64 @@ class Stacked:
         first = {id(parameter): name for name, parameter in model.named_parameters()}
         self._names = {name: first[id(shared)] for name, shared in model.named_parameters(remove_duplicate=False)}
         self._skeleton, self._buffers = skeleton, population.buffers
-        self._parameters: dict[str, Tensor] = {name: nn.Parameter(stack) for name, stack in population.parameters()}
+        self._parameters = dict(population.parameters())
         self._gradients = [stack for _, stack in population.gradients()]
+        self._compiled = compiled
+        self._fast: dict[torch.Size, Program] = {}
 
     def __call__(self, x_MB: Tensor) -> Tensor:
         """Logits [M, B, K]."""
-        with MemberKernels():
-            logits_MBK: Tensor = torch.func.vmap(self._one)(self._parameters, self._buffers, x_MB)
-        return logits_MBK
+        return self._logits(self._parameters, self._buffers, x_MB)
+
+    def collect(self, work: Collect, x_MB: Tensor, state: Any) -> Any:
+        """See ``Population.collect``."""
+        given = self._parameters, self._buffers, x_MB, state
+        return self._mapped(lambda forward, *own: work(self._skeleton, forward, *own), *given)
 
     def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision, smoothing: float) -> tuple[Tensor, Tensor]:
         """See ``Population.learn``."""
-        with precision.forward():
-            logits_MBK = self(x_MB)
-        loss_M = mean_losses(logits_MBK, y_MB, smoothing)
-        scaled_M = loss_M * precision.scale_M if precision.scaled else loss_M
-        # Not loss.backward(): autograd could add into the views of the gradients too, but warns about their strides.
-        found = torch.autograd.grad(scaled_M.sum(), list(self._parameters.values()), materialize_grads=True)
+        program: Program = partial(self._learn, precision, smoothing)
+        given = list(self._parameters.values()), list(self._buffers.values()), x_MB, y_MB, precision.scale_M
+        if self._compiled:  # the first size alone: that of full batches
+            if not self._fast:
+                self._fast[x_MB.shape] = compiled(program, given)
+            program = self._fast.get(x_MB.shape, program)
+        loss_M, logits_MBK, *found = program(*given)
         torch._foreach_copy_(self._gradients, found)
-        return loss_M.detach(), logits_MBK.detach()
+        return loss_M, logits_MBK
 
-    def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x_B: Tensor) -> Tensor:
-        named = {name: parameters[first] for name, first in self._names.items()}
-        logits_BK: Tensor = functional_call(self._skeleton, (named, buffers), (x_B,))
-        return logits_BK
+    def _learn(
+        self,
+        precision: Precision,
+        smoothing: float,
+        parameters: list[Tensor],
+        buffers: list[Tensor],
+        x_MB: Tensor,
+        y_MB: Tensor,
+        scale_M: Tensor,
+    ) -> list[Tensor]:
+        """Losses, logits and the gradients of ``parameters``; changes nothing but ``buffers``."""
+        leaves = [parameter.detach().requires_grad_() for parameter in parameters]
+        named = dict(zip(self._parameters, leaves, strict=True)), dict(zip(self._buffers, buffers, strict=True))
+        with precision.forward():
+            logits_MBK = self._logits(*named, x_MB)
+        loss_M = mean_losses(logits_MBK, y_MB, smoothing)
+        scaled_M = loss_M * scale_M if precision.scaled else loss_M
+        found = torch.autograd.grad(scaled_M.sum(), leaves, materialize_grads=True)
+        return [loss_M.detach(), logits_MBK.detach(), *found]
+
+    def _logits(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x_MB: Tensor) -> Tensor:
+        logits_MBK: Tensor = self._mapped(lambda forward, x_B: forward(x_B), parameters, buffers, x_MB)
+        return logits_MBK
+
+    def _mapped(
+        self, work: Callable[..., Any], parameters: dict[str, Tensor], buffers: dict[str, Tensor], *given_M: Any
+    ) -> Any:
+        """``work`` of a member's forward pass and its rows of the tensors in ``given_M``, for all members at once."""
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *given: Any) -> Any:
+            named = {name: parameters[first] for name, first in self._names.items()}
+            return work(lambda x_B: functional_call(self._skeleton, (named, buffers), (x_B,)), *given)
+
+        with MemberKernels():
+            return torch.func.vmap(one)(parameters, buffers, *given_M)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from bnexp.training.optim import Optimizer
-from bnexp.training.population import Population
+from bnexp.training.population import Population, Recorder
 from bnexp.training.precision import Precision
 
 log = logging.getLogger(__name__)
@@ -20,10 +22,28 @@ _WARM_UP = 3
 
 # A function called with the losses [M], the logits [M, B, K] and the classes [M, B] of each step.
 Note = Callable[[Tensor, Tensor, Tensor], None]
-# A step: (x_MB, y_MB, factor) -> losses [M].
-Do = Callable[[Tensor, Tensor, Tensor], Tensor]
-# Captures some work on the device, and returns a function that replays it on the same memory.
-Recorder = Callable[[Callable[[], None]], Callable[[], None]]
+# Step number, from 0 -> inputs (M, B, ...) and classes [M, B].
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+
+
+class Done(NamedTuple):
+    """What a step gives: the losses [M], which the next step may overwrite, and the images a member has seen."""
+
+    loss_M: Tensor
+    images: int
+
+
+class RecordableBatches(Protocol):
+    """Batches that can also be taken by a number that only the device knows; see ``bnexp.data.Batches``."""
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """See ``Batches``."""
+
+    def open(self, step: int) -> bool:
+        """Bring what ``recorded`` needs for a step onto the device; True if the batch of this step is full."""
+
+    def recorded(self, step_1: Tensor) -> tuple[Tensor, Tensor]:
+        """The full batch of a step; its number, [1], is on the device."""
 
 
 class Step:
@@ -81,52 +101,78 @@ class Step:
         return torch.stack(losses).sum(0), torch.cat(logits, 1)
 
 
-class ReplayedStep:
-    """A step captured as a CUDA graph and replayed: one launch instead of one per kernel, which limits small nets.
-
-    Batches of another shape than the first run eagerly. If capture fails, all steps run eagerly, and the log says why:
-    capture fails if a kernel waits for the device, as the eigenvectors of ``zca`` do.
+class NumberedStep:
+    """A step by its number: takes the batch and the factor of the rates that belong to it, and does its work eagerly.
 
     Args:
-        step: the step to capture.
-        recorder: captures it: ``cuda_graph``.
+        step: does the work.
+        batches: step number -> batch.
+        factors: [steps], the schedule: the base learning rates are multiplied by these numbers.
     """
 
-    def __init__(self, step: Step, recorder: Recorder) -> None:
-        self._step, self._recorder = step, recorder
-        self._do: Do = step
-        self._shape: torch.Size | None = None
-        self._left = _WARM_UP
+    def __init__(self, step: Step, batches: Batches, factors: Tensor) -> None:
+        self._step, self._batches, self._factors = step, batches, factors
 
-    def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
-        """Call the step like ``Step``; the next step overwrites the losses."""
-        self._shape = self._shape or x_MB.shape
-        if x_MB.shape != self._shape:
-            return self._step(x_MB, y_MB, factor)
-        if self._left == 0:
-            self._do = _recorded(self._step, self._recorder, x_MB, y_MB, factor)
-        self._left -= 1
-        return self._do(x_MB, y_MB, factor)
+    def __call__(self, number: int) -> Done:
+        """Do the step with this number, from 0."""
+        x_MB, y_MB = self._batches(number)
+        return Done(self._step(x_MB, y_MB, self._factors[number]), y_MB.shape[1])
 
 
-def _recorded(step: Step, recorder: Recorder, *given: Tensor) -> Do:
-    """A function that replays the step on copies of its inputs, or the eager step if capture fails."""
-    inputs = tuple(each.clone() for each in given)
-    losses: list[Tensor] = []
-    try:
-        replay = recorder(lambda: losses.append(step(*inputs)))
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        log.warning("graph=true: CUDA graph capture failed (%s); running eagerly", reason)
-        return step
+class RecordedStep:
+    """A numbered step captured as a CUDA graph and replayed: one launch instead of one per kernel.
 
-    def do(*batch: Tensor) -> Tensor:
-        for own, each in zip(inputs, batch, strict=True):
-            own.copy_(each)
-        replay()
-        return losses[-1]
+    Launches limit small nets. The recording holds the whole step: it takes its batch, augments it and looks its factor
+    up by a number on the device, which it then increases. Batches that are not full run eagerly, and so do the first
+    steps. If capture fails, all steps run eagerly, and the log says why.
 
-    return do
+    Args:
+        step: does the work.
+        batches: see ``RecordableBatches``.
+        factors: see ``NumberedStep``.
+        recorder: captures a step: ``cuda_graph``.
+    """
+
+    def __init__(self, step: Step, batches: RecordableBatches, factors: Tensor, recorder: Recorder) -> None:
+        self._step, self._batches, self._factors = step, batches, factors
+        self._eager, self._recorder = NumberedStep(step, batches, factors), recorder
+        self._replay: Callable[[], None] | None = None
+        self._number_1 = torch.zeros(1, dtype=torch.int64, device=factors.device)
+        self._there = 0  # the step whose number is on the device
+        self._left: float = _WARM_UP
+        self._done: Done | None = None
+
+    def __call__(self, number: int) -> Done:
+        """Do the step with this number, from 0."""
+        if not self._batches.open(number):
+            return self._eager(number)
+        if self._left == 0 and self._replay is None:
+            self._record(number)
+        if self._replay is None:
+            self._left -= 1
+            return self._eager(number)
+        if self._there != number:
+            self._number_1.fill_(number)
+        self._replay()
+        self._there = number + 1
+        assert self._done is not None
+        return self._done
+
+    def _record(self, number: int) -> None:
+        """Capture a step, or say that steps stay eager."""
+        try:
+            self._number_1.fill_(number)
+            self._replay = self._recorder(self._work)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            log.warning("graph: CUDA graph capture failed (%s); running eagerly", reason)
+            self._left = math.inf
+
+    def _work(self) -> None:
+        x_MB, y_MB = self._batches.recorded(self._number_1)
+        loss_M = self._step(x_MB, y_MB, self._factors.index_select(0, self._number_1))
+        self._number_1.add_(1)
+        self._done = Done(loss_M, y_MB.shape[1])
 
 
 def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:

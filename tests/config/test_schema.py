@@ -118,7 +118,18 @@ def test_every_other_setting_makes_another_run(key):
     other = changed(key, "another")
     assert config_hash(other) != config_hash(full())
     (difference,) = differences(full(), other)
-    assert difference == f"{key}: {flat(full())[key]} -> another"
+    before = False if key == "graph" else flat(full())[key]
+    assert difference == f"{key}: {before} -> another"
+
+
+def test_auto_is_the_graph_that_there_was_before_it():
+    assert full()["graph"] == "auto"
+    assert config_hash(changed("graph", False)) == config_hash(full()) != config_hash(changed("graph", True))
+    assert differences(full(), changed("graph", False)) == []
+    for value in (True, False, "auto"):
+        assert TrainConfig(graph=value).graph is value
+    with pytest.raises(ValueError, match=r"^graph=yes: expected true or false, or auto$"):
+        TrainConfig(graph="yes")
 
 
 def test_a_setting_more_is_a_difference():

@@ -1002,11 +1002,11 @@ def same(batch, other):
 @every_augmentation
 def test_batches_are_a_pure_function_of_the_step(data):
     batches = Batches(data, [3, 4], batch_size=5, drop_last=False)
-    forward = [batches.at(step) for step in range(15)]
+    forward = [batches(step) for step in range(15)]
     for step in (14, 0, 7, 7, 2, 11, 5, 4):
-        assert same(batches.at(step), forward[step])
+        assert same(batches(step), forward[step])
     resumed = Batches(data, [3, 4], batch_size=5, drop_last=False)
-    assert all(same(resumed.at(step), forward[step]) for step in range(8, 15))
+    assert all(same(resumed(step), forward[step]) for step in range(8, 15))
 
 
 @every_augmentation
@@ -1016,13 +1016,13 @@ def test_a_member_sees_what_it_would_see_alone(data, drop_last):
     for member, seed in enumerate([3, 9, 3]):
         alone = Batches(data, [seed], batch_size=5, drop_last=drop_last)
         for step in range(12):
-            x, y = stack.at(step)
-            assert same((x[member : member + 1], y[member : member + 1]), alone.at(step))
+            x, y = stack(step)
+            assert same((x[member : member + 1], y[member : member + 1]), alone(step))
 
 
 def test_seeds_and_epochs_differ():
     batches = Batches(made(), [0, 1], batch_size=23, drop_last=False)
-    orders = [tuple(y.tolist()) for epoch in range(3) for y in batches.at(epoch)[1]]
+    orders = [tuple(y.tolist()) for epoch in range(3) for y in batches(epoch)[1]]
     assert len(set(orders)) == 6
 
 
@@ -1043,7 +1043,7 @@ def test_every_sample_once_an_epoch(size, drop_last, expected):
     assert batches.per_epoch == len(expected)
     assert batches.sizes() == set(expected)
     for epoch in range(2):
-        found = [batches.at(epoch * len(expected) + step) for step in range(len(expected))]
+        found = [batches(epoch * len(expected) + step) for step in range(len(expected))]
         assert [y.shape for _, y in found] == [(2, count) for count in expected]
         for member in (0, 1):
             y = torch.cat([y[member] for _, y in found])
@@ -1057,7 +1057,7 @@ def test_batch_larger_than_the_data():
 
 
 def test_vectors():
-    x, y = Batches(made(shape=(7,)), [0, 1], batch_size=4, drop_last=True).at(3)
+    x, y = Batches(made(shape=(7,)), [0, 1], batch_size=4, drop_last=True)(3)
     assert (x.shape, y.shape) == ((2, 4, 7), (2, 4))
 
 
@@ -1092,7 +1092,7 @@ def test_augmentation_against_a_slow_loop(flip, crop):
     batches = Batches(data, [5], batch_size=8, drop_last=False)
     seen = {decision: 0 for decision in allowed[0]}
     for step in range(100):
-        x, y = batches.at(step)
+        x, y = batches(step)
         for image, label in zip(x[0], y[0].tolist(), strict=True):
             (decision,) = (key for key, cut in allowed[label].items() if torch.equal(cut, image))
             seen[decision] += 1
@@ -1113,7 +1113,7 @@ def test_holes_are_squares_at_every_place_about_equally_often():
     batches = Batches(data, [5], batch_size=4, drop_last=False)
     seen = {(row, column): 0 for row in range(3) for column in range(4)}
     for step in range(300):
-        x, y = batches.at(step)
+        x, y = batches(step)
         for image, label in zip(x[0], y[0].tolist(), strict=True):
             rows, columns = (image == 0).all(0).nonzero(as_tuple=True)
             row, column = rows.min().item(), columns.min().item()
@@ -1127,14 +1127,14 @@ def test_holes_are_squares_at_every_place_about_equally_often():
 def test_augmentation_leaves_order_alone():
     plain, augmented = made(), made(flip=True, crop=2, cutout=2)
     for step in range(10):
-        labels = [Batches(data, [0], batch_size=5, drop_last=False).at(step)[1] for data in (plain, augmented)]
+        labels = [Batches(data, [0], batch_size=5, drop_last=False)(step)[1] for data in (plain, augmented)]
         assert torch.equal(*labels)
 
 
 def test_the_data_stay_as_they_are():
     data = made(flip=True, crop=2)
     before = data.train.x.clone()
-    x, _ = Batches(data, [0], batch_size=23, drop_last=False).at(0)
+    x, _ = Batches(data, [0], batch_size=23, drop_last=False)(0)
     x.zero_()
     assert torch.equal(data.train.x, before)
 

@@ -63,12 +63,12 @@ def test_only_training_labels_are_noisy_and_each_member_has_its_own():
     assert not torch.equal(*seen.train.y)
     for name in ("validation", "test"):
         assert torch.equal(seen.splits()[name].y, clean.splits()[name].y)
-    x, y = Batches(seen, [5, 6], batch_size=1167, drop_last=False).at(0)
+    x, y = Batches(seen, [5, 6], batch_size=1167, drop_last=False)(0)
     for member, seed in enumerate((5, 6)):
-        alone = Batches(seen_by(data, [seed]), [seed], batch_size=1167, drop_last=False).at(0)
+        alone = Batches(seen_by(data, [seed]), [seed], batch_size=1167, drop_last=False)(0)
         assert torch.equal(x[member], alone[0][0])
         assert torch.equal(y[member], alone[1][0])
-        assert int((y[member] != Batches(clean, [seed], batch_size=1167, drop_last=False).at(0)[1]).sum()) == 350
+        assert int((y[member] != Batches(clean, [seed], batch_size=1167, drop_last=False)(0)[1]).sum()) == 350
 
 
 def test_without_a_setting_that_depends_on_the_seed_nothing_is_made():
@@ -133,9 +133,9 @@ def test_batches_of_a_stack_are_those_of_each_alone(npz, drop_last):  # noqa: F8
     for member, seed in enumerate([3, 9]):
         alone = Batches(seen_by(data, [seed]), [seed], batch_size=8, drop_last=drop_last)
         for step in range(8):
-            x, y = stack.at(step)
-            assert torch.equal(x[member], alone.at(step)[0][0])
-            assert torch.equal(y[member], alone.at(step)[1][0])
+            x, y = stack(step)
+            assert torch.equal(x[member], alone(step)[0][0])
+            assert torch.equal(y[member], alone(step)[1][0])
 
 
 # Batches in the order of classes
@@ -144,7 +144,7 @@ def test_batches_of_a_stack_are_those_of_each_alone(npz, drop_last):  # noqa: F8
 def test_sorted_batches_hold_one_class_after_another_shuffled_within_each():
     data = load(DIGITS | {"order": "sorted"})
     batches = Batches(data, [0, 1], batch_size=100, drop_last=False)
-    epochs = [[batches.at(epoch * batches.per_epoch + step) for step in range(12)] for epoch in (0, 1)]
+    epochs = [[batches(epoch * batches.per_epoch + step) for step in range(12)] for epoch in (0, 1)]
     seen = [torch.cat([x[m] for x, _ in epoch]).flatten(1) for epoch in epochs for m in (0, 1)]
     labels = [torch.cat([y[m] for _, y in epoch]) for epoch in epochs for m in (0, 1)]
     for x, y in zip(seen, labels, strict=True):

@@ -20,8 +20,8 @@ from bnexp.norms import NORMS, BatchStatistics
 from bnexp.norms.base import per_channel
 from bnexp.norms.ghost import cut
 from bnexp.norms.renorm import Limit
-from bnexp.training.evaluation import precise_statistics
 from bnexp.training.population import Population
+from bnexp.training.statistics import precise_statistics
 
 FAMILY = [name for name in FORMULAS if isinstance(build(name), BatchStatistics)]
 SMALL = {"ghost_bn": {"size": 2}, "sync_bn": {"shards": 3}}  # so that a few samples have several chunks or shards

@@ -15,8 +15,9 @@ from torch.func import functional_call, stack_module_state, vmap
 from bnexp.data import Split
 from bnexp.norms.base import per_channel
 from bnexp.norms.whitening import group_width
-from bnexp.training.evaluation import evaluate_kinds, precise_statistics
+from bnexp.training.evaluation import evaluate_kinds
 from bnexp.training.population import Population
+from bnexp.training.statistics import precise_statistics
 
 VECTORS = (8, CHANNELS)  # two values more than groups of three channels need
 WHITENING = ["zca", "pca_whiten", "iternorm"]

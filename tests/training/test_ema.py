@@ -86,7 +86,7 @@ def test_evaluation_is_that_with_the_average_as_running_statistics():
         for quantity in ("loss", "accuracy")
     ]
     assert list(measured) == tags
-    assert measured["test/loss_ema0.9"] == evaluate(population, split, 4)["loss"]
+    assert measured["test/loss_ema0.9"] == pytest.approx(evaluate(population, split, 4)["loss"], rel=1e-12)
     assert len({values[0] for tag, values in measured.items() if "loss" in tag}) == 4
 
 

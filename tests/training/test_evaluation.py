@@ -14,8 +14,9 @@ from bnexp.models.dropout import Dropout
 from bnexp.models.layers import batch_norms, largest_map
 from bnexp.norms import NORMS, BatchStatistics
 from bnexp.randomness import seed_streams
-from bnexp.training.evaluation import evaluate, evaluate_all, evaluate_kinds, precise_statistics
+from bnexp.training.evaluation import evaluate, evaluate_all, evaluate_kinds
 from bnexp.training.population import Population
+from bnexp.training.statistics import precise_statistics
 
 CONFIGS = ROOT / "configs" / "norm"
 N, CLASSES = 37, 4

@@ -1,0 +1,82 @@
+"""Passes over the images of a split, batch after batch; on a GPU recorded at the first, and replayed by later ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bnexp.data import Split
+from bnexp.models.layers import batch_norms
+from bnexp.training.population import Recorder
+
+# Does something with a batch of all members: inputs (M, B, ...), classes [M, B], and which of its places are images of
+# the split, [B]; None means all.
+Work = Callable[[Tensor, Tensor, Tensor | None], None]
+
+
+def places(split: Split, batch_size: int, model: nn.Module) -> list[slice]:
+    """The places of all batches in order; a rest too small for the statistics of the norms joins the last batch."""
+    least = max((layer.least_values for layer in batch_norms(model)), default=2)
+    full, rest = divmod(len(split), batch_size)
+    sizes = [batch_size] * full + [rest] * (rest > 0)
+    if 0 < rest < least and full:
+        sizes[-2:] = [batch_size + rest]
+    ends = list(itertools.accumulate(sizes))
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+class Pass:
+    """Some work on every batch of a split.
+
+    A recording holds the whole work: it takes its batch by a number on the device, which it then increases. So it needs
+    work that changes nothing but tensors, in place, and batches of one size. The first batch is done eagerly: in it
+    libraries choose their kernels.
+
+    Args:
+        split: the images.
+        members: M.
+        batches: their places.
+        work: does the work; it must not wait for the device.
+        recorder: captures the work on a full batch; None does everything eagerly.
+        padded: the last batch is filled up to the size of the first, and ``work`` told which places are images.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        members: int,
+        batches: list[slice],
+        work: Work,
+        recorder: Recorder | None,
+        *,
+        padded: bool = False,
+    ) -> None:
+        self._split, self._members, self._batches, self._work = split, members, batches, work
+        self._recorder, self._padded = recorder, padded
+        self._size = batches[0].stop
+        self._replay: Callable[[], None] | None = None
+        device = split.y.device
+        self._number_1 = torch.zeros(1, dtype=torch.int64, device=device)
+        self._within_B = torch.arange(self._size, device=device)
+
+    def __call__(self) -> None:
+        """Do the work on all batches, in order."""
+        self._number_1.zero_()
+        for at in self._batches:
+            if self._recorder is None or not (self._padded or at.stop - at.start == self._size):
+                self._work(*self._split.batch(at, self._members), None)
+            elif self._replay is not None:
+                self._replay()
+            else:
+                self._recorded()
+                if at.start == 0 and len(self._batches) > 1:
+                    self._replay = self._recorder(self._recorded)
+
+    def _recorded(self) -> None:
+        at_B = self._number_1 * self._size + self._within_B
+        inside_B = at_B < len(self._split) if self._padded else None
+        self._work(*self._split.batch(at_B.clamp(max=len(self._split) - 1), self._members), inside_B)
+        self._number_1.add_(1)
