@@ -129,7 +129,8 @@ def main() -> int:
     left: list[str] = []
     log = given.json.with_suffix(".log")
     count = 1 if given.smoke else PROCESSES
-    with tempfile.TemporaryDirectory() as folder, Workers(count, given.device == "cuda", log) as workers:
+    workers = Workers(count, given.device == "cuda", log, ["on_gpu.exactness"])
+    with tempfile.TemporaryDirectory() as folder, workers:
         at = Place(given.device, Path(folder), given.smoke)
         rates.write(at.images, smoke=at.smoke)
         commands.write(at.images, smoke=at.smoke)

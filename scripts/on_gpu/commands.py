@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
 from bnexp.runs import checkpoint
 from bnexp.runs.paths import RunPaths
-from on_gpu.exactness import configs_of
+from on_gpu.exactness import composed
 from on_gpu.workers import Case, Row
 
 ROOT = Path(__file__).parent.parent.parent
@@ -151,9 +152,10 @@ def in_process(name: str, words: Sequence[str], *, place: Path, members: int) ->
 
     The profiler makes Python slower; what waits for the GPU counts where it waits.
     """
-    configs = configs_of(*words, members=members)
+    (config,) = composed(words)
     place = emptied(place)
-    jobs = [Job(config, place / f"run-{row}", f"run-{row}") for row, config in enumerate(configs)]
+    names = [f"seed={seed}" for seed in range(members)]
+    jobs = [Job(replace(config, seed=seed), place / name, name) for seed, name in enumerate(names)]
     profiler = cProfile.Profile()
     start = time.perf_counter()
     profiler.runcall(run, jobs, stop=lambda: False, stacked=members > 1)
@@ -196,7 +198,7 @@ def killed(members: int, net: Sequence[str], *, device: str, place: Path, steps:
     Raises:
         RuntimeError: a command did not end well.
     """
-    words = [*net, "norm=bn", "data=digits", "graph=true", f"device={device}", f"steps={steps}"]
+    words = [*net, "norm=bn", "data=digits", "data.test_limit=64", "graph=true", f"device={device}", f"steps={steps}"]
     words += [f"checkpoint_every={steps // 8}", f"eval_every={steps // 16}", "eval_train=64", "log_every=10"]
     several = ["-m", _STACK, f"seed=range({members})"] if members > 1 else []
     at = "hydra.sweep.dir" if several else "hydra.run.dir"

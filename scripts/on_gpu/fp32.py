@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnexp.config.schema import TrainConfig
 from bnexp.training.loop import train
 from bnexp.training.precision import allow_tf32
-from on_gpu.exactness import MODELS, built, configs_of, distance, forget, trained
+from on_gpu.exactness import MODELS, built, composed, distance, forget, trained
 from on_gpu.workers import Case, Row
 
 # Batch, channels in and out, kernel, padding, side.
@@ -141,9 +143,9 @@ def _mend_switches() -> None:
 # ------------------------------------------------------------------------------------------------- inside a training
 
 
-def first_step(words: Sequence[str]) -> dict[str, Tensor]:
+def first_step(config: TrainConfig) -> dict[str, Tensor]:
     """Outputs of all layers in the first step's forward pass, the weights' and statistics' changes in that step."""
-    setup = built(configs_of(*words, "steps=1"))
+    setup = built(replace(config, steps=1))
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, object, object], None]:
@@ -187,28 +189,26 @@ def worst(found: dict[str, Tensor], wanted: dict[str, Tensor], kind: str) -> str
 def training_errors(model: str, norm: str, *, device: str, smoke: bool) -> list[Row]:
     """Where a training leaves the CPU's: in the first step by layer, and the losses of ten steps."""
     of_model = _LENET if model == "lenet" else MODELS[model]
-    words = (f"norm={norm}", *of_model, *_TRAINING, "optim.lr=0.02", "graph=false")
-    steps = f"steps={2 if smoke else 10}"
-
-    def of(device: str, *more: str) -> tuple[dict[str, Tensor], list[list[float]]]:
-        way = (f"device={device}", *more)
-        found = first_step([*words, *way]), trained(*words, *way, steps, members=1).losses
-        forget()
-        return found
-
-    wanted, losses = of("cpu", "precision=fp64")
+    words = (f"norm={norm}", *of_model, *_TRAINING, "optim.lr=0.02", "graph=false", f"steps={2 if smoke else 10}")
     ways = {
-        "cpu fp32": ("cpu", "precision=fp32"),
-        "fp64": (device, "precision=fp64"),
-        "fp32": (device, "precision=fp32"),
+        "cpu fp64": ("cpu", "fp64"),
+        "cpu fp32": ("cpu", "fp32"),
+        "fp64": (device, "fp64"),
+        "fp32": (device, "fp32"),
     }
-    if not smoke:
-        ways["fp32, deterministic"] = (device, "precision=fp32", "deterministic=true")  # and no benchmark of kernels
+    texts = [(*words, f"device={where}", f"precision={how}") for where, how in ways.values()]
+    if not smoke:  # and no benchmark of kernels
+        ways["fp32, deterministic"] = (device, "fp32")
+        texts.append((*texts[-1], "deterministic=true"))
+    configs = dict(zip(ways, composed(*texts), strict=True))
+    of_cpu = configs.pop("cpu fp64")
+    wanted, losses = first_step(of_cpu), trained(of_cpu, members=1).losses
     rows: list[Row] = []
-    for name, way in ways.items():
+    for name, config in configs.items():
         row: Row = {"training": f"{norm} in {model}", "way": name}
+        forget()
         try:
-            layers, own = of(*way)
+            layers, own = first_step(config), trained(config, members=1).losses
         except RuntimeError as refused:  # of an operation that has no deterministic kernel
             rows.append(row | {"worst output": str(refused).partition(".")[0]})
             continue

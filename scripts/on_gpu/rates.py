@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bnexp.experiment.choices import bind
 from bnexp.experiment.dry_run import WARM_UP, records
-from bnexp.experiment.machine import prepare_machine
 from bnexp.experiment.setup import Setup, build_model
 from bnexp.training.evaluation import evaluate
 from on_gpu.exactness import forget
@@ -59,10 +58,8 @@ def write(folder: Path, *, smoke: bool) -> None:
 
 
 def setup_of(case: str, members: int, scope: Scope, *words: str) -> Setup:
-    """A population that is ready to start, on a machine that is set as its config asks."""
-    config = config_of(case, _NORM, scope.images, *words)
-    prepare_machine(config)
-    return population(config, members, stacked=members > 1)
+    """A population that is ready to start."""
+    return population(config_of(case, _NORM, scope.images, *words), members, stacked=members > 1)
 
 
 def wait() -> None:
@@ -165,7 +162,7 @@ def population_rates(case: str, precision: str, scope: Scope, sizes: Sequence[in
             row: Row = {"net": case, "precision": precision, "members": members}
             row |= {"layout": "channels_last" if last else "", "compiled": compiled, "images/s": found}
             row |= {"over one": found / one if one else None, "bare graph of one": bare}
-            if members == 1:
+            if members == 1 and bare:
                 row["over bare graph"] = found / bare
             if members == 1 and not last and not compiled:
                 row["eager"] = rate(case, members, precision, scope, *words, "graph=false")
@@ -251,7 +248,7 @@ def scope_of(device: str, images: Path, *, smoke: bool) -> Scope:
 
 def population_cases(scope: Scope, *, smoke: bool, compiled: bool) -> list[Case]:
     """All networks in both formats; compiled only the largest populations, since compiling takes long."""
-    nets = {"mlp": (1, 2)} if smoke else POPULATIONS
+    nets = {"mlp": (1,) if compiled else (1, 2)} if smoke else POPULATIONS
     largest = {case: sizes[-1:] for case, sizes in nets.items()}
     return [
         Case(

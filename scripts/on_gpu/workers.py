@@ -70,11 +70,13 @@ class Workers:
         count: processes.
         fresh: start them anew (spawn), as CUDA needs; else they are forked.
         log: file that gets what they print.
+        modules: what they import first.
     """
 
     count: int
     fresh: bool
     log: Path
+    modules: Sequence[str] = ()
     _free: list[_Worker] = field(default_factory=list)
 
     def __enter__(self) -> Workers:
@@ -88,7 +90,7 @@ class Workers:
     def _started(self) -> _Worker:
         context = multiprocessing.get_context("spawn" if self.fresh else "fork")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, str(self.log)), daemon=True)  # type: ignore[attr-defined]
+        process = context.Process(target=_serve, args=(theirs, str(self.log), self.modules), daemon=True)  # type: ignore[attr-defined]
         process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -142,12 +144,13 @@ class Workers:
         self._free.append(self._started())
 
 
-def _serve(connection: Connection, log: str) -> None:
+def _serve(connection: Connection, log: str, modules: Sequence[str]) -> None:
     """Answer calls until the connection ends."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    importlib.import_module("on_gpu.exactness")  # before the first case, which has a time limit
+    for module in modules:  # before the first case, which has a time limit
+        importlib.import_module(module)
     while True:
         call, given = connection.recv()
         module, _, function = call.partition(":")
