@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,3 +34,50 @@ def test_each_mutation_changes_a_line_and_is_python(monkeypatch):
     assert all(ast.dump(ast.parse(each.applied(source))) != ast.dump(ast.parse(source)) for each in found)
     assert mutate.drawn([path], 5, 3) == mutate.drawn([path], 5, 3)
     assert mutate.tests_of(path)[0] == "tests/models/test_pooling.py"
+
+
+@pytest.mark.slow
+def test_each_section_of_the_gpu_command_runs_on_a_cpu(tmp_path):
+    file = tmp_path / "gpu.json"
+    command = [sys.executable, SCRIPTS / "gpu.py", "--device", "cpu", "--smoke", "--json", file]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr
+    found = json.loads(file.read_text())
+    sections = [name for name, rows in found.items() if isinstance(rows, list) and name != "left_out"]
+    assert sections == list(found)[2:-1]
+    assert all(found[name] for name in sections)
+    assert found["left_out"] == []
+    assert {row["norm"]: row["stacked"] < 1e-12 for row in found["correct"]} == {"bn": True, "zca": True}
+    assert found["kill"][0]["bitwise equal"] is True
+
+
+WORKERS = """
+import json, sys, time
+from pathlib import Path
+from on_gpu.workers import Case, Workers
+crash = Case("a crash", "os:_exit", {"status": 3})
+cases = [crash, Case("an error", "os:fspath", {"path": 1}), Case("a hang", "signal:pause", {}, limit=0.3)]
+done = Case("an answer", "json:loads", {"s": '[{"rate": 1.5}]'})
+with Workers(2, False, Path("log")) as workers:
+    found = [each for each in workers.run([*cases, done, done], at_once=2, until=time.monotonic() + 60)]
+    found += workers.run([done], at_once=1, until=time.monotonic())
+print(json.dumps([[case.name, rows] for case, rows in found]))
+"""
+
+
+def test_a_case_that_crashes_or_hangs_costs_itself_alone(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])}
+    ended = subprocess.run(
+        [sys.executable, "-c", WORKERS], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert ended.returncode == 0, ended.stderr
+    *found, last = json.loads(ended.stdout)
+    assert last == ["an answer", None]
+    faults = {name: rows[0].get("fault") for name, rows in found}
+    assert faults == {
+        "a crash": "its process died (exit code 3); see log",
+        "an error": "TypeError: expected str, bytes or os.PathLike object, not int",
+        "a hang": "not done after 0.3 s; killed",
+        "an answer": None,
+    }
+    assert [rows for name, rows in found if name == "an answer"] == [[{"rate": 1.5}]] * 2

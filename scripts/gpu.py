@@ -1,0 +1,149 @@
+"""Everything that needs a GPU to be checked or measured, in one command, for a machine with one GPU and no network.
+
+    python scripts/gpu.py [--only correct,populations] [--minutes 10] [--json benchmarks/gpu.json]
+    python scripts/gpu.py --device cpu --smoke     # tries the script: seconds, and no figure means anything
+
+It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm. The sections, most important first:
+
+  correct      every norm in three networks, eager, recorded, stacked and both, in fp64 against the CPU
+  runs         the same in tf32, bf16 and fp16: recorded and stacked
+  fp32         errors of CUDA's fp32, operator by operator, and layer by layer in trainings that leave the CPU's
+  populations  images a second of bnexp's loop, beside a bare CUDA graph of one network
+  evaluation   evaluations over forward passes of the same images
+  profile      the kernels of a step
+  commands     wall seconds of whole commands, and where they go
+  kill         a run and a stack, killed with SIGKILL and resumed: bit for bit the undisturbed ones
+  compiled     populations with compile=true; compiling takes long
+
+Each case runs in another process, which is replaced if it dies or hangs. When the minutes are over, what is missing is
+named. All rows go into the file while they come; the exit code is 1 if a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # this bnexp, also where another one is installed
+from bench import chosen, table  # noqa: E402
+from on_gpu import commands, exactness, fp32, rates  # noqa: E402
+from on_gpu.machine import facts  # noqa: E402
+from on_gpu.workers import Case, Row, Workers  # noqa: E402
+
+# So many cases of a check run at the same time.
+PROCESSES = 6
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cases run, and with which files.
+
+    Attributes:
+        device: cuda or cpu.
+        images: a folder of random images, in which cases write too.
+        smoke: as little as possible of each section.
+    """
+
+    device: str
+    images: Path
+    smoke: bool
+
+    @property
+    def scope(self) -> rates.Scope:
+        """How much is measured."""
+        return rates.scope_of(self.device, self.images, smoke=self.smoke)
+
+
+# Section -> its cases, and whether several of them run at the same time.
+SECTIONS: dict[str, tuple[Callable[[Place], list[Case]], bool]] = {
+    "correct": (lambda at: exactness.cases("exact", device=at.device, smoke=at.smoke), True),
+    "runs": (lambda at: exactness.cases("formats", device=at.device, smoke=at.smoke), True),
+    "fp32": (lambda at: fp32.cases(device=at.device, smoke=at.smoke), True),
+    "populations": (lambda at: rates.population_cases(at.scope, smoke=at.smoke, compiled=False), False),
+    "evaluation": (lambda at: rates.few_cases("evaluation_rates", at.scope, smoke=at.smoke), False),
+    "profile": (lambda at: rates.few_cases("profile", at.scope, smoke=at.smoke), False),
+    "commands": (lambda at: commands.command_cases(device=at.device, images=at.images, smoke=at.smoke), False),
+    "kill": (lambda at: commands.kill_cases(device=at.device, images=at.images, smoke=at.smoke), False),
+    "compiled": (lambda at: rates.population_cases(at.scope, smoke=at.smoke, compiled=True), False),
+}
+
+
+def cell(value: object) -> str:
+    """A number with three digits, or with thousands separated; a word without the sign that ends a column."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "" if value is None else str(value).replace("|", "/")
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Markdown tables; rows with other columns begin another table."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(next(iter(row)) + str("fault" in row and len(row) == 2), []).append(row)
+    found = []
+    for group in groups.values():
+        header = list(dict.fromkeys(name for row in group for name in row))
+        found.append(table(header, [[cell(row.get(name)) for name in header] for row in group]))
+    return "\n".join(found)
+
+
+def measure(section: str, workers: Workers, at: Place, until: float) -> tuple[list[Row], list[str]]:
+    """The rows of a section, and the names of the cases that were left out."""
+    cases_of, together = SECTIONS[section]
+    cases, rows, left = cases_of(at), list[Row](), []
+    for case, found in workers.run(cases, at_once=workers.count if together else 1, until=until):
+        if found is None:
+            left.append(f"{section}: {case.name}")
+            continue
+        rows += found
+        faults = [row["fault"] for row in found if "fault" in row]
+        print(f"{time.strftime('%H:%M:%S')} {section}: {case.name}: {'; '.join(faults) or 'done'}", flush=True)
+    print(f"\n## {section}\n\n{tables(rows)}", flush=True)
+    return rows, left
+
+
+def main() -> int:
+    """Check and measure, print the tables, write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "gpu.json")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--smoke", action="store_true")
+    given = parser.parse_args()
+    until = time.monotonic() + 60 * given.minutes
+    sections = chosen(given.only, list(SECTIONS), "--only")
+    document: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": facts(given.device)}
+    print(json.dumps(document, indent=1), flush=True)
+    left: list[str] = []
+    log = given.json.with_suffix(".log")
+    count = 1 if given.smoke else PROCESSES
+    workers = Workers(count, given.device == "cuda", log, ["on_gpu.exactness"])
+    with tempfile.TemporaryDirectory() as folder, workers:
+        at = Place(given.device, Path(folder), given.smoke)
+        rates.write(at.images, smoke=at.smoke)
+        commands.write(at.images, smoke=at.smoke)
+        for section in (name for name in SECTIONS if name in sections):
+            document[section], missing = measure(section, workers, at, until)
+            left += missing
+            given.json.write_text(json.dumps(document | {"left_out": left}, indent=1) + "\n", encoding="utf-8")
+    faults = [f"{section}: {row}" for section in sections for row in document.get(section, ()) if "fault" in row]
+    print(f"\nleft out for lack of time: {', '.join(left) or 'nothing'}")
+    print("\n".join([f"{len(faults)} checks failed", *faults]))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main())

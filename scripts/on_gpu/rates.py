@@ -1,0 +1,276 @@
+"""Images a second of populations in bnexp's own loop, beside what the same networks reach in a bare CUDA graph."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from bench import config_of, population, write_images
+from competitors import autocast, plain
+from torch import Tensor
+
+from bnexp.experiment.choices import bind
+from bnexp.experiment.dry_run import WARM_UP, records
+from bnexp.experiment.setup import Setup, build_model
+from bnexp.training.evaluation import evaluate
+from on_gpu.exactness import forget
+from on_gpu.workers import Case, Row
+
+# The networks (``bench.CASES`` has their words and batch sizes) and the sizes of populations.
+POPULATIONS = {"mlp": (1, 16, 64), "lenet": (1, 16, 64), "resnet20": (1, 16)}
+EVALUATED = (("lenet", 1), ("lenet", 64), ("mlp", 1))
+PROFILED = (("lenet", 64), ("mlp", 64), ("resnet20", 16))
+PRECISIONS = ("tf32", "bf16")
+_NORM = "bn"
+_KERNELS = 15
+_PROFILED_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is measured, and on what.
+
+    Attributes:
+        device: cuda, or cpu to try the script.
+        images: folder of random images.
+        seconds, rounds: a figure is the median of so many rounds of about so many seconds.
+    """
+
+    device: str
+    images: Path
+    seconds: float = 0.3
+    rounds: int = 3
+
+    def words(self, precision: str, *more: str) -> tuple[str, ...]:
+        """The words of a config."""
+        return (f"device={self.device}", f"precision={precision}", *more)
+
+
+def write(folder: Path, *, smoke: bool) -> None:
+    """The images that all cases read."""
+    for kind in ("grey", "colour"):
+        write_images(kind, folder, most=1024 if smoke else None)
+
+
+def setup_of(case: str, members: int, scope: Scope, *words: str) -> Setup:
+    """A population that is ready to start."""
+    return population(config_of(case, _NORM, scope.images, *words), members, stacked=members > 1)
+
+
+def wait() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Wall seconds of ``run``, with what it has left to do on the device."""
+    wait()
+    start = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - start
+
+
+def median_of(run: Callable[[], object], scope: Scope) -> float:
+    """Median seconds of a call that is repeated in rounds of ``scope.seconds``."""
+    run()
+    count = max(1, round(scope.seconds / seconds_of(run)))
+
+    def turn() -> None:
+        for _ in range(count):
+            run()
+
+    return statistics.median(seconds_of(turn) / count for _ in range(scope.rounds))
+
+
+def graph_of(run: Callable[[], object], device: str) -> Callable[[], object]:
+    """A CUDA graph of some work, captured as torch's manual says; on a CPU the work itself."""
+    if device == "cpu":
+        return run
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+def loop_seconds(setup: Setup, scope: Scope) -> float:
+    """Median seconds of a step in the ordinary loop, with one record a round."""
+    size = setup.config.batch_size
+    first = records(setup, size, every=1, count=WARM_UP + 3)
+    for _ in range(WARM_UP + 2):
+        next(first)
+    once = seconds_of(lambda: next(first))
+    steps = max(1, round(scope.seconds / once))
+    loop = records(setup, size, every=max(WARM_UP + 2, steps), count=scope.rounds + 1)
+    next(loop)  # captures, and compiles
+    return statistics.median(seconds_of(lambda: next(loop)) for _ in range(scope.rounds)) / max(WARM_UP + 2, steps)
+
+
+def rate(case: str, members: int, precision: str, scope: Scope, *words: str) -> float:
+    """Images a second of all members together."""
+    setup = setup_of(case, members, scope, *scope.words(precision, *words))
+    return setup.config.batch_size * members / loop_seconds(setup, scope)
+
+
+def bare_graph_rate(case: str, precision: str, scope: Scope) -> float:
+    """Images a second of one model of torch's layers on one batch: forward, backward and update in one CUDA graph."""
+    setup = setup_of(case, 1, scope, *scope.words(precision))
+    x, y = (batch[0] for batch in setup.training.batches(0))
+    net = plain(build_model(setup.config, bind(setup.config), setup.data, 1)).to(x)
+    weights = list(net.parameters())
+
+    def step() -> None:
+        for weight in weights:
+            weight.grad = None
+        with autocast(x.device, precision):
+            logits = net(x)
+        F.cross_entropy(logits.float(), y).backward()
+        torch._foreach_add_([weight.data for weight in weights], [weight.grad for weight in weights], alpha=-0.0)
+
+    return len(y) / median_of(graph_of(step, scope.device), scope)
+
+
+def population_rates(case: str, precision: str, scope: Scope, sizes: Sequence[int], compiled: bool) -> list[Row]:
+    """A row for each size of population."""
+    bare = None if compiled else bare_graph_rate(case, precision, scope)
+    forget()
+    rows: list[Row] = []
+    one = None
+    layouts = (False, True) if precision == "bf16" and case != "mlp" and not compiled else (False,)
+    for members in sizes:
+        for last in layouts:
+            words = (f"channels_last={last}", f"compile={compiled and scope.device == 'cuda'}")
+            found = rate(case, members, precision, scope, *words, "graph=true")
+            forget()
+            one = one or (found if members == 1 else None)
+            row: Row = {"net": case, "precision": precision, "members": members}
+            row |= {"layout": "channels_last" if last else "", "compiled": compiled, "images/s": found}
+            row |= {"over one": found / one if one else None, "bare graph of one": bare}
+            if members == 1 and bare:
+                row["over bare graph"] = found / bare
+            if members == 1 and not last and not compiled:
+                row["eager"] = rate(case, members, precision, scope, *words, "graph=false")
+                row["graph over eager"] = found / row["eager"]
+            rows.append(row)
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------ evaluation
+
+
+def evaluation_rates(case: str, members: int, precision: str, scope: Scope) -> list[Row]:
+    """``evaluate`` over plain forward passes of the same images; and a whole evaluation during training."""
+    setup = setup_of(case, members, scope, *scope.words(precision, "graph=true"))
+    size = setup.eval_batch_size
+    split = setup.data.train.mixed(min(10_000, len(setup.data.train)))
+    passes = forward_of(setup, split.x, size, precision)
+    seconds = {
+        "forward, eager": median_of(passes, scope),
+        "forward, graph": median_of(graph_of(passes, scope.device), scope),
+        "evaluation": median_of(lambda: evaluate(setup.population, split, size), scope),
+    }
+    whole = median_of(setup.evaluate, scope)
+    row: Row = {"net": case, "members": members, "precision": precision}
+    row |= {f"{name}, images/s": members * len(split) / each for name, each in seconds.items()}
+    row["over eager"] = seconds["forward, eager"] / seconds["evaluation"]
+    row["over graph"] = seconds["forward, graph"] / seconds["evaluation"]
+    return [row | {"a whole evaluation, ms": 1000 * whole}]
+
+
+def forward_of(setup: Setup, x: Tensor, size: int, precision: str) -> Callable[[], None]:
+    """Forward passes in evaluation mode: of torch's layers for one member, of the population itself for several."""
+    members = len(setup.population)
+    net = plain(build_model(setup.config, bind(setup.config), setup.data, 1)).to(x).eval() if members == 1 else None
+
+    @torch.no_grad()
+    def passes() -> None:
+        with autocast(x.device, precision):
+            for x_B in x.split(size):
+                net(x_B) if net is not None else setup.population(x_B.expand(members, *x_B.shape))
+
+    setup.population.train(False)
+    return passes
+
+
+# --------------------------------------------------------------------------------------------------------- profile
+
+
+def profile(case: str, members: int, precision: str, scope: Scope) -> list[Row]:
+    """The kernels that take most of a step's time on the device; the first row is all of them and the wall time."""
+    setup = setup_of(case, members, scope, *scope.words(precision, "graph=true"))
+    steps = _PROFILED_STEPS if scope.device == "cuda" else 2
+    loop = records(setup, setup.config.batch_size, every=steps, count=4)
+    next(loop)
+    wall = seconds_of(lambda: next(loop)) / steps
+    with torch.profiler.profile() as profiler:
+        next(loop)
+        wait()
+    name = "self_cpu_time_total" if scope.device == "cpu" else "self_device_time_total"
+    on_device = [
+        each for each in profiler.key_averages() if scope.device == "cpu" or str(each.device_type).endswith("CUDA")
+    ]
+    total = sum(getattr(each, name) for each in on_device) or 1
+    of = {"net": case, "members": members, "precision": precision}
+    first = {"kernel": f"all {len(on_device)} (wall {1000 * wall:.3f} ms)", "calls": "", "share": 1.0}
+    rows = [of | first | {"ms a step": total / 1000 / steps}]
+    most = sorted(on_device, key=lambda each: getattr(each, name), reverse=True)[:_KERNELS]
+    return rows + [
+        of
+        | {"kernel": " ".join(each.key.split())[:110], "calls": each.count / steps}
+        | {"share": getattr(each, name) / total, "ms a step": getattr(each, name) / 1000 / steps}
+        for each in most
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- cases
+
+
+def scope_of(device: str, images: Path, *, smoke: bool) -> Scope:
+    """Three short rounds, or one that is only tried."""
+    return Scope(device, images, seconds=0.001, rounds=1) if smoke else Scope(device, images)
+
+
+def population_cases(scope: Scope, *, smoke: bool, compiled: bool) -> list[Case]:
+    """All networks in both formats; compiled only the largest populations, since compiling takes long."""
+    nets = {"mlp": (1,) if compiled else (1, 2)} if smoke else POPULATIONS
+    largest = {case: sizes[-1:] for case, sizes in nets.items()}
+    return [
+        Case(
+            f"{case} {precision}{' compiled' if compiled else ''}",
+            "on_gpu.rates:population_rates",
+            {"case": case, "precision": precision, "scope": scope, "sizes": sizes, "compiled": compiled},
+            limit=240,
+        )
+        for case, sizes in (largest if compiled else nets).items()
+        for precision in (PRECISIONS[:1] if smoke else PRECISIONS)
+    ]
+
+
+def few_cases(call: str, scope: Scope, *, smoke: bool) -> list[Case]:
+    """The cases of ``evaluation_rates`` or ``profile``."""
+    nets = {"evaluation_rates": EVALUATED, "profile": PROFILED}[call]
+    return [
+        Case(
+            f"{case} x{members} {precision}",
+            f"on_gpu.rates:{call}",
+            {"case": case, "members": members, "precision": precision, "scope": scope},
+        )
+        for case, members in ((("mlp", 2),) if smoke else nets)
+        for precision in (PRECISIONS[:1] if smoke or call == "evaluation_rates" else PRECISIONS)
+    ]
