@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor
 from bnexp.experiment.choices import bind
 from bnexp.experiment.dry_run import WARM_UP, records
 from bnexp.experiment.setup import Setup, build_model
+from bnexp.training import kernels
 from bnexp.training.evaluation import evaluate
+from bnexp.training.precision import allow_tf32
 from on_gpu.exactness import forget
 from on_gpu.workers import Case, Row
 
@@ -169,6 +171,60 @@ def population_rates(case: str, precision: str, scope: Scope, sizes: Sequence[in
                 row["graph over eager"] = found / row["eager"]
             rows.append(row)
     return rows
+
+
+# -------------------------------------------------------------------------------------------- packed convolutions
+
+# Batch, channels in and out, kernel, padding, side, members; gradients of the images are not needed.
+LAYERS = {
+    "LeNet 1": (256, 1, 6, 5, 2, 28, 64),
+    "LeNet 2": (256, 6, 16, 5, 0, 14, 64),
+    "ResNet 16 at 32": (128, 16, 16, 3, 1, 32, 16),
+    "ResNet 32 at 16": (128, 32, 32, 3, 1, 16, 16),
+    "ResNet 64 at 8": (128, 64, 64, 3, 1, 8, 16),
+}
+
+
+def convolution_ms(layer: str, precision: str, pack: int, scope: Scope) -> float:
+    """Milliseconds of the forward and backward pass of all members' convolution, ``pack`` of them in a dense group."""
+    B, C, out, k, padding, side, members = LAYERS[layer]
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    x = torch.randn(B, members * C, side, side, device=scope.device, dtype=dtype)
+    w = torch.randn(members * out, C, k, k, device=scope.device, dtype=dtype).requires_grad_()
+    last = {"memory_format": torch.channels_last}
+    x = (x.contiguous(**last) if pack else x).requires_grad_(C > 1)
+    how = [[1, 1], [padding] * 2, [1, 1]]
+
+    def run() -> None:
+        if pack > 1:
+            y = kernels._PackedConvolution.apply(x, w, None, how, members, pack)
+        else:
+            y = F.conv2d(x, w.contiguous(**last) if pack else w, None, *how, members)
+        torch.autograd.grad(y, [w, x] if C > 1 else [w], torch.ones_like(y))
+
+    return 1000 * median_of(graph_of(run, scope.device), scope)
+
+
+def packing(layer: str, precision: str, scope: Scope) -> list[Row]:
+    """One row: 0 is the ordinary grouped convolution, 1 the same with channels last."""
+    torch.backends.cudnn.benchmark = scope.device == "cuda"
+    allow_tf32(precision == "tf32")
+    members = LAYERS[layer][-1]
+    packs = (0, 1, 2, 4) if scope.device == "cpu" else (0, 1, 2, 4, 8, 16, 32, 64)
+    found = {f"{pack}": convolution_ms(layer, precision, pack, scope) for pack in packs if pack <= members}
+    forget()
+    return [{"layer, ms by groups in one": layer, "precision": precision, **found}]
+
+
+def packing_cases(scope: Scope, *, smoke: bool) -> list[Case]:
+    """All layers in both formats."""
+    quick = replace(scope, seconds=scope.seconds / 5)
+    return [
+        Case(f"{layer} {precision}", "on_gpu.rates:packing", {"layer": layer, "precision": precision, "scope": quick})
+        for layer in (list(LAYERS)[-1:] if smoke else LAYERS)
+        for precision in (PRECISIONS[:1] if smoke else PRECISIONS)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ evaluation

@@ -1,0 +1,127 @@
+"""A recorded pass does what the pass does; on the CPU, the recorder keeps the work and does it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import SMALL, composed
+
+from bnexp.config.compose import plain
+from bnexp.data import Batches, Split
+from bnexp.experiment.setup import Setup, build
+from bnexp.training.evaluation import evaluate, evaluate_kinds
+from bnexp.training.passes import Pass
+from bnexp.training.statistics import precise_statistics
+
+CLOSE = {"rtol": 1e-12, "atol": 0}
+
+
+class Again:
+    """Records by keeping the work, which it does not do then."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.recorded += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            work()
+
+        return replay
+
+
+def trained(members: int, stacked: bool, *words: str) -> Setup:
+    """Members whose running statistics have moved."""
+    configs = [plain(composed(*SMALL, "precision=fp64", *words, f"seed={seed}")) for seed in range(members)]
+    setup = build(configs, stacked=stacked)
+    for step in range(3):
+        setup.population(setup.training.batches(step)[0])
+    return setup
+
+
+@pytest.mark.parametrize(("members", "stacked"), [(1, False), (2, False), (2, True)], ids=str)
+@pytest.mark.parametrize("norm", ["bn", "ln"])
+def test_recorded_evaluations_are_evaluations(members, stacked, norm):
+    setup = trained(members, stacked, f"norm={norm}")
+    population, split, again = setup.population, setup.data.train, Again()
+    precise = {}
+    for name, recorder in (("eager", None), ("recorded", again)):
+        population.recorder = recorder
+        for _ in range(2):
+            with precise_statistics(population, split, 29):
+                precise[name] = {key: buffer.clone() for key, buffer in population.buffers.items()}
+            precise[name]["loss"] = torch.tensor(evaluate(population, split, 64)["loss"])  # 64, 64, 64 and 8 images
+            precise[name]["accuracy"] = torch.tensor(evaluate(population, split, 64)["accuracy"])
+    torch.testing.assert_close(precise["recorded"], precise["eager"], **CLOSE)
+    # Two passes over 7 batches, the last alone, and four over 4, the last filled up; the first of each is eager.
+    assert (again.recorded, again.replayed) == (2, 5 + 6 + 3 + 3 * 4)
+
+
+def test_an_evaluation_follows_the_weights_and_the_statistics():
+    setup = trained(2, True, "norm=bn")
+    population, split = setup.population, setup.data.train
+    population.recorder = Again()
+    before = evaluate(population, split, 64)
+    population.theta_MP.mul_(1.01)
+    for buffer in population.buffers.values():
+        buffer.mul_(2)
+    after = evaluate(population, split, 64)
+    population.recorder = None
+    wanted = evaluate(population, split, 64)
+    assert after["loss"] == pytest.approx(wanted["loss"], rel=1e-12)
+    assert after["accuracy"] == wanted["accuracy"]
+    assert before["loss"] != after["loss"]
+
+
+def test_statistics_of_a_batch_are_never_those_of_a_batch_that_was_filled_up():
+    setup = trained(1, False, "norm=bn")
+    given = setup.population, setup.data.train.mixed(70), setup.data.train
+    wanted = evaluate_kinds(*given, batch_size=64, train_batch_size=64)
+    setup.population.recorder = Again()
+    found = evaluate_kinds(*given, batch_size=64, train_batch_size=64)
+    assert found.keys() == wanted.keys()
+    for kind, values in wanted.items():
+        assert found[kind]["loss"] == pytest.approx(values["loss"], rel=1e-12)
+        assert found[kind]["accuracy"] == values["accuracy"]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_pass_sees_every_image_once(padded):
+    split, seen = Split(torch.arange(10.0).view(10, 1), torch.arange(10)), []
+
+    def work(x_MB: torch.Tensor, y_MB: torch.Tensor, inside_B: torch.Tensor | None) -> None:
+        inside_B = torch.ones(y_MB.shape[1], dtype=torch.bool) if inside_B is None else inside_B
+        assert torch.equal(x_MB[0, :, 0].long(), y_MB[0])
+        seen.append(y_MB[0, inside_B].tolist())
+
+    again = Again()
+    sizes = [slice(0, 4), slice(4, 8), slice(8, 10)]
+    whole = Pass(split, 1, sizes, work, again, padded=padded)
+    for _ in range(2):
+        whole()
+    assert seen == 2 * [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert again.recorded == 1
+    assert again.replayed == (2 + 3 if padded else 1 + 2)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_batches_drawn_ahead_and_taken_by_a_number_on_the_device_are_the_batches(drop_last):
+    setup = build(
+        [plain(composed(*SMALL, "data.flip=true", "data.crop=1", f"seed={seed}")) for seed in (3, 4)], stacked=False
+    )
+    given = setup.data, [3, 4]
+    plainly = Batches(*given, batch_size=29, drop_last=drop_last)
+    ahead = Batches(*given, batch_size=29, drop_last=drop_last, ahead=True)
+    steps = [*range(2 * plainly.per_epoch), 1]  # and back to the first epoch
+    for step in steps:
+        x_MB, y_MB = plainly(step)
+        full = ahead.open(step)
+        assert full == (y_MB.shape[1] == 29)
+        found = ahead.recorded(torch.tensor([step])) if full else ahead(step)
+        assert torch.equal(found[0], x_MB)
+        assert torch.equal(found[1], y_MB)
+        assert found[1].dtype == torch.int64
