@@ -24,7 +24,7 @@ class Batches:
         seeds: one a member.
         batch_size: samples a member sees in a step.
         drop_last: leave the smaller last batch of an epoch out.
-        ahead: while an epoch is used, draw the random choices of the next one on another thread; keep them as int32.
+        ahead: while an epoch is used, draw the random choices of the next one on another thread.
 
     Attributes:
         per_epoch: batches an epoch.
@@ -47,6 +47,7 @@ class Batches:
         self._seeds, self._batch_size = tuple(seeds), batch_size
         self._remainder = 0 if drop_last else total % batch_size
         self._within_B = torch.arange(batch_size, device=self._images.device)
+        self._first_B = self._within_B.clone()  # the places of step 0, were the open epoch the only one
         self._open: int | None = None
         self._plan_KMN = torch.empty(0)
         self._is_recorded = False
@@ -76,13 +77,14 @@ class Batches:
                 self._plan_KMN.copy_(plan_KMN, non_blocking=True)
             else:  # labels of earlier batches may be views of the old plan
                 self._plan_KMN = plan_KMN.to(self._images.device, non_blocking=True)
+            torch.sub(self._within_B, epoch * self.per_epoch * self._batch_size, out=self._first_B)
             self._open = epoch
         return not self._remainder or batch < self.per_epoch - 1
 
     def recorded(self, step_1: Tensor) -> tuple[Tensor, Tensor]:
         """The batch of a step of the open epoch, if it is full; its number, [1], is read on the device alone."""
         self._is_recorded = True
-        at_B = step_1 % self.per_epoch * self._batch_size + self._within_B
+        at_B = torch.add(self._first_B, step_1, alpha=self._batch_size)
         return self._batch(self._plan_KMN.index_select(2, at_B))
 
     def _batch(self, plan_KMB: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +94,7 @@ class Batches:
         if decisions:
             x = self._augment(x, *decisions)
         members = len(self._seeds)
-        return x.view(members, -1, *self._shape), y.long().view(members, -1)
+        return x.view(members, -1, *self._shape), y.view(members, -1)
 
     def _planned(self, epoch: int) -> Tensor:
         """``_drawn``, perhaps by the other thread before it was asked for."""
@@ -106,7 +108,6 @@ class Batches:
     def _drawn(self, epoch: int) -> Tensor:
         """The random choices of an epoch, [K, M, N], on the CPU."""
         plan_KMN = torch.stack([self._decisions(member, epoch) for member in range(len(self._seeds))], dim=1)
-        plan_KMN = plan_KMN if self._thread is None else plan_KMN.int()
         # A copy from pageable memory would wait for the device.
         return plan_KMN.pin_memory() if self._images.device.type == "cuda" else plan_KMN
 

@@ -288,7 +288,7 @@ def _finite(maps: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     parts = maps.view(len(maps), groups, -1, *maps.shape[2:])
     largest_G = torch.linalg.vector_norm(parts, torch.inf, (0, *range(2, parts.ndim)))
     zeros = maps.contiguous(memory_format=torch.channels_last).nan_to_num(0.0, 0.0, 0.0)
-    return zeros, largest_G * 0
+    return zeros, (largest_G * 0).to(maps.dtype)  # autocast computes norms in float32
 
 
 def _marked(weight: Tensor, marks_G: Tensor) -> Tensor:

@@ -111,9 +111,11 @@ class Progress:
             self.add_up()
 
     def add(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
-        """Record a step and add it to the sums at once, as a captured step must."""
-        self.note(loss_M, logits_MBK, y_MB)
-        self.add_up()
+        """Add a step to the sums at once, as a captured step must, in few kernels; see ``add_up``."""
+        self.loss_M.add_(loss_M, alpha=y_MB.shape[1])
+        self.hits_M.add_(hits(logits_MBK, y_MB))
+        self.alive_M.logical_and_(loss_M < math.inf)
+        self.survived_M.add_(self.alive_M)
 
     def add_up(self) -> None:
         """Add the recorded steps to the sums, on the device.

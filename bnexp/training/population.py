@@ -200,13 +200,15 @@ class OneByOne:
     networks: Sequence[nn.Module] = ()  # no modules besides the members
 
     def __init__(self, population: Population, *, compiled: bool) -> None:
-        self._members, self._gradient_MP = population.members, population.gradient_MP
+        self._members = population.members
+        self._parameters = [list(member.parameters()) for member in self._members]
+        self._gradients = [[stack[row] for _, stack in population.gradients()] for row in range(len(population))]
         for member in self._members if compiled else ():
             member.compile(dynamic=False)
 
     def __call__(self, x_MB: Tensor) -> Tensor:
         """Logits [M, B, K]."""
-        return torch.stack([member(x) for member, x in zip(self._members, x_MB, strict=True)])
+        return _stack([member(x) for member, x in zip(self._members, x_MB, strict=True)])
 
     def collect(self, work: Collect, x_MB: Tensor, state: Any) -> Any:
         """See ``Population.collect``."""
@@ -214,21 +216,26 @@ class OneByOne:
             work(member, member, x_B, tree_map(lambda each_M, row=row: each_M[row], state))
             for row, (member, x_B) in enumerate(zip(self._members, x_MB, strict=True))
         ]
-        return tree_map(lambda *each: torch.stack(each), *rows)
+        return tree_map(lambda *each: _stack(each), *rows)
 
     def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision, smoothing: float) -> tuple[Tensor, Tensor]:
         """See ``Population.learn``."""
-        self._gradient_MP.zero_()
         losses, logits = [], []
         for row, member in enumerate(self._members):
             with precision.forward():
                 logits_BK = member(x_MB[row])
             loss = mean_loss(logits_BK, y_MB[row], smoothing)
             scaled = loss * precision.scale_M[row] if precision.scaled else loss
-            scaled.backward()  # type: ignore[no-untyped-call]
+            found = torch.autograd.grad(scaled, self._parameters[row], materialize_grads=True)
+            torch._foreach_copy_(self._gradients[row], found)
             losses.append(loss.detach())
             logits.append(logits_BK.detach())
-        return torch.stack(losses), torch.stack(logits)
+        return _stack(losses), _stack(logits)
+
+
+def _stack(rows: Sequence[Tensor]) -> Tensor:
+    """One row a member; a single row is not copied."""
+    return torch.stack(list(rows)) if len(rows) > 1 else rows[0].unsqueeze(0)
 
 
 class Stacked:
@@ -254,11 +261,11 @@ class Stacked:
 
     def __call__(self, x_MB: Tensor) -> Tensor:
         """Logits [M, B, K]."""
-        return self._logits(self._parameters, self._buffers, x_MB)
+        return self._logits(self._named(), self._buffers, x_MB)
 
     def collect(self, work: Collect, x_MB: Tensor, state: Any) -> Any:
         """See ``Population.collect``."""
-        given = self._parameters, self._buffers, x_MB, state
+        given = self._named(), self._buffers, x_MB, state
         return self._mapped(lambda forward, *own: work(self._skeleton, forward, *own), *given)
 
     def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -284,14 +291,17 @@ class Stacked:
         scale_M: Tensor,
     ) -> list[Tensor]:
         """Losses, logits and the gradients of ``parameters``; changes nothing but ``buffers``."""
-        leaves = [parameter.detach().requires_grad_() for parameter in parameters]
+        leaves = [parameter.detach().requires_grad_() for parameter in _adjacent(parameters)]
         named = dict(zip(self._parameters, leaves, strict=True)), dict(zip(self._buffers, buffers, strict=True))
         with precision.forward():
             logits_MBK = self._logits(*named, x_MB)
         loss_M = mean_losses(logits_MBK, y_MB, smoothing)
         scaled_M = loss_M * scale_M if precision.scaled else loss_M
-        found = torch.autograd.grad(scaled_M.sum(), leaves, materialize_grads=True)
+        found = torch.autograd.grad(scaled_M, leaves, torch.ones_like(scaled_M), materialize_grads=True)
         return [loss_M.detach(), logits_MBK.detach(), *found]
+
+    def _named(self) -> dict[str, Tensor]:
+        return dict(zip(self._parameters, _adjacent(list(self._parameters.values())), strict=True))
 
     def _logits(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x_MB: Tensor) -> Tensor:
         logits_MBK: Tensor = self._mapped(lambda forward, x_B: forward(x_B), parameters, buffers, x_MB)
@@ -308,3 +318,15 @@ class Stacked:
 
         with MemberKernels():
             return torch.func.vmap(one)(parameters, buffers, *given_M)
+
+
+def _adjacent(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Parameters [M, ...] with the members adjacent in memory where kernels take them as channels: copied, all at once.
+
+    Batched matrix products take the weights of linear maps as they lie.
+    """
+    found = [
+        each if each.ndim == 3 else torch.empty_like(each, memory_format=torch.contiguous_format) for each in parameters
+    ]
+    torch._foreach_copy_([each for each in found if each.ndim != 3], [each for each in parameters if each.ndim != 3])
+    return found

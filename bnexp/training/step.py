@@ -182,6 +182,6 @@ def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
         RuntimeError: ``work`` waits for the device, or allocates memory in a way that capture forbids.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread draws the next epoch's batches
         work()
     return graph.replay

@@ -56,7 +56,7 @@ class Scope:
 def write(folder: Path, *, smoke: bool) -> None:
     """The images that all cases read."""
     for kind in ("grey", "colour"):
-        write_images(kind, folder, most=1024 if smoke else None)
+        write_images(kind, folder, most=1024 if smoke else 10_240)
 
 
 def setup_of(case: str, members: int, scope: Scope, *words: str) -> Setup:
