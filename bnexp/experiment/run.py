@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,6 +30,9 @@ from bnexp.training.loop import train
 
 log = logging.getLogger(__name__)
 
+Made = TypeVar("Made")
+# Threads that write the files of a stack.
+_WRITERS = 16
 # Provenance fields that can change the last bits of a result.
 _BITS = ("torch", "device", "device_name", "cpu_capability", "threads")
 
@@ -68,7 +72,7 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:
     resumed = [restore(setup, row, job) for row, job in enumerate(jobs)]
     with ExitStack() as open_books:
-        books = [_open_book(job, setup, state) for job, state in zip(jobs, resumed, strict=True)]
+        books = _side_by_side(lambda row: _open_book(jobs[row], setup, resumed[row]), range(len(jobs)))
         for book in books:
             open_books.callback(book.close)
         try:
@@ -168,20 +172,21 @@ def _keep_records(
         for record in train(setup.training, setup.evaluate, setup, stop=stop) if len(ended) < len(jobs) else ():
             seconds, rate = setup.clock.look(record.step)
             diverged = progress.diverged_at()
-            for row in set(range(len(jobs))) - set(ended):
+            going = [row for row in range(len(jobs)) if row not in ended]
+            for row in going:
                 books[row].enter(record, row, seconds, rate)
-                how = _early_end(setup, books[row], diverged[row])
-                if diverged[row] is None:
-                    _save_due(setup, books[row], row, ends=bool(how))
-                if how:
-                    ended[row] = _end(jobs[row], books[row], seconds, record.step, **how)
+            ends = {row: how for row in going if (how := _early_end(setup, books[row], diverged[row]))}
+            _save_due(setup, {row: books[row] for row in going if diverged[row] is None}, ends)
+            for row, how in ends.items():
+                ended[row] = _end(jobs[row], books[row], seconds, record.step, **how)
             display.show(record)
             if len(ended) == len(jobs):
                 break
     seconds, _ = setup.clock.look(progress.step)
     status = "finished" if progress.step == cadence.steps else "interrupted"
-    for row in set(range(len(jobs))) - set(ended):
-        ended[row] = _end(jobs[row], books[row], seconds, progress.step, status=status)
+    rest = [row for row in range(len(jobs)) if row not in ended]
+    found = _side_by_side(lambda row: _end(jobs[row], books[row], seconds, progress.step, status=status), rest)
+    ended |= dict(zip(rest, found, strict=True))
     return [ended[row] for row in range(len(jobs))]
 
 
@@ -199,17 +204,34 @@ def _early_end(setup: Setup, book: Logbook, diverged_at: int | None) -> dict[str
     return {}
 
 
-def _save_due(setup: Setup, book: Logbook, row: int, *, ends: bool) -> None:
-    """Write the checkpoints of a member that are due, or its last; weights that are not finite are never saved."""
+def _save_due(setup: Setup, books: Mapping[int, Logbook], ends: Collection[int]) -> None:
+    """Write the checkpoints of members that are due, or their last; weights that are not finite are never saved."""
     progress, cadence = setup.training.progress, setup.training.cadence
-    is_best = setup.config.checkpoint_best and book.best_step == progress.step
-    is_due = ends or progress.stopping or cadence.due(progress.step, cadence.checkpoint_every)
-    if (is_best or is_due) and setup.finite(row):
-        state = {"config_hash": book.facts["config_hash"], **setup.state(row)}
-        if is_best:
-            checkpoint.save_best(book.folder, state)
-        if is_due:
-            _save(setup, book, state)
+    all_due = progress.stopping or cadence.due(progress.step, cadence.checkpoint_every)
+    best = {row for row in books if setup.config.checkpoint_best and books[row].best_step == progress.step}
+    rows = [row for row in books if all_due or row in ends or row in best]
+    if not rows:
+        return
+    finite = setup.finite()
+    rows = [row for row in rows if finite[row]]
+    states = dict(zip(rows, setup.states(rows), strict=True))
+
+    def save(row: int) -> None:
+        state = {"config_hash": books[row].facts["config_hash"], **states[row]}
+        if row in best:
+            checkpoint.save_best(books[row].folder, state)
+        if all_due or row in ends:
+            _save(setup, books[row], state)
+
+    _side_by_side(save, rows)
+
+
+def _side_by_side(work: Callable[[int], Made], rows: Sequence[int]) -> list[Made]:
+    """``work`` of each row, in threads if there are several: it waits for the disk most of the time."""
+    if len(rows) < 2:
+        return [work(row) for row in rows]
+    with ThreadPoolExecutor(_WRITERS) as threads:
+        return list(threads.map(work, rows))
 
 
 def _save(setup: Setup, book: Logbook, state: checkpoint.State) -> None:

@@ -193,18 +193,26 @@ class Setup:
         train_batch_size = min(self.config.micro_batch_size, len(self._some))
         return {"batch_size": self.eval_batch_size, "train_batch_size": train_batch_size}
 
+    def states(self, rows: Sequence[int]) -> list[State]:
+        """Everything that resuming needs of some members; large tensors leave the device in one copy for all."""
+        training, scale = self.training, scale_of(self.data)
+        parts = training.population.states(rows), training.optimizer.states(rows)
+        return [
+            {
+                "step": training.progress.step,
+                **own,
+                "optimizer": slots,
+                "progress": training.progress.state(row),
+                "precision": training.precision.state(row),
+                "probes": self.observer.state(row),
+                "scale": scale,
+            }
+            for row, own, slots in zip(rows, *parts, strict=True)
+        ]
+
     def state(self, row: int) -> State:
         """Everything that resuming needs of one member."""
-        training = self.training
-        return {
-            "step": training.progress.step,
-            **training.population.state(row),
-            "optimizer": training.optimizer.state(row),
-            "progress": training.progress.state(row),
-            "precision": training.precision.state(row),
-            "probes": self.observer.state(row),
-            "scale": scale_of(self.data),
-        }
+        return self.states([row])[0]
 
     def load(self, row: int, state: State) -> None:
         """Put a member back to where it was saved, by this version or an older one."""
@@ -216,9 +224,10 @@ class Setup:
         training.precision.load(row, state["precision"])
         self.observer.load(row, state["probes"])
 
-    def finite(self, row: int) -> bool:
-        """True if all weights of a member are finite."""
-        return bool(torch.isfinite(self.population.theta_MP[row]).all())  # waits for the device
+    def finite(self) -> list[bool]:
+        """For each member, whether all its weights are finite."""
+        finite: list[bool] = torch.isfinite(self.population.theta_MP).all(1).tolist()  # waits for the device
+        return finite
 
 
 def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bool] = ()) -> Setup:

@@ -226,6 +226,8 @@ def _convolution(function: Function, rank: int) -> None:
         given = maps, weight.flatten(0, 1), _flat(bias)
         pack = packed_groups(maps, groups)
         if pack == 1 or isinstance(padding, str):
+            if _is_short(maps) and weight.shape[2] >= 16:  # as many channels as a tile has: no group fills it up
+                given = maps.contiguous(memory_format=torch.channels_last), *given[1:]
             return parted(function(*given, stride, padding, dilation, groups), len(x))
         how = [[each] * (rank - 2) if isinstance(each, int) else each for each in (stride, padding, dilation)]
         y: Tensor = _PackedConvolution.apply(*(_autocast(each) for each in given), how, groups, pack)
@@ -238,17 +240,25 @@ def packed_groups(maps: Tensor, groups: int) -> int:
     A group of one member has few channels, and matrix units compute tiles of many: the products with the zeros between
     the members of a dense group cost nothing there. Without matrix units, in fp32 and fp64, they do.
     """
-    most = _packed_channels(maps) // (maps.shape[1] // groups)
-    return max((pack for pack in range(1, min(most, groups) + 1) if groups % pack == 0), default=1)
+    own = maps.shape[1] // groups
+    few, most = _packed_channels(maps)
+    if own > few:
+        return 1
+    return max(pack for pack in range(1, min(most // own, groups) + 1) if groups % pack == 0)
 
 
-def _packed_channels(maps: Tensor) -> int:
-    """The most input channels of a dense group, by the number format; measured on an H100 (docs/performance.md)."""
+def _packed_channels(maps: Tensor) -> tuple[int, int]:
+    """The most input channels of a group that is packed, and of the dense group; measured on an H100."""
     if maps.device.type != "cuda" or maps.dtype == torch.float64 or maps.ndim != 4:
-        return 0
-    if torch.is_autocast_enabled("cuda"):
-        return 64
-    return 32 if torch.backends.cudnn.conv.fp32_precision == "tf32" else 0  # type: ignore[attr-defined]
+        return 0, 0
+    if _is_short(maps):
+        return 4, 64
+    return (8, 32) if torch.backends.cudnn.conv.fp32_precision == "tf32" else (0, 0)  # type: ignore[attr-defined]
+
+
+def _is_short(maps: Tensor) -> bool:
+    """True if a convolution on a GPU computes in 16 bits."""
+    return maps.device.type == "cuda" and (maps.element_size() == 2 or torch.is_autocast_enabled("cuda"))
 
 
 class _PackedConvolution(torch.autograd.Function):

@@ -119,9 +119,14 @@ class Optimizer(ABC):
     @abstractmethod
     def _update(self, g: Tensor, lr_M1: Tensor) -> None: ...
 
+    def states(self, rows: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Members' slots, on the CPU."""
+        slots = {name: slot.cpu() for name, slot in self.slots.items()}
+        return [{name: slot[row].clone() for name, slot in slots.items()} for row in rows]
+
     def state(self, row: int) -> dict[str, Tensor]:
         """One member's slots, on the CPU."""
-        return {name: slot[row].cpu().clone() for name, slot in self.slots.items()}
+        return self.states([row])[0]
 
     def load(self, row: int, state: dict[str, Tensor]) -> None:
         """Restore a member's slots.

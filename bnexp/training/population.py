@@ -173,11 +173,20 @@ class Population:
             slot.view(moved_1P).copy_(saved[name].view(row.unsqueeze(0)))
         return moved_1P[0]
 
+    def states(self, rows: Sequence[int]) -> list[dict[str, dict[str, Tensor]]]:
+        """Members' parameters and buffers by name, on the CPU; the same as in populations of these members alone."""
+        theta_MP, buffers = self.theta_MP.cpu(), {name: stack.cpu() for name, stack in self.buffers.items()}
+        return [
+            {
+                "parameters": {name: slot.view(theta_MP)[row].clone() for name, slot in self._slots.items()},
+                "buffers": {name: stack[row].clone() for name, stack in buffers.items()},
+            }
+            for row in rows
+        ]
+
     def state(self, row: int) -> dict[str, dict[str, Tensor]]:
-        """One member's parameters and buffers by name, on the CPU; the same as in a population of this member."""
-        parameters = {name: stack[row].detach().cpu().clone() for name, stack in self.parameters()}
-        buffers = {name: stack[row].cpu().clone() for name, stack in self.buffers.items()}
-        return {"parameters": parameters, "buffers": buffers}
+        """One member's parameters and buffers; see ``states``."""
+        return self.states([row])[0]
 
     @torch.no_grad()
     def load(self, row: int, state: dict[str, dict[str, Tensor]]) -> None:
@@ -297,7 +306,7 @@ class Stacked:
             logits_MBK = self._logits(*named, x_MB)
         loss_M = mean_losses(logits_MBK, y_MB, smoothing)
         scaled_M = loss_M * scale_M if precision.scaled else loss_M
-        found = torch.autograd.grad(scaled_M, leaves, torch.ones_like(scaled_M), materialize_grads=True)
+        found = torch.autograd.grad(_Sum.apply(scaled_M), leaves, materialize_grads=True)
         return [loss_M.detach(), logits_MBK.detach(), *found]
 
     def _named(self) -> dict[str, Tensor]:
@@ -318,6 +327,21 @@ class Stacked:
 
         with MemberKernels():
             return torch.func.vmap(one)(parameters, buffers, *given_M)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of losses as the start of a backward pass, which never asks for its value: it is not computed."""
+
+    @staticmethod
+    def forward(ctx: Any, loss_M: Tensor) -> Tensor:
+        """A scalar without a value."""
+        ctx.members = len(loss_M)
+        return loss_M.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        """The gradient of a sum."""
+        return g.expand(ctx.members)
 
 
 def _adjacent(parameters: Sequence[Tensor]) -> list[Tensor]:
