@@ -13,6 +13,7 @@ from bnexp.compare.blocks import Cell, Figure, Table
 from bnexp.compare.cells import duration, number
 from bnexp.compare.html import as_html, quoted
 from bnexp.compare.tables import Comparison, anchor, swept, tables
+from bnexp.config.metrics import title as in_words
 from bnexp.runs.arms import Arm
 from bnexp.runs.collect import Run, short, show
 
@@ -43,7 +44,8 @@ def style() -> str:
 
 def _title(comparison: Comparison) -> str:
     keys = ", ".join(map(short, swept(comparison.arms)))
-    return f"{comparison.metric} by {keys}" if keys else comparison.metric
+    words = in_words(comparison.metric)
+    return f"{words} by {keys}" if keys else words
 
 
 def _lead(comparison: Comparison) -> str:

@@ -100,6 +100,14 @@ def test_probes_are_due_at_the_first_step_at_multiples_and_at_the_last(watched):
         assert rows(watched / "seed=0", f"probe/{word}/"), word
 
 
+def test_every_quantity_of_a_layer_has_a_name_in_words(watched):
+    tags = {metric for _, metric, _ in rows(watched / "seed=0", "probe/")}
+    layered = {tag: probed for tag in tags if (probed := probed_of(tag)) and probed.has_layers}
+    assert {probed.probe for probed in layered.values()} >= {"gradients", "signal", "quantiles", "covariance"}
+    assert [tag for tag, probed in layered.items() if title(tag) == probed.quantity.replace("_", " ")] == []
+    assert {probed.layer for probed in layered.values()} == {"hidden1", "head"}
+
+
 def test_distributions_are_histograms_in_tensorboard_only(watched):
     events = EventAccumulator(str(watched / "seed=0"), size_guidance={"histograms": 0})
     events.Reload()
