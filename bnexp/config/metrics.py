@@ -135,11 +135,17 @@ def title(tag: str) -> str:
     split, _, quantity = tag.rpartition("/")
     if not split:
         return _ALONE.get(tag, _spaced(tag))
-    name = next((name for name in _METRICS if f"{quantity}_".startswith(f"{name}_")), quantity)
+    name = measured_of(tag)
     words = _METRICS[name].words if name in _METRICS else _spaced(name)
     suffix = quantity.removeprefix(name).strip("_")
     added = f", {_SUFFIXES.get(suffix, _spaced(suffix))}" if suffix else ""
     return f"{_SPLITS.get(split, split)} {words}{added}"
+
+
+def measured_of(tag: str) -> str:
+    """A tag's quantity without the suffix that tells how it was evaluated."""
+    quantity = tag.rpartition("/")[2]
+    return next((name for name in _METRICS if f"{quantity}_".startswith(f"{name}_")), quantity)
 
 
 def _spaced(name: str) -> str:
