@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
@@ -29,6 +30,8 @@ from bnexp.runs.storage import write_atomically
 # The metrics of a run in the HParams table.
 HPARAM_METRICS = ("test/accuracy", "test/accuracy_precise", "test/loss", "validation/accuracy", "train/loss")
 
+# Columns of the HParams table that TensorBoard ticks.
+_TICKED = 5
 # Bins of a histogram: as many as TensorBoard draws.
 _BINS = 30
 
@@ -94,7 +97,7 @@ class EventFile(_Writer):
 
     Args:
         folder: the run's folder.
-        hparams: the columns of the HParams table; every run must have the same keys.
+        hparams: the columns of the HParams table, the first of them ticked; every run must have the same keys.
         after: on resuming, the step of the checkpoint: TensorBoard then ignores later steps in older files. None for a
             new run, which replaces all older files.
     """
@@ -131,8 +134,14 @@ class EventFile(_Writer):
 
 
 def _columns(hparams: Mapping[str, HParam]) -> tuple[Summary, Summary]:
-    """The columns of the HParams table, and a run's values in them."""
+    """The columns of the HParams table, with the first of ``hparams`` ticked, and a run's values in them."""
     experiment, start, _ = summary.hparams(dict(hparams), dict.fromkeys(HPARAM_METRICS, 0.0))  # type: ignore[no-untyped-call]
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    ticked = list(hparams)[:_TICKED]
+    for column in content.experiment.hparam_infos:  # TensorBoard sorts them by name, those that differ first
+        column.differs = column.name in ticked
+    plugin.content = content.SerializeToString()
     return experiment, start
 
 

@@ -144,6 +144,10 @@ def test_hparams_begin_with_what_differs_in_the_sweep(tmp_path):
     usual = list(hparams(CONFIG, 50, "default"))
     assert usual[:4] == ["optim.lr", "norm", "seed", "model"]
     assert sorted(keys) == sorted(usual)
+    Logbook(tmp_path, {**FACTS, "name": name}, after=None).close()
+    content = events(tmp_path).summary_metadata["_hparams_/experiment"].plugin_data.content
+    infos = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.hparam_infos
+    assert {info.name for info in infos if info.differs} == {*keys[:3], "norm", "seed"}
 
 
 def shipped(group):
