@@ -225,7 +225,7 @@ def _heat_map(entries: Sequence[Entry], metric: str) -> Picture | None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     entitle(figure, _headline(metric, f"by {names[0]} and {names[1]}"), "at the last step, mean over seeds")
-    caption = f"{title(metric)}, mean over seeds. The colours span the arms in which no run diverged."
+    caption = "Last value: mean over seeds. The colours span the arms in which no run diverged."
     return Picture("heat_map", caption, figure)
 
 

@@ -45,7 +45,8 @@ def style() -> str:
 def _title(comparison: Comparison) -> str:
     keys = ", ".join(map(short, swept(comparison.arms)))
     words = in_words(comparison.metric)
-    return f"{words} by {keys}" if keys else words
+    heading = f"{words[:1].upper()}{words[1:]}"
+    return f"{heading} by {keys}" if keys else heading
 
 
 def _lead(comparison: Comparison) -> str:
