@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Values of an axis are drawn on a logarithmic scale if their ratio is at least this.
 _DECADE = 10
 _MOST_PANELS = 3
+# How far apart the arms of a category are drawn; categories have a distance of 1.
+_BESIDE = 0.1
 # Ticks of differences; every second one if the scale reaches beyond _FAR.
 _TICKS = (1, 3, 10, 30, 100, 300, 1000)
 _FAR = 100
@@ -73,12 +75,13 @@ def _panels(result: Result) -> Picture | None:
 def _lines(axes: Axes, lines: Mapping[str, Sequence[Sequence[Any]]], *, marked: bool) -> None:
     xs = [point[0] for points in lines.values() for point in points]
     words = list(dict.fromkeys(x for x in xs if isinstance(x, str)))
-    for (name, points), style in zip(lines.items(), of_names(list(lines)), strict=True):
+    for index, ((name, points), style) in enumerate(zip(lines.items(), of_names(list(lines)), strict=True)):
         if not points:
             continue
         x = [words.index(point[0]) if words else point[0] for point in points]
         means, lows, highs = ([point[column] for point in points] for column in (1, 2, 3))
-        if words:  # no lines between categories
+        if words:  # no lines between categories; arms stand beside each other
+            x = [place + _BESIDE * (index - (len(lines) - 1) / 2) for place in x]
             axes.plot(x, means, style.marker, ms=4, color=style.colour, label=name)
             axes.vlines(x, lows, highs, color=style.colour)
         else:
