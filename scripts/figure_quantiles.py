@@ -11,15 +11,16 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnexp.compare.figures import COLOURS, STYLE
+from bnexp.compare.drawing import drawing
+from bnexp.compare.styles import of_names
 from bnexp.runs.collect import collect
 from bnexp.runs.metrics import curve
 
 TITLES = {"none": "without batch norm", "bn": "with batch norm"}
+COLOURS = [style.colour for style in of_names(list(TITLES))]
 QUANTILES = ("q15", "q50", "q85")
 
 
@@ -34,7 +35,7 @@ def folders(sweep: Path) -> dict[str, Path]:
 
 def accuracies(axes: Axes, runs: Mapping[str, Path]) -> None:
     """Panel (a)."""
-    for (norm, title), colour in zip(TITLES.items(), COLOURS, strict=False):
+    for (norm, title), colour in zip(TITLES.items(), COLOURS, strict=True):
         points = curve(runs[norm], "test/accuracy_precise")
         axes.plot(list(points), list(points.values()), color=colour, label=title)
     axes.set(title="(a) test accuracy", xlabel="step", ylim=(0.7, 1))
@@ -54,12 +55,12 @@ def quantiles(axes: Axes, run: Path, layer: str, colour: str) -> None:
 def draw(sweep: Path, layer: str) -> Figure:
     """The whole figure."""
     runs = folders(sweep)
-    with mpl.rc_context(STYLE):
+    with drawing():
         figure = Figure(figsize=(10, 3.2), layout="constrained")
         left, *right = figure.subplots(1, 3)
         right[1].sharey(right[0])
         accuracies(left, runs)
-        for axes, letter, (norm, title), colour in zip(right, "bc", TITLES.items(), COLOURS, strict=False):
+        for axes, letter, (norm, title), colour in zip(right, "bc", TITLES.items(), COLOURS, strict=True):
             quantiles(axes, runs[norm], layer, colour)
             axes.set_title(f"({letter}) {title}")
         right[0].set_ylabel(f"input of the sigmoid, {layer}")

@@ -37,7 +37,7 @@ DOORS = {
     "tensorboard": {"runs/events.py", "cli/board.py"},
     "torch.utils.tensorboard": {"runs/events.py"},
     "scipy": {"compare/statistics.py"},
-    "matplotlib": {"compare/figures.py", "claims/report/figures.py"},
+    "matplotlib": {"compare/drawing.py", "compare/figures.py", "compare/depth.py", "claims/report/figures.py"},
     "torchvision": {"data", "models"},
     "submitit": {"sweep/slurm.py"},
     "ray": {"sweep/ray.py"},

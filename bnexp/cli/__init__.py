@@ -1,4 +1,5 @@
 """The words on the command line: ``main`` finds the command, and each command is one file.
 
-``hydra_plugins`` is Hydra's part of a sweep; with ``config/compose`` the only place that knows Hydra.
+``hydra_plugins`` is Hydra's part of a sweep; with ``config/compose`` the only place that knows Hydra. ``board_page`` is
+the address and the colours of TensorBoard's page.
 """

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from bnexp.cli.arguments import parser
+from bnexp.cli.board_page import address, coloured
 
 # Points kept per curve; TensorBoard's default of 1000 would thin out long curves.
 _SAMPLES = "scalars=10000,histograms=200,hparams=10000"
-# Runs with the same norm get the same colour.
-_COLOURS = "?runColorGroup=regex%3Anorm%3D(%5Cw%2B)"
-# The runs of claims and smoke tests are not ticked at first; the filter can be cleared in the page.
-_NO_CLAIMS = "&runFilter=%5E(%3F!claims%2F)"
 
 
 def serve(folder: Path, port: int, *, show: bool, claims: bool) -> None:
@@ -26,19 +26,30 @@ def serve(folder: Path, port: int, *, show: bool, claims: bool) -> None:
     from tensorboard import program
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    board = program.TensorBoard()
+    board = program.TensorBoard(assets_zip_provider=own_page())
     where = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     board.configure(argv=[None, *where, "--samples_per_plugin", _SAMPLES])
     try:
         url = board.launch()
     except SystemExit:
         raise ValueError(f"--port={port}: TensorBoard cannot use this port; choose another one") from None
-    page = f"{url}{_COLOURS}{'' if claims else _NO_CLAIMS}#timeseries"
+    page = f"{url}{address(claims=claims)}"
     print(f"{page}  (Ctrl-C ends it)", flush=True)
     if show:
         webbrowser.open(page)
     while True:
         time.sleep(3600)
+
+
+def own_page() -> Callable[[], IO[bytes]] | None:
+    """The page in our colours; None takes TensorBoard's own."""
+    import tensorboard
+
+    try:
+        return coloured(Path(tensorboard.__file__).with_name("webfiles.zip"))
+    except (OSError, ValueError) as error:
+        print(f"bnexp: {error}", file=sys.stderr)
+        return None
 
 
 _LAST_PORT = 65535

@@ -13,6 +13,7 @@ from bnexp.compare.blocks import Cell, Figure, Table
 from bnexp.compare.cells import duration, number
 from bnexp.compare.html import as_html, quoted
 from bnexp.compare.tables import Comparison, anchor, swept, tables
+from bnexp.config.metrics import title as in_words
 from bnexp.runs.arms import Arm
 from bnexp.runs.collect import Run, short, show
 
@@ -43,7 +44,9 @@ def style() -> str:
 
 def _title(comparison: Comparison) -> str:
     keys = ", ".join(map(short, swept(comparison.arms)))
-    return f"{comparison.metric} by {keys}" if keys else comparison.metric
+    words = in_words(comparison.metric)
+    heading = f"{words[:1].upper()}{words[1:]}"
+    return f"{heading} by {keys}" if keys else heading
 
 
 def _lead(comparison: Comparison) -> str:

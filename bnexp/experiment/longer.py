@@ -93,7 +93,7 @@ def change(job: Job, setup: Setup, state: checkpoint.State | None) -> float | No
     left = metrics.trim(job.folder, lambda step, tag: step not in ends or setup.has_point(step, tag))
     events.revise(
         job.folder,
-        hparams(config, steps),
+        hparams(config, steps, job.name),
         lambda step, tag: step not in ends or (step in left if tag == SPEED else setup.has_point(step, tag)),
     )
     return trained

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.config.checks import Positive
-from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, recording, require_activations, signals
+from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, recording, require_activations, sample, signals
 
 _LEVELS = {"q15": 0.15, "q50": 0.5, "q85": 0.85}
 
@@ -56,7 +56,7 @@ class Quantiles(Probe):
             values_UN = by_unit(z, self.values)
             now_3U = values_UN.quantile(values_UN.new_tensor(list(_LEVELS.values())), dim=1)
             found = self._drifts(layer, now_3U) | self._levels(layer, now_3U)
-            found["z"] = by_unit(values_UN.flatten()[:, None], self.histogram)[0]
+            found["z"] = sample(values_UN, self.histogram)
             measured |= {f"{quantity}/{layer}": value for quantity, value in found.items()}
         return measured
 
@@ -95,7 +95,8 @@ class Saturation(Probe):
 
     ``saturated``: share of h < 0.05 or > 0.95 (sigmoid), |h| > 0.9 (tanh). ``zeros``: share of h = 0, and ``dead``:
     share of units with h = 0 on the whole probe batch (ReLU). ``constant``: share of units with a variance of h below
-    1e-8. ``gain``: mean of phi'(z)^2, by which the activation multiplies the variance of a gradient.
+    1e-8. ``gain``: mean of phi'(z)^2, by which the activation multiplies the variance of a gradient. ``h`` is a
+    histogram.
 
     After Glorot & Bengio 2010, sec. 3; the gain is the chi of Poole et al. 2016 without the weights.
     """
@@ -105,11 +106,11 @@ class Saturation(Probe):
         require_activations("saturation", model, images)
 
     def measure(self, moment: Moment) -> Values:
-        """The shares and the gain of each layer."""
+        """The shares and the gain of each layer, and a histogram of h."""
         measured: Values = {}
         recorded = signals(moment.model, moment.images)
         for layer, activation in recorded.activations.items():
-            found = silence(activation, by_unit(recorded.after[layer]))
+            found: Values = {**silence(activation, by_unit(recorded.after[layer])), "h": sample(recorded.after[layer])}
             found["gain"] = gain(activation, recorded.before[layer])
             measured |= {f"{quantity}/{layer}": value for quantity, value in found.items()}
         return measured

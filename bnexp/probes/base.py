@@ -20,6 +20,9 @@ from bnexp.models.layers import Layer, layers
 
 PROBES = Registry("probes")
 
+# A histogram has at most so many numbers.
+HISTOGRAM = 2000
+
 # What is wrong with a model that calls functions such as F.relu.
 UNSEEN = (
     "no activation of this model can be seen; each must be a module that it calls, as Units.act() makes it "
@@ -209,6 +212,11 @@ def require_activations(probe: str, model: nn.Module, images: Tensor) -> Signals
 def flat(tensors: Iterable[Tensor]) -> Tensor:
     """All numbers of some tensors in a row."""
     return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def sample(x: Tensor, most: int = HISTOGRAM) -> Tensor:
+    """At most ``most`` of all numbers of a tensor, evenly spaced, in a row: enough for a histogram."""
+    return by_unit(x.flatten()[:, None], most)[0]
 
 
 def by_unit(x: Tensor, most: int | None = None) -> Tensor:

@@ -31,7 +31,7 @@ class EffectiveRate(Probe):
         self.weights = weight_names(require_layers("effective_lr", model))
 
     def measure(self, moment: Moment) -> Values:
-        """Medians over the rows of every layer's weight."""
+        """Medians over the rows of every layer's weight, and a histogram of the angles."""
         values: Values = {}
         for name, weight in self.weights.items():
             w, new, g = (_rows(stage[weight]) for stage in (moment.before, moment.after, moment.gradient))
@@ -43,6 +43,7 @@ class EffectiveRate(Probe):
                 "growth_orthogonal": moment.lr**2 * g.square().sum(1) / square,
             }
             values |= {f"{quantity}/{name}": row.quantile(0.5).item() for quantity, row in rows.items()}
+            values[f"angles/{name}"] = rows["angle"]
         return values
 
 
@@ -51,10 +52,10 @@ def effective_lr(model: nn.Module, images: Tensor) -> Probe:
     """How far a step turns the weights: medians over the rows w (one output unit each) of each layer's stored weight.
 
     ``rate`` = lr / ||w||^2, the effective learning rate of a weight whose length does not matter (van Laarhoven 2017);
-    ``angle`` = arccos(<w, w'> / (||w|| ||w'||)) in radians, w' after the optimizer's step (Wan et al. 2021:
-    near sqrt(2 lr weight_decay) in the equilibrium of SGD); ``growth`` = ||w'||^2 / ||w||^2 - 1;
-    ``growth_orthogonal`` = lr^2 ||dL/dw||^2 / ||w||^2, the value of ``growth`` in gradient descent without weight
-    decay on a scale-invariant w, whose gradient is orthogonal to it.
+    ``angle`` = arccos(<w, w'> / (||w|| ||w'||)) in radians, w' after the optimizer's step (Wan et al. 2021: near sqrt(2
+    lr weight_decay) in the equilibrium of SGD), with all angles as a histogram; ``growth`` = ||w'||^2 / ||w||^2 - 1;
+    ``growth_orthogonal`` = lr^2 ||dL/dw||^2 / ||w||^2, the value of ``growth`` in gradient descent without weight decay
+    on a scale-invariant w, whose gradient is orthogonal to it.
 
     All layers are shown, but for those that share the weight of one before them; for a weight that is not
     scale-invariant the first number is no more than a ratio.

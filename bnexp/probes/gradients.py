@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from bnexp.probes.base import PROBES, UNSEEN, Moment, Probe, Values, recording, require_layers, signals
+from bnexp.probes.base import PROBES, UNSEEN, Moment, Probe, Values, recording, require_layers, sample, signals
 from bnexp.probes.invariance import weight_names
 
 # Number of micro-batches for the coherence.
@@ -52,12 +52,13 @@ class Gradients(Probe):
             self.left_out.append(f"{UNSEEN}; activation is left out, and slope_activation is nan")
 
     def measure(self, moment: Moment) -> Values:
-        """Norms of gradients and updates of every layer, and their slopes."""
+        """Norms of gradients and updates of every layer, their slopes, and histograms of the gradients of weights."""
         weight, activation = self._of_weights(moment), self._of_activations(moment)
         norms = {f"activation/{name}": norm for name, norm in activation.items()}
         return {
             **weight,
             **norms,
+            **{f"entries/{name}": sample(moment.gradient[weight]) for name, weight in self.weights.items()},
             "slope": slope([weight[f"norm/{name}"] for name in self.hidden if name in self.weights]),
             "slope_activation": slope([activation[name] for name in self.hidden if name in activation]),
             "coherence": self._coherence(moment),
@@ -101,6 +102,8 @@ def gradients(model: nn.Module, images: Tensor) -> Probe:
     ``slope_activation``: least-squares slopes of log10 of ``norm`` and ``activation`` over the index of the layers
     without the first and the last, whose fan-in differs: decades per layer, above 0 if gradients vanish towards the
     input and below 0 if they explode.
+
+    ``entries`` is a histogram of the entries of dL/dW_l.
 
     ``coherence`` = ||mean_i g_i||^2 / mean_i ||g_i||^2 of the whole gradients g_i of four micro-batches of the step
     (Chatterjee & Zielinski 2020): 1 without noise, about 1/4 where all is noise; nan where the batch is too

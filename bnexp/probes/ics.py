@@ -96,12 +96,13 @@ class CovariateShift(Probe):
             f"coupling/{name}": ((recorded.inputs[name] - a).norm() / a.norm()).item(),
         }
 
-    def _of_distributions(self, moment: Moment) -> dict[str, float]:
+    def _of_distributions(self, moment: Moment) -> Values:
         before = signals(moment.model, moment.images).before
-        values = {}
+        values: Values = {}
         for name, sample in self.samples.items():
             now = sample.take(before[name])
-            values[f"distribution/{name}"] = wasserstein(self.slots[name], now).nanmean().item()
+            distance_U = wasserstein(self.slots[name], now)
+            values |= {f"distribution/{name}": distance_U.nanmean().item(), f"distances/{name}": distance_U}
             self.slots[name].copy_(now)
         return values
 
@@ -123,8 +124,9 @@ def ics(model: nn.Module, images: Tensor, *, layers: Positive, units: Positive) 
 
     In distributions (the change that Ioffe & Szegedy 2015, sec. 2, call by this name): ``distribution``, of the
     pre-activations on the probe batch now and when they were measured before: Wasserstein-1 distance of each unit over
-    its pooled sd, averaged over units; nan at the first time. Units that are constant are left out. The output layer
-    has none, and a model whose activations are no modules has none at all, which a line says.
+    its pooled sd, averaged over units, and of all units as a histogram (``distances``); nan at the first time. Units
+    that are constant are left out. The output layer has none, and a model whose activations are no modules has none at
+    all, which a line says.
 
     A weight that layers share belongs to the first of them.
 

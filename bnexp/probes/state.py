@@ -33,7 +33,8 @@ class Covariance(Probe):
         effective_rank = exp(-sum(p log p)), p = l / sum(l)                    (Roy & Vetterli 2007)
         correlation    = mean over i != j of |C_ij| / sqrt(C_ii C_jj), over variables that are not constant
 
-    Computed in float64. A layer with at most 4 samples per variable is left out.
+    ``eigenvalues`` is a histogram of the log10 of these l. Computed in float64. A layer with at most 4 samples per
+    variable is left out.
 
     Options:
         samples: the most samples used; if there are more (in maps), an evenly spaced part of them is used.
@@ -59,22 +60,25 @@ class Covariance(Probe):
         return measured
 
 
-def whiteness(x_UN: Tensor) -> dict[str, float]:
-    """Condition number, rank, effective rank and mean absolute correlation of U variables with N samples, [U, N]."""
+def whiteness(x_UN: Tensor) -> Values:
+    """What ``covariance`` measures of U variables with N samples, [U, N]."""
     centred = x_UN.double() - x_UN.double().mean(1, keepdim=True)
     covariance = centred @ centred.T / x_UN.shape[1]
+    unknown: Values = dict.fromkeys(("condition", "rank", "effective_rank", "correlation"), math.nan)
+    unknown["eigenvalues"] = x_UN.new_empty(0)
     if not torch.isfinite(covariance).all():
-        return dict.fromkeys(("condition", "rank", "effective_rank", "correlation"), math.nan)
+        return unknown
     values = torch.linalg.eigvalsh(covariance)
     values = values[values > _SUPPORT * values[-1]]
     if len(values) == 0:  # all variables are constant
-        return {"condition": math.nan, "rank": 0.0, "effective_rank": math.nan, "correlation": math.nan}
+        return {**unknown, "rank": 0.0}
     p = values / values.sum()
     return {
         "condition": (values[-1] / values[0]).item(),
         "rank": float(len(values)),
         "effective_rank": (-(p * p.log()).sum()).exp().item(),
         "correlation": _mean_correlation(covariance),
+        "eigenvalues": values.log10(),
     }
 
 
@@ -125,9 +129,10 @@ class EvalMismatch(Probe):
         mean = mean_j |running_mean_j - mu_j| / sigma_j
         var  = mean_j |log(running_var_j / var_j)|
 
-    Constant channels are left out. A norm that uses only the mean or only the variance has only this error. Norms that
-    whiten have only the accuracies. Norms that keep no batch statistics, or are frozen, have none of these curves.
-    Wu & Johnson 2021, sec. 3, on the lag of running averages.
+    ``means`` and ``vars`` are histograms of the same errors of all channels. Constant channels are left out. A norm
+    that uses only the mean or only the variance has only this error. Norms that whiten have only the accuracies. Norms
+    that keep no batch statistics, or are frozen, have none of these curves. Wu & Johnson 2021, sec. 3, on the lag of
+    running averages.
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
@@ -151,7 +156,9 @@ class EvalMismatch(Probe):
         for path, norm in model.named_modules():
             if norm in running:
                 errors = _errors(*running[norm], norm.running_mean, norm.running_var)
-                found |= {f"{quantity}/{path.removesuffix('.norm')}": errors[quantity] for quantity in norm.used}
+                for quantity in norm.used:
+                    found[f"{quantity}/{path.removesuffix('.norm')}"] = errors[quantity].mean().item()
+                    found[f"{quantity}s/{path.removesuffix('.norm')}"] = errors[quantity]
         return found
 
 
@@ -164,7 +171,8 @@ def _accuracy(moment: Moment, size: int) -> float:
     return accuracy(right, F.cross_entropy(logits_BK, labels_B)[None], full).item()
 
 
-def _errors(running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor) -> dict[str, float]:
+def _errors(running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor) -> dict[str, Tensor]:
+    """The errors of each channel that varies."""
     varies = var > 0
-    shift = ((running_mean - mean).abs() / var.sqrt())[varies].mean()
-    return {"mean": shift.item(), "var": (running_var / var).log().abs()[varies].mean().item()}
+    shift = ((running_mean - mean).abs() / var.sqrt())[varies]
+    return {"mean": shift, "var": (running_var / var).log().abs()[varies]}

@@ -1,4 +1,4 @@
-"""Writes a run's TensorBoard events: one file with scalars, hyperparameters and a layout of curves.
+"""Writes a run's TensorBoard events: one file with scalars, histograms, hyperparameters and a layout of charts.
 
 This thread writes each record. torch's SummaryWriter uses a second thread, in which a full disk goes unnoticed, and
 which does not exist in a forked process.
@@ -8,35 +8,55 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
+from bnexp.config.metrics import measured_of, metric_of, probed_of, title
 from bnexp.runs.paths import EVENTS, RunPaths
 from bnexp.runs.storage import write_atomically
 
-# Curves that belong together; TensorBoard shows one chart for each list under "Custom Scalars".
-LAYOUT = {
-    "curves": {
-        "accuracy": ["Multiline", ["train/accuracy$", "test/accuracy$", "test/accuracy_precise$"]],
-        "loss": ["Multiline", ["train/loss$", "test/loss$", "test/loss_precise$"]],
-    }
-}
 # The metrics of a run in the HParams table.
 HPARAM_METRICS = ("test/accuracy", "test/accuracy_precise", "test/loss", "validation/accuracy", "train/loss")
 
+# Columns of the HParams table that TensorBoard ticks.
+_TICKED = 5
 # Bins of a histogram: as many as TensorBoard draws.
 _BINS = 30
 
 HParam = str | int | float | bool
 Band = tuple[float, float, float]
+
+
+@dataclass(frozen=True, order=True)
+class _Chart:
+    """A chart under "Custom Scalars": the curves of all tags whose beginning matches. Those of probes come last."""
+
+    of_probe: bool
+    category: str
+    title: str
+    tags: str
+
+
+def _chart(tag: str) -> _Chart | None:
+    """The chart that shows a tag: one a quantity of a split, and one a quantity of a probe, with all its layers."""
+    if probed := probed_of(tag):
+        whole = re.escape(f"probe/{probed.probe}/{probed.quantity}")
+        return _Chart(True, f"probe {probed.probe}", title(tag), whole + ("/" if probed.layer else "$"))
+    split, _, _ = tag.rpartition("/")
+    words = metric_of(tag).words
+    return _Chart(False, words, split, re.escape(f"{split}/{measured_of(tag)}")) if split and words else None
 
 
 class _Writer:
@@ -77,7 +97,7 @@ class EventFile(_Writer):
 
     Args:
         folder: the run's folder.
-        hparams: the columns of the HParams table; every run must have the same keys.
+        hparams: the columns of the HParams table, the first of them ticked; every run must have the same keys.
         after: on resuming, the step of the checkpoint: TensorBoard then ignores later steps in older files. None for a
             new run, which replaces all older files.
     """
@@ -86,17 +106,42 @@ class EventFile(_Writer):
         if after is None:
             _remove_events(folder)
         super().__init__(folder)
+        self._tags: set[str] = set()
+        self._charts: set[_Chart] = set()
         if after is not None:
             self.write(step=after + 1, session_log=SessionLog(status=SessionLog.START))
         else:
-            self.write(summary=summary.custom_scalars(LAYOUT))  # type: ignore[no-untyped-call]
             for columns in _columns(hparams):
                 self.write(summary=columns)
 
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one point to the curve of each tag, with a chart for those that have none yet."""
+        self.chart(values)
+        super().scalars(step, values)
+
+    def chart(self, tags: Iterable[str]) -> None:
+        """Write the layout of charts anew if a tag needs a further one; the last layout in a run counts."""
+        unknown = set(tags) - self._tags
+        added = {chart for tag in unknown if (chart := _chart(tag))} - self._charts
+        self._tags |= unknown
+        if not added:
+            return
+        self._charts |= added
+        layout: dict[str, dict[str, list[Any]]] = {}
+        for chart in sorted(self._charts):
+            layout.setdefault(chart.category, {})[chart.title] = ["Multiline", [chart.tags]]
+        self.write(summary=summary.custom_scalars(layout))  # type: ignore[no-untyped-call]
+
 
 def _columns(hparams: Mapping[str, HParam]) -> tuple[Summary, Summary]:
-    """The columns of the HParams table, and a run's values in them."""
+    """The columns of the HParams table, with the first of ``hparams`` ticked, and a run's values in them."""
     experiment, start, _ = summary.hparams(dict(hparams), dict.fromkeys(HPARAM_METRICS, 0.0))  # type: ignore[no-untyped-call]
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    ticked = list(hparams)[:_TICKED]
+    for column in content.experiment.hparam_infos:  # TensorBoard sorts them by name, those that differ first
+        column.differs = column.name in ticked
+    plugin.content = content.SerializeToString()
     return experiment, start
 
 

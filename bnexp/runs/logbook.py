@@ -20,31 +20,36 @@ log = logging.getLogger(__name__)
 
 # The tag of the rate; it stands in timing.csv and in the events, and not in metrics.csv.
 SPEED = "speed/images_per_s"
+# The columns of the HParams table, those that mostly vary first: TensorBoard shows the first five.
 _HPARAMS = (
-    *("model", "norm", "affine", "init", "data", "optim", "schedule"),
-    *("activation", "placement", "seed", "epochs", "steps", "batch_size", "precision"),
+    *("norm", "seed", "model", "data", "init", "optim", "schedule", "affine"),
+    *("activation", "placement", "batch_size", "epochs", "steps", "precision"),
 )
 
 
-def hparams(config: Mapping[str, Any], steps: int) -> dict[str, HParam]:
+def hparams(config: Mapping[str, Any], steps: int, name: str) -> dict[str, HParam]:
     """The main settings of a config, as the columns of TensorBoard's HParams table.
 
     All runs get the same keys, because TensorBoard shows only the keys of the first run. A group takes two columns: its
-    name, and all its options as one text.
+    name, and all its options as one text. The settings that the run's ``name`` tells, which differ in its sweep, come
+    first.
 
     A column holds numbers in all runs or text in all, because TensorBoard cannot sort mixed ones. ``steps`` is the
     number of steps of the run, also if the setting is null and the epochs decide.
     """
     config = {**config, "steps": steps}
     table: dict[str, HParam] = {"optim.lr": config["optim"]["lr"]}
+    options: dict[str, HParam] = {}
     for key in _HPARAMS:
         value = config[key]
         if isinstance(value, dict):
             table[key] = value["name"]
-            table[f"{key}.options"] = " ".join(f"{k}={v}" for k, v in value.items() if k not in ("name", "root"))
+            options[f"{key}.options"] = " ".join(f"{k}={v}" for k, v in value.items() if k not in ("name", "root"))
         else:
             table[key] = value
-    return table
+    told = [part.partition("=")[0] for part in name.split(",")]
+    told += [f"{key.partition('.')[0]}.options" for key in told if key not in table]
+    return dict(sorted((table | options).items(), key=lambda item: item[0] not in told))
 
 
 class Logbook:
@@ -76,7 +81,7 @@ class Logbook:
         paths = RunPaths(folder)
         is_lost = after is not None and not paths.events
         with ExitStack() as opened:
-            columns = hparams(self.facts["config"], self.facts["steps"])
+            columns = hparams(self.facts["config"], self.facts["steps"], self.facts["name"])
             self._events = opened.enter_context(closing(EventFile(folder, columns, after=None if is_lost else after)))
             self._metrics = opened.enter_context(
                 closing(metrics.Rows(paths.metrics, metrics.METRICS_HEADER, after=after))
@@ -85,6 +90,7 @@ class Logbook:
             self.close = opened.pop_all().close
         for step, tag, value in metrics.points(folder):
             self._remember(step, tag, value)
+        self._events.chart(self.final)
         self.seconds = metrics.seconds(folder)  # trained in earlier sessions
         if is_lost:
             self._restore_curves()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnexp.config.metrics import larger_is_better, metric_of
+from bnexp.config.metrics import larger_is_better, metric_of, probed_of, title
 
 SPLITS = ("train", "validation", "test", "train_eval")
 KINDS = ("", "_precise", "_batch", "_ema0.9", "_ema0.999_corrected")
@@ -49,3 +49,31 @@ def test_five_guesses_are_never_more_than_all_classes():
     chance = metric_of("test/top5_accuracy").chance
     assert chance is not None
     assert [chance(classes) for classes in (2, 5, 10, 100)] == [1, 1, 0.5, 0.05]
+
+
+TITLES = {
+    "test/accuracy": "test accuracy",
+    "train/loss": "training loss",
+    "train_eval/loss_precise": "training (evaluated) loss, precise statistics",
+    "test/top5_accuracy_ema0.9_corrected": "test top-5 accuracy, ema0.9 corrected",
+    "test/top1_hits": "test top1 hits",
+    "lr": "learning rate",
+    "probe/gradients/norm/hidden1": "gradient of the weights",
+    "probe/mine/loss_change/hidden1": "loss change",
+    "": "",
+}
+
+
+@pytest.mark.parametrize(("tag", "words"), TITLES.items(), ids=TITLES)
+def test_a_tag_in_words(tag, words):
+    assert title(tag) == words
+
+
+def test_what_a_probe_measures_and_where():
+    found = {tag: probed_of(tag) for tag in ("probe/a/b", "probe/a/b/c.d", "probe/eval_mismatch/accuracy/running")}
+    assert [(own.probe, own.quantity, own.layer, own.has_layers) for own in found.values() if own] == [
+        ("a", "b", "", False),
+        ("a", "b", "c.d", True),
+        ("eval_mismatch", "accuracy", "running", False),
+    ]
+    assert [probed_of(tag) for tag in ("test/accuracy", "probe/a", "probe", "")] == [None] * 4

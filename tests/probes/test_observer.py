@@ -12,6 +12,7 @@ from conftest import SMALL_RUN, composed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnexp.config.compose import plain
+from bnexp.config.metrics import probed_of, title
 from bnexp.data import Split
 from bnexp.experiment.clock import Clock
 from bnexp.experiment.job import Job
@@ -100,11 +101,24 @@ def test_probes_are_due_at_the_first_step_at_multiples_and_at_the_last(watched):
         assert rows(watched / "seed=0", f"probe/{word}/"), word
 
 
+def test_every_quantity_of_a_layer_has_a_name_in_words(watched):
+    tags = {metric for _, metric, _ in rows(watched / "seed=0", "probe/")}
+    layered = {tag: probed for tag in tags if (probed := probed_of(tag)) and probed.has_layers}
+    assert {probed.probe for probed in layered.values()} >= {"gradients", "signal", "quantiles", "covariance"}
+    assert [tag for tag, probed in layered.items() if title(tag) == probed.quantity.replace("_", " ")] == []
+    assert {probed.layer for probed in layered.values()} == {"hidden1", "hidden2", "head"}
+
+
 def test_distributions_are_histograms_in_tensorboard_only(watched):
     events = EventAccumulator(str(watched / "seed=0"), size_guidance={"histograms": 0})
     events.Reload()
     tags = events.Tags()["histograms"]
-    assert {"probe/quantiles/z/hidden1", "probe/weight_norms/rows/head"} <= set(tags)
+    expected = {
+        *("quantiles/z", "saturation/h", "covariance/eigenvalues", "weight_norms/rows", "gradients/entries"),
+        *("effective_lr/angles", "ics/distances", "eval_mismatch/means", "eval_mismatch/vars"),
+    }
+    assert {"/".join(tag.split("/")[1:3]) for tag in tags} == expected
+    assert {"probe/gradients/entries/head", "probe/weight_norms/rows/head"} <= set(tags)
     points = events.Histograms("probe/weight_norms/rows/head")
     assert [point.step for point in points] == [1, 5, 10, 15, 20, 21]
     assert points[0].histogram_value.num == 10

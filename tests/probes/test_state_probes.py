@@ -168,7 +168,7 @@ def test_saturation_of_a_layer(activation, edge):
     measured = probe("saturation", given).measure(given)
     for layer, z in pre_activations(given.model, given.images).items():
         assert measured[f"saturated/{layer}"] == pytest.approx((np.abs(z) > edge).mean(), **EXACT)
-    assert len(measured) == 9
+    assert len(measured) == 12
 
 
 def test_signal_forward():
@@ -221,12 +221,15 @@ def test_whiteness_is_that_of_numpy():
     p = values / values.sum()
     correlation = np.abs(np.corrcoef(x)[~np.eye(5, dtype=bool)]).mean()
     expected = {"condition": values[-1] / values[0], "rank": 5, "effective_rank": np.exp(-(p * np.log(p)).sum())}
-    assert whiteness(torch.from_numpy(x)) == pytest.approx(expected | {"correlation": correlation}, rel=1e-10)
+    found = whiteness(torch.from_numpy(x))
+    assert found.pop("eigenvalues").tolist() == pytest.approx(np.log10(values), rel=1e-10)
+    assert found == pytest.approx(expected | {"correlation": correlation}, rel=1e-10)
 
 
 def test_whiteness_of_degenerate_inputs():
     a = torch.randn(1, 200, dtype=torch.float64)
     copies = whiteness(torch.cat([a, 2 * a, torch.ones_like(a)]))
+    assert len(copies.pop("eigenvalues")) == 1
     assert copies == pytest.approx({"condition": 1, "rank": 1, "effective_rank": 1, "correlation": 1}, rel=1e-10)
     assert math.isnan(whiteness(torch.ones(3, 50))["condition"])
     assert math.isnan(whiteness(torch.full((3, 50), math.inf))["rank"])
@@ -311,7 +314,7 @@ def test_eval_mismatch_has_no_accuracy_of_logits_that_are_no_numbers():
 def test_eval_mismatch_leaves_statistics_out_that_the_norm_does_not_use(norm, there):
     given = moment(network(MLP, norm=norm, shape=(5,)), shape=(5,))
     measured = probe("eval_mismatch", given).measure(given)
-    assert {name.partition("/")[0] for name in measured} == {"accuracy", there}
+    assert {name.partition("/")[0] for name in measured} == {"accuracy", there, f"{there}s"}
 
 
 def test_eval_mismatch_of_norms_without_statistics_of_batches_is_nothing():

@@ -15,7 +15,7 @@ from bnexp.config.compose import plain
 from bnexp.config.schema import config_hash, to_dict
 from bnexp.config.shipped import configs_folder
 from bnexp.record import Record
-from bnexp.runs.logbook import Logbook
+from bnexp.runs.logbook import Logbook, hparams
 from bnexp.runs.run_json import read
 
 CONFIG = to_dict(plain(composed(*SMALL)))
@@ -104,11 +104,50 @@ def test_tensorboard_has_hparams_in_the_same_run_and_a_layout(book, tmp_path):
     ).session_start_info
     assert start.hparams["norm"].string_value == "bn"
     assert start.hparams["optim.lr"].number_value == 0.05
-    layout = layout_pb2.Layout.FromString(
-        events(tmp_path).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    )
-    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
-    assert charts["accuracy"] == ["train/accuracy$", "test/accuracy$", "test/accuracy_precise$"]
+
+
+def layout(folder):
+    """Category -> title of a chart -> its regular expressions, by the last layout."""
+    *_, last = events(folder).Tensors("custom_scalars__config__")
+    categories = layout_pb2.Layout.FromString(last.tensor_proto.string_val[0]).category
+    return {own.title: {chart.title: list(chart.multiline.tag) for chart in own.chart} for own in categories}
+
+
+def test_a_chart_shows_a_split_or_all_layers_of_a_probe(book, tmp_path):
+    layers = {f"probe__gradients__norm__hidden{number}": 0.1 for number in range(9)}
+    book.enter(record(1, probe__gradients__slope=0.1, lr=0.1, **layers), 1, 0.0, 0.0)
+    tags = ("train/loss", "train/accuracy", "test/accuracy", "test/accuracy_precise", "train_eval/loss")
+    book.enter(Record(2, 0.2, {tag: [0.0, 0.5] for tag in tags}), 1, 0.0, 0.0)
+    book.enter(Record(3, 0.3, {tag: [0.0, 0.5] for tag in tags}), 1, 0.0, 0.0)
+    book.flush()
+    assert len(events(tmp_path).Tensors("custom_scalars__config__")) == 2  # written again only where it grows
+    charts = layout(tmp_path)
+    assert list(charts) == ["accuracy", "loss", "probe gradients"]
+    assert charts == {
+        "accuracy": {"test": ["test/accuracy"], "train": ["train/accuracy"]},
+        "loss": {"train": ["train/loss"], "train_eval": ["train_eval/loss"]},
+        "probe gradients": {
+            "decades per layer, weights": ["probe/gradients/slope$"],
+            "gradient of the weights": ["probe/gradients/norm/"],
+        },
+    }
+    resumed = Logbook(tmp_path, FACTS, after=2)  # the first new layout has the charts of before
+    resumed.flush()
+    resumed.close()
+    assert layout(tmp_path) == charts
+
+
+def test_hparams_begin_with_what_differs_in_the_sweep(tmp_path):
+    name = "model.depth=3,optim.lr=0.1,batch_size=29"
+    keys = list(hparams(CONFIG, 50, name))
+    assert keys[:3] == ["optim.lr", "batch_size", "model.options"]
+    usual = list(hparams(CONFIG, 50, "default"))
+    assert usual[:4] == ["optim.lr", "norm", "seed", "model"]
+    assert sorted(keys) == sorted(usual)
+    Logbook(tmp_path, {**FACTS, "name": name}, after=None).close()
+    content = events(tmp_path).summary_metadata["_hparams_/experiment"].plugin_data.content
+    infos = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.hparam_infos
+    assert {info.name for info in infos if info.differs} == {*keys[:3], "norm", "seed"}
 
 
 def shipped(group):

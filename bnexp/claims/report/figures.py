@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnexp.claims.result import Result, TestResult
-from bnexp.compare.figures import COLOURS, INK, Picture, drawing, embedded
+from bnexp.compare.drawing import Picture, drawing, embedded, grid, line
+from bnexp.compare.styles import INK, of_names
+from bnexp.config.metrics import title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 # Values of an axis are drawn on a logarithmic scale if their ratio is at least this.
 _DECADE = 10
 _MOST_PANELS = 3
+# How far apart the arms of a category are drawn; categories have a distance of 1.
+_BESIDE = 0.1
 # Ticks of differences; every second one if the scale reaches beyond _FAR.
 _TICKS = (1, 3, 10, 30, 100, 300, 1000)
 _FAR = 100
@@ -60,24 +64,29 @@ def _panels(result: Result) -> Picture | None:
     for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
         _lines(axes, lines, marked=given.kind == "axis")
         axes.set(title=name if len(panels) > 1 else "", xlabel=given.axis if given.kind == "axis" else "step")
-        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-    all_axes[0].set_ylabel(given.metric, labelpad=8)
+        grid(axes, "y")
+    all_axes[0].set_ylabel(title(given.metric), labelpad=8)
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
     runs = "seeds" if given.kind == "axis" else "the runs that did not diverge"
-    return Picture(result.claim, f"{given.metric}: mean over {runs}, with 95 % interval.", figure)
+    return Picture(result.claim, f"{title(given.metric)}: mean over {runs}, with 95 % interval.", figure)
 
 
 def _lines(axes: Axes, lines: Mapping[str, Sequence[Sequence[Any]]], *, marked: bool) -> None:
     xs = [point[0] for points in lines.values() for point in points]
     words = list(dict.fromkeys(x for x in xs if isinstance(x, str)))
-    for index, (name, points) in enumerate(lines.items()):
+    for index, ((name, points), style) in enumerate(zip(lines.items(), of_names(list(lines)), strict=True)):
         if not points:
             continue
-        colour, dash = COLOURS[index % len(COLOURS)], "-" if index < len(COLOURS) else "--"
         x = [words.index(point[0]) if words else point[0] for point in points]
-        axes.plot(x, [point[1] for point in points], dash, marker="o" if marked else "", ms=4, color=colour, label=name)
-        axes.fill_between(x, [p[2] for p in points], [p[3] for p in points], color=colour, alpha=0.16, linewidth=0)
+        means, lows, highs = ([point[column] for point in points] for column in (1, 2, 3))
+        if words:  # no lines between categories; arms stand beside each other
+            x = [place + _BESIDE * (index - (len(lines) - 1) / 2) for place in x]
+            axes.plot(x, means, style.marker, ms=4, color=style.colour, label=name)
+            axes.vlines(x, lows, highs, color=style.colour)
+        else:
+            line(axes, x, means, style, label=name)
+            axes.fill_between(x, lows, highs, color=style.colour, alpha=0.16, linewidth=0)
     if words:
         axes.set_xticks(range(len(words)), words, rotation=25, ha="right")
     elif marked:

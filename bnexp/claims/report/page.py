@@ -14,7 +14,7 @@ from bnexp.claims.report.section import section
 from bnexp.claims.result import Result
 from bnexp.compare.blocks import Block, Cell, Group, Heading, Items, Table, Text
 from bnexp.compare.cells import number, probability
-from bnexp.compare.figures import Picture
+from bnexp.compare.drawing import Picture
 from bnexp.compare.html import as_html
 from bnexp.compare.markdown import as_markdown
 from bnexp.compare.page import style

@@ -22,7 +22,7 @@ from bnexp.claims.report.cells import (
 from bnexp.claims.result import Result, TestResult
 from bnexp.compare.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text
 from bnexp.compare.cells import BLANK, number, probability
-from bnexp.compare.figures import Picture
+from bnexp.compare.drawing import Picture
 
 Rows = list[list[str | Cell]]
 # Marks a p that is from one-sided tests.

@@ -1,0 +1,98 @@
+"""Quantities over depth: what a probe has measured, from the first layer to the last; a figure a probe."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from bnexp.compare.drawing import Entry, Picture, entitle, framed, grid, legend, line
+from bnexp.config.metrics import probed_of, title
+from bnexp.runs import metrics
+from bnexp.runs.arms import Arm
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Layer -> means at the first and at the last step measured, in the order of the network.
+Profile = Mapping[str, tuple[float, float]]
+# Values that span more than this factor are drawn on a logarithmic axis.
+_WIDE = 100
+# How faint the first step is; with more arms than these, it is left out.
+_FAINT = 0.35
+_MOST_FIRST = 3
+
+
+def pictures(entries: Sequence[Entry], name: str) -> list[Picture]:
+    """A figure for every probe that has measured two layers or more.
+
+    Args:
+        entries: the arms.
+        name: the setting that tells them apart, or an empty text.
+    """
+    found = [(entry, profiles(entry.arm)) for entry in entries]
+    probes = dict.fromkeys(probe for _, own in found for probe in own)
+    return [_picture(probe, [(entry, own[probe]) for entry, own in found if probe in own], name) for probe in probes]
+
+
+def profiles(arm: Arm) -> dict[str, dict[str, Profile]]:
+    """Probe -> quantity's tag without the layer -> profile, of the quantities with two layers or more."""
+    values: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for run in arm.runs:
+        if run.status == "finished" and run.has_curve and any(_is_layered(tag) for tag in run.final):
+            with contextlib.suppress(ValueError):  # a file that cannot be read has no curves
+                for tag, curve in metrics.curves(run.folder).items():
+                    if _is_layered(tag):
+                        values[tag].append((curve[min(curve)], curve[max(curve)]))
+    found: defaultdict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
+    for tag, ends in values.items():
+        quantity, _, layer = tag.rpartition("/")
+        firsts, lasts = zip(*ends, strict=True)
+        found[quantity][layer] = math.fsum(firsts) / len(firsts), math.fsum(lasts) / len(lasts)
+    probes: defaultdict[str, dict[str, Profile]] = defaultdict(dict)
+    for quantity, profile in found.items():
+        if len(profile) > 1:
+            probes[quantity.split("/")[1]][quantity] = profile
+    return dict(probes)
+
+
+def _is_layered(tag: str) -> bool:
+    probed = probed_of(tag)
+    return probed is not None and probed.has_layers
+
+
+def _picture(probe: str, found: Sequence[tuple[Entry, Mapping[str, Profile]]], name: str) -> Picture:
+    tags = list(dict.fromkeys(tag for _, own in found for tag in own))
+    columns = min(2, len(tags))
+    rows = math.ceil(len(tags) / columns)
+    figure, panels = framed(0.7 + 1.75 * rows, rows, columns)
+    first = len(found) <= _MOST_FIRST
+    for tag, axes in zip(tags, panels, strict=False):
+        draw(axes, [(entry, own[tag]) for entry, own in found if tag in own], first=first)
+        axes.set_title(title(tag), fontsize=9)
+    for axes in panels[len(tags) :]:
+        axes.set_visible(False)
+    for axes in panels[max(0, len(tags) - columns) : len(tags)]:
+        axes.set_xlabel("layer, from the input on", fontsize=9)
+    marks = "at the last step; faint: at the first" if first else "at the last step"
+    legend(figure, [entry for entry, _ in found], f"{name}, {marks}" if name else marks)
+    entitle(figure, f"Probe {probe} over depth", "")
+    return Picture(f"depth_{probe}", f"What the probe {probe} measured in each layer: mean over finished runs.", figure)
+
+
+def draw(axes: Axes, profiles: Sequence[tuple[Entry, Profile]], *, first: bool) -> None:
+    """A quantity over the layers, counted from 1, at the last step, and faintly at the ``first`` step."""
+    shown = [value for _, own in profiles for ends in own.values() for value in (ends if first else ends[1:])]
+    if min(shown) > 0 and max(shown) > _WIDE * min(shown):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    for entry, own in profiles:
+        layers = range(1, len(own) + 1)
+        line(axes, layers, [last for _, last in own.values()], entry.style)
+        if first:
+            line(axes, layers, [start for start, _ in own.values()], entry.style, alpha=_FAINT)
+    axes.locator_params(axis="x", integer=True)
+    grid(axes, "y")

@@ -1,0 +1,92 @@
+"""What figures show: quantities over depth, single evaluations, many norms."""
+
+from __future__ import annotations
+
+import pytest
+from test_compare import write_run
+
+from bnexp.compare import figures
+from bnexp.compare.drawing import drawing
+from bnexp.runs.arms import group
+from bnexp.runs.collect import collect
+
+# Layer -> gradient at the first, at a later, and at the last step.
+GRADIENTS = {"hidden1": (1e-6, 5.0, 2e-6), "hidden2": (1e-3, 5.0, 4e-3), "head": (1.0, 5.0, 3.0)}
+
+
+def probed(folder, factor=1.0, **options):
+    """A run with a probe of three layers, and one whose parts are no layers."""
+    rows = [
+        (step, f"probe/gradients/norm/{layer}", values[place] * factor)
+        for place, step in enumerate((1, 5, 9))
+        for layer, values in GRADIENTS.items()
+    ]
+    rows += [(9, f"probe/eval_mismatch/accuracy/{kind}", 0.9) for kind in ("running", "precise")]
+    rows += [(9, "probe/gradients/slope", 0.1), (9, "probe/ics/l2/hidden2", 0.1), (9, "test/accuracy", 0.9)]
+    final = {tag: value for _, tag, value in rows}
+    write_run(folder, final=final, **options)
+    lines = "".join(f"{step},0.5,{tag},{value}\n" for step, tag, value in rows)
+    (folder / "metrics.csv").write_text(f"step,epoch,metric,value\n{lines}")
+
+
+def pictures(runs):
+    return {picture.name: picture.figure for picture in figures.pictures(group(collect([runs])[0]), "test/accuracy")}
+
+
+def test_a_probe_with_layers_is_drawn_over_depth(tmp_path):
+    for seed, factor in enumerate((1.0, 3.0)):
+        probed(tmp_path / f"bn{seed}", factor, seed=seed, norm="bn")
+    write_run(tmp_path / "none", norm="none")
+    drawn = pictures(tmp_path)
+    assert sorted(drawn) == ["curves", "depth_gradients", "dots"]
+    (axes,) = drawn["depth_gradients"].axes
+    last, first = (line for line in axes.get_lines() if len(line.get_xdata()))
+    assert list(last.get_xdata()) == [1, 2, 3]
+    assert list(last.get_ydata()) == pytest.approx([4e-6, 8e-3, 6.0])  # means over the seeds
+    assert list(first.get_ydata()) == pytest.approx([2e-6, 2e-3, 2.0])
+    assert first.get_alpha() < 0.5
+    assert (axes.get_yscale(), axes.get_title("left")) == ("log", "gradient of the weights")
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels
+    assert not any("$" in label for label in labels)
+    (legend,) = drawn["depth_gradients"].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["bn"]
+
+
+def test_a_single_evaluation_is_drawn_as_a_point(tmp_path):
+    (write_run(tmp_path / "bn") / "metrics.csv").write_text("step,epoch,metric,value\n9,1,test/accuracy,0.9\n")
+    (axes,) = pictures(tmp_path)["curves"].axes
+    (line,) = axes.get_lines()
+    assert (list(line.get_xdata()), list(line.get_ydata()), line.get_marker()) == ([9], [0.9], "o")
+
+
+def test_the_ninth_norm_has_a_marker_also_on_a_long_line(tmp_path):
+    steps = "".join(f"{step},1,test/accuracy,0.9\n" for step in range(100))
+    for norm in ("bn", "cosine"):
+        (write_run(tmp_path / norm, norm=norm) / "metrics.csv").write_text(f"step,epoch,metric,value\n{steps}")
+    (axes,) = pictures(tmp_path)["curves"].axes
+    solid, dashed = axes.get_lines()
+    assert (solid.get_marker(), dashed.get_marker(), dashed.get_linestyle()) == ("", "s", "--")
+    assert len(range(0, 100, dashed.get_markevery())) <= 13
+
+
+def test_axes_and_titles_are_in_words(tmp_path):
+    write_run(tmp_path / "bn", norm="bn")
+    write_run(tmp_path / "ln", norm="ln")
+    drawn = pictures(tmp_path)
+    titles = {name: (figure.get_suptitle(), figure.axes[0].get_ylabel()) for name, figure in drawn.items()}
+    assert titles == {
+        "curves": ("Test accuracy over training", "test accuracy"),
+        "dots": ("Test accuracy at the last step", "norm"),
+    }
+
+
+def test_no_letter_is_cut_off_beside_long_names(tmp_path):
+    for lr in (0.1, 0.3):
+        for norm in ("weight_standardization", "centered_cosine"):
+            write_run(tmp_path / f"{norm}{lr}", norm=norm, lr=lr)
+    for name, figure in pictures(tmp_path).items():
+        width, height = figure.canvas.get_width_height()
+        with drawing():
+            box = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
+        assert (box.x0 > -1, box.y0 > -1, box.x1 < width + 1, box.y1 < height + 1) == (True,) * 4, (name, box)
