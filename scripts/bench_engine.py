@@ -23,6 +23,8 @@ from bnexp.sweep.engine import End, News, Task
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import Plan, entries
 from bnexp.sweep.plan import read as read_plan
+from bnexp.sweep.preflight import Ready
+from bnexp.sweep.stacking import Stacking
 from bnexp.sweep.supervisor import Supervisor
 
 _AT_ONCE = 64
@@ -87,7 +89,9 @@ def main() -> None:
         words = [([f"seed={seed}"], config | {"seed": seed}) for seed in range(jobs)]
         plan = Plan(Path(folder), [], given, entries(words))
         before, begun = _megabytes(), time.process_time()
-        Supervisor(plan, plan.entries, {}, compose.notes, lambda: False, Simulated()).run()  # type: ignore[arg-type]
+        Supervisor(
+            plan, plan.entries, Ready([], Stacking(plan.options)), compose.notes, lambda: False, Simulated()
+        ).run()  # type: ignore[arg-type]
         carried = time.process_time()
         read_plan(Path(folder)).refresh()
         size = (Path(folder) / "sweep.json").stat().st_size

@@ -55,7 +55,7 @@ AFTER = {
     "sweep": ["train", "-m", *_MLP, "norm=none,bn,ln", "seed=0,1", "hydra.sweep.dir=sweep"],
     "stacked": [
         *("train", "-m", *_MLP, "norm=bn", "seed=0,1", "optim.lr=0.1,0.2", "hydra.sweep.dir=stacked"),
-        *("hydra/launcher=stacked", "hydra.launcher.executor=stacked"),
+        *("hydra/launcher=stacked", "hydra.launcher.jobs=1"),
     ],
 }
 # File -> the command that prints it.

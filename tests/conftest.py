@@ -25,6 +25,10 @@ import torch  # noqa: E402
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Processes of a test import this bnexp from any folder, and the rest from where it is found here.
+_PLACES = [str(ROOT), *map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(_PLACES))
+
 # Workers of the test runner share the cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -34,6 +38,11 @@ SMALL = ("model=mlp", "model.depth=1", "model.width=16", "data.train_limit=200",
 SMALL_RUN = (*SMALL, "epochs=3", "log_every=3")
 # Which parameters of an optimizer decay besides those of norms, as its yaml says.
 SWITCHES = {"decay_weight": True, "decay_bias": True, "decay_gain": None, "decay_norm_bias": None}
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """From here on a warning is an error: other plugins, which may be installed anywhere, warn while they start."""
+    session.config.addinivalue_line("filterwarnings", "error")
 
 
 @pytest.fixture
@@ -77,11 +86,10 @@ def bnexp(monkeypatch, capsys):
 def start(*arguments: str, cwd: Path, **options) -> subprocess.Popen[str]:
     """A bnexp in a process of its own, in a session of its own so that signals reach it alone."""
     program = "import sys; from bnexp.cli.main import main; sys.exit(main())"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         cwd=cwd,
-        env=environment,
+        env=os.environ | options.pop("env", {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, SMALL_RUN
+from conftest import SMALL, SMALL_RUN
 
 import bnexp
 from bnexp.config.checks import RunFailedError
@@ -21,7 +20,6 @@ from bnexp.config.checks import RunFailedError
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 def test_train_load_and_find():
@@ -58,7 +56,7 @@ def trained(tmp_path_factory):
     """A finished run with batch norm whose last checkpoint is of its last step."""
     folder = tmp_path_factory.mktemp("api") / "run"
     command = [sys.executable, "-m", "bnexp", "train", *SMALL_RUN, "norm=bn", f"hydra.run.dir={folder}"]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run(command, check=True, capture_output=True)
     return folder
 
 

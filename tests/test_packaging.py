@@ -31,7 +31,7 @@ def test_a_wheel_installed_elsewhere_trains_from_any_folder(tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (tmp_path / "elsewhere").mkdir()
     program = "import bnexp, sys; from bnexp.cli.main import main; print(bnexp.__file__); sys.exit(main())"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), os.environ["PYTHONPATH"]])}
     words = ("train", *SMALL_RUN)
     out = run(sys.executable, "-c", program, *words, cwd=tmp_path / "elsewhere", env=environment)
     assert out.startswith(str(tmp_path / "site"))

@@ -66,7 +66,7 @@ print(json.dumps([[case.name, rows] for case, rows in found]))
 
 
 def test_a_case_that_crashes_or_hangs_costs_itself_alone(tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ["PYTHONPATH"]])}
     ended = subprocess.run(
         [sys.executable, "-c", WORKERS], capture_output=True, text=True, cwd=tmp_path, env=environment
     )

@@ -11,7 +11,6 @@ from conftest import ROOT
 @pytest.mark.slow
 def test_the_cells_of_the_tour_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     book = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
     space: dict[str, object] = {}

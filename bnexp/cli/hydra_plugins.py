@@ -141,7 +141,7 @@ class BnexpSweeper(Sweeper):
         composed = Composer(self.hydra_context, self.config)
         jobs = entries((job, compose.settings(composed(job))) for job in words)
         ours = isinstance(self.launcher, BnexpLauncher)
-        given = self._local() | (self._given() if ours else {})
+        given = self._local() | (self._given() if ours else {"stack": False})  # others take one job at a time
         given |= {"skip_invalid": self.skip_invalid, "drawn": self._drawn(jobs, len(words))}
         code = carry_out(
             Path(self.config.hydra.sweep.dir),

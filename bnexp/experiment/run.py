@@ -27,14 +27,15 @@ from bnexp.runs.logbook import Logbook
 from bnexp.runs.paths import RunPaths
 from bnexp.runs.provenance import provenance
 from bnexp.training.loop import train
+from bnexp.training.population import Stacked
 
 log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 # Threads that write the files of a stack.
 _WRITERS = 16
-# Provenance fields that can change the last bits of a result.
-_BITS = ("torch", "device", "device_name", "cpu_capability", "threads")
+# Facts of the provenance and the executor that can change the last bits of a result.
+_BITS = ("torch", "device", "device_name", "cpu_capability", "threads", "stacked", "graph")
 
 
 def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False) -> list[Outcome]:
@@ -108,6 +109,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "images": {name: len(split) for name, split in setup.data.splits().items()},
         "parameters": sum(parameter[0].numel() for _, parameter in setup.population.parameters()),
         "provenance": made_with,
+        "executor": _executor(setup),
         "diverged_at": None,
         "failure": None,
     }
@@ -122,7 +124,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         path.write_text(text, encoding="utf-8")
     if state is not None:
         log.info("%s resumes from step %d of %d", job.folder, state["step"], setup.training.cadence.steps)
-        _warn_of_changes(job.folder, made_with)
+        _warn_of_changes(job.folder, facts)
     book = Logbook(job.folder, facts, after=None if state is None else state["step"])
     if trained is not None and state is not None:
         seal(book, state, trained)
@@ -131,11 +133,19 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
     return book
 
 
+def _executor(setup: Setup) -> dict[str, Any]:
+    """How the run is computed, which can change its last bits: members of its stack, and whether steps are replayed."""
+    members = len(setup.population) if isinstance(setup.population.executor, Stacked) else 1
+    return {"stacked": members, "graph": setup.training.recorder is not None}
+
+
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
-    """Warn if the machine or its libraries changed since the run began: the result may differ in its last bits."""
+    """Warn if machine, libraries or executor changed since the run began: the result may differ in its last bits."""
     with contextlib.suppress(ValueError):  # no readable run.json to compare with
-        before = run_json.read(folder).get("provenance") or {}
-        changes = [f"{key} {before.get(key)} -> {now[key]}" for key in _BITS if before.get(key) != now[key]]
+        saved = run_json.read(folder)
+        before, computed = saved.get("provenance") or {}, saved.get("executor") or now["executor"]
+        before, after = before | computed, now["provenance"] | now["executor"]
+        changes = [f"{key} {before.get(key)} -> {after[key]}" for key in _BITS if before.get(key) != after[key]]
         if changes:
             log.warning("%s: changed since the run began, last bits may differ: %s", folder, ", ".join(changes))
 

@@ -21,17 +21,20 @@ from typing import Any
 import torch
 
 from bnexp.config.checks import STORAGE_FAILED, RunFailedError
-from bnexp.config.schema import TrainConfig, from_dict
+from bnexp.config.schema import from_dict
 from bnexp.data import keep
 from bnexp.experiment.check_sweep import check_sweep
 from bnexp.experiment.display import console
-from bnexp.experiment.dry_run import members_that_fit
+from bnexp.experiment.dry_run import dry_run, members_that_fit
 from bnexp.experiment.folder import StorageFailedError
 from bnexp.experiment.job import Job, already_done, import_modules
 from bnexp.experiment.machine import pick_device
 from bnexp.experiment.run import run
 from bnexp.runs import checkpoint, provenance
 from bnexp.stopping import Stop, end_with_parent
+
+# Bytes of a GPU that CUDA and its libraries take in each process, besides those that torch reserves.
+_CONTEXT = 2**29
 
 
 def serve(descriptor: int) -> None:
@@ -198,12 +201,11 @@ def _call(name: str, given: Mapping[str, Any]) -> int:
         return 1
 
 
-def train(jobs: Sequence[Mapping[str, Any]], executor: str, slots: int, needs_gpu: bool = False) -> int:
+def train(jobs: Sequence[Mapping[str, Any]], slots: int, needs_gpu: bool = False) -> int:
     """Train one job, or several jobs as one population; each run.json says how its run ended.
 
     Args:
         jobs: the arguments of ``Job``.
-        executor: see ``Options``.
         slots: jobs that share a GPU.
         needs_gpu: an engine was asked for a GPU.
 
@@ -219,14 +221,14 @@ def train(jobs: Sequence[Mapping[str, Any]], executor: str, slots: int, needs_gp
         import_modules(todo[0].config.imports)
         todo = [job for job in todo if already_done(job) is None]
         for group in _by_step(todo) if len(todo) > 1 else [todo]:
-            for part in _parts(group, executor, slots):
-                _run(part, stop, executor)
+            for part in _parts(group, slots):
+                _run(part, stop)
     return stop.exit_code if stop() else 0
 
 
-def _parts(group: Sequence[Job], executor: str, slots: int) -> list[Sequence[Job]]:
+def _parts(group: Sequence[Job], slots: int) -> list[Sequence[Job]]:
     """The groups of members that train at once: all members, or as many as the GPU has memory for."""
-    if len(group) < 3 or not _stacked(executor, group[0].config):
+    if len(group) < 3:
         return [group]
     on_gpu = pick_device(group[0].config.device).type == "cuda"
     most = members_that_fit([job.config for job in group], slots) if on_gpu else None
@@ -239,12 +241,12 @@ def _parts(group: Sequence[Job], executor: str, slots: int) -> list[Sequence[Job
     return parts
 
 
-def _run(group: Sequence[Job], stop: Stop, executor: str) -> None:
+def _run(group: Sequence[Job], stop: Stop) -> None:
     """Run jobs as one population, or in halves if they do not fit into the device's memory."""
     if not group or stop():
         return
     try:
-        run(group, stop=stop, stacked=_stacked(executor, group[0].config))
+        run(group, stop=stop, stacked=len(group) > 1)
         return
     except torch.OutOfMemoryError:
         if len(group) == 1:
@@ -254,7 +256,7 @@ def _run(group: Sequence[Job], stop: Stop, executor: str) -> None:
     print(f"{len(group)} members at once do not fit into the memory; going on with {half} and {len(group) - half}")
     for part in (group[:half], group[half:]):
         for jobs in _by_step([job for job in part if already_done(job) is None]):
-            _run(jobs, stop, executor)
+            _run(jobs, stop)
 
 
 def _job(given: Mapping[str, Any]) -> Job:
@@ -271,9 +273,19 @@ def _by_step(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(groups.values())
 
 
-def _stacked(executor: str, config: TrainConfig) -> bool:
-    """Whether members train at once; ``check`` has told those that cannot, and they are jobs of their own."""
-    return executor == "stacked" or (executor == "auto" and pick_device(config.device).type == "cuda")
+def measure(config: Mapping[str, Any]) -> int:
+    """Print the bytes that a job needs on a GPU, and those that are free there, in JSON.
+
+    Raises:
+        ValueError: an error that the user can fix.
+    """
+    made = from_dict(config)
+    import_modules(made.imports)
+    device = pick_device(made.device)
+    free, _ = torch.cuda.mem_get_info(device)
+    dry_run([made])
+    print(json.dumps({"job": _CONTEXT + torch.cuda.max_memory_reserved(device), "free": free}))
+    return 0
 
 
-_TASKS: Mapping[str, Callable[..., int]] = {"train": train, "check": check_sweep}
+_TASKS: Mapping[str, Callable[..., int]] = {"train": train, "check": check_sweep, "measure": measure}

@@ -16,7 +16,7 @@ STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
 _FACTS = {"name": str, "config": dict, "config_hash": str, "overrides": list, "status": str, "final": dict}
 # Facts that may be missing, because the process died early; their types.
 _MORE_FACTS = {
-    **{"best": dict, "provenance": dict, "classes": int, "failure": dict, "step": int, "steps": int},
+    **{"best": dict, "provenance": dict, "executor": dict, "classes": int, "failure": dict, "step": int, "steps": int},
     **{"stopped_at": int, "extended": list},
 }
 

@@ -90,7 +90,7 @@ def carry_out(
             if is_new:
                 holds.enter_context(_made(plan, fresh=fresh))
             _first_write(plan)
-            supervisor = Supervisor(plan, todo, ready.unstackable, notes, stop, engine)
+            supervisor = Supervisor(plan, todo, ready, notes, stop, engine)
             trouble = supervisor.run() if todo else None
         report(plan, asked, trouble)
     done = all(entry.over or entry.state == "refused" for entry in asked)

@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from bnexp.config.checks import NonNegative, OneOf, Positive, PositiveFloat, Range, checked
 
-EXECUTORS = ("auto", "stacked", "one_by_one")
 ENGINES = ("local", "slurm", "ray")
 Kind = TypeVar("Kind")
 # A number, or auto.
-Jobs = int | Literal["auto"]
+Count = Annotated[int, Range(least=1, most=10_000)] | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -23,25 +22,26 @@ class Options:
     Attributes:
         jobs: processes at the same time; auto means one per CPU core, or ``slots_per_gpu`` per GPU. With an engine: the
             most tasks that it has at once; auto means all.
-        slots_per_gpu: jobs that share a GPU.
+        slots_per_gpu: jobs that share a GPU; auto means as many as its memory and the CPU's cores allow.
         timeout_s: seconds that one try of a job may take.
         grace_s: seconds between asking a job to save and killing it.
         max_failures: number of failed jobs after which no more jobs start.
-        max_stack: the most jobs that train as one population; 1 stacks nothing.
-        executor: how a population computes, see ``Population``; auto means stacked on a GPU, one by one on a CPU.
+        stack: whether jobs that can be stacked train as populations; auto means on a GPU alone. On a CPU a stack
+            differs from single runs in the last bits, and only nets without convolutions gain by it.
+        max_stack: the most jobs that train as one population.
         skip_invalid: run the other jobs where the configs of some are impossible (``hydra.sweeper.skip_invalid``).
         drawn: the settings that a random sweep has drawn, if there are validation images to choose a draw by.
         engine: what carries the jobs, see ``engine.Engine``.
         submit: the options of the engine alone (``SlurmOptions``, ``RayOptions``).
     """
 
-    jobs: Jobs
-    slots_per_gpu: Positive
+    jobs: Count
+    slots_per_gpu: Count
     timeout_s: Annotated[float | None, Range(above=0)]
     grace_s: Annotated[float, Range(least=0)]
     max_failures: Annotated[int | None, Range(least=1)]
-    max_stack: Positive = 1
-    executor: Annotated[str, OneOf(EXECUTORS)] = "auto"
+    stack: bool | Literal["auto"] = False
+    max_stack: Positive = 64
     skip_invalid: bool = False
     drawn: list[str] = field(default_factory=list)
     engine: Annotated[str, OneOf(ENGINES)] = "local"
@@ -136,6 +136,19 @@ def options(given: Mapping[str, Any]) -> Options:
     return found
 
 
+def brought_up_to_date(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a sweep's file holds, perhaps of a version that had ``executor`` and no ``stack``.
+
+    Raises:
+        KeyError: no version knows this executor.
+    """
+    if "stack" in given:
+        return dict(given)
+    kept = {key: value for key, value in given.items() if key != "executor"}
+    stack = {"auto": "auto", "stacked": True, "one_by_one": False}[given.get("executor", "auto")]
+    return {**kept, "stack": stack if given.get("max_stack", 1) > 1 else False}
+
+
 def slurm_options(given: Options) -> SlurmOptions:
     """The engine's own options of ``hydra/launcher=slurm``.
 
@@ -192,14 +205,7 @@ def record(kind: type[Kind], given: Mapping[str, Any], place: str) -> Kind:
     ]
     for name in [*(name for name in required if name not in given), *(name for name in given if name not in hints)]:
         raise ValueError(f"{place}.{name}: {'missing' if name in hints else 'there is no such setting'}")
-    return kind(**{name: _value(f"{place}.{name}", value, hints[name]) for name, value in given.items()})
-
-
-def _value(name: str, given: Any, annotation: Any) -> Any:
-    """A checked value; the only word among numbers is auto."""
-    if annotation is not Jobs:
-        return checked(name, given, annotation)
-    return given if given == "auto" else checked(name, given, Annotated[int, Range(least=1, most=10_000)])
+    return kind(**{name: checked(f"{place}.{name}", value, hints[name]) for name, value in given.items()})
 
 
 def _texts(place: str, given: Mapping[str, Any]) -> list[tuple[str, str]]:

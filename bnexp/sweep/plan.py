@@ -7,17 +7,17 @@ whenever a sweep starts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bnexp.config import names
-from bnexp.config.schema import config_hash, differences, from_dict, shape
+from bnexp.config.schema import config_hash, differences, from_dict
 from bnexp.runs import run_json, sweep_json
 from bnexp.runs.longer import LENGTHS, Length, require_longer
 from bnexp.runs.paths import RunPaths, SweepPaths
-from bnexp.sweep.options import Options, options
+from bnexp.sweep.options import Options, brought_up_to_date, options
 
 # A job in one of these states is not run again: divergence is a result.
 OVER = ("finished", "diverged")
@@ -37,6 +37,7 @@ class Entry:
         tries: how many times it was started.
         shorter: hashes of configs of another length that its folder may still hold -> steps of that length.
         ticket: the name that its task has with the engine (``Engine.submit``), while it is there.
+        stack: the first member of the population that it last trained in; empty if it trained alone.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Entry:
     tries: int = 0
     shorter: dict[str, int] = field(default_factory=dict)
     ticket: str | None = None
+    stack: str | None = None
 
     @property
     def over(self) -> bool:
@@ -217,7 +219,7 @@ def read(folder: Path) -> Plan:
             if config_hash(entry.config) != entry.config_hash:
                 raise ValueError(f"the config of {entry.name} was changed")
             _require_inside(entry.name)
-        return Plan(folder, saved["command"], options(saved["launcher"]), found)
+        return Plan(folder, saved["command"], options(brought_up_to_date(saved["launcher"])), found)
     except (ValueError, KeyError, TypeError) as error:
         hint = "delete it and give the sweep's command again with hydra.sweep.dir set to its folder"
         path = SweepPaths(folder).sweep_json
@@ -228,19 +230,3 @@ def _require_inside(name: str) -> None:
     """Refuse a job name that leads out of the sweep's folder: anybody may have edited the plan's file."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         raise ValueError(f"job name {name!r}")
-
-
-def stacks(jobs: Iterable[Entry], max_stack: int, unstackable: Collection[str] = ()) -> list[list[Entry]]:
-    """Group jobs that train as one population, at most ``max_stack`` each, in the order of their first members.
-
-    Args:
-        jobs: the jobs to run.
-        max_stack: the most jobs in a group; 1 puts every job in its own group.
-        unstackable: shapes (``config.schema.shape``) whose jobs train alone.
-    """
-    groups: dict[str, list[Entry]] = {}
-    for entry in jobs:
-        common = shape(entry.config)
-        key = entry.config_hash if max_stack == 1 or common in unstackable else common
-        groups.setdefault(key, []).append(entry)
-    return [group[at : at + max_stack] for group in groups.values() for at in range(0, len(group), max_stack)]

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import checkpoints, shape
@@ -18,6 +19,7 @@ from bnexp.sweep.engine import EngineDiedError
 from bnexp.sweep.fork_server import ForkServer, complaint
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry
+from bnexp.sweep.stacking import Stacking
 
 # Modules that torch imports in the first backward pass and save, and TensorBoard for hyperparameters. Importing them in
 # the fork server saves each job some milliseconds; none starts a thread or uses a GPU.
@@ -27,6 +29,8 @@ _LATE = (
     *("tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.plugin_data_pb2"),
     "tensorboard.plugins.hparams.metadata",
 )
+# The share of a GPU's free memory to plan with; the rest is for fragmentation.
+_SHARE = 0.9
 # So many bytes of checkpoints are worth a line.
 _LARGE = 2**30
 
@@ -37,11 +41,13 @@ class Ready:
 
     Attributes:
         slots: environment variables for each process that may run at the same time, one mapping per process.
-        unstackable: shape of configs -> why jobs of this shape train alone.
+        stacking: which jobs train as one population.
+        per_gpu: processes that share a GPU.
     """
 
     slots: Sequence[Mapping[str, str]]
-    unstackable: Mapping[str, str]
+    stacking: Stacking
+    per_gpu: int = 1
 
 
 def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop: Stop) -> Ready | None:
@@ -69,13 +75,17 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
         server.load(found["modules"])
         server.keep(found["data"])
     reasons = {key: each["unstackable"] for key, each in found["shapes"].items() if each["unstackable"]}
-    if options.max_stack > 1:
-        for reason in dict.fromkeys(reasons.values()):
-            print(f"not stacked, jobs train one by one: {reason}", file=sys.stderr)
     possible = [entry for entry in todo if entry.state != "refused"]
     _tell_disk(possible, found["shapes"])
     threads = max((entry.config["threads"] for entry in possible), default=1)
-    return Ready(slots(options, found["gpus"], threads), reasons)
+    stacking = Stacking(options, found["gpus"], _at_once(options, found["gpus"], threads), reasons)
+    for reason in dict.fromkeys(filter(None, map(stacking.reason, possible))):
+        print(f"not stacked, jobs train one by one: {reason}", file=sys.stderr)
+    largest = max(possible, key=lambda entry: found["shapes"][shape(entry.config)]["operations"], default=None)
+    per_gpu = options.slots_per_gpu if isinstance(options.slots_per_gpu, int) else 1
+    if options.slots_per_gpu == "auto" and largest and len(groups := stacking.groups(possible)) > found["gpus"] > 0:
+        per_gpu = _sharing(groups, largest, server, stop, gpus=found["gpus"], threads=threads)
+    return Ready(slots(options, found["gpus"], threads, per_gpu), stacking, per_gpu)
 
 
 def _tell_disk(todo: Sequence[Entry], shapes: Mapping[str, Mapping[str, int]]) -> None:
@@ -114,15 +124,27 @@ def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop, *, elsewhere
     Raises:
         ValueError, RunFailedError: see ``preflight``.
     """
+    begun = [entry.state != "waiting" for entry in todo]
+    shorter = [list(entry.shorter.values()) for entry in todo]
+    jobs = {"configs": [entry.config for entry in todo], "begun": begun, "shorter": shorter}
+    server.revive()
+    code, lines = _said(server, "check", {**jobs, "elsewhere": elsewhere}, stop)
+    if code:
+        died = f"checking the jobs ended with code {code}: {' / '.join(lines[-3:])}"
+        raise ValueError(complaint(lines) or died)
+    return lines
+
+
+def _said(server: ForkServer, call: str, given: Mapping[str, Any], stop: Stop) -> tuple[int | None, list[str]]:
+    """Exit code (None if it was stopped) of a child of the fork server, and the lines that it printed.
+
+    Raises:
+        RunFailedError: the fork server does not start.
+    """
     with tempfile.TemporaryDirectory(prefix="bnexp-") as folder:
         log = RunPaths(Path(folder)).output_log
-        begun = [entry.state != "waiting" for entry in todo]
-        shorter = [list(entry.shorter.values()) for entry in todo]
-        jobs = {"configs": [entry.config for entry in todo], "begun": begun, "shorter": shorter}
-        given = {**jobs, "elsewhere": elsewhere}
-        server.revive()
         try:
-            server.fork(0, "check", given, log=str(log), env={})
+            server.fork(0, call, given, log=str(log), env={})
             server.load(_LATE)
             ended: list[tuple[int, int]] = []
             while not ended and not stop():
@@ -130,19 +152,62 @@ def _checked(server: ForkServer, todo: Sequence[Entry], stop: Stop, *, elsewhere
         except EngineDiedError:
             raise RunFailedError("the process that runs the jobs does not start; its messages are above") from None
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    if ended and ended[0][1] != 0:
-        died = f"checking the jobs ended with code {ended[0][1]}: {' / '.join(lines[-3:])}"
-        raise ValueError(complaint(lines) or died)
-    return lines
+    return ended[0][1] if ended else None, lines
 
 
-def slots(options: Options, gpus: int, threads: int) -> list[Mapping[str, str]]:
-    """Environment of each slot. ``jobs=auto``: a slot per ``threads`` cores, or ``slots_per_gpu`` slots per GPU."""
+def _sharing(
+    groups: Sequence[Sequence[Entry]], largest: Entry, server: ForkServer, stop: Stop, *, gpus: int, threads: int
+) -> int:
+    """How many processes share a GPU: as many as its memory holds of the largest job, and no more than CPU cores.
+
+    A stack fills a GPU by itself.
+    """
+    cores = max(1, _cores() // threads // gpus)
+    if cores == 1 or any(len(group) > 1 for group in groups):
+        return 1
+    code, lines = _said(server, "measure", {"config": largest.config}, stop)
+    if code != 0:
+        why = complaint(lines) or (lines or ["stopped"])[-1]
+        more = "hydra.launcher.slots_per_gpu=N lets N share it"
+        print(f"one job a GPU, because what a job needs cannot be measured ({why}); {more}", file=sys.stderr)
+        return 1
+    found = json.loads(lines[-1])
+    many = fitting(found["job"], found["free"], cores=cores, jobs=-(-len(groups) // gpus))
+    needs = f"a job needs {found['job'] / 2**30:.1f} of {found['free'] / 2**30:.1f} GiB, {cores} cores a GPU"
+    print(f"{many} jobs share a GPU ({needs}); hydra.launcher.slots_per_gpu sets it", file=sys.stderr)
+    return many
+
+
+def fitting(job: int, free: int, *, cores: int, jobs: int) -> int:
+    """Processes that share a GPU, at least 1.
+
+    Args:
+        job: bytes that a process needs on it.
+        free: bytes that are free on it.
+        cores: CPU cores for the processes.
+        jobs: that there are for it.
+    """
+    return max(1, min(int(_SHARE * free) // job, cores, jobs))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _at_once(options: Options, gpus: int, threads: int) -> int:
+    """Stacks that compute at the same time: one a GPU, or one for ``threads`` cores; an engine gets them undivided."""
+    if options.engine != "local":
+        return 1
+    most = gpus or max(1, _cores() // threads)
+    return most if options.jobs == "auto" else min(most, options.jobs)
+
+
+def slots(options: Options, gpus: int, threads: int, per_gpu: int) -> list[Mapping[str, str]]:
+    """Environment of each slot. ``jobs=auto``: a slot per ``threads`` cores, or ``per_gpu`` slots per GPU."""
     if gpus == 0:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return [{}] * (max(1, cores // threads) if options.jobs == "auto" else options.jobs)
+        return [{}] * (max(1, _cores() // threads) if options.jobs == "auto" else options.jobs)
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     devices = names if len(names) >= gpus and names[0] else [str(index) for index in range(gpus)]
     devices = devices[:gpus]
-    wanted = gpus * options.slots_per_gpu if options.jobs == "auto" else options.jobs
+    wanted = gpus * per_gpu if options.jobs == "auto" else options.jobs
     return [{"CUDA_VISIBLE_DEVICES": devices[index % gpus]} for index in range(wanted)]

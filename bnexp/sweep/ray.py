@@ -102,7 +102,10 @@ class Ray:
 
     def _gpus(self, task: Task) -> float:
         given = self._own.remote.num_gpus
-        return given if given is not None else (1 / self._given.slots_per_gpu if task.device == "cuda" else 0.0)
+        if given is not None:
+            return given
+        shared = self._given.slots_per_gpu
+        return 1 / (1 if shared == "auto" else shared) if task.device == "cuda" else 0.0
 
     def _warn(self, gpus: float) -> None:
         if gpus > 0 and not any(node["Alive"] and node["Resources"].get("GPU", 0) for node in self._ray.nodes()):

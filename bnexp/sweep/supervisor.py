@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from bnexp.config.checks import STORAGE_FAILED, RunFailedError
-from bnexp.config.schema import shape
 from bnexp.runs import run_json
 from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
@@ -22,7 +21,8 @@ from bnexp.sweep.display import SweepDisplay
 from bnexp.sweep.engine import End, Engine, EngineDiedError, Task, ranges, size
 from bnexp.sweep.fork_server import complaint
 from bnexp.sweep.node import SHARED
-from bnexp.sweep.plan import Entry, Plan, stacks
+from bnexp.sweep.plan import Entry, Plan
+from bnexp.sweep.preflight import Ready
 
 Notes = Callable[[Mapping[str, Any], Sequence[str]], dict[str, str]]
 
@@ -65,7 +65,7 @@ class Supervisor:
     Args:
         plan: kept up to date on the disk.
         todo: the jobs to run, in this order.
-        unstackable: shape of configs -> why jobs of this shape train alone.
+        ready: what the preflight has found.
         notes: (config, overrides) -> further files for a run's folder.
         stop: asked in every tick; True ends the running jobs after they have saved, or leaves them to the engine.
         engine: carries the tasks.
@@ -75,7 +75,7 @@ class Supervisor:
         self,
         plan: Plan,
         todo: Sequence[Entry],
-        unstackable: Mapping[str, str],
+        ready: Ready,
         notes: Notes,
         stop: Stop,
         engine: Engine,
@@ -86,9 +86,9 @@ class Supervisor:
         self._numbers = 0
         self._take_up(todo)
         new = [entry for entry in todo if entry.ticket is None]
-        self._queue = deque(stacks(new, plan.options.max_stack, unstackable))
-        reasons = {entry.name: unstackable.get(shape(entry.config)) for entry in todo}
-        self._alone = reasons if plan.options.max_stack > 1 else {}
+        self._queue = deque(ready.stacking.groups(new))
+        self._alone = {entry.name: ready.stacking.reason(entry) for entry in todo}
+        self._slots = ready.per_gpu
         self._failures = 0
         self._restarts = 0
         self._trouble: str | None = None
@@ -186,12 +186,12 @@ class Supervisor:
         number, config = self._next(entries), entries[0].config
         for entry in entries:
             entry.state, entry.reason, entry.lines, entry.tries = "queued", None, [], entry.tries + 1
+            entry.stack = entries[0].name if len(entries) > 1 else ""
         if not self._engine.name:
             self._begin(self._running[number])
         given = {
             "jobs": [self._job(entry) for entry in entries],
-            "executor": self._options.executor,
-            "slots": self._options.slots_per_gpu,
+            "slots": self._slots,
         }
         log = self._plan.job(entries[0]).output_log
         return Task(number, given, log, self._plan.folder, config["device"], config["threads"])

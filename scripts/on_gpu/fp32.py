@@ -2,6 +2,11 @@
 
 Every error is the Euclidean length of the difference over that of the result in double precision on the CPU. The CPU's
 own fp32 stands beside it: about 1e-7 is what the format allows; 3e-4 and more is TF32, or an operation of another law.
+
+In a training, one more thing makes small errors large: a ReLU passes a pre-activation or not, and images have blank
+areas in which thousands of pre-activations are equal. Where these are nearly 0, as behind centred filters, the rounding
+of a kernel decides over their gradients. ``noise`` shows this in double precision on the CPU: it adds random numbers of
+so much of the root mean square to what convolutions answer.
 """
 
 from __future__ import annotations
@@ -37,6 +42,8 @@ SETTINGS = {
     "old switches": (True, "old"),
     "tf32": (True, "tf32"),
 }
+# Errors of single positions of a convolution, over the root mean square of its output.
+NOISE = (1e-8, 1e-7, 1e-6)
 # Trainings in which losses differed between CUDA and a CPU.
 SUSPECTS = (
     *(("lenet", norm) for norm in ("bn", "frozen_bn", "var_only_bn", "zca", "scaled_ws", "centered_cosine")),
@@ -173,6 +180,21 @@ def first_step(config: TrainConfig) -> dict[str, Tensor]:
     return outputs | changes
 
 
+def noisy_losses(config: TrainConfig, noise: float) -> list[list[float]]:
+    """The losses of a training whose convolutions answer with noise."""
+    setup, source = built(config), torch.Generator().manual_seed(0)
+
+    def add(layer: nn.Module, given: object, y: Tensor) -> Tensor:
+        errors = torch.randn(y.shape, generator=source, dtype=y.dtype)
+        return y + noise * y.detach().square().mean().sqrt() * errors
+
+    for layer in setup.population.members[0].modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(add)
+    records = train(setup.training, dict, None, stop=lambda: False)
+    return [list(record.values["train/loss"]) for record in records if "train/loss" in record.values]
+
+
 def worst(found: dict[str, Tensor], wanted: dict[str, Tensor], kind: str) -> str:
     """The largest error among layers, and where."""
     errors = {
@@ -188,7 +210,7 @@ def worst(found: dict[str, Tensor], wanted: dict[str, Tensor], kind: str) -> str
 
 def training_errors(model: str, norm: str, *, device: str, smoke: bool) -> list[Row]:
     """Where a training leaves the CPU's: in the first step by layer, and the losses of ten steps."""
-    of_model = _LENET if model == "lenet" else MODELS[model]
+    of_model = {"lenet": _LENET, "resnet": (*MODELS["resnet"], "data.size=16")}.get(model, MODELS["mlp"])
     words = (f"norm={norm}", *of_model, *_TRAINING, "optim.lr=0.02", "graph=false", f"steps={2 if smoke else 10}")
     ways = {
         "cpu fp64": ("cpu", "fp64"),
@@ -204,8 +226,12 @@ def training_errors(model: str, norm: str, *, device: str, smoke: bool) -> list[
     of_cpu = configs.pop("cpu fp64")
     wanted, losses = first_step(of_cpu), trained(of_cpu, members=1).losses
     rows: list[Row] = []
+    for noise in NOISE[:1] if smoke else NOISE:
+        own = noisy_losses(of_cpu, noise)
+        row: Row = {"training": f"{norm} in {model}", "way": f"cpu fp64, noise {noise:g}"}
+        rows.append(row | {"worst loss of ten": max(distance(a, b) for a, b in zip(own, losses, strict=True))})
     for name, config in configs.items():
-        row: Row = {"training": f"{norm} in {model}", "way": name}
+        row = {"training": f"{norm} in {model}", "way": name}
         forget()
         try:
             layers, own = first_step(config), trained(config, members=1).losses

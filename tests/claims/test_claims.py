@@ -251,7 +251,7 @@ def test_the_options_are_those_of_the_ordinary_launchers(tmp_path, profile, name
     assert {key: value for key, value in options.as_dict().items() if key in given} == {
         key: value for key, value in given.items() if key != "defaults"
     }
-    assert (options.jobs, options.max_stack > 1) == ("auto", name == "stacked")
+    assert (options.jobs, options.stack) == ("auto", True if name == "stacked" else "auto")
 
 
 # --- verdicts from runs -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import tempfile
 import time
 
 import pytest
-from conftest import ROOT, SMALL, SMALL_RUN, start
+from conftest import SMALL, SMALL_RUN, start
 
 from bnexp.cli.main import COMMANDS
 from bnexp.norms.base import NORMS
@@ -384,9 +384,8 @@ def test_any_other_error_costs_a_line_and_says_where_the_rest_is(bnexp, tmp_path
 def test_output_that_cannot_be_written_says_where_the_finished_run_is(tmp_path):
     program = "import sys; from bnexp.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "train", *SMALL_RUN, "hydra.run.dir=run"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "bnexp: standard output cannot be written (No space left on device); run: run (finished)"
@@ -435,10 +434,7 @@ def test_help_imports_nothing_heavy(tmp_path):
         "import sys; sys.argv = ['bnexp', '--help']; from bnexp.cli.main import main; main();"
         "print([name for name in ('torch', 'hydra', 'omegaconf', 'numpy') if name in sys.modules])"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.endswith("[]\n")
 
 
@@ -481,7 +477,7 @@ def test_bash_completion_works_in_bash(tmp_path):
     COMP_LINE="$1" COMP_POINT=${#1} COMP_WORDS=($1) COMP_CWORD=$2
     hydra_bash_completion
     echo "${COMPREPLY[@]}" """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     for line, word, offered in (("bnexp ev", "1", "evaluate"), ("bnexp train norm=bn", "2", "norm=bn norm=bn_scratch")):
         command = ["bash", "-c", script, "bash", line, word]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 
 import pytest
 import torch
-from conftest import ROOT, SMALL_RUN, start
+from conftest import SMALL_RUN, start
 from made import make_run
 
 import bnexp as package
@@ -98,8 +97,7 @@ def test_onnx_gives_the_logits_of_the_run(tmp_path, run):
     from onnx.reference import ReferenceEvaluator
 
     # In its own process: the exporter refuses number formats that the training has set in this one.
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    process = start("export", "run", "--to", "onnx", cwd=tmp_path, env={"PYTHONPATH": path})
+    process = start("export", "run", "--to", "onnx", cwd=tmp_path)
     assert process.communicate(timeout=300) == ("export/model.onnx\n", "")
     model = onnx.load("export/model.onnx")
     x, _ = run.data("test")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-
-from conftest import ROOT
 
 
 def test_a_line_is_there_before_the_process_goes_on():
     program = "import os; from bnexp.cli.output import say; say('there', end='!'); os._exit(3)"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (3, "there!", "")

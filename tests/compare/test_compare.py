@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import scipy.stats
-from conftest import ROOT
 
 from bnexp.cli.compare import main
 from bnexp.compare import comparison
@@ -602,9 +601,8 @@ def test_two_calls_print_the_same_bytes(tmp_path, compare):
 
 def run_program(*arguments, **options):
     program = "import sys; from bnexp.cli.main import main; sys.exit(main())"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
     command = [sys.executable, "-c", program, "compare", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, **options)
+    return subprocess.Popen(command, env=os.environ | options.pop("env", {}), **options)
 
 
 def test_a_reader_that_leaves_early_sees_no_traceback(tmp_path):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from clusters import ADDRESSES, RayCluster, missing_for_ray, missing_for_slurm, slurm
-from conftest import ROOT
 from processes import Ended, begin, furnish, until
 from test_sweep import WORDS, results, sweep
 
@@ -176,9 +175,8 @@ def cluster(tmp_path_factory):
 def inside(cluster, place: Path, *words: str) -> subprocess.Popen[str]:
     """A bnexp in the namespace of the cluster."""
     program = [*cluster.inside, sys.executable, "-c", "import sys; from bnexp.cli.main import main; sys.exit(main())"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*program, *words], cwd=place, env=environment, start_new_session=True, **pipes)
+    return subprocess.Popen([*program, *words], cwd=place, start_new_session=True, **pipes)
 
 
 def on_ray(cluster, place: Path, *words: str) -> subprocess.Popen[str]:

@@ -22,7 +22,7 @@ def train(place: Path, members: int) -> list[str]:
     """Train a stack of one step as a child of a sweep does; how each member ended."""
     asked = enumerate(configs(members, *SMALL_RUN[:-2], "steps=1", "device=cpu"))
     jobs = [{"config": to_dict(config), "folder": str(place / str(row)), "name": str(row)} for row, config in asked]
-    assert worker.train([{**job, "overrides": [], "notes": {}} for job in jobs], "stacked", 1) == 0
+    assert worker.train([{**job, "overrides": [], "notes": {}} for job in jobs], 1) == 0
     return [json.loads((place / str(row) / "run.json").read_text())["status"] for row in range(members)]
 
 

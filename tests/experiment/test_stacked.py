@@ -21,7 +21,6 @@ from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
 from bnexp.norms import NORMS
 from bnexp.runs import checkpoint
-from bnexp.sweep.plan import entries, stacks
 
 # Everything that a member could share by mistake: norm statistics, momentum, dropout, batch order, augmentation, the
 # norm of its gradient, averages of its weights.
@@ -138,7 +137,7 @@ def test_members_may_differ_in_every_number_of_their_optimizer(tmp_path):
 def train_as_a_child(members: list[Job]) -> int:
     """Train a stack as a child of a sweep does."""
     given = [{"config": to_dict(job.config), "folder": str(job.folder), "name": job.name} for job in members]
-    return worker.train([{**job, "overrides": [], "notes": {}} for job in given], "stacked", 1)
+    return worker.train([{**job, "overrides": [], "notes": {}} for job in given], 1)
 
 
 def test_members_at_different_steps_go_on_apart(tmp_path, alone, caplog):
@@ -184,31 +183,6 @@ def test_a_failure_does_not_overwrite_a_member_that_has_its_result(tmp_path, mon
     assert states == {"wild": "diverged", "a": "failed", "b": "failed", "c": "failed"}
 
 
-def test_what_is_stacked():
-    def config(**changes):
-        optim = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0} | changes.pop("optim", {})
-        return {"norm": {"name": "bn"}, "optim": optim, "init": {"gain": 1.0}, "seed": 0, "compile": False} | changes
-
-    configs = [
-        config(),
-        config(norm={"name": "gn"}),
-        config(seed=1),
-        config(optim={"lr": 1.0, "momentum": 0.0}),
-        config(batch_size=3),
-        config(init={"gain": 2.0}),
-        config(compile=True),
-        config(compile=True, seed=2),
-    ]
-    made = entries(([f"tag={number}"], given) for number, given in enumerate(configs))
-
-    def numbered(most: int) -> list[list[int]]:
-        return [[made.index(entry) for entry in stack] for stack in stacks(made, most, {shape(configs[6])})]
-
-    assert numbered(64) == [[0, 2, 3, 5], [1], [4], [6], [7]]
-    assert numbered(3) == [[0, 2, 3], [5], [1], [4], [6], [7]]
-    assert numbered(1) == [[number] for number in range(8)]
-
-
 @pytest.fixture
 def place(tmp_path):
     furnish(tmp_path)
@@ -238,7 +212,7 @@ def test_the_launcher_stacks_and_every_member_is_a_run(quiet):
 @pytest.mark.slow
 def test_members_of_a_stack_that_dies_run_one_by_one(place, quiet):
     (place / "fault-t0").write_text("kill")
-    answer = Ended(begin(place, *COMMAND, *STACKED, "hydra.launcher.executor=one_by_one"))
+    answer = Ended(begin(place, *COMMAND, *STACKED))
     assert answer.code == 0, answer
     for folder in quiet.glob("*/"):
         agree(place / "s" / folder.name, folder)
@@ -247,7 +221,7 @@ def test_members_of_a_stack_that_dies_run_one_by_one(place, quiet):
 @pytest.mark.slow
 def test_a_stack_that_raises_is_told_and_leaves_no_trace_in_finished_runs(place, quiet):
     (place / "fault-t0").write_text("raise")
-    answer = Ended(begin(place, *COMMAND, *STACKED, "hydra.launcher.executor=one_by_one"))
+    answer = Ended(begin(place, *COMMAND, *STACKED))
     assert answer.code == 0, answer
     why = "RuntimeError: the norm is broken"
     assert f"3 stacked jobs ended together, and train one by one now: {why}" in answer.err
@@ -287,7 +261,7 @@ def test_what_cannot_be_stacked_is_told_on_the_terminal_and_in_run_json(bnexp, t
     (tmp_path / "my" / "norm").mkdir(parents=True)
     (tmp_path / "my" / "norm" / "lonely.yaml").write_text("name: lonely\n")
     words = ("--config-dir", "my", "imports=[lonely_norms]", "norm=lonely", *SMALL_RUN, "steps=2", "seed=0,1")
-    stacked = ("hydra/launcher=stacked", "hydra.launcher.executor=stacked", "hydra.sweep.dir=s")
+    stacked = ("hydra/launcher=stacked", "hydra.sweep.dir=s")
     with NORMS.temporarily():
         answer = bnexp("train", "-m", *words, *stacked)
     assert answer.code == 0, answer

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 
 from bnexp.runs import checkpoint
 from bnexp.runs.checkpoint import digest, load, save
@@ -312,8 +311,7 @@ for number in map(int, sys.argv[2:]):
 
 def test_a_process_that_dies_while_saving_leaves_its_last_checkpoint(tmp_path):
     steps = {2: 0, 3: 0, 4: 1}
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", DYING, str(tmp_path), *map(str, steps)], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", DYING, str(tmp_path), *map(str, steps)], check=True)
     for number, step in steps.items():
         loaded = load(tmp_path / str(number))
         assert loaded["step"] == step

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from tensorboard.backend.event_processing.io_wrapper import IsTensorFlowEventsFile
 
 from bnexp.runs.storage import held, make_free, write_atomically
@@ -76,10 +75,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def python(program: str, *arguments: object, **options) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)], env=environment, text=True, **options
-    )
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], text=True, **options)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

@@ -26,7 +26,9 @@ from bnexp.sweep.engine import Task, ranges
 from bnexp.sweep.node import Work, work
 from bnexp.sweep.options import Options, options, programs, slurm_options
 from bnexp.sweep.plan import Plan, entries
+from bnexp.sweep.preflight import Ready
 from bnexp.sweep.slurm import Slurm
+from bnexp.sweep.stacking import Stacking
 from bnexp.sweep.supervisor import Supervisor
 
 LOCAL = {"jobs": "auto", "slots_per_gpu": 1, "timeout_s": None, "grace_s": 1.0, "max_failures": None}
@@ -52,7 +54,8 @@ def planned(folder: Path, config, count: int, **given) -> Plan:
 
 
 def supervised(plan: Plan, engine: Fake, stop=lambda: False) -> str | None:
-    return Supervisor(plan, [each for each in plan.entries if not each.over], {}, lambda *_: {}, stop, engine).run()
+    todo, ready = [each for each in plan.entries if not each.over], Ready([], Stacking(plan.options))
+    return Supervisor(plan, todo, ready, lambda *_: {}, stop, engine).run()
 
 
 def test_each_end_becomes_its_jobs_state_and_is_told(tmp_path, config, capsys):
@@ -130,11 +133,11 @@ def test_an_engine_gets_no_more_tasks_than_it_takes(tmp_path, config):
 
 
 def test_stacks_are_tasks_of_an_engine(tmp_path, config):
-    plan, engine = planned(tmp_path, config, 4, max_stack=3), Fake()
+    plan, engine = planned(tmp_path, config, 4, stack=True, max_stack=3), Fake()
     taken, submit = [], engine.submit
     engine.submit = lambda tasks: taken.extend(tasks) or submit(tasks)
     supervised(plan, engine)
-    assert [len(task.given["jobs"]) for task in taken] == [3, 1]
+    assert [len(task.given["jobs"]) for task in taken] == [2, 2]
     assert plan.count() == {"finished": 4}
 
 
@@ -358,7 +361,7 @@ def task(plan: Plan, **job) -> Task:
     folder = plan.job(entry).folder
     folder.mkdir(exist_ok=True)
     facts = {key: value for key, value in entry.facts().items() if key != "config_hash"}
-    given = {"jobs": [{**facts, "folder": str(folder), "notes": {}}], "executor": "auto", "slots": 1}
+    given = {"jobs": [{**facts, "folder": str(folder), "notes": {}}], "slots": 1}
     return Task(1, given, plan.job(entry).output_log, plan.folder, "cpu", 1)
 
 

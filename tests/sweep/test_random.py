@@ -93,7 +93,7 @@ def test_a_random_sweep_grows_by_more_samples_and_its_best_draw_is_found(bnexp, 
     best = "best draw, chosen on validation images: bnexp compare s --best optim.lr,optim.momentum"
     assert first.out.splitlines()[-1] == best
     few = jobs(tmp_path)
-    stacked = ("hydra/launcher=stacked", "hydra.launcher.executor=stacked")
+    stacked = ("hydra/launcher=stacked", "hydra.launcher.jobs=1")
     more = bnexp(*RANDOM, RATE, "seed=0,1", "optim.momentum=0.5,0.9", "hydra.sweeper.samples=4", *stacked)
     assert "sweep: 8 finished, of 8 jobs in s" in more.out, more
     grown = jobs(tmp_path)

@@ -398,11 +398,11 @@ def test_slots(monkeypatch):
     given = {"jobs": "auto", "slots_per_gpu": 2, "timeout_s": None, "grace_s": 1.0, "max_failures": None}
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert slots(options(given), 0, 1) == [{}] * 6
-    assert len(slots(options(given), 0, 4)) == 1
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(options(given), 2, 1)] == ["0", "1", "0", "1"]
+    assert slots(options(given), 0, 1, 2) == [{}] * 6
+    assert len(slots(options(given), 0, 4, 2)) == 1
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(options(given), 2, 1, 2)] == ["0", "1", "0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(options(given | {"jobs": 3}), 2, 1)] == [
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(options(given | {"jobs": 3}), 2, 1, 2)] == [
         "GPU-a",
         "GPU-b",
         "GPU-a",

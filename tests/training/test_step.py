@@ -45,7 +45,8 @@ class Again:
 def trained(
     recorder: Recorder | None, *words: str, members: int = 1, stacked: bool = False
 ) -> tuple[Setup, list[Record]]:
-    base = [word for word in WORDS if "optim=" not in "".join(words) or "momentum" not in word]  # Adam has none
+    others = {word.partition("=")[0] for word in words} & {"model", "optim"}  # they have other options
+    base = [word for word in WORDS if word.partition("=")[0].partition(".")[0] not in others]
     configs = [plain(composed(*base, f"seed={seed}", *words)) for seed in range(members)]
     setup = build(configs, stacked=stacked)
     training = replace(setup.training, recorder=recorder)
