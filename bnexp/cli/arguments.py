@@ -18,9 +18,11 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{command}: {message} (bnexp {command} --help)")
 
 
-def take_imports(options: argparse.ArgumentParser) -> None:
-    """Have a command take the modules that the user trusts: those that a folder names are not imported otherwise."""
-    about = "modules of your own that the folder names; without this, none of them is imported"
+_TRUSTED = "modules of your own that the folder names; without this, none of them is imported"
+
+
+def take_imports(options: argparse.ArgumentParser, about: str = _TRUSTED) -> None:
+    """Have a command take modules of the user's: those that a folder names are not imported otherwise."""
     options.add_argument("--imports", type=lambda text: text.split(","), default=[], metavar="MODULE,...", help=about)
 
 

@@ -5,57 +5,30 @@ from __future__ import annotations
 import ast
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from bnexp.cli.arguments import parser, take_format
+from bnexp.cli.arguments import parser, take_format, take_imports
 from bnexp.cli.output import answer
 from bnexp.compare.blocks import Document, Table
 from bnexp.compare.data import records
 from bnexp.config.capabilities import Capabilities, Rank
 from bnexp.config.checks import unknown
+from bnexp.config.descriptions import Description, descriptions
 from bnexp.config.shipped import configs_folder, folder
 
 _WIDTH = 100
 _TEXT = 14  # the column in which texts begin
+_UNKNOWN = "not known; imports=[MODULE] names the module that registers it"
 # Case in benchmarks/norms.json -> how the cost is worded.
 CASES = {"vectors": "on vectors", "maps": "on maps", "lenet": "in a LeNet step"}
 
 
 GROUPS = ("norm", "affine", "model", "data", "init", "optim", "schedule", "probes", "experiment", "claim")
-
-
-@dataclass(frozen=True)
-class Description:
-    """The description of a choice in its yaml.
-
-    Attributes:
-        name: the word to type.
-        title: the first comment line.
-        source: the text of the comment line `# Source: text`, which norms have.
-        options: the lines of the options, with their numbers.
-    """
-
-    name: str
-    title: str
-    source: str
-    options: tuple[str, ...]
-
-
-def descriptions(folder: Path) -> list[Description]:
-    """The yamls of a group's folder, by name."""
-    return [read(path) for path in sorted(folder.glob("*.yaml"))]
-
-
-def read(path: Path) -> Description:
-    """Read a yaml's comments and options."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comments = [line.removeprefix("# ") for line in lines if line.startswith("# ") and not line.startswith("# @")]
-    sources = [comment.removeprefix("Source: ") for comment in comments if comment.startswith("Source: ")]
-    options = tuple(line for line in lines if line and not line.startswith(("#", "name:")))
-    return Description(path.stem, comments[0] if comments else "", ", ".join(sources), options)
+# The norms that most comparisons are about; lists start with them.
+FIRST = ("none", "bn", "ln", "in", "gn")
 
 
 @dataclass(frozen=True)
@@ -66,10 +39,10 @@ class Described:
     capabilities: Capabilities
 
 
-def described(folder: Path) -> dict[str, Described]:
-    """The norms that the modules of a folder register by ``@NORMS.register("name", Capabilities(...))``, by name."""
+def described(paths: Iterable[Path]) -> dict[str, Described]:
+    """The norms that modules register by ``@NORMS.register("name", Capabilities(...))``, by name."""
     found: dict[str, Described] = {}
-    for path in sorted(folder.glob("*.py")):
+    for path in paths:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef):
                 line = (ast.get_docstring(node) or "").partition("\n")[0]
@@ -93,17 +66,17 @@ def norm_blocks(choices: list[Description], norms: Mapping[str, Described], cost
 
     Args:
         choices: of the group ``norm``.
-        norms: name -> what its source says; every choice is among them.
+        norms: name -> what its source says. A norm of the user's whose module is not named is not among them.
         costs: ``benchmarks/norms.json``, which may be missing.
     """
     measured = json.loads(costs.read_text(encoding="utf-8"))["norms"] if costs.exists() else {}
     for choice in choices:
-        norm = norms[choice.name]
+        norm = norms.get(choice.name)
         rows = {
-            "formula": norm.formula,
-            **abilities(norm.capabilities),
-            "source": choice.source,
+            **({"formula": norm.formula, **abilities(norm.capabilities)} if norm else {"formula": _UNKNOWN}),
+            "source": choice.source or "not given",
             "cost": cost(measured.get(choice.name)),
+            **({"also called": ", ".join(choice.also)} if choice.also else {}),
         }
         head = _row(choice.name, choice.title, indent=0)
         yield "\n".join([head, *(_row(label, text) for label, text in rows.items()), *_options(choice)])
@@ -149,26 +122,53 @@ def main(arguments: list[str]) -> int:
     """``bnexp list [GROUP]``: every choice with its first comment line; ``bnexp list norms``: a paragraph each."""
     options = parser("list", "What can be chosen, each with a line and its source.")
     options.add_argument("group", nargs="?", help=", ".join(GROUPS))
+    options.add_argument("--config-dir", "-cd", type=Path, metavar="FOLDER", help="a folder with yamls of your own")
+    take_imports(options, "modules of your own, whose norms are described; nothing is imported")
     take_format(options)
-    given = options.parse_args(arguments)
+    given = options.parse_args([_as_option(word) for word in arguments])
     aliases = {f"{name}s": name for name in GROUPS} | {"probe": "probes"}
     wanted = aliases.get(given.group, given.group)
     if wanted is not None and wanted not in GROUPS:
         raise unknown("list", wanted, GROUPS)
-    found = {name: descriptions(configs_folder() / name) for name in ([wanted] if wanted else GROUPS)}
-    text = _norms(found["norm"]) if wanted == "norm" else "\n".join(map(_group, found, found.values()))
-    rows = [
-        [group, each.name, each.title, each.source, "; ".join(each.options)]
-        for group, some in found.items()
-        for each in some
-    ]
-    table = Table(["group", "name", "title", "source", "options"], rows)
-    answer(Document([table], table, {"choices": records(table)}, text + "\n"), given.format)
+    if given.config_dir and not given.config_dir.is_dir():
+        raise ValueError(f"--config-dir {given.config_dir}: there is no such folder")
+    folders = [*([given.config_dir] if given.config_dir else []), configs_folder()]
+    found = {name: _choices(name, folders) for name in ([wanted] if wanted else GROUPS)}
+    text = _norms(found["norm"], given.imports) if wanted == "norm" else "\n".join(map(_group, found, found.values()))
+    answer(_document(found, text + "\n"), given.format)
     return 0
 
 
-def _norms(choices: list[Description]) -> str:
-    norms = described(Path(__file__).parents[1] / "norms")
+def _as_option(word: str) -> str:
+    """``imports=[a,b]``, as one types it for ``bnexp train``, as the option ``--imports=a,b``."""
+    key, equals, names = word.partition("=")
+    return f"--imports={names.strip('[]')}" if (key, equals) == ("imports", "=") else word
+
+
+def _choices(group: str, folders: list[Path]) -> list[Description]:
+    """The choices of a group by name, those of ``FIRST`` before the others."""
+    found = descriptions(folder / group for folder in folders)
+    first = FIRST if group == "norm" else ()
+    return sorted(found, key=lambda each: first.index(each.name) if each.name in first else len(first))
+
+
+def _document(found: Mapping[str, list[Description]], text: str) -> Document:
+    rows = [
+        [group, each.name, each.title, each.source, "; ".join(each.options), ", ".join(each.also)]
+        for group, some in found.items()
+        for each in some
+    ]
+    table = Table(["group", "name", "title", "source", "options", "also"], rows)
+    return Document([table], table, {"choices": records(table)}, text)
+
+
+def _norms(choices: list[Description], imports: list[str]) -> str:
+    own = []
+    if imports:
+        from bnexp.experiment.job import sources
+
+        own = sources(imports)
+    norms = described([*sorted((Path(__file__).parents[1] / "norms").glob("*.py")), *own])
     return "\n\n".join(norm_blocks(choices, norms, folder("benchmarks") / "norms.json"))
 
 

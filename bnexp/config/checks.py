@@ -10,7 +10,7 @@ import math
 import re
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -80,16 +80,24 @@ PositiveFloat = Annotated[float, Range(above=0)]
 Fraction = Annotated[float, Range(least=0, below=1)]
 
 
-def near_miss(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean X?"`` when a known word is close to the given one, else an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+def near_miss(word: str, known: Iterable[str], also: Mapping[str, str] | None = None, *, cutoff: float = 0.5) -> str:
+    """``"; did you mean X?"`` when a known word is close to the given one, else an empty string.
+
+    Args:
+        word: what was typed.
+        known: the words that can be typed.
+        also: other name -> the known word that it stands for.
+        cutoff: the least likeness that counts as close, from 0 to 1 (equal).
+    """
+    meant = dict(also or {}) | {each: each for each in known}
+    close = difflib.get_close_matches(word, list(meant), n=1, cutoff=cutoff)
+    return f"; did you mean {meant[close[0]]}?" if close else ""
 
 
-def unknown(setting: str, word: str, known: Iterable[str]) -> ValueError:
-    """The error for a word that is not one of the known words."""
+def unknown(setting: str, word: str, known: Iterable[str], also: Mapping[str, str] | None = None) -> ValueError:
+    """The error for a word that is not one of the known words; see ``near_miss``."""
     known = sorted(known)
-    return ValueError(f"{setting}={word}: not known{near_miss(str(word), known)} (allowed: {', '.join(known)})")
+    return ValueError(f"{setting}={word}: not known{near_miss(str(word), known, also)} (allowed: {', '.join(known)})")
 
 
 def checked(setting: str, value: Any, annotation: Any) -> Any:

@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnexp.config import names
 from bnexp.config.checks import near_miss, unknown
+from bnexp.config.descriptions import other_names
 from bnexp.config.schema import TrainConfig, completed, flat, from_dict, to_dict
 
 _FLAGS = (
@@ -50,8 +51,10 @@ _FIXED = {
 # Settings that may come from the environment, because they are paths; other values may be secrets, and are stored.
 _FROM_ENVIRONMENT = ("data.root", "data.path")
 # Settings whose value is a folder or file name, taken literally; and one whose value is a sentence.
-_PLACES = ("init_from", "data.path", "data.root")
+_PLACES = ("init_from", "data.path", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 _SENTENCE = "notes"
+# The marks of Hydra's grammar besides the equals sign.
+_GRAMMAR = re.compile(r"[\\'\"$,(){}\[\]]")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\s*\.\s*(env|\$)")
 
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -127,7 +130,8 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     """
     _refuse(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
-    before, sys.argv = sys.argv, ["bnexp", *map(_taken_literally, arguments)]
+    several = not {"-m", "--multirun"}.isdisjoint(arguments)
+    before, sys.argv = sys.argv, ["bnexp", *(_taken_literally(word, several=several) for word in arguments)]
     try:
         folder = _config_dir(arguments)
         hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()
@@ -142,14 +146,22 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     return 0
 
 
-def _taken_literally(argument: str) -> str:
-    """Escape a path or a sentence for Hydra's grammar: names of run folders hold equals signs, and ``{seed}`` too."""
+def _taken_literally(argument: str, *, several: bool) -> str:
+    """Escape a path or a sentence for Hydra's grammar: names of run folders hold equals signs and commas.
+
+    Args:
+        argument: a word of the command line.
+        several: a setting may have several values, so that a comma separates them.
+    """
     key, equals, value = argument.partition("=")
     if key == _SENTENCE and equals and "\\" not in value and not re.fullmatch(r"'.*'|\".*\"", value):
         return f"{key}={names.quoted(value)}"
-    if key not in _PLACES or any(mark in value for mark in "\\'\"$"):
+    if key in _PLACES and not any(mark in value for mark in "\\'\"$"):
+        several = several and not key.startswith("hydra.")
+        value = value.replace("{seed}", r"\{seed\}") if several else re.sub(r"[,(){}\[\]]", r"\\\g<0>", value)
+    elif _GRAMMAR.search(value):
         return argument
-    return f"{key}{equals}" + value.replace("=", r"\=").replace("{seed}", r"\{seed\}")
+    return f"{key}{equals}" + value.replace("=", r"\=")
 
 
 def _refuse(arguments: list[str]) -> None:
@@ -161,7 +173,7 @@ def _refuse(arguments: list[str]) -> None:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if key.startswith("-") and key not in _FLAGS:
-            raise unknown("option", key, [known for known in _FLAGS if known.startswith("--")])
+            raise _no_option(key, equals, value)
         key = key.lstrip("+")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and equals and value.strip("'\" ") in ("", "null"):
             raise ValueError(f"{argument}: expected a folder")
@@ -171,6 +183,15 @@ def _refuse(arguments: list[str]) -> None:
         if _ENVIRONMENT.search(argument) and key not in _FROM_ENVIRONMENT:
             where = " and ".join(_FROM_ENVIRONMENT)
             raise ValueError(f"{argument}: only {where} take environment variables, which may be secrets")
+
+
+def _no_option(flag: str, equals: str, value: str) -> ValueError:
+    """The error for an unknown option, which may be a setting with dashes before it."""
+    known, setting = [each for each in _FLAGS if each.startswith("--")], flag.lstrip("-").replace("-", "_")
+    is_setting = setting.partition(".")[0] in [each.name for each in fields(TrainConfig)]
+    if is_setting or (equals and not near_miss(flag, known, cutoff=0.75)):
+        return ValueError(f"{flag}{equals}{value}: settings have no dashes; write {setting}={value or '...'}")
+    return unknown("option", flag, known)
 
 
 def _config_dir(arguments: list[str]) -> Path | None:
@@ -208,9 +229,10 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, word = error.missing_cfg_file.rpartition("/")
-        return str(unknown(group, word, error.options))
+        return _unknown_choice(group, word, error.options, arguments, configs)
     if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # an item of a list, as in probes=[a,b]
-        return str(unknown(match[1], match[2], sorted(path.stem for path in (configs / match[1]).glob("*.yaml"))))
+        known = [path.stem for path in (configs / match[1]).glob("*.yaml")]
+        return _unknown_choice(match[1], match[2], known, arguments, configs)
     if isinstance(error, OverrideParseException):
         quoted = (
             ", and a value with spaces, commas or equals signs as name=\"'value'\"" if "=" in error.override else ""
@@ -227,6 +249,17 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
     if match := re.match(r"In '([^']+)': \w+ raised while composing config:\n(.+)", text):
         return f"{match[1]}.yaml: {match[2]}"
     return text.partition("\n")[0]
+
+
+def _unknown_choice(group: str, word: str, known: Sequence[str], arguments: Sequence[str], configs: Path) -> str:
+    """The message for a word that has no yaml in its group."""
+    own = _config_dir(list(arguments))
+    also = other_names(folder / group for folder in ([own] if own else []) + [configs])
+    imports = next((each for each in arguments if each.startswith("imports=")), None)
+    if imports is None or word in also:
+        return str(unknown(group, word, known, also))
+    needed = f"besides {imports}, a {group} of your own needs its options in {own or 'FOLDER'}/{group}/{word}.yaml"
+    return f"{group}={word}: {needed}{'' if own else ', and --config-dir FOLDER'}{near_miss(word, known, cutoff=0.75)}"
 
 
 def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:

@@ -101,7 +101,8 @@ class Registry:
             ValueError: no builder has this name; the message lists the names that exist.
         """
         if name not in self._builders:
-            raise unknown(self.setting, name, self)
+            own = "a module of yours that registers it must be named by imports=[MODULE]"
+            raise ValueError(f"{unknown(self.setting, name, self)}; {own}")
         return self._builders[name]
 
     def options(self, name: str) -> dict[str, Any]:

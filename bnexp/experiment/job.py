@@ -64,12 +64,16 @@ def import_modules(names: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            where = "looked for in the working folder and on PYTHONPATH"
-            raise ValueError(f"imports=[{name}]: no module {error.name}; {where}") from None
+            raise _no_module(name, str(error.name)) from None
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             place = f"{frames[-1].filename}:{frames[-1].lineno}"
             raise ValueError(f"imports=[{name}]: {place}: {type(error).__name__}: {error}") from None
+
+
+def _no_module(name: str, missing: str) -> ValueError:
+    where = "looked for in the working folder and on PYTHONPATH"
+    return ValueError(f"imports=[{name}]: no module {missing}; {where}")
 
 
 def _look_here_too(names: Sequence[str]) -> None:
@@ -79,6 +83,22 @@ def _look_here_too(names: Sequence[str]) -> None:
             raise ValueError(f"imports=[{name!a}]: no name of a module; expected words and dots, such as my_lab.norms")
     if names and "" not in sys.path:
         sys.path.insert(0, "")
+
+
+def sources(names: Sequence[str]) -> list[Path]:
+    """The files of a user's own modules; nothing is imported.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    _look_here_too(names)
+    found = []
+    for name in names:
+        files = [path for path in _places(name) if path.suffix == ".py" and path.is_file()]
+        if not files:
+            raise _no_module(name, name)
+        found.append(files[-1])
+    return found
 
 
 def require_typed(folder: Path, named: Sequence[str], typed: Sequence[str], command: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnexp.config.registry import Bound, Registry
 from bnexp.norms import NORMS, Branch, Norm
+from bnexp.norms.base import require_norm
 
 MODELS = Registry("model")
 
@@ -65,8 +66,12 @@ class Units:
         return ACTIVATIONS[self.activation]()
 
     def layer(self, channels: int, branch: Branch | None = None) -> Norm:
-        """A fresh norm."""
-        norm: Norm = self.norm(channels, branch=branch, steps=self.steps)
+        """A fresh norm.
+
+        Raises:
+            ValueError: the builder of the config's norm makes something else.
+        """
+        norm = require_norm(self.norm.name, self.norm(channels, branch=branch, steps=self.steps))
         norm.closes_branch = branch is not None and branch.last
         return norm
 

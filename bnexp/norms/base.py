@@ -138,6 +138,22 @@ class Norm(nn.Module):
         return f"{self.channels}"
 
 
+def require_norm(name: str, layer: object) -> Norm:
+    """Return the layer that a builder has made, if it is a norm.
+
+    Raises:
+        ValueError: it is none, or cannot be called; the message says what it lacks.
+    """
+    kind = type(layer).__name__
+    if not isinstance(layer, Norm):
+        lacking = [each for each in ("attach", "give_bias", "adjust", "scaled") if not hasattr(layer, each)]
+        remedy = "derive its class from bnexp.norms.Norm, and call super().__init__(channels, affine=True)"
+        raise ValueError(f"norm={name}: its builder returns a {kind}, which lacks {', '.join(lacking)}; {remedy}")
+    if type(layer).forward is nn.Module.forward:
+        raise ValueError(f"norm={name}: {kind} lacks forward(self, x), which answers x (B, C, ...) with the same shape")
+    return layer
+
+
 class Scaled(Norm):
     """y = gain * x + bias, for norms whose normalizing is done elsewhere, or not at all."""
 

@@ -22,6 +22,15 @@ MLP1 = "model=mlp batch_size=1"
 WRONG = {
     # words: what the line must say
     "norm=bx": "norm=bx: not known; did you mean bn?",
+    "norm=batchnorm": "norm=batchnorm: not known; did you mean bn?",
+    "norm=GroupNrom": "norm=GroupNrom: not known; did you mean gn?",
+    "data=fmnist": "did you mean fashion_mnist?",
+    "--norm=bn": "--norm=bn: settings have no dashes; write norm=bn",
+    "--batch-size=3": "write batch_size=3",
+    "--lr=0.1": "write lr=0.1",
+    "--norm bn": "write norm=...",
+    "--confg-dir=x": "did you mean --config-dir?",
+    "imports=[my] norm=mine": "needs its options in FOLDER/norm/mine.yaml, and --config-dir FOLDER",
     "norm=": "norm=: not known (allowed: batch_renorm, bn,",
     "norm.grops=4": "norm.grops: there is no such setting",
     "norm=gn norm.grops=4": "did you mean norm.groups?",
@@ -64,6 +73,10 @@ WRONG = {
     "precision=fp8": "precision=fp8: not known",
     "data=mnist data.root=/nowhere/at/all": "data.root=/nowhere/at/all",
     "data=npz data.path=/nowhere.npz": "data.path=/nowhere.npz",
+    "data=npz data.path=/no=where/[a],{b}(c).npz": "data.path=/no=where/[a],{b}(c).npz: there is no such file",
+    "model=mlp hydra.run.dir=/proc/norm=bn,seed=0": "/proc/norm=bn,seed=0: cannot be written",
+    "-m seed=0,1 hydra.sweep.dir=/proc/a=b": "/proc/a=b",
+    "activation=a=b": "activation=a=b: not known",
     "norm._target_=os.system": "norm._target_: there is no such setting",
     "+norm._target_=os.system": "norm._target_: bn has no such option",
     "imports=[no_such_module]": "imports=[no_such_module]",
@@ -357,6 +370,45 @@ from bnexp.norms.base import NORMS
 def absent_minded(channels: int):
     return None.layer
 """
+
+
+NO_NORMS = """
+from torch import nn
+from bnexp.norms import NORMS, Norm
+
+class Empty(Norm):
+    pass
+
+@NORMS.register("plain")
+def plain(channels: int):
+    return nn.BatchNorm2d(channels)
+
+@NORMS.register("empty")
+def empty(channels: int):
+    return Empty(channels, affine=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("norm=plain imports=[my_no_norms]", "norm=plain: its builder returns a BatchNorm2d, which lacks attach,"),
+        ("norm=empty imports=[my_no_norms]", "norm=empty: Empty lacks forward(self, x)"),
+        ("norm=plain", "a module of yours that registers it must be named by imports=[MODULE]"),
+        ("norm=absent imports=[my_no_norms]", "needs its options in my/norm/absent.yaml"),
+    ],
+)
+def test_a_users_norm_is_told_what_it_lacks(bnexp, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "my_no_norms", raising=False)
+    (tmp_path / "my_no_norms.py").write_text(NO_NORMS)
+    (tmp_path / "my" / "norm").mkdir(parents=True)
+    for name in ("plain", "empty"):
+        (tmp_path / "my" / "norm" / f"{name}.yaml").write_text(f"name: {name}\n")
+    with NORMS.temporarily():
+        assert said in bnexp("train", "--config-dir", "my", *words.split(), *SMALL).complaint
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize("place", [".", "/proc"])

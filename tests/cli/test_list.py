@@ -11,8 +11,9 @@ import sys
 import pytest
 from conftest import ROOT
 
-from bnexp.cli.list import CASES, abilities, cost, described, descriptions
+from bnexp.cli.list import CASES, GROUPS, abilities, cost, described
 from bnexp.config.capabilities import Capabilities
+from bnexp.config.descriptions import descriptions, other_names
 from bnexp.config.shipped import configs_folder
 from bnexp.norms import NORMS
 
@@ -32,7 +33,7 @@ def test_every_norm_says_its_source(name):
 
 
 def test_formula_and_capabilities_are_read_from_the_sources():
-    norms = described(ROOT / "bnexp" / "norms")
+    norms = described((ROOT / "bnexp" / "norms").glob("*.py"))
     assert {name: norm.formula for name, norm in norms.items()} == {
         name: inspect.getdoc(NORMS[name]).partition("\n")[0] for name in NORMS
     }
@@ -85,11 +86,43 @@ def test_the_measured_costs_are_of_norms_that_there_are():
 
 def test_plain_list_has_a_line_a_choice(bnexp):
     lines = bnexp("list").out.splitlines()
-    for group in ("norm", "affine", "model", "data", "init", "optim", "schedule", "experiment"):
+    for group in ("affine", "model", "data", "init", "optim", "schedule", "experiment"):
         start = lines.index(group) + 1
-        found = descriptions(configs_folder() / group)
+        found = descriptions([configs_folder() / group])
         for line, choice in zip(lines[start:], found, strict=False):
             assert line.split() == [choice.name, *choice.title.split()]
+
+
+def test_norms_begin_with_the_five_of_most_comparisons(bnexp):
+    lines = [line.split()[0] for line in bnexp("list", "norm").out.splitlines() if line and line[0] != " "]
+    assert lines[:5] == ["none", "bn", "ln", "in", "gn"]
+    assert lines[5:] == sorted(set(NAMES) - set(lines[:5]))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_another_name_stands_for_one_choice(group):
+    choices = descriptions([configs_folder() / group])
+    others = [other for each in choices for other in each.also]
+    assert len(set(others)) == len(others)
+    assert not set(others) & {each.name for each in choices}
+    assert other_names([configs_folder() / group]).keys() == set(others)
+
+
+def test_a_users_own_norm_is_listed_without_being_imported(bnexp, monkeypatch, tmp_path):
+    (tmp_path / "norm").mkdir()
+    (tmp_path / "norm" / "mine.yaml").write_text("# Mine.\n# Also: my_norm\nname: mine\neps: 0.1\n")
+    source = '''@NORMS.register("mine", Capabilities(graph=False))\ndef mine(channels):\n    """y = x."""\n'''
+    (tmp_path / "my_source.py").write_text(source + "raise SystemExit\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ("list", "norms", "--config-dir", str(tmp_path))
+    (bare,) = [block for block in bnexp(*words).out.split("\n\n") if block.startswith("mine ")]
+    assert "formula     not known; imports=[MODULE] names the module" in bare
+    (block,) = [block for block in bnexp(*words, "imports=[my_source]").out.split("\n\n") if block.startswith("mine ")]
+    assert [line.split(None, 1) for line in block.splitlines()][:2] == [["mine", "Mine."], ["formula", "y = x."]]
+    assert "also called my_norm" in block
+    assert "graph=true" not in block
+    assert "imports=[my_absence]: no module my_absence" in bnexp(*words, "imports=[my_absence]").complaint
+    assert "nowhere: there is no such folder" in bnexp("list", "--config-dir", "nowhere").complaint
 
 
 @pytest.mark.parametrize("words", [["list"], ["list", "norms"]])
