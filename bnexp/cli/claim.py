@@ -21,6 +21,7 @@ from bnexp.cli.output import answer, only_the_answer
 from bnexp.compare.blocks import Cell, Document, Table
 from bnexp.compare.cells import duration, number
 from bnexp.compare.data import records
+from bnexp.compare.terminal import beside, terminal_width
 from bnexp.config.shipped import configs_folder
 from bnexp.runs.json_file import without_nan
 from bnexp.sweep.fork_server import ForkServer
@@ -64,7 +65,12 @@ def _options() -> argparse.ArgumentParser:
 
 def _list(configs: Path, form: str) -> int:
     claims = [declaration.load(declaration.find(name, configs)) for name in declaration.ids(configs)]
-    lines = [f"{claim.id:22}{claim.sentence}\n{'':22}{_minutes(claim)}{'; '.join(claim.sources)}\n" for claim in claims]
+    width = terminal_width()
+    lines = [
+        f"{beside(label, text, 22, width)}\n"
+        for claim in claims
+        for label, text in ((claim.id, claim.sentence), ("", f"{_minutes(claim)}{'; '.join(claim.sources)}"))
+    ]
     rows: list[list[str | Cell]] = [
         [claim.id, claim.sentence, *(_planned(claim, name) for name in PROFILES), "; ".join(claim.sources)]
         for claim in claims

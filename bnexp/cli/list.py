@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from bnexp.cli.arguments import parser, take_format, take_imports
 from bnexp.cli.output import answer
 from bnexp.compare.blocks import Document, Table
 from bnexp.compare.data import records
+from bnexp.compare.terminal import WIDTH, beside, terminal_width
 from bnexp.config.capabilities import Capabilities, Rank
 from bnexp.config.checks import unknown
 from bnexp.config.descriptions import Description, descriptions
 from bnexp.config.shipped import configs_folder, folder
 
-_WIDTH = 100
 _TEXT = 14  # the column in which texts begin
 _UNKNOWN = "not known; imports=[MODULE] names the module that registers it"
 # Case in benchmarks/norms.json -> how the cost is worded.
@@ -108,9 +107,7 @@ def cost(measured: Mapping[str, Any] | None) -> str:
 
 
 def _row(label: str, text: str, *, indent: int = 2) -> str:
-    first = " " * indent + label
-    first = f"{first:<{_TEXT - 1}} "
-    return textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=" " * _TEXT, break_on_hyphens=False)
+    return beside(" " * indent + label, text, _TEXT, min(terminal_width() or WIDTH, WIDTH))
 
 
 def _options(described: Description) -> list[str]:
@@ -174,4 +171,4 @@ def _norms(choices: list[Description], imports: list[str]) -> str:
 
 def _group(name: str, choices: list[Description]) -> str:
     width = max(18, *(len(each.name) + 2 for each in choices))
-    return "\n".join([name, *(f"  {each.name:{width}}{each.title}" for each in choices)])
+    return "\n".join([name, *(beside(f"  {each.name}", each.title, width + 2, terminal_width()) for each in choices)])

@@ -22,20 +22,22 @@ from bnexp.config.checks import RunFailedError, unknown
 HELP = """\
 bnexp: a command-line laboratory for normalization in neural networks
 
-  bnexp train norm=bn                       train LeNet with batch norm on the embedded digits
-  bnexp train -m norm=none,bn,ln seed=0,1   a sweep
-  bnexp resume [FOLDER]                     resume a run or a sweep that was stopped or killed
-  bnexp runs [FOLDER]                       the runs there are, the newest first; show, diff, tag: one or two of them
-  bnexp evaluate [RUN]                      accuracy with running, precise and batch statistics
+  bnexp train norm=bn                       train LeNet with batch norm on digits
+  bnexp train -m norm=none,bn,ln seed=0,1   a sweep: every combination
+  bnexp resume [FOLDER]                     go on after a stop, a kill, a power cut
+  bnexp runs [FOLDER]                       which runs there are, the newest first
+  bnexp show, diff, tag RUN                 one run; two runs; words to find a run
+  bnexp evaluate [RUN]                      accuracy by three kinds of statistics
   bnexp compare FOLDER...                   runs as a table with intervals
-  bnexp bench [setting=value ...]           the batch size beyond which training is no faster
-  bnexp claim list|run|report               claims about normalization: test, judge and report them
-  bnexp board [FOLDER]                      curves in TensorBoard, on this machine only
-  bnexp export FOLDER --to csv|parquet      all results as tables; RUN --to safetensors|onnx: a trained model
-  bnexp list [GROUP]                        what can be chosen: norms, models, data, experiments, ...
+  bnexp bench [setting=value ...]           the fastest batch size
+  bnexp claim list|run|report               what the literature claims, tested
+  bnexp board [FOLDER]                      curves in TensorBoard
+  bnexp export FOLDER --to csv|parquet      results as tables; onnx: a model
+  bnexp list [GROUP]                        what can be chosen: norms, models, ...
 
---json (--format table|csv|json|markdown|latex) makes any answer one that programs can read.
-bnexp COMMAND --help says more; bnexp --version; completion: eval "$(bnexp -sc install=bash)"
+--json (or --format table|csv|json|markdown|latex) answers for programs.
+bnexp COMMAND --help says more; bnexp --version; completion for bash, zsh, fish:
+bnexp -sc install=SHELL says how.
 """
 
 

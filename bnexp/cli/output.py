@@ -39,6 +39,12 @@ def say(text: str, *, end: str = "", also: str = "") -> None:
         raise RunFailedError(f"standard output cannot be written ({error.strerror}){also}") from None
 
 
+def note(text: str) -> None:
+    """Tell who waits at a terminal what is being done; logs and scripts have no use for it."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+
+
 def answer(document: Document, form: str) -> None:
     """Print a document in a format; characters that standard output cannot encode are escaped."""
     if hasattr(sys.stdout, "reconfigure"):

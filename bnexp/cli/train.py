@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnexp.cli.arguments import format_apart
-from bnexp.cli.output import answer, only_the_answer, say
+from bnexp.cli.output import answer, note, only_the_answer, say
 from bnexp.compare.overview import jobs, single
 from bnexp.config.shipped import configs_folder
 from bnexp.runs.paths import RunPaths
@@ -31,6 +31,7 @@ def train(arguments: list[str]) -> int:
         return _train(arguments, None, form)
     from bnexp.sweep.fork_server import ForkServer
 
+    note("checking the jobs of the sweep")
     with contextlib.closing(ForkServer()) as server:
         server.begin()  # it imports torch while Hydra composes
         return _train(arguments, server, form)
@@ -71,6 +72,7 @@ def _train_one(config: DictConfig, form: str) -> int:
 
 def do(job: Job, form: str = "table") -> int:
     """Train one run, print how it ended, and return the exit code."""
+    note("loading torch and the data")
     from bnexp.experiment.display import console
     from bnexp.experiment.job import already_done, import_modules
     from bnexp.experiment.run import run
@@ -125,7 +127,7 @@ def _ending(status: str, facts: Mapping[str, Any], shown: Path) -> str:
         return f"diverged: the loss of step {facts['diverged_at']} is not finite; run {shown}"
     final = facts["final"]
     precise = final["test/accuracy_precise"]
-    also = f" ({precise:.4f} with precise statistics)" if precise != final["test/accuracy"] else ""
+    also = f" (precise {precise:.4f})" if precise != final["test/accuracy"] else ""
     stopped = facts.get("stopped_at")
     return (
         f"finished: {_early(facts) if stopped else ''}test accuracy {final['test/accuracy']:.4f}{also}, "

@@ -68,6 +68,7 @@ class Table:
     Attributes:
         pictures: columns that only HTML can show.
         kind: the table's class in HTML.
+        whole: columns whose texts are copied by people, such as paths; a narrow terminal shows them below their row.
     """
 
     header: Sequence[str]
@@ -75,6 +76,7 @@ class Table:
     title: str = ""
     pictures: Sequence[int] = ()
     kind: str = ""
+    whole: Sequence[int] = ()
 
     @property
     def cells(self) -> list[list[Cell] | Group]:

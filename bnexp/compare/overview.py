@@ -68,7 +68,7 @@ def listing(runs: Sequence[Run], metric: str, notes: Sequence[str] = (), skips: 
         "skipped": [{"folder": str(skip.folder), "reason": skip.reason} for skip in skips],
         "notes": list(notes),
     }
-    blocks: list[Block] = [Table(header, rows), *([Items(notes)] if notes else [])]
+    blocks: list[Block] = [Table(header, rows, whole=[header.index("folder")]), *([Items(notes)] if notes else [])]
     return Document(blocks, _listing_records(runs, keys, metric), facts)
 
 

@@ -37,6 +37,14 @@ def _is_named(key: str) -> bool:
     return role(key).named and not key.startswith(("hydra.", "hydra/"))
 
 
+def shortened(name: str, width: int) -> str:
+    """A name in at most ``width`` characters, for a screen: where it is longer, its middle is left out."""
+    if len(name) <= width:
+        return name
+    end = max(0, width - 3) // 3  # the seed is there
+    return name[: max(0, width - 3 - end)] + "..." + name[len(name) - end :]
+
+
 def quoted(text: str) -> str:
     """Quote a value so that Hydra's grammar reads exactly this text."""
     assert "\\" not in text

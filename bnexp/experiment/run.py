@@ -176,6 +176,7 @@ def _keep_records(
         if (how := _early_end(setup, book, None))
     }
     setup.clock.start(progress.step, before=books[0].seconds)
+    log.info("%s", _about(setup))
     name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} stacked runs"
     display = RunDisplay(name, progress.step, cadence.steps, [job.folder for job in jobs])
     with display.bar:
@@ -198,6 +199,14 @@ def _keep_records(
     found = _side_by_side(lambda row: _end(jobs[row], books[row], seconds, progress.step, status=status), rest)
     ended |= dict(zip(rest, found, strict=True))
     return [ended[row] for row in range(len(jobs))]
+
+
+def _about(setup: Setup) -> str:
+    """What is trained, as a line for the user."""
+    config, cadence, data = setup.config, setup.training.cadence, setup.data
+    length = f"{cadence.steps} steps ({cadence.steps / cadence.per_epoch:.4g} epochs)"
+    what = f"{config.model['name']} with norm={config.norm['name']} on {data.name}, {len(data.train)} images"
+    return f"training {what}, {length}, on {setup.population.theta_MP.device}"
 
 
 def _early_end(setup: Setup, book: Logbook, diverged_at: int | None) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
+from bnexp.config.names import shortened
 from bnexp.runs.paths import RunPaths
 from bnexp.sweep.engine import ranges
 from bnexp.sweep.options import programs
@@ -22,7 +24,7 @@ class SweepDisplay:
     """A bar with done, running and failed jobs and the time left; plain lines if there is no terminal."""
 
     def __init__(self, todo: int) -> None:
-        self.bar = tqdm(total=todo, desc="sweep", unit="job", disable=None)
+        self.bar = tqdm(total=todo, desc="sweep", unit="job", disable=None, dynamic_ncols=True)
         self._failed = 0
 
     def running(self, jobs: int, queued: int = 0) -> None:
@@ -33,8 +35,7 @@ class SweepDisplay:
         """Show that a job has ended."""
         self.bar.update()
         self._failed += entry.state == "failed"
-        if self.bar.disable or entry.state == "failed":
-            self.say(_line(entry, accuracy, seconds))
+        self.say(_line(entry, accuracy, seconds, None if self.bar.disable else shutil.get_terminal_size().columns))
 
     def say(self, text: str) -> None:
         """Write a line, above the bar if there is one; a closed stderr does not end the sweep."""
@@ -46,9 +47,12 @@ class SweepDisplay:
         self.bar.close()
 
 
-def _line(entry: Entry, accuracy: float | None, seconds: float) -> str:
+def _line(entry: Entry, accuracy: float | None, seconds: float, columns: int | None) -> str:
+    """A job's end; its name is shortened where the line would not fit the terminal, but not that of a failed job."""
     how = f"{entry.state}: {entry.reason}" if entry.reason else entry.state
-    return f"{entry.name}  {how}{'' if accuracy is None else f'  test accuracy {accuracy:.4f}'}  {seconds:.1f} s"
+    rest = f"  {how}{'' if accuracy is None else f'  test accuracy {accuracy:.4f}'}  {seconds:.1f} s"
+    room = columns and max(16, columns - len(rest))
+    return (shortened(entry.name, room) if room and not entry.reason else entry.name) + rest
 
 
 def print_summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> None:

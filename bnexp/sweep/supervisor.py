@@ -117,6 +117,10 @@ class Supervisor:
 
     def run(self) -> str | None:
         """Run all jobs; returns a sentence that says why some jobs were not started, or None."""
+        jobs = sum(map(len, self._queue))
+        if jobs:
+            most = min(self._engine.room(), len(self._queue))
+            self._display.say(f"{jobs} jobs in {self._plan.folder}, in up to {most} processes at the same time")
         try:
             while self._queue or self._running:
                 if self._stop() and self._engine.survives:

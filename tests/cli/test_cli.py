@@ -206,12 +206,13 @@ def test_a_run_says_accuracy_time_and_where_it_is(run_folder):
     _, out, err = run_folder
     finished, run, curves = out.splitlines()
     assert finished.startswith("finished: test accuracy 0.")
-    assert "with precise statistics" in finished
+    assert "(precise 0." in finished
     assert "21 steps in" in finished
     assert (run, curves) == ("run: run", "curves: bnexp board run")
-    lines = err.splitlines()
+    about, *lines = err.splitlines()
+    assert about == "training mlp with norm=bn on digits, 200 images, 21 steps (3 epochs), on cpu"
     assert len(lines) == 3
-    assert all(line.startswith("epoch ") and "test/accuracy_precise" in line for line in lines)
+    assert all(line.startswith("epoch ") and "  precise 0." in line for line in lines)
 
 
 def test_what_a_run_leaves(run_folder):

@@ -13,7 +13,7 @@ from bnexp.compare.cells import decimals, duration, number, probability
 from bnexp.compare.formats import FORMATS
 from bnexp.compare.html import as_html, quoted
 from bnexp.compare.markdown import as_markdown
-from bnexp.compare.terminal import WIDTH, as_text
+from bnexp.compare.terminal import WIDTH, as_text, beside
 
 TABLE = Table(
     ["arm", "", "loss", "n"],
@@ -140,3 +140,50 @@ def test_numbers_are_short_for_people_and_whole_for_machines(cell, text, value):
 @pytest.mark.parametrize(("half", "digits"), [(0.0123, 3), (0.5, 2), (1.0, 1), (42.0, 0), (1e-9, 6), (0.0, 4)])
 def test_an_interval_has_two_significant_digits(half, digits):
     assert decimals(half, 4) == digits
+
+
+NARROW = Table(
+    ["started", "what differs", "test accuracy", "folder"],
+    [
+        ["today", "norm=bn,optim.lr=0.1,seed=3", Cell("0.9375", 0.9375), "outputs/2026-11-26/norm=bn"],
+        Group("a group", "", ""),
+        ["", "norm=ln", Cell("0.5000", 0.5), "outputs/b"],
+    ],
+    whole=[3],
+)
+
+
+def test_a_table_fits_the_terminal_and_paths_stay_whole():
+    assert as_text([NARROW], 48).splitlines() == [
+        "started  what differs              test accuracy",
+        "------------------------------------------------",
+        "today    norm=bn,optim.lr=0.1,            0.9375",
+        "         seed=3",
+        "  outputs/2026-11-26/norm=bn",
+        "a group",
+        "         norm=ln                          0.5000",
+        "  outputs/b",
+    ]
+    wide = as_text([NARROW]).splitlines()
+    assert wide[2] == "today    norm=bn,optim.lr=0.1,seed=3         0.9375  outputs/2026-11-26/norm=bn"
+    assert as_text([NARROW], len(wide[1])) == as_text([NARROW])
+
+
+def test_a_table_that_cannot_fit_is_left_as_it_is():
+    numbers = Table(["first", "second"], [[Cell("1.23456", 1.23456), Cell("2.34567", 2.34567)]])
+    assert as_text([numbers], 10) == as_text([numbers])
+
+
+def test_a_command_that_goes_on_below_can_still_be_pasted():
+    command = "bnexp train norm=bn model=mlp model.width=50 epochs=8"
+    table = Table(["run", "r1"], [["command", command]])
+    *_, one, two = as_text([table], 40).splitlines()
+    assert [one, two] == ["command  bnexp train norm=bn model=mlp \\", "         model.width=50 epochs=8"]
+    assert one.removeprefix("command").rstrip("\\").split() + two.split() == command.split()
+
+
+def test_a_text_stands_beside_its_label():
+    assert beside("bn", "Batch normalization of a layer's inputs", 6, 30).splitlines() == [
+        *("bn    Batch normalization of a", "      layer's inputs"),
+    ]
+    assert beside("bn", "Batch normalization", 6, None) == "bn    Batch normalization"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnexp.config.names import run_name
+from bnexp.config.names import run_name, shortened
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,15 @@ def test_a_long_name_is_cut_at_a_whole_letter_and_stays_distinct(letter):
     assert one != other
     assert 140 < len(one.encode()) <= 150
     assert set(one[: one.rindex("-")]) == {letter}
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [(21, "norm=bn,lr=0.1,seed=3"), (20, "norm=bn,lr=0...eed=3"), (12, "norm=b...d=3"), (3, "...")],
+)
+def test_a_name_that_is_too_long_for_a_screen_loses_its_middle(width, shown):
+    assert shortened("norm=bn,lr=0.1,seed=3", width) == shown
+
+
+def test_shortened_names_fit():
+    assert [len(shortened("x" * 50, width)) for width in range(3, 60)] == [min(width, 50) for width in range(3, 60)]

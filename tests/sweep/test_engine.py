@@ -64,7 +64,8 @@ def test_each_end_becomes_its_jobs_state_and_is_told(tmp_path, config, capsys):
         (tmp_path / f"do-seed={seed}").write_text(do)
     plan = planned(tmp_path, config, len(does))
     assert supervised(plan, Fake()) is None
-    lines = capsys.readouterr().err.splitlines()
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == f"{len(does)} jobs in {tmp_path}, in up to {len(does)} processes at the same time"
     assert [entry.state for entry in plan.entries] == ["finished", "failed", "failed", "diverged", "failed"]
     reasons = [entry.reason for entry in plan.entries]
     assert reasons[1:3] == ["it is broken", "killed by SIGKILL (out of memory?)"]
@@ -382,7 +383,7 @@ def test_a_node_runs_a_task_in_the_folder_of_the_user_and_one_without_a_gpu_refu
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     code, lines = refuses()
     assert (code, lines[-1].partition(", and ")[0]) == (2, "bnexp: a GPU was asked for")
-    assert travels() == (0, (tmp_path / "s" / "seed=0" / "output.log").read_text().splitlines()[-3:])
+    assert travels() == (0, (tmp_path / "s" / "seed=0" / "output.log").read_text().splitlines()[-4:])
     assert run_json.read(tmp_path / "s" / "seed=0")["status"] == "finished"
 
 
