@@ -11,6 +11,8 @@ import zipfile
 import pytest
 from conftest import ROOT, SMALL_RUN
 
+import bnexp
+
 pytestmark = pytest.mark.skipif(shutil.which("uv") is None, reason="uv, which builds the wheel, is not on the path")
 
 
@@ -29,6 +31,9 @@ def test_a_wheel_installed_elsewhere_trains_from_any_folder(tmp_path):
     assert {"bnexp/data/digits.csv.gz", "bnexp/data/digits.md"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "outputs/", "configs/"))]
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (about,) = (tmp_path / "site").glob("*.dist-info/METADATA")
+    said = about.read_text(encoding="utf-8").splitlines()
+    assert {"License-Expression: MIT", "License-File: LICENSE", "Author: the bnexp developers"} <= set(said)
     (tmp_path / "elsewhere").mkdir()
     program = "import bnexp, sys; from bnexp.cli.main import main; print(bnexp.__file__); sys.exit(main())"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), os.environ["PYTHONPATH"]])}
@@ -37,3 +42,9 @@ def test_a_wheel_installed_elsewhere_trains_from_any_folder(tmp_path):
     assert out.startswith(str(tmp_path / "site"))
     assert "finished: test accuracy" in out
     assert list((tmp_path / "elsewhere" / "outputs").rglob("run.json"))
+
+
+def test_the_citation_names_this_version():
+    lines = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"version: {bnexp.__version__}" in lines
+    assert "license: MIT" in lines

@@ -8,11 +8,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import io
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bnexp import __version__
@@ -106,7 +104,9 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"bnexp {__version__}")
         return 0
     if arguments[0] in ("-sc", "--shell-completion"):
-        return complete(arguments)
+        from bnexp.cli.completion import shell_completion
+
+        return shell_completion(arguments)
     return command(arguments[0])(arguments[1:])
 
 
@@ -154,35 +154,3 @@ def _crashed(error: Exception) -> int:
         path = Path(file.name)
     reason = str(error).strip().partition("\n")[0]
     return _one_line(f"{type(error).__name__}: {reason}; details in {path}", 1)
-
-
-def complete(arguments: list[str]) -> int:
-    """Shell completion: our own for commands and groups, Hydra's for settings; else the shell offers files."""
-
-    def hydra() -> int:
-        from bnexp.config import compose
-        from bnexp.config.shipped import configs_folder
-
-        return compose.run_hydra(lambda config: None, arguments, configs_folder())
-
-    if not any(word.startswith("query=") for word in arguments):  # completion is to be installed or removed
-        return hydra()
-    line = os.environ.get("COMP_LINE", "")
-    words = f"{line}|".split()  # the | keeps an empty last word
-    if len(words) > 2 and words[1] in ("train", "bench"):
-        os.environ["COMP_LINE"] = line.replace(f" {words[1]} ", " ", 1)  # Hydra must not see the sub-command
-        # A line with an error has no completion yet; an error message would appear in the middle of the line.
-        with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
-            hydra()
-        return 0
-    print(" ".join(word for word in _choices(words) if word.startswith(words[-1][:-1])))
-    return 0
-
-
-def _choices(words: Sequence[str]) -> Sequence[str]:
-    """The words that can complete a line without settings."""
-    from bnexp.cli.list import GROUPS
-
-    if len(words) == 2:
-        return list(COMMANDS)
-    return GROUPS if len(words) == 3 and words[1] == "list" else ()

@@ -34,7 +34,7 @@ from bnexp.config.checks import near_miss, unknown
 from bnexp.config.descriptions import other_names
 from bnexp.config.schema import TrainConfig, completed, flat, from_dict, to_dict
 
-_FLAGS = (
+FLAGS = (
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
     *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--info", "-i"),
@@ -51,7 +51,7 @@ _FIXED = {
 # Settings that may come from the environment, because they are paths; other values may be secrets, and are stored.
 _FROM_ENVIRONMENT = ("data.root", "data.path")
 # Settings whose value is a folder or file name, taken literally; and one whose value is a sentence.
-_PLACES = ("init_from", "data.path", "data.root", "hydra.run.dir", "hydra.sweep.dir")
+PLACES = ("init_from", "data.path", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 _SENTENCE = "notes"
 # The marks of Hydra's grammar besides the equals sign.
 _GRAMMAR = re.compile(r"[\\'\"$,(){}\[\]]")
@@ -156,7 +156,7 @@ def _taken_literally(argument: str, *, several: bool) -> str:
     key, equals, value = argument.partition("=")
     if key == _SENTENCE and equals and "\\" not in value and not re.fullmatch(r"'.*'|\".*\"", value):
         return f"{key}={names.quoted(value)}"
-    if key in _PLACES and not any(mark in value for mark in "\\'\"$"):
+    if key in PLACES and not any(mark in value for mark in "\\'\"$"):
         several = several and not key.startswith("hydra.")
         value = value.replace("{seed}", r"\{seed\}") if several else re.sub(r"[,(){}\[\]]", r"\\\g<0>", value)
     elif _GRAMMAR.search(value):
@@ -172,7 +172,7 @@ def _refuse(arguments: list[str]) -> None:
     """
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if key.startswith("-") and key not in _FLAGS:
+        if key.startswith("-") and key not in FLAGS:
             raise _no_option(key, equals, value)
         key = key.lstrip("+")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and equals and value.strip("'\" ") in ("", "null"):
@@ -187,7 +187,7 @@ def _refuse(arguments: list[str]) -> None:
 
 def _no_option(flag: str, equals: str, value: str) -> ValueError:
     """The error for an unknown option, which may be a setting with dashes before it."""
-    known, setting = [each for each in _FLAGS if each.startswith("--")], flag.lstrip("-").replace("-", "_")
+    known, setting = [each for each in FLAGS if each.startswith("--")], flag.lstrip("-").replace("-", "_")
     is_setting = setting.partition(".")[0] in [each.name for each in fields(TrainConfig)]
     if is_setting or (equals and not near_miss(flag, known, cutoff=0.75)):
         return ValueError(f"{flag}{equals}{value}: settings have no dashes; write {setting}={value or '...'}")

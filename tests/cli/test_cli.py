@@ -14,7 +14,6 @@ import time
 import pytest
 from conftest import SMALL, SMALL_RUN, start
 
-from bnexp.cli.main import COMMANDS
 from bnexp.norms.base import NORMS
 
 MLP1 = "model=mlp batch_size=1"
@@ -491,66 +490,8 @@ def test_help_imports_nothing_heavy(tmp_path):
     assert done.stdout.endswith("[]\n")
 
 
-def completions(line: str, monkeypatch, bnexp) -> list[str]:
-    monkeypatch.setenv("COMP_LINE", line)
-    monkeypatch.setenv("COMP_POINT", str(len(line)))
-    answer = bnexp("-sc", "query=bash")
-    assert (answer.code, answer.err) == (0, "")
-    return answer.out.split()
-
-
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("bnexp r", ["resume", "runs"]),
-        ("bnexp ev", ["evaluate"]),
-        ("bnexp list n", ["norm"]),
-        ("bnexp train norm=bn", ["norm=bn", "norm=bn_scratch"]),
-        ("bnexp train seed=1 no", ["norm.", "norm=", "norm_state=", "notes="]),
-        ("bnexp train --config-dir ", []),
-        ("bnexp train --nonsense no", []),
-        *((f"bnexp {command} ", []) for command in ("resume", "evaluate", "compare", "board", "nonsense")),
-    ],
-)
-def test_bash_completion_offers_commands_and_settings(bnexp, monkeypatch, line, offered):
-    assert completions(line, monkeypatch, bnexp) == offered
-
-
-def test_bash_completion_offers_every_command(bnexp, monkeypatch):
-    assert completions("bnexp ", monkeypatch, bnexp) == list(COMMANDS)
-
-
-def test_bash_completion_works_in_bash(tmp_path):
-    program = (
-        f"#!/bin/sh\nexec {sys.executable} -c 'import sys; from bnexp.cli.main import main; sys.exit(main())' \"$@\"\n"
-    )
-    (tmp_path / "bnexp").write_text(program)
-    (tmp_path / "bnexp").chmod(0o755)
-    script = """eval "$(bnexp -sc install=bash)"
-    COMP_LINE="$1" COMP_POINT=${#1} COMP_WORDS=($1) COMP_CWORD=$2
-    hydra_bash_completion
-    echo "${COMPREPLY[@]}" """
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    for line, word, offered in (("bnexp ev", "1", "evaluate"), ("bnexp train norm=bn", "2", "norm=bn norm=bn_scratch")):
-        command = ["bash", "-c", script, "bash", line, word]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-        assert (done.stdout.strip(), done.stderr) == (offered, "")
-
-
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     with start("-sc", "install=bash", cwd=tmp_path) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "allowed"),
-    [
-        ("-sc", "['install', 'uninstall', 'query']"),
-        ("-sc install=nonsense", "bash fish zsh"),
-        ("-sc nonsense=bash", "['install', 'uninstall', 'query']"),
-    ],
-)
-def test_completion_for_an_unknown_shell_costs_a_line(bnexp, words, allowed):
-    assert allowed in bnexp(*words.split()).complaint
