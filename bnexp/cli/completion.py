@@ -88,7 +88,7 @@ def _candidates(before: Sequence[str], word: str) -> Sequence[str]:
     if name not in COMMANDS:
         return []
     place = [name, *([before[2]] if name == "claim" and len(before) > 2 else [])]
-    options = _options(place)
+    options = options_of(place)
     if value := options.get(last):
         return value.strip("{}").split(",") if value.startswith("{") else _folders(word) if value in _PATHS else []
     if word.startswith("-"):
@@ -125,7 +125,7 @@ def _folders(begun: str, *, files: bool = False) -> list[str]:
     return [place + each for each in names if name or not each.startswith(".")]
 
 
-def _options(place: Sequence[str]) -> dict[str, str]:
+def options_of(place: Sequence[str]) -> dict[str, str]:
     """The options of a command, as its help says: name -> choices of its value, its name, or nothing."""
     from bnexp.cli.main import command
 

@@ -26,7 +26,7 @@ def terminal_width() -> int | None:
 def beside(label: str, text: str, column: int, width: int | None) -> str:
     """A label, and a text that begins in a column and goes on there in further lines; in one line if width is None."""
     first = f"{label:<{column - 1}} "
-    if width is None:
+    if width is None or not text:
         return (first + text).rstrip()
     return textwrap.fill(
         text,

@@ -186,4 +186,5 @@ def test_a_text_stands_beside_its_label():
     assert beside("bn", "Batch normalization of a layer's inputs", 6, 30).splitlines() == [
         *("bn    Batch normalization of a", "      layer's inputs"),
     ]
+    assert beside("bn", "", 6, 30) == "bn"
     assert beside("bn", "Batch normalization", 6, None) == "bn    Batch normalization"

@@ -1,4 +1,4 @@
-"""Every yaml composes, binds to its builder and says what it is; and the README names every group's choices."""
+"""Every yaml composes, binds to its builder and says what it is; and the guide names every group's choices."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_no_yaml_names_python_code():
         assert "_target_" not in keys, path
 
 
-def test_the_readme_names_every_choice():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    missing = [f"{group}={name}" for group, name in CHOICES if f"`{name}`" not in readme]
+def test_the_guide_names_every_choice():
+    guide = (ROOT / "docs" / "guide" / "choices.md").read_text(encoding="utf-8")
+    missing = [f"{group}={name}" for group, name in CHOICES if f"`{name}`" not in guide]
     assert not missing
