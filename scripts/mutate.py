@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_COPIED = ("bnexp", "tests", "configs", "scripts", "benchmarks", "docs", "pyproject.toml", "README.md", "LICENSE")
+_COPIED = ("bnexp", "tests", "configs", "scripts", "benchmarks", "docs", "pyproject.toml", "README.md")
+_COPIED += ("LICENSE", "CITATION.cff")
 _SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
     **{ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And},

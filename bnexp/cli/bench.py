@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from bnexp.cli.arguments import parser, take_format
-from bnexp.cli.output import answer, only_the_answer
+from bnexp.cli.output import answer, note, only_the_answer
 from bnexp.compare.blocks import Cell, Document, Table, Text
 from bnexp.compare.cells import number
 from bnexp.config.checks import Positive, Range, checked
@@ -28,6 +28,7 @@ def bench(arguments: list[str]) -> int:
     given = options.parse_intermixed_args(arguments)
     sizes, repeats = _batch_sizes(given.sizes), checked("--repeats", given.repeats, Annotated[int, Range(least=3)])
     config = _composed([*given.settings, *(["--config-dir", given.config_dir] if given.config_dir else [])])
+    note("loading torch and the data")
     from bnexp.experiment import bench
     from bnexp.experiment.display import console
     from bnexp.experiment.job import import_modules

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bnexp.cli.arguments import parser, take_format, take_imports
 from bnexp.cli.newest import newest_run
-from bnexp.cli.output import answer, only_the_answer
+from bnexp.cli.output import answer, note, only_the_answer
 from bnexp.compare.blocks import Document, Table, Text
 from bnexp.compare.cells import number
 
@@ -23,6 +23,7 @@ def evaluate(arguments: list[str]) -> int:
     take_format(options)
     given = options.parse_args(arguments)
     given.run = given.run or newest_run()
+    note("loading torch and the data")
     from bnexp.experiment.display import console
     from bnexp.experiment.job import import_modules, require_typed, saved_job
     from bnexp.experiment.restore import evaluate_run
