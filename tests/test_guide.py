@@ -19,8 +19,8 @@ from conftest import ROOT, composed
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
+from bnexp.cli.commands import COMMANDS
 from bnexp.cli.completion import options_of
-from bnexp.cli.main import COMMANDS
 from bnexp.config.compose import plain
 from bnexp.norms import NORMS
 

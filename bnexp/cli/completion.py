@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from bnexp.cli.commands import COMMANDS, command
 from bnexp.config.checks import unknown
 from bnexp.config.shipped import configs_folder
 
@@ -80,8 +81,6 @@ def shell_completion(arguments: Sequence[str]) -> int:
 
 def _candidates(before: Sequence[str], word: str) -> Sequence[str]:
     """Words for the place after ``before``, of which ``word`` is the beginning."""
-    from bnexp.cli.main import COMMANDS
-
     if len(before) < 2:
         return ["--help", "--version"] if word.startswith("-") else list(COMMANDS)
     name, last = before[1], before[-1]
@@ -98,7 +97,7 @@ def _candidates(before: Sequence[str], word: str) -> Sequence[str]:
 
 def _words(place: Sequence[str], word: str, before: Sequence[str]) -> Sequence[str]:
     """What a command takes besides options."""
-    from bnexp.config.compose import PLACES
+    from bnexp.config.words import PLACES
 
     if place[0] in _SETTINGS:
         key, equals, path = word.partition("=")
@@ -127,10 +126,8 @@ def _folders(begun: str, *, files: bool = False) -> list[str]:
 
 def options_of(place: Sequence[str]) -> dict[str, str]:
     """The options of a command, as its help says: name -> choices of its value, its name, or nothing."""
-    from bnexp.cli.main import command
-
     if place[0] == "train":
-        from bnexp.config.compose import FLAGS
+        from bnexp.config.words import FLAGS
 
         own = {"--config-dir": "DIR", "--cfg": "{job,hydra,all}"}
         return dict.fromkeys(FLAGS, "") | own | {"--format": "{table,csv,json,markdown,latex}", "--json": ""}

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from bnexp import __version__
+from bnexp.cli.commands import command
 from bnexp.cli.output import drop_output, say
-from bnexp.config.checks import RunFailedError, unknown
+from bnexp.config.checks import RunFailedError
 
 HELP = """\
 bnexp: a command-line laboratory for normalization in neural networks
@@ -38,23 +38,6 @@ bnexp COMMAND --help says more; bnexp --version; completion for bash, zsh, fish:
 bnexp -sc install=SHELL says how.
 """
 
-
-# Sub-command -> module and function, imported when the command is used.
-COMMANDS = {
-    "train": "bnexp.cli.train:train",
-    "resume": "bnexp.cli.resume:resume",
-    "runs": "bnexp.cli.runs:runs",
-    "show": "bnexp.cli.show:show",
-    "diff": "bnexp.cli.diff:diff",
-    "tag": "bnexp.cli.tag:tag",
-    "evaluate": "bnexp.cli.evaluate:evaluate",
-    "compare": "bnexp.cli.compare:main",
-    "claim": "bnexp.cli.claim:main",
-    "bench": "bnexp.cli.bench:bench",
-    "export": "bnexp.cli.export:export",
-    "board": "bnexp.cli.board:board",
-    "list": "bnexp.cli.list:main",
-}
 
 # Errors of a path that the user named; all other errors are failures of the disk.
 _WRONG_PLACE = (
@@ -108,21 +91,6 @@ def _dispatch(arguments: list[str]) -> int:
 
         return shell_completion(arguments)
     return command(arguments[0])(arguments[1:])
-
-
-def command(name: str) -> Callable[[list[str]], int]:
-    """The function of a sub-command.
-
-    Raises:
-        ValueError: there is no such command.
-    """
-    if "=" in name or name in ("-m", "--multirun"):
-        raise ValueError(f"{name}: a command comes first: bnexp train {name} ... (allowed: {', '.join(COMMANDS)})")
-    if name not in COMMANDS:
-        raise unknown("command", name, COMMANDS)
-    module, _, function = COMMANDS[name].partition(":")
-    found: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
-    return found
 
 
 def _one_line(text: str, code: int) -> int:

@@ -10,8 +10,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from bnexp.cli.commands import COMMANDS
 from bnexp.cli.completion import SCRIPTS
-from bnexp.cli.main import COMMANDS
 from bnexp.config.shipped import configs_folder
 
 CLAIMS = sorted(path.stem for path in (configs_folder() / "claim").glob("*.yaml"))

@@ -1,0 +1,79 @@
+"""The words of a command line before Hydra reads them: what is refused, and what is taken literally."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+
+from bnexp.config import names
+from bnexp.config.checks import near_miss, unknown
+from bnexp.config.schema import TrainConfig
+
+FLAGS = (
+    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--info", "-i"),
+)
+
+# Hydra settings that would break promises about run folders: setting -> (the values that keep it, the promise).
+_FIXED = {
+    "hydra.output_subdir": ("null", "bnexp writes .hydra in the run folder itself"),
+    "hydra.job.chdir": ("false", "paths are relative to the working folder"),
+}
+# Settings that may come from the environment, because they are paths; other values may be secrets, and are stored.
+_FROM_ENVIRONMENT = ("data.root", "data.path")
+# Settings whose value is a folder or file name, taken literally; and one whose value is a sentence.
+PLACES = ("init_from", "data.path", "data.root", "hydra.run.dir", "hydra.sweep.dir")
+_SENTENCE = "notes"
+# The marks of Hydra's grammar besides the equals sign.
+_GRAMMAR = re.compile(r"[\\'\"$,(){}\[\]]")
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\s*\.\s*(env|\$)")
+
+
+def taken_literally(arguments: Sequence[str]) -> list[str]:
+    """Escape paths and sentences for Hydra's grammar: names of run folders hold equals signs and commas."""
+    several = not {"-m", "--multirun"}.isdisjoint(arguments)  # a comma separates the values of a sweep
+    return [_literal(argument, several=several) for argument in arguments]
+
+
+def _literal(argument: str, *, several: bool) -> str:
+    key, equals, value = argument.partition("=")
+    if key == _SENTENCE and equals and "\\" not in value and not re.fullmatch(r"'.*'|\".*\"", value):
+        return f"{key}={names.quoted(value)}"
+    if key in PLACES and not any(mark in value for mark in "\\'\"$"):
+        several = several and not key.startswith("hydra.")
+        value = value.replace("{seed}", r"\{seed\}") if several else re.sub(r"[,(){}\[\]]", r"\\\g<0>", value)
+    elif _GRAMMAR.search(value):
+        return argument
+    return f"{key}{equals}" + value.replace("=", r"\=")
+
+
+def refuse(arguments: list[str]) -> None:
+    """Refuse arguments that Hydra would accept and bnexp does not.
+
+    Raises:
+        ValueError: an argument is of this kind.
+    """
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key.startswith("-") and key not in FLAGS:
+            raise _no_option(key, equals, value)
+        key = key.lstrip("+")
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and equals and value.strip("'\" ") in ("", "null"):
+            raise ValueError(f"{argument}: expected a folder")
+        if key in _FIXED and value.lower() != _FIXED[key][0]:
+            allowed, why = _FIXED[key]
+            raise ValueError(f"{argument}: not allowed ({why}; allowed: {key}={allowed})")
+        if _ENVIRONMENT.search(argument) and key not in _FROM_ENVIRONMENT:
+            where = " and ".join(_FROM_ENVIRONMENT)
+            raise ValueError(f"{argument}: only {where} take environment variables, which may be secrets")
+
+
+def _no_option(flag: str, equals: str, value: str) -> ValueError:
+    """The error for an unknown option, which may be a setting with dashes before it."""
+    known, setting = [each for each in FLAGS if each.startswith("--")], flag.lstrip("-").replace("-", "_")
+    is_setting = setting.partition(".")[0] in [each.name for each in fields(TrainConfig)]
+    if is_setting or (equals and not near_miss(flag, known, cutoff=0.75)):
+        return ValueError(f"{flag}{equals}{value}: settings have no dashes; write {setting}={value or '...'}")
+    return unknown("option", flag, known)
