@@ -20,22 +20,21 @@ from bnexp.config.checks import RunFailedError
 HELP = """\
 bnexp: a command-line laboratory for normalization in neural networks
 
-  bnexp train norm=bn                       train LeNet with batch norm on digits
+  bnexp train norm=bn                       LeNet with batch norm, on digits
   bnexp train -m norm=none,bn,ln seed=0,1   a sweep: every combination
-  bnexp resume [FOLDER]                     go on after a stop, a kill, a power cut
-  bnexp runs [FOLDER]                       which runs there are, the newest first
-  bnexp show, diff, tag RUN                 one run; two runs; words to find a run
-  bnexp evaluate [RUN]                      accuracy by three kinds of statistics
+  bnexp resume [FOLDER]                     go on after a stop or a kill
+  bnexp runs [FOLDER]                       the runs there are, the newest first
+  bnexp show, diff, tag RUN                 one run; two runs; words to find it
+  bnexp evaluate [RUN]                      accuracy by three statistics
   bnexp compare FOLDER...                   runs as a table with intervals
   bnexp bench [setting=value ...]           the fastest batch size
-  bnexp claim list|run|report               what the literature claims, tested
+  bnexp claim list|run|report               claims of the literature, tested
   bnexp board [FOLDER]                      curves in TensorBoard
   bnexp export FOLDER --to csv|parquet      results as tables; onnx: a model
-  bnexp list [GROUP]                        what can be chosen: norms, models, ...
+  bnexp list [GROUP]                        norms, models, data, ... to choose
 
 --json (or --format table|csv|json|markdown|latex) answers for programs.
-bnexp COMMAND --help says more; bnexp --version; completion for bash, zsh, fish:
-bnexp -sc install=SHELL says how.
+bnexp COMMAND --help says more. Completion: bnexp -sc install=bash (zsh, fish).
 """
 
 

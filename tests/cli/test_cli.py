@@ -461,6 +461,7 @@ def test_ctrl_c_while_the_program_starts_prints_nothing(tmp_path, seconds):
 def test_help_version_and_list(bnexp):
     assert "bnexp train norm=bn" in bnexp().out
     assert bnexp("--help").out == bnexp().out
+    assert max(map(len, bnexp().out.splitlines())) <= 80
     assert bnexp("--version").out.startswith("bnexp 0.")
     listed = bnexp("list", "norms").out
     assert "Ioffe & Szegedy 2015" in listed
