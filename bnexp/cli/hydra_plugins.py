@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ClassVar
@@ -277,9 +277,9 @@ class OtherLauncher:
         ended, self._ended = self._ended, []
         return News(ended=ended)
 
-    def alive(self, tickets: Collection[str]) -> Collection[str]:
+    def alive(self, tickets: Collection[str]) -> Set[str]:
         """None: nothing outlasts ``submit``."""
-        return ()
+        return set()
 
     def attach(self, number: int, ticket: str, sweep: Path) -> None:
         """Never called, see ``alive``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,11 +69,12 @@ def _resume_sweep(given: argparse.Namespace, wanted: Length | None) -> int:
     from bnexp.sweep.carry_out import cancel, carry_out
 
     saved, flags = plan.read(given.run), [f"--{word.replace('_', '-')}" for word in _OF_SWEEPS if getattr(given, word)]
-    if not given.here:
-        _require_trust(saved, given)
     if given.cancel:
         return cancel(given.run)
-    require_typed(given.run, saved.imports, given.imports, ["resume", str(given.run), *given.length, *flags])
+    words = ["resume", str(given.run), *given.length, *flags]
+    if not given.here:
+        _require_trust(saved, given, words)
+    require_typed(given.run, saved.imports, given.imports, words)
     return carry_out(
         given.run,
         None,
@@ -86,7 +88,7 @@ def _resume_sweep(given: argparse.Namespace, wanted: Length | None) -> int:
     )
 
 
-def _require_trust(saved: Plan, given: argparse.Namespace) -> None:
+def _require_trust(saved: Plan, given: argparse.Namespace, words: Sequence[str]) -> None:
     """Run no command because a folder says so: it may come from anywhere.
 
     Raises:
@@ -94,5 +96,6 @@ def _require_trust(saved: Plan, given: argparse.Namespace) -> None:
     """
     named = programs(saved.options)
     if named and not given.trust_launcher:
-        full = shlex.join(["bnexp", "resume", str(given.run), *given.length, "--trust-launcher"])
+        imports = ["--imports", ",".join(given.imports)] if given.imports else []
+        full = shlex.join(["bnexp", *words, "--trust-launcher", *imports])
         raise ValueError(f"{given.run}: its launcher names {'; '.join(named)}; if you trust them: {full}")

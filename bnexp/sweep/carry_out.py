@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +74,7 @@ def carry_out(
             holds.enter_context(held(folder))
         plan = _plan(folder, command, options, is_new=is_new, here=here)
         if length is not None:
+            _require_none_left(plan)
             plan.change_length(length)
         asked = _asked(plan, wanted, is_new=is_new)
         todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
@@ -109,7 +110,7 @@ def cancel(folder: Path) -> int:
     with held(folder), contextlib.ExitStack() as holds:
         plan = plans.read(folder)
         tickets = {entry.ticket for entry in plan.entries if entry.ticket is not None}
-        left: Collection[str] = ()
+        left: Set[str] = set()
         if tickets:
             engine = holds.enter_context(contextlib.closing(ENGINES[plan.options.engine](plan.options)))
             left = _cancelled(engine, tickets, folder)
@@ -121,7 +122,7 @@ def cancel(folder: Path) -> int:
     return int(bool(left))
 
 
-def _cancelled(engine: Engine, tickets: Collection[str], sweep: Path) -> Collection[str]:
+def _cancelled(engine: Engine, tickets: Set[str], sweep: Path) -> Set[str]:
     """Cancel tasks; returns those that have not ended in time."""
     engine.begin(1)
     alive = engine.alive(tickets)
@@ -141,29 +142,30 @@ def _plan(folder: Path, command: Sequence[str], options: Options | None, *, is_n
         saved = plans.read(folder)
         wanted = options or saved.options
         now = replace(wanted, engine="local", submit={}, jobs="auto") if here else wanted
-        _require_one_engine(saved, now.engine)
+        if now.engine != saved.options.engine:
+            _require_none_left(saved)
         return Plan(folder, saved.command, now, saved.entries, kept=wanted)
     if options is None:
         raise ValueError(f"{folder}: not a sweep (it has no {SWEEP_JSON})")
     return Plan(folder, list(command), options, [])
 
 
-def _require_one_engine(saved: Plan, now: str) -> None:
-    """Refuse another engine while the sweep's own one still has tasks of it.
+def _require_none_left(plan: Plan) -> None:
+    """Refuse to change what the sweep's engine still carries out as it was.
 
     Raises:
-        ValueError: it has some, or does not answer.
+        ValueError: the engine still has tasks of the sweep, or does not answer.
     """
-    tickets = {entry.ticket for entry in saved.entries if entry.ticket is not None}
-    if saved.options.engine == now or not tickets:
+    tickets = {entry.ticket for entry in plan.entries if entry.ticket is not None}
+    if not tickets:
         return
-    engine = ENGINES[saved.options.engine](saved.options)
+    engine = ENGINES[plan.options.engine](plan.options)
     engine.begin(1)
     alive = engine.alive(tickets)
     if alive:
-        first = f"cancel them first: bnexp resume {shlex.quote(str(saved.folder))} --cancel"
-        raise ValueError(f"{saved.folder}: {engine.name} still has {len(alive)} tasks of it; {first}")
-    for entry in saved.entries:
+        first = f"wait for them or cancel them first: bnexp resume {shlex.quote(str(plan.folder))} --cancel"
+        raise ValueError(f"{plan.folder}: {engine.name} still has {len(alive)} of its tasks; {first}")
+    for entry in plan.entries:
         entry.ticket = None
 
 

@@ -7,7 +7,7 @@ end means.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -101,7 +101,7 @@ class Engine(Protocol):
             EngineDiedError: see there.
         """
 
-    def alive(self, tickets: Collection[str]) -> Collection[str]:
+    def alive(self, tickets: Collection[str]) -> Set[str]:
         """Which of the tasks of earlier commands, by their names with the engine, still wait or run.
 
         Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ class Plan:
         Raises:
             OSError: it could not be written; the old file is unchanged.
         """
-        jobs = [asdict(entry) for entry in self.entries]
+        jobs = [vars(entry) for entry in self.entries]
         launcher = (self.kept or self.options).as_dict()
         sweep_json.write(self.folder, {"command": self.command, "launcher": launcher, "jobs": jobs})
 

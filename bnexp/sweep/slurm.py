@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -164,14 +164,14 @@ class Slurm:
         given = self._own.gpus_per_node
         return int(task.device == "cuda") if given is None else given
 
-    def alive(self, tickets: Collection[str]) -> Collection[str]:
+    def alive(self, tickets: Collection[str]) -> Set[str]:
         """See ``Engine``."""
         if not tickets:
-            return ()
+            return set()
         states = _queue()
         if states is None:
             raise ValueError("SLURM: squeue does not answer; try again later")
-        return [ticket for ticket in tickets if ticket in states]
+        return states.keys() & set(tickets)
 
     def attach(self, number: int, ticket: str, sweep: Path) -> None:
         """See ``Engine``."""

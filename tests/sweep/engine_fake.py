@@ -71,8 +71,8 @@ class Fake:
         self.largest = max(self.largest, len(self.waiting) + len(self.running))
         return found
 
-    def alive(self, tickets) -> list[str]:
-        return [ticket for ticket in tickets if Path(f"/proc/{ticket}/fd/1").exists()]
+    def alive(self, tickets) -> set[str]:
+        return {ticket for ticket in tickets if Path(f"/proc/{ticket}/fd/1").exists()}
 
     def attach(self, number: int, ticket: str, sweep: Path) -> None:
         self.running[number] = int(ticket)

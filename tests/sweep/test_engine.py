@@ -21,6 +21,7 @@ from bnexp.runs import run_json
 from bnexp.stopping import Stop
 from bnexp.sweep import carry_out as carrying
 from bnexp.sweep import plan as plans
+from bnexp.sweep import supervisor as supervising
 from bnexp.sweep.display import summary
 from bnexp.sweep.engine import Task, ranges
 from bnexp.sweep.node import Work, work
@@ -141,6 +142,15 @@ def test_stacks_are_tasks_of_an_engine(tmp_path, config):
     assert plan.count() == {"finished": 4}
 
 
+def test_the_plan_of_many_jobs_is_written_a_few_times(tmp_path, config, monkeypatch):
+    monkeypatch.setattr(supervising, "_AT_ONCE", 2)
+    plan, engine, sizes = planned(tmp_path, config, 20), Fake(), []
+    engine.submit = lambda tasks: sizes.append(len(tasks)) or {task.number: f"1_{task.number}" for task in tasks}
+    supervised(plan, engine, stop=lambda: sum(sizes) == 20)
+    assert sizes == [2, 2, 4, 8, 4]
+    assert [entry.ticket for entry in plans.read(tmp_path).entries] == [f"1_{number + 1}" for number in range(20)]
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -169,7 +179,9 @@ def test_words_of_slurm_reach_it_once_and_are_kept_for_resume(bnexp, engines, tm
     (tmp_path / "s" / "do-seed=1").unlink()
     assert "try the failed again: bnexp resume s --trust-launcher --retry-failed" in answer.out
     refused = bnexp("resume", "s", "--retry-failed")
-    assert refused.complaint.startswith("bnexp: s: its launcher names setup: module load cuda; if you trust them: ")
+    full = "bnexp resume s --retry-failed --trust-launcher"
+    assert refused.complaint == f"bnexp: s: its launcher names setup: module load cuda; if you trust them: {full}"
+    assert bnexp("resume", "s", "--cancel").code == 0  # it runs no command that the folder names
     again = bnexp("resume", "s", "--retry-failed", "--trust-launcher")
     assert again.code == 0, again
     assert engines[1] == engines[0]
@@ -193,6 +205,16 @@ def test_a_sweep_with_an_engine_can_go_on_here_and_keeps_its_engine(bnexp, engin
     assert len(engines) == 1
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["launcher"]["engine"] == "slurm"
     assert bnexp("resume", "s", "--cancel").code == 0
+
+
+@pytest.mark.parametrize("words", [("epochs=9",), ("--here",)])
+def test_what_an_engine_still_carries_out_is_not_changed(bnexp, engines, config, words):
+    Path("s").mkdir()
+    plan = planned(Path("s"), config, 2)
+    plan.entries[0].ticket = str(os.getpid())  # alive
+    plan.write()
+    told = "wait for them or cancel them first: bnexp resume s --cancel"
+    assert bnexp("resume", "s", *words).complaint == f"bnexp: s: Fake still has 1 of its tasks; {told}"
 
 
 WRONG = {
@@ -313,7 +335,7 @@ def polled(engine: Slurm):
 def test_the_end_of_a_task_of_slurm(tmp_path, slurm, state, said, code, reason):
     engine = Slurm(options({**LOCAL, "engine": "slurm", **SLURM}))
     slurm("7_0 PENDING\n7_1 RUNNING\n")
-    assert engine.alive(["7_0", "7_1", "8; rm -r /"]) == ["7_0", "7_1"]
+    assert engine.alive(["7_0", "7_1", "8; rm -r /"]) == {"7_0", "7_1"}
     engine.attach(1, "7_0", tmp_path)
     engine.attach(2, "7_1", tmp_path)
     assert polled(engine).started == [2]
