@@ -59,9 +59,16 @@ class End:
 
 @dataclass(frozen=True)
 class News:
-    """What has happened since the last poll: tasks whose processes have started, and tasks that have ended."""
+    """What has happened since the last poll.
+
+    Attributes:
+        started: tasks whose processes have started.
+        requeued: tasks that had started, and wait in the engine's queue again.
+        ended: tasks that have ended.
+    """
 
     started: Sequence[int] = ()
+    requeued: Sequence[int] = ()
     ended: Sequence[End] = field(default_factory=list)
 
 

@@ -130,7 +130,7 @@ class Ray:
         with contextlib.suppress(self._ray.exceptions.RayError):  # its node has died, and nobody else notes starts
             started = self._ray.get(self._started.taken.remote(), timeout=timeout_s)
         known = set(self._running.values())
-        return News([number for number in started if number in known], list(self._ends(done)))
+        return News([number for number in started if number in known], ended=list(self._ends(done)))
 
     def _ends(self, done: Iterable[Any]) -> Iterable[End]:
         for reference in done:

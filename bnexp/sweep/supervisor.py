@@ -139,6 +139,8 @@ class Supervisor:
         news = self._engine.poll(_TICK_S)
         for number in news.started:
             self._begin(self._running[number])
+        for number in news.requeued:
+            self._wait(self._running[number])
         for end in news.ended:
             self._settle(self._running.pop(end.number), end)
         self._watch(time.monotonic())
@@ -205,6 +207,12 @@ class Supervisor:
         running.deadline = None if limit is None else running.started + limit * len(running.entries)
         for entry in running.entries:
             entry.state = "running"
+
+    def _wait(self, running: _Running) -> None:
+        """Note that a task waits again."""
+        running.started = running.deadline = None
+        for entry in running.entries:
+            entry.state = "queued"
 
     def _job(self, entry: Entry) -> dict[str, Any]:
         folder = str(self._plan.job(entry).folder)

@@ -86,7 +86,7 @@ class Fake:
             self.running[task.number] = process
             started.append(task.number)
         time.sleep(0.02)
-        return News(started, [end for number in list(self.running) if (end := self._end(number)) is not None])
+        return News(started, ended=[end for number in list(self.running) if (end := self._end(number)) is not None])
 
     def _end(self, number: int) -> End | None:
         process = self.running[number]

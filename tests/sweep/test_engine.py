@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from conftest import SMALL_RUN, composed
@@ -28,6 +30,7 @@ from bnexp.sweep.node import Work, work
 from bnexp.sweep.options import Options, options, programs, slurm_options
 from bnexp.sweep.plan import Plan, entries
 from bnexp.sweep.preflight import Ready
+from bnexp.sweep.ray import Ray
 from bnexp.sweep.slurm import Slurm
 from bnexp.sweep.stacking import Stacking
 from bnexp.sweep.supervisor import Supervisor
@@ -219,6 +222,7 @@ def test_what_an_engine_still_carries_out_is_not_changed(bnexp, engines, config,
 
 WRONG = {
     "hydra.launcher.partitoin=x": "did you mean hydra.launcher.partition?",
+    "+hydra.launcher.gpu_per_node=1": "gpu_per_node: there is no such setting; did you mean gpus_per_node?",
     "hydra.launcher.timeout_min=0": "hydra.launcher.timeout_min=0: out of range",
     "hydra.launcher.timeout_s=5": "hydra.launcher.timeout_s: there is no such setting",
     "hydra.launcher.mem_gb=much": "hydra.launcher.mem_gb=much: expected a number",
@@ -360,6 +364,17 @@ def test_a_task_that_slurm_queues_again_or_whose_file_is_on_the_way_has_not_ende
     assert [end.code for end in polled(engine).ended] == [0]
 
 
+def test_a_task_that_slurm_has_queued_again_waits_and_starts_again(tmp_path, slurm):
+    engine = Slurm(options({**LOCAL, "engine": "slurm", **SLURM}))
+    engine.attach(1, "7", tmp_path)
+    seen = []
+    for state in ("PENDING", "RUNNING", "COMPLETING", "PENDING", "PENDING", "RUNNING"):
+        slurm(f"7 {state}\n")
+        news = polled(engine)
+        seen.append((news.started, news.requeued))
+    assert seen == [([], []), ([1], []), ([], []), ([], [1]), ([], []), ([1], [])]
+
+
 def test_slurm_is_asked_for_as_many_cores_as_threads(slurm):
     slurm("", "MaxArraySize = 4")
     engine = Slurm(options({**LOCAL, "engine": "slurm", **SLURM, "cpus_per_task": 2}))
@@ -367,6 +382,62 @@ def test_slurm_is_asked_for_as_many_cores_as_threads(slurm):
         engine.begin(3)
     engine.begin(2)
     assert engine._largest == 4
+
+
+def small_task(device: str, threads: int = 1, number: int = 1) -> Task:
+    return Task(number, {"jobs": []}, Path("s/a/output.log"), Path("s"), device, threads)
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "asked", "needs_gpu"),
+    [
+        ({}, "cuda", {"gpus_per_node": 1, "cpus_per_task": 3}, True),
+        ({}, "cpu", {"cpus_per_task": 3}, False),
+        ({}, "auto", {"cpus_per_task": 3}, False),
+        ({"gpus_per_node": 2, "cpus_per_task": 8}, "auto", {"gpus_per_node": 2, "cpus_per_task": 8}, True),
+        ({"gres": "gpu:a100:1"}, "cuda", {"gres": "gpu:a100:1"}, True),
+        ({"gres": "gpu:a100:1"}, "auto", {"gres": "gpu:a100:1"}, True),
+        ({"gres": "lustre:1"}, "cuda", {"gres": "lustre:1", "gpus_per_node": 1}, True),
+        ({"gpus_per_node": 0, "mem_gb": None}, "cuda", {"cpus_per_task": 3, "mem": None}, False),
+        ({"partition": "p", "array_parallelism": 9}, "cpu", {"partition": "p", "array_parallelism": 9}, False),
+    ],
+)
+def test_what_sbatch_is_asked_for(slurm, monkeypatch, given, device, asked, needs_gpu):
+    slurm("")
+    executor = MagicMock()
+    executor.submit.side_effect = lambda work: MagicMock(job_id="7")
+    monkeypatch.setitem(sys.modules, "submitit", MagicMock(SlurmExecutor=lambda *_, **__: executor))
+    engine = Slurm(options({**LOCAL, "engine": "slurm", **SLURM, **given}))
+    engine.begin(3)
+    assert engine.submit([small_task(device, threads=3)]) == {1: "7"}
+    ((_, said),) = executor.update_parameters.call_args_list
+    usual = {"job_name": "bnexp", "time": 60, "signal_delay_s": 120, "array_parallelism": 64, "cpus_per_task": 3}
+    expected = usual | {"mem": "8192M"} | asked
+    assert said == {name: value for name, value in expected.items() if value is not None}
+    ((carried,), _) = executor.submit.call_args
+    assert carried.work.given["needs_gpu"] is needs_gpu
+
+
+@pytest.mark.parametrize(
+    ("remote", "slots", "device", "gpus"),
+    [
+        *[({}, 1, "cuda", 1.0), ({}, 4, "cuda", 0.25), ({}, 4, "cpu", 0.0), ({}, 4, "auto", 0.0)],
+        *[({"num_gpus": 0.5}, 4, "auto", 0.5), ({"num_gpus": 2, "num_cpus": 5}, 1, "cuda", 2.0)],
+    ],
+)
+def test_what_ray_is_asked_for(monkeypatch, remote, slots, device, gpus):
+    ray = MagicMock()
+    ray.nodes.return_value = [{"Alive": True, "Resources": {"GPU": 8.0}}]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    own = {"ray": {**RAY["ray"], "remote": {**RAY["ray"]["remote"], **remote}}}
+    engine = Ray(options({**LOCAL, "engine": "ray", **own, "slots_per_gpu": slots}))
+    engine.begin(3)
+    ray.reset_mock()
+    engine.submit([small_task(device, threads=3)])
+    ((_, said),) = ray.remote.return_value.options.call_args_list
+    assert said == {"num_cpus": remote.get("num_cpus", 3), "num_gpus": gpus, "max_retries": 3}
+    (carried, *_), _ = ray.remote.return_value.options.return_value.remote.call_args
+    assert carried.given["needs_gpu"] is (gpus > 0)
 
 
 def test_a_machine_without_slurm_is_told(monkeypatch, tmp_path):
