@@ -382,5 +382,5 @@ def notes(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]
 
 @functools.lru_cache(maxsize=1000)
 def _as_yaml(part: str) -> str:
-    """One setting, given as JSON, as YAML; OmegaConf takes milliseconds, and the jobs of a sweep share most settings."""
+    """One setting, given as JSON, as YAML. OmegaConf takes milliseconds, and a sweep's jobs share most settings."""
     return OmegaConf.to_yaml(OmegaConf.create(json.loads(part)))

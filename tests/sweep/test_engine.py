@@ -203,8 +203,10 @@ def test_a_sweep_with_an_engine_can_go_on_here_and_keeps_its_engine(bnexp, engin
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "do-seed=1").write_text("kill")
     bnexp("train", "-m", *SMALL_RUN, "device=cpu", "seed=0,1", "hydra.sweep.dir=s", "hydra/launcher=slurm")
+    assert bnexp("tag", "s/seed=1", "+good").code == 0
     answer = bnexp("resume", "s", "--here", "--retry-failed")
     assert answer.code == 0, answer
+    assert run_json.read(Path("s/seed=1"))["config"]["tags"] == ["good"]
     assert len(engines) == 1
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["launcher"]["engine"] == "slurm"
     assert bnexp("resume", "s", "--cancel").code == 0
