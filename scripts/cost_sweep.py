@@ -13,8 +13,8 @@ import argparse
 # Training images a second of one H100, summed over the members of a stack, in tf32: LeNet with bn, batches of 256, 64
 # members in one CUDA graph. Measured on 2026-11-26 at f47660a.
 RATE = 1.10e6
-# Seconds that such a stack takes beside its steps, from the command to the result: imports, data, the first kernels, the
-# graph, three evaluations. Measured with RATE: 26 s for the whole command, of which the steps take 4.3 s.
+# Seconds that such a stack takes beside its steps, from the command to the result: imports, data, first kernels, graph,
+# three evaluations. Measured with RATE: 26 s for the whole command, of which the steps take 4.3 s.
 START_S = 21.7
 STACK = 64
 

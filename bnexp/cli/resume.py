@@ -66,7 +66,7 @@ def _resume_sweep(given: argparse.Namespace, wanted: Length | None) -> int:
     from bnexp.config import compose
     from bnexp.experiment.job import require_typed
     from bnexp.sweep import plan
-    from bnexp.sweep.carry_out import cancel, carry_out
+    from bnexp.sweep.carry_out import Order, cancel, carry_out
 
     saved, flags = plan.read(given.run), [f"--{word.replace('_', '-')}" for word in _OF_SWEEPS if getattr(given, word)]
     if given.cancel:
@@ -75,17 +75,8 @@ def _resume_sweep(given: argparse.Namespace, wanted: Length | None) -> int:
     if not given.here:
         _require_trust(saved, given, words)
     require_typed(given.run, saved.imports, given.imports, words)
-    return carry_out(
-        given.run,
-        None,
-        command=(),
-        options=None,
-        notes=compose.notes,
-        retry_failed=given.retry_failed,
-        here=given.here,
-        report=report(given.format),
-        length=wanted,
-    )
+    order = Order(given.run, retry_failed=given.retry_failed, here=given.here, length=wanted)
+    return carry_out(order, notes=compose.notes, report=report(given.format))
 
 
 def _require_trust(saved: Plan, given: argparse.Namespace, words: Sequence[str]) -> None:
