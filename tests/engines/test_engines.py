@@ -84,6 +84,22 @@ def in_trouble(place: Path, tag: str) -> bool:
     return bool(running(place, [tag])) and not (place / f"fault-{tag}").exists()
 
 
+def hold(place: Path) -> None:
+    """Keep each of a few jobs in step 9 until it is asked to save."""
+    for tag in FEW:
+        (place / f"fault-{tag}").write_text("long step")
+
+
+def held(place: Path) -> int:
+    return sum(in_trouble(place, tag) for tag in FEW)
+
+
+def let_go(place: Path) -> None:
+    """Let jobs that have not come to step 9 pass it."""
+    for tag in FEW:
+        (place / f"fault-{tag}").unlink(missing_ok=True)
+
+
 def finished(place: Path) -> set[str]:
     """The jobs whose own files say that they have finished."""
     return {
@@ -165,13 +181,14 @@ def test_a_sweep_on_slurm_in_which_much_goes_wrong(controller, here, place):
     ask(controller, "scontrol", "update", f"nodename={host}", "state=resume")
     (place / "slow").unlink()
     has_gone_on_well(resume(place, controller, "--retry-failed"), place, before, here)
-    assert "resumes from step 9 of" in (place / "s/norm.tag=t3/train.log").read_text()
+    for tag in ("t2", "t3"):
+        assert "resumes from step 9 of" in (place / f"s/norm.tag={tag}/train.log").read_text()
 
 
 def test_a_sweep_that_is_stopped_leaves_its_jobs_to_slurm(controller, here, place):
-    (place / "slow").touch()
+    hold(place)
     process = on_slurm(place, controller, tagged(FEW))
-    until(lambda: len(running(place, FEW)) == 2, 240)
+    until(lambda: held(place) == 2, 240)
     process.send_signal(signal.SIGINT)
     answer = ended(process)
     assert answer.code == 130, answer
@@ -184,7 +201,7 @@ def test_a_sweep_that_is_stopped_leaves_its_jobs_to_slurm(controller, here, plac
     cancelled = resume(place, controller, "--cancel")
     assert cancelled.code == 0, cancelled
     assert ask(controller, "squeue", "--noheader") == ""
-    (place / "slow").unlink()
+    let_go(place)
     assert resume(place, controller).code == 0
     assert same(place, FEW, here)
 
@@ -308,16 +325,16 @@ def test_a_sweep_on_ray_in_which_much_goes_wrong(cluster, here, place):
 
 
 def test_a_stopped_sweep_on_ray_saves_and_says_how_it_goes_on(cluster, here, place):
-    (place / "slow").touch()
+    hold(place)
     process = on_ray(cluster, place, tagged(FEW))
-    until(lambda: len(running(place, FEW)) == 2, 240)
+    until(lambda: held(place) == 2, 240)
     process.send_signal(signal.SIGTERM)
     answer = ended(process)
     assert answer.code == 143, answer
     assert "Traceback" not in answer.err
     assert "2 interrupted, 1 waiting, of 3 jobs in s" in answer.out
     assert "go on with: bnexp resume s --imports my_norms --trust-launcher" in answer.out
-    (place / "slow").unlink()
+    let_go(place)
     assert resume_on_ray(cluster, place).code == 0
     assert same(place, FEW, here)
 
