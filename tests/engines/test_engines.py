@@ -217,13 +217,12 @@ def test_a_sweep_on_slurm_trains_longer(controller, here, place):
 
 def test_a_stack_is_one_job_of_slurm(controller, place):
     words = ("train", "-m", *SMALL_RUN, "seed=0,1,2")
-    assert ended(begin(place, *words, "hydra.sweep.dir=alone")).code == 0
-    answer = ended(
-        begin(place, *words, *SLURM, "hydra.launcher.max_stack=3", "hydra.sweep.dir=s", extra_env=controller)
-    )
+    local = ("hydra/launcher=stacked", "hydra.launcher.jobs=1", "hydra.sweep.dir=here")
+    assert ended(begin(place, *words, *local)).code == 0
+    answer = ended(begin(place, *words, *SLURM, "hydra.launcher.stack=true", "hydra.sweep.dir=s", extra_env=controller))
     assert answer.code == 0, answer
     assert re.match(r"1 tasks are with SLURM \(\d+\)", answer.err)
-    assert results(place / "s") == results(place / "alone")
+    assert results(place / "s") == results(place / "here")
 
 
 def test_a_job_of_slurm_is_given_the_gpu_that_device_cuda_asks_for(controller, place):
