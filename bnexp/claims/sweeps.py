@@ -22,7 +22,7 @@ from bnexp.config.names import run_name
 from bnexp.config.schema import config_hash
 from bnexp.runs.collect import Run, Setting, collect, newest, show
 from bnexp.sweep import plan as plans
-from bnexp.sweep.carry_out import carry_out
+from bnexp.sweep.carry_out import Order, carry_out
 from bnexp.sweep.fork_server import ForkServer
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import Entry
@@ -196,15 +196,9 @@ class Sweeps:
     def _carry_out(self, folder: Path, wanted: Sequence[Entry]) -> None:
         # A sweep prints its progress; standard output is for verdicts.
         with contextlib.redirect_stdout(sys.stderr):
-            code = carry_out(
-                folder,
-                wanted,
-                command=["claim", "run", self.design.claim.id],
-                options=self.options,
-                notes=compose.notes,
-                retry_failed=self.retry_failed,
-                server=self.server,
-            )
+            command = ["claim", "run", self.design.claim.id]
+            order = Order(folder, wanted, command, self.options, retry_failed=self.retry_failed)
+            code = carry_out(order, notes=compose.notes, server=self.server)
         if code and not _all_tried(folder, wanted):
             raise StoppedError(code)
 

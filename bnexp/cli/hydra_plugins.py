@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ClassVar
@@ -35,7 +35,7 @@ from bnexp.config.compose import Composer
 from bnexp.config.names import quoted
 from bnexp.config.schema import to_dict
 from bnexp.stopping import Stop
-from bnexp.sweep.carry_out import carry_out
+from bnexp.sweep.carry_out import Order, carry_out
 from bnexp.sweep.display import Report, print_summary
 from bnexp.sweep.draws import Choice, Interval, draw
 from bnexp.sweep.engine import End, Engine, News, Task
@@ -143,16 +143,13 @@ class BnexpSweeper(Sweeper):
         ours = isinstance(self.launcher, BnexpLauncher)
         given = self._local() | (self._given() if ours else {"stack": False})  # others take one job at a time
         given |= {"skip_invalid": self.skip_invalid, "drawn": self._drawn(jobs, len(words))}
+        folder, fresh = Path(self.config.hydra.sweep.dir), compose.is_fresh(self.config.hydra.sweep)
         code = carry_out(
-            Path(self.config.hydra.sweep.dir),
-            jobs,
-            command=arguments,
-            options=options(given),
+            Order(folder, jobs, arguments, options(given), fresh),
             notes=compose.notes,
             engine=None if ours else self._engine(jobs),
             server=self.server,
             report=BnexpSweeper.report,
-            fresh=compose.is_fresh(self.config.hydra.sweep),
         )
         if code:
             raise SystemExit(code)
@@ -277,9 +274,9 @@ class OtherLauncher:
         ended, self._ended = self._ended, []
         return News(ended=ended)
 
-    def alive(self, tickets: Collection[str]) -> Collection[str]:
+    def alive(self, tickets: Collection[str]) -> Set[str]:
         """None: nothing outlasts ``submit``."""
-        return ()
+        return set()
 
     def attach(self, number: int, ticket: str, sweep: Path) -> None:
         """Never called, see ``alive``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,28 +66,20 @@ def _resume_sweep(given: argparse.Namespace, wanted: Length | None) -> int:
     from bnexp.config import compose
     from bnexp.experiment.job import require_typed
     from bnexp.sweep import plan
-    from bnexp.sweep.carry_out import cancel, carry_out
+    from bnexp.sweep.carry_out import Order, cancel, carry_out
 
     saved, flags = plan.read(given.run), [f"--{word.replace('_', '-')}" for word in _OF_SWEEPS if getattr(given, word)]
-    if not given.here:
-        _require_trust(saved, given)
     if given.cancel:
         return cancel(given.run)
-    require_typed(given.run, saved.imports, given.imports, ["resume", str(given.run), *given.length, *flags])
-    return carry_out(
-        given.run,
-        None,
-        command=(),
-        options=None,
-        notes=compose.notes,
-        retry_failed=given.retry_failed,
-        here=given.here,
-        report=report(given.format),
-        length=wanted,
-    )
+    words = ["resume", str(given.run), *given.length, *flags]
+    if not given.here:
+        _require_trust(saved, given, words)
+    require_typed(given.run, saved.imports, given.imports, words)
+    order = Order(given.run, retry_failed=given.retry_failed, here=given.here, length=wanted)
+    return carry_out(order, notes=compose.notes, report=report(given.format))
 
 
-def _require_trust(saved: Plan, given: argparse.Namespace) -> None:
+def _require_trust(saved: Plan, given: argparse.Namespace, words: Sequence[str]) -> None:
     """Run no command because a folder says so: it may come from anywhere.
 
     Raises:
@@ -94,5 +87,6 @@ def _require_trust(saved: Plan, given: argparse.Namespace) -> None:
     """
     named = programs(saved.options)
     if named and not given.trust_launcher:
-        full = shlex.join(["bnexp", "resume", str(given.run), *given.length, "--trust-launcher"])
+        imports = ["--imports", ",".join(given.imports)] if given.imports else []
+        full = shlex.join(["bnexp", *words, "--trust-launcher", *imports])
         raise ValueError(f"{given.run}: its launcher names {'; '.join(named)}; if you trust them: {full}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import functools
+import json
 import os
 import re
 import sys
@@ -337,6 +339,12 @@ def run_name() -> str:
 def notes(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
     """The files that Hydra's users expect in a run folder: name -> text."""
     return {
-        ".hydra/config.yaml": OmegaConf.to_yaml(OmegaConf.create(dict(config))),
+        ".hydra/config.yaml": "".join(_as_yaml(json.dumps({key: value})) for key, value in config.items()),
         ".hydra/overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),
     }
+
+
+@functools.lru_cache(maxsize=1000)
+def _as_yaml(part: str) -> str:
+    """One setting, given as JSON, as YAML. OmegaConf takes milliseconds, and a sweep's jobs share most settings."""
+    return OmegaConf.to_yaml(OmegaConf.create(json.loads(part)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnexp.runs.longer import Length
@@ -30,36 +30,52 @@ ENGINES: dict[str, Callable[[Options], Engine]] = {"slurm": Slurm, "ray": Ray}
 _CANCEL_S, _AGAIN_S = 90.0, 5.0
 
 
+@dataclass(frozen=True)
+class Order:
+    """What a command asks of a sweep.
+
+    Attributes:
+        folder: the sweep's folder; made, if missing, after everything has been checked.
+        wanted: the jobs to run; None for all jobs of the folder's plan.
+        command: the command line, recorded in a new plan.
+        options: how to run the jobs; None for the plan's options.
+        fresh: the folder must be a new one; if it is there already, the sweep takes the next free name.
+        retry_failed: run failed jobs again.
+        here: run the jobs on this machine, whatever engine the sweep had; it keeps its engine for later.
+        length: give all jobs of the plan this length.
+    """
+
+    folder: Path
+    wanted: Sequence[Entry] | None = None
+    command: Sequence[str] = ()
+    options: Options | None = None
+    fresh: bool = False
+    retry_failed: bool = False
+    here: bool = False
+    length: Length | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the sweep has no folder yet."""
+        return self.fresh or not self.folder.is_dir()
+
+
 def carry_out(
-    folder: Path,
-    wanted: Sequence[Entry] | None,
+    order: Order,
     *,
-    command: Sequence[str],
-    options: Options | None,
     notes: Notes,
-    retry_failed: bool = False,
-    here: bool = False,
     engine: Engine | None = None,
     server: ForkServer | None = None,
     report: Report = print_summary,
-    fresh: bool = False,
-    length: Length | None = None,
 ) -> int:
     """Run the jobs of a sweep that are not over yet, and report the states of all jobs.
 
     Args:
-        folder: the sweep's folder; made, if missing, after everything has been checked.
-        wanted: the jobs to run; None for all jobs of the folder's plan.
-        command: the command line, recorded in the plan.
-        options: how to run the jobs; None for the plan's options.
+        order: what to run.
         notes: (config, overrides) -> further files for a run's folder.
-        retry_failed: run failed jobs again.
-        here: run the jobs on this machine, whatever engine the sweep had; it keeps its engine for later.
         engine: carries the jobs instead of the one that the options name.
         server: forks the processes; None starts a fork server that ends with this sweep.
         report: see ``Report``.
-        fresh: the folder must be a new one; if it is there already, the sweep takes the next free name.
-        length: give all jobs of the plan this length.
 
     Returns:
         0 when all jobs but the refused are over, 1 when one failed or could not run, 130 or 143 after a signal.
@@ -69,29 +85,24 @@ def carry_out(
     """
     stop = Stop()
     with stop.listening(), contextlib.ExitStack() as holds:
-        is_new = fresh or not folder.is_dir()
+        is_new = order.is_new
         if not is_new:
-            holds.enter_context(held(folder))
-        plan = _plan(folder, command, options, is_new=is_new, here=here)
-        if length is not None:
-            plan.change_length(length)
-        asked = _asked(plan, wanted, is_new=is_new)
-        todo = [entry for entry in asked if not entry.over and (retry_failed or entry.state != "failed")]
+            holds.enter_context(held(order.folder))
+        plan = _plan(order, is_new=is_new)
+        asked = _asked(plan, order.wanted, is_new=is_new)
+        todo = [entry for entry in asked if not entry.over and (order.retry_failed or entry.state != "failed")]
         trouble = None
         if todo:
             server = server or holds.enter_context(contextlib.closing(ForkServer()))
             ready = preflight(server, todo, plan.options, stop)
             if ready is None:
                 return stop.exit_code
-            todo = [entry for entry in todo if entry.state != "refused"]
-            if is_new and not todo:
-                raise ValueError(f"every job is refused; {asked[0].name}: {asked[0].reason}")
+            todo = _possible(todo, is_new=is_new)
             engine = _begun(engine or _engine(plan.options, server, ready), todo, stop, holds)
             if is_new:
-                holds.enter_context(_made(plan, fresh=fresh))
+                holds.enter_context(_made(plan, fresh=order.fresh))
             _first_write(plan)
-            supervisor = Supervisor(plan, todo, ready, notes, stop, engine)
-            trouble = supervisor.run() if todo else None
+            trouble = Supervisor(plan, todo, ready, notes, stop, engine).run()
         report(plan, asked, trouble)
     done = all(entry.over or entry.state == "refused" for entry in asked)
     return stop.exit_code if stop() else int(trouble is not None or not done)
@@ -109,7 +120,7 @@ def cancel(folder: Path) -> int:
     with held(folder), contextlib.ExitStack() as holds:
         plan = plans.read(folder)
         tickets = {entry.ticket for entry in plan.entries if entry.ticket is not None}
-        left: Collection[str] = ()
+        left: Set[str] = set()
         if tickets:
             engine = holds.enter_context(contextlib.closing(ENGINES[plan.options.engine](plan.options)))
             left = _cancelled(engine, tickets, folder)
@@ -121,7 +132,7 @@ def cancel(folder: Path) -> int:
     return int(bool(left))
 
 
-def _cancelled(engine: Engine, tickets: Collection[str], sweep: Path) -> Collection[str]:
+def _cancelled(engine: Engine, tickets: Set[str], sweep: Path) -> Set[str]:
     """Cancel tasks; returns those that have not ended in time."""
     engine.begin(1)
     alive = engine.alive(tickets)
@@ -136,34 +147,43 @@ def _cancelled(engine: Engine, tickets: Collection[str], sweep: Path) -> Collect
     return alive
 
 
-def _plan(folder: Path, command: Sequence[str], options: Options | None, *, is_new: bool, here: bool) -> Plan:
-    if not is_new and plans.is_sweep(folder):
-        saved = plans.read(folder)
-        wanted = options or saved.options
-        now = replace(wanted, engine="local", submit={}, jobs="auto") if here else wanted
-        _require_one_engine(saved, now.engine)
-        return Plan(folder, saved.command, now, saved.entries, kept=wanted)
-    if options is None:
-        raise ValueError(f"{folder}: not a sweep (it has no {SWEEP_JSON})")
-    return Plan(folder, list(command), options, [])
-
-
-def _require_one_engine(saved: Plan, now: str) -> None:
-    """Refuse another engine while the sweep's own one still has tasks of it.
+def _plan(order: Order, *, is_new: bool) -> Plan:
+    """The plan of the folder, or a new one without jobs.
 
     Raises:
-        ValueError: it has some, or does not answer.
+        ValueError: the folder is no sweep, or its engine still carries out what is to change.
     """
-    tickets = {entry.ticket for entry in saved.entries if entry.ticket is not None}
-    if saved.options.engine == now or not tickets:
+    if is_new or not plans.is_sweep(order.folder):
+        if order.options is None:
+            raise ValueError(f"{order.folder}: not a sweep (it has no {SWEEP_JSON})")
+        return Plan(order.folder, list(order.command), order.options, [])
+    saved = plans.read(order.folder)
+    wanted = order.options or saved.options
+    now = replace(wanted, engine="local", submit={}, jobs="auto") if order.here else wanted
+    if now.engine != saved.options.engine or order.length is not None:
+        _require_none_left(saved)
+    plan = Plan(order.folder, saved.command, now, saved.entries, kept=wanted)
+    if order.length is not None:
+        plan.change_length(order.length)
+    return plan
+
+
+def _require_none_left(plan: Plan) -> None:
+    """Refuse to change what the sweep's engine still carries out as it was.
+
+    Raises:
+        ValueError: the engine still has tasks of the sweep, or does not answer.
+    """
+    tickets = {entry.ticket for entry in plan.entries if entry.ticket is not None}
+    if not tickets:
         return
-    engine = ENGINES[saved.options.engine](saved.options)
+    engine = ENGINES[plan.options.engine](plan.options)
     engine.begin(1)
     alive = engine.alive(tickets)
     if alive:
-        first = f"cancel them first: bnexp resume {shlex.quote(str(saved.folder))} --cancel"
-        raise ValueError(f"{saved.folder}: {engine.name} still has {len(alive)} tasks of it; {first}")
-    for entry in saved.entries:
+        first = f"wait for them or cancel them first: bnexp resume {shlex.quote(str(plan.folder))} --cancel"
+        raise ValueError(f"{plan.folder}: {engine.name} still has {len(alive)} of its tasks; {first}")
+    for entry in plan.entries:
         entry.ticket = None
 
 
@@ -192,6 +212,18 @@ def _asked(plan: Plan, wanted: Sequence[Entry] | None, *, is_new: bool) -> Seque
     if not is_new:
         plan.refresh()
     return asked
+
+
+def _possible(todo: Sequence[Entry], *, is_new: bool) -> list[Entry]:
+    """The jobs that the check has not refused.
+
+    Raises:
+        ValueError: it has refused all jobs of a new sweep.
+    """
+    possible = [entry for entry in todo if entry.state != "refused"]
+    if is_new and not possible:
+        raise ValueError(f"every job is refused; {todo[0].name}: {todo[0].reason}")
+    return possible
 
 
 @contextlib.contextmanager

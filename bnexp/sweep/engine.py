@@ -7,7 +7,7 @@ end means.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -59,9 +59,16 @@ class End:
 
 @dataclass(frozen=True)
 class News:
-    """What has happened since the last poll: tasks whose processes have started, and tasks that have ended."""
+    """What has happened since the last poll.
+
+    Attributes:
+        started: tasks whose processes have started.
+        requeued: tasks that had started, and wait in the engine's queue again.
+        ended: tasks that have ended.
+    """
 
     started: Sequence[int] = ()
+    requeued: Sequence[int] = ()
     ended: Sequence[End] = field(default_factory=list)
 
 
@@ -101,7 +108,7 @@ class Engine(Protocol):
             EngineDiedError: see there.
         """
 
-    def alive(self, tickets: Collection[str]) -> Collection[str]:
+    def alive(self, tickets: Collection[str]) -> Set[str]:
         """Which of the tasks of earlier commands, by their names with the engine, still wait or run.
 
         Raises:

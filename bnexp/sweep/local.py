@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 
 from bnexp.sweep.engine import End, EngineDiedError, News, Task, printed, size
@@ -53,9 +53,9 @@ class Local:
                 raise
         return {}
 
-    def alive(self, tickets: Collection[str]) -> Collection[str]:
+    def alive(self, tickets: Collection[str]) -> Set[str]:
         """None: the children of an earlier command have ended with it."""
-        return ()
+        return set()
 
     def attach(self, number: int, ticket: str, sweep: Path) -> None:
         """Never called, see ``alive``."""

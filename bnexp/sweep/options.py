@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from bnexp.config.checks import NonNegative, OneOf, Positive, PositiveFloat, Range, checked
+from bnexp.config.checks import NonNegative, OneOf, Positive, PositiveFloat, Range, checked, near_miss
 
 ENGINES = ("local", "slurm", "ray")
 Kind = TypeVar("Kind")
@@ -62,7 +62,7 @@ class SlurmOptions:
         max_num_timeout: how many times a task that has saved then is queued again.
         mem_gb: memory of a task.
         cpus_per_task: null means ``threads`` of its jobs.
-        gpus_per_node: null means 1 with ``device=cuda``, else 0.
+        gpus_per_node: null means 1 with ``device=cuda``, unless ``gres`` asks for GPUs, else 0.
         array_parallelism: tasks of an array that run at the same time.
         setup: shell commands before the task, such as ``module load cuda``.
         additional_parameters: further options of sbatch, by name.
@@ -204,7 +204,8 @@ def record(kind: type[Kind], given: Mapping[str, Any], place: str) -> Kind:
         if each.default is MISSING and each.default_factory is MISSING
     ]
     for name in [*(name for name in required if name not in given), *(name for name in given if name not in hints)]:
-        raise ValueError(f"{place}.{name}: {'missing' if name in hints else 'there is no such setting'}")
+        fault = "missing" if name in hints else f"there is no such setting{near_miss(name, hints)}"
+        raise ValueError(f"{place}.{name}: {fault}")
     return kind(**{name: checked(f"{place}.{name}", value, hints[name]) for name, value in given.items()})
 
 

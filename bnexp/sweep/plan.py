@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ class Plan:
         Raises:
             OSError: it could not be written; the old file is unchanged.
         """
-        jobs = [asdict(entry) for entry in self.entries]
+        jobs = [vars(entry) for entry in self.entries]
         launcher = (self.kept or self.options).as_dict()
         sweep_json.write(self.folder, {"command": self.command, "launcher": launcher, "jobs": jobs})
 
@@ -176,7 +176,7 @@ def _refuse_change(folder: Path, there: Entry | None, config: Mapping[str, Any])
 
 
 def refresh(sweep: Path, entry: Entry) -> None:
-    """Update the state of one entry from its run.json.
+    """Update the state and the tags of one entry from its run.json; ``bnexp tag`` may have changed the tags.
 
     Raises:
         ValueError: the folder holds a run of another config.
@@ -190,6 +190,7 @@ def refresh(sweep: Path, entry: Entry) -> None:
     is_shorter = saved["config_hash"] != entry.config_hash and saved["config_hash"] in entry.shorter
     if not is_shorter and config_hash(saved["config"]) != entry.config_hash:
         _refuse_change(folder, Entry("", [], saved["config"], ""), entry.config)
+    entry.config = {**entry.config, "tags": saved["config"].get("tags", [])}
     goes_on = saved["status"] == "running" or (is_shorter and saved["status"] in OVER)
     entry.state = "interrupted" if goes_on else saved["status"]
     if entry.ticket and not entry.over:  # what the file says of an earlier try is out of date

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,9 @@ class Ray:
         if gpus > 0 and not any(node["Alive"] and node["Resources"].get("GPU", 0) for node in self._ray.nodes()):
             print("no node of this Ray cluster has a GPU; the jobs wait until one joins", file=sys.stderr)
 
-    def alive(self, tickets: Collection[str]) -> Collection[str]:
+    def alive(self, tickets: Collection[str]) -> Set[str]:
         """None: the tasks of an earlier command have ended with it."""
-        return ()
+        return set()
 
     def attach(self, number: int, ticket: str, sweep: Path) -> None:
         """Never called, see ``alive``."""
@@ -129,7 +129,8 @@ class Ray:
         started: list[int] = []
         with contextlib.suppress(self._ray.exceptions.RayError):  # its node has died, and nobody else notes starts
             started = self._ray.get(self._started.taken.remote(), timeout=timeout_s)
-        return News([number for number in started if number in self._running.values()], list(self._ends(done)))
+        known = set(self._running.values())
+        return News([number for number in started if number in known], ended=list(self._ends(done)))
 
     def _ends(self, done: Iterable[Any]) -> Iterable[End]:
         for reference in done:
@@ -154,7 +155,8 @@ class Ray:
 
     def cancel(self, numbers: Collection[int], *, by_force: bool = False) -> None:
         """See ``Engine``: a task that still waits is gone at once."""
-        for reference in [each for each, number in self._running.items() if number in numbers]:
+        wanted = set(numbers)
+        for reference in [each for each, number in self._running.items() if number in wanted]:
             self._ray.cancel(reference, force=by_force)
 
     def close(self) -> None:

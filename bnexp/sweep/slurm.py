@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,7 +134,7 @@ class Slurm:
     def _submit_array(self, tasks: Sequence[Task]) -> dict[int, str]:
         folder = _folder(tasks[0].sweep)
         executor = self._executor(folder, tasks[0])
-        needs_gpu = self._gpus(tasks[0]) > 0 and tasks[0].device != "cpu"
+        needs_gpu = (self._gpus(tasks[0]) > 0 or self._gres_has_gpu()) and tasks[0].device != "cpu"
         grace_s = max(self._own.signal_delay_s - 15.0, 5.0)
         with executor.batch():
             jobs = [executor.submit(SlurmWork(work(task, grace_s, needs_gpu=needs_gpu))) for task in tasks]
@@ -162,16 +162,19 @@ class Slurm:
 
     def _gpus(self, task: Task) -> int:
         given = self._own.gpus_per_node
-        return int(task.device == "cuda") if given is None else given
+        return int(task.device == "cuda" and not self._gres_has_gpu()) if given is None else given
 
-    def alive(self, tickets: Collection[str]) -> Collection[str]:
+    def _gres_has_gpu(self) -> bool:
+        return "gpu" in (self._own.gres or "")
+
+    def alive(self, tickets: Collection[str]) -> Set[str]:
         """See ``Engine``."""
         if not tickets:
-            return ()
+            return set()
         states = _queue()
         if states is None:
             raise ValueError("SLURM: squeue does not answer; try again later")
-        return [ticket for ticket in tickets if ticket in states]
+        return states.keys() & set(tickets)
 
     def attach(self, number: int, ticket: str, sweep: Path) -> None:
         """See ``Engine``."""
@@ -189,15 +192,18 @@ class Slurm:
 
     def _news(self, states: dict[str, str]) -> News:
         """Compare the queue with what was known."""
-        alive = {number for number, (ticket, _) in self._tickets.items() if ticket in states}
-        running = {number for number in alive if states[self._tickets[number][0]] == "RUNNING"}
-        started = sorted(running - self._started)
-        self._started |= running
-        self._gone = {number: self._gone.get(number, time.monotonic()) for number in self._tickets.keys() - alive}
+        alive = {number: states[ticket] for number, (ticket, _) in self._tickets.items() if ticket in states}
+        running = {number for number, state in alive.items() if state == "RUNNING"}
+        waiting = {number for number, state in alive.items() if state == "PENDING"}
+        started, requeued = sorted(running - self._started), sorted(waiting & self._started)
+        self._started = (self._started | running) - waiting
+        self._gone = {
+            number: self._gone.get(number, time.monotonic()) for number in self._tickets.keys() - alive.keys()
+        }
         ended = [end for number in list(self._gone) if (end := self._ended(number)) is not None]
         for end in ended:
             del self._tickets[end.number], self._gone[end.number]
-        return News(started, ended)
+        return News(started, requeued, ended)
 
     def _ended(self, number: int) -> End | None:
         """How a task ended that is no longer in the queue; None while its file may still be on the way."""

@@ -50,7 +50,8 @@ class Stacking:
             alike.setdefault(self._key(entry), []).append(entry)
         together = [entry for entry in new if self._key(entry) != entry.name]
         most = min(self.options.max_stack, max(1, -(-len(together) // self.at_once)))
-        return [part for group in alike.values() for part in (_parts(group, most) if group[0] in new else [group])]
+        parts = ([group] if _has_begun(group[0]) else _parts(group, most) for group in alike.values())
+        return [part for group in parts for part in group]
 
     def _key(self, entry: Entry) -> str:
         """Equal for jobs of one stack; the job's name if it trains alone."""

@@ -32,7 +32,8 @@ _STOP_GRACE_S = 4.0
 _TICK_S = 0.1
 # The plan's file is written at most once a second, and takes at most this share of the time.
 _WRITE_S, _WRITE_SHARE = 1.0, 0.05
-# Tasks that are submitted between two looks at the engine; to describe one takes some milliseconds.
+# Tasks of the first submissions; a later one is as large as all before it. Each writes the plan's file, so that a sweep
+# of many jobs writes it a few times only.
 _AT_ONCE = 1000
 # If the system kills the fork server again and again, the machine has too little memory for the sweep.
 _MOST_RESTARTS = 3
@@ -142,6 +143,8 @@ class Supervisor:
         news = self._engine.poll(_TICK_S)
         for number in news.started:
             self._begin(self._running[number])
+        for number in news.requeued:
+            self._wait(self._running[number])
         for end in news.ended:
             self._settle(self._running.pop(end.number), end)
         self._watch(time.monotonic())
@@ -154,7 +157,9 @@ class Supervisor:
     def _submit(self) -> None:
         """Give the engine as many tasks as it takes."""
         tasks = []
-        for _ in range(min(self._engine.room(), len(self._queue), _AT_ONCE)):
+        for _ in range(min(self._engine.room(), len(self._queue), max(_AT_ONCE, len(self._running)))):
+            if self._stop():  # to describe a task takes some milliseconds
+                break
             entries = self._queue.popleft()
             if not self._make_folder(entries):
                 break
@@ -206,6 +211,12 @@ class Supervisor:
         running.deadline = None if limit is None else running.started + limit * len(running.entries)
         for entry in running.entries:
             entry.state = "running"
+
+    def _wait(self, running: _Running) -> None:
+        """Note that a task waits again."""
+        running.started = running.deadline = None
+        for entry in running.entries:
+            entry.state = "queued"
 
     def _job(self, entry: Entry) -> dict[str, Any]:
         folder = str(self._plan.job(entry).folder)

@@ -58,6 +58,14 @@ def test_a_preset_gives_way_to_the_command_line():
     assert (config.norm["name"], config.optim["lr"], config.activation) == ("none", 0.9, "sigmoid")
 
 
+@pytest.mark.parametrize("words", [("experiment=cifar10_fast",), ("norm=zca", "tags=[a,b]", "notes='a: b #c é'")])
+def test_the_yaml_in_a_runs_folder_is_that_of_its_whole_config(words):
+    config = to_dict(chosen(*words))
+    for seed in (0, 1):
+        written = compose.notes(config | {"seed": seed}, words)[".hydra/config.yaml"]
+        assert written == OmegaConf.to_yaml(OmegaConf.create(config | {"seed": seed}))
+
+
 def test_no_yaml_names_python_code():
     for path in configs_folder().rglob("*.yaml"):
         keys = str(OmegaConf.to_container(OmegaConf.load(path), resolve=False))

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_HOST = socket.gethostname().partition(".")[0]
+HOST = socket.gethostname().partition(".")[0]
 _DAEMONS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sacctmgr")
 _SLURM = f"""
 ClusterName=tiny
-SlurmctldHost={_HOST}(127.0.0.1)
+SlurmctldHost={HOST}(127.0.0.1)
 SlurmctldPort=26817
 SlurmdPort=26818
 SlurmUser=root
@@ -40,6 +40,7 @@ ReturnToService=2
 KillWait=10
 OverTimeLimit=0
 MaxArraySize=5
+GresTypes=gpu
 StateSaveLocation=PLACE/state
 SlurmdSpoolDir=PLACE/spool
 SlurmctldPidFile=PLACE/ctld.pid
@@ -47,9 +48,13 @@ SlurmdPidFile=PLACE/d.pid
 SlurmctldLogFile=PLACE/ctld.log
 SlurmdLogFile=PLACE/d.log
 MpiDefault=none
-NodeName={_HOST} NodeAddr=127.0.0.1 CPUs=2 Boards=1 SocketsPerBoard=1 CoresPerSocket=2 ThreadsPerCore=1 \\
- RealMemory=20000 State=UNKNOWN
+NodeName={HOST} NodeAddr=127.0.0.1 CPUs=2 Boards=1 SocketsPerBoard=1 CoresPerSocket=2 ThreadsPerCore=1 \\
+ RealMemory=20000 Gres=gpu:1 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+# A device that is no GPU: SLURM gives it to jobs that ask for one, and they find none.
+_GRES = f"""
+NodeName={HOST} Name=gpu File=/dev/null
 """
 _SLURMDBD = """
 AuthType=auth/munge
@@ -87,7 +92,7 @@ def slurm(place: Path) -> Iterator[dict[str, str]]:
     place.chmod(0o755)
     for name in ("state", "spool", "data"):
         (place / name).mkdir()
-    for name, text in (("slurm.conf", _SLURM), ("slurmdbd.conf", _SLURMDBD)):
+    for name, text in (("slurm.conf", _SLURM), ("gres.conf", _GRES), ("slurmdbd.conf", _SLURMDBD)):
         (place / name).write_text(text.replace("PLACE", str(place)))
         (place / name).chmod(0o600 if name == "slurmdbd.conf" else 0o644)
     (place / "munge.key").write_bytes(os.urandom(1024))
@@ -101,7 +106,7 @@ def slurm(place: Path) -> Iterator[dict[str, str]]:
         daemons.start("slurmdbd", "-D")
         daemons.until(lambda: daemons.ask("sacctmgr", "-i", "add", "cluster", "tiny"))
         daemons.start("slurmctld", "-D", "-c")
-        daemons.start("slurmd", "-D", "-N", _HOST)
+        daemons.start("slurmd", "-D", "-N", HOST)
         daemons.until(lambda: daemons.ask("sinfo", "-h", "-o", "%t", expected="idle"))
         yield environment
 
@@ -190,7 +195,8 @@ class RayCluster:
             if number == 0
             else [f"--address={self.address}", "--min-worker-port=31000", "--max-worker-port=31999"]
         )
-        own = [f"--node-ip-address={ADDRESSES[number]}", "--num-cpus=1", "--object-store-memory=100000000"]
+        sizes = ["--num-cpus=1", f"--num-gpus={1 - number}", "--object-store-memory=100000000"]  # no GPU is there
+        own = [f"--node-ip-address={ADDRESSES[number]}", *sizes]
         command = [
             sys.executable,
             "-m",
@@ -214,11 +220,22 @@ class RayCluster:
 
     def kill(self, mark: str = "") -> None:
         """Kill the processes of this namespace, and no others, whose command line contains a mark."""
-        pids = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout.split()
-        for pid in pids:
+        for pid, command in self._commands().items():
+            if mark in command:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, 9)
+
+    def busy(self) -> bool:
+        """Whether a process of a job is alive."""
+        return any("on_node" in command for command in self._commands().values())
+
+    def _commands(self) -> dict[int, str]:
+        """The processes of this namespace, and their command lines."""
+        found = {}
+        for pid in subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout.split():
             with contextlib.suppress(OSError):
-                if mark in Path(f"/proc/{pid}/cmdline").read_text():
-                    os.kill(int(pid), 9)
+                found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_text()
+        return found
 
     def __exit__(self, *error: object) -> None:
         self.kill()

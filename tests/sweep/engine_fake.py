@@ -71,8 +71,8 @@ class Fake:
         self.largest = max(self.largest, len(self.waiting) + len(self.running))
         return found
 
-    def alive(self, tickets) -> list[str]:
-        return [ticket for ticket in tickets if Path(f"/proc/{ticket}/fd/1").exists()]
+    def alive(self, tickets) -> set[str]:
+        return {ticket for ticket in tickets if Path(f"/proc/{ticket}/fd/1").exists()}
 
     def attach(self, number: int, ticket: str, sweep: Path) -> None:
         self.running[number] = int(ticket)
@@ -86,7 +86,7 @@ class Fake:
             self.running[task.number] = process
             started.append(task.number)
         time.sleep(0.02)
-        return News(started, [end for number in list(self.running) if (end := self._end(number)) is not None])
+        return News(started, ended=[end for number in list(self.running) if (end := self._end(number)) is not None])
 
     def _end(self, number: int) -> End | None:
         process = self.running[number]

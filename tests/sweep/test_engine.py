@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from conftest import SMALL_RUN, composed
@@ -21,12 +23,14 @@ from bnexp.runs import run_json
 from bnexp.stopping import Stop
 from bnexp.sweep import carry_out as carrying
 from bnexp.sweep import plan as plans
+from bnexp.sweep import supervisor as supervising
 from bnexp.sweep.display import summary
 from bnexp.sweep.engine import Task, ranges
 from bnexp.sweep.node import Work, work
 from bnexp.sweep.options import Options, options, programs, slurm_options
 from bnexp.sweep.plan import Plan, entries
 from bnexp.sweep.preflight import Ready
+from bnexp.sweep.ray import Ray
 from bnexp.sweep.slurm import Slurm
 from bnexp.sweep.stacking import Stacking
 from bnexp.sweep.supervisor import Supervisor
@@ -142,6 +146,15 @@ def test_stacks_are_tasks_of_an_engine(tmp_path, config):
     assert plan.count() == {"finished": 4}
 
 
+def test_the_plan_of_many_jobs_is_written_a_few_times(tmp_path, config, monkeypatch):
+    monkeypatch.setattr(supervising, "_AT_ONCE", 2)
+    plan, engine, sizes = planned(tmp_path, config, 20), Fake(), []
+    engine.submit = lambda tasks: sizes.append(len(tasks)) or {task.number: f"1_{task.number}" for task in tasks}
+    supervised(plan, engine, stop=lambda: sum(sizes) == 20)
+    assert sizes == [2, 2, 4, 8, 4]
+    assert [entry.ticket for entry in plans.read(tmp_path).entries] == [f"1_{number + 1}" for number in range(20)]
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +183,9 @@ def test_words_of_slurm_reach_it_once_and_are_kept_for_resume(bnexp, engines, tm
     (tmp_path / "s" / "do-seed=1").unlink()
     assert "try the failed again: bnexp resume s --trust-launcher --retry-failed" in answer.out
     refused = bnexp("resume", "s", "--retry-failed")
-    assert refused.complaint.startswith("bnexp: s: its launcher names setup: module load cuda; if you trust them: ")
+    full = "bnexp resume s --retry-failed --trust-launcher"
+    assert refused.complaint == f"bnexp: s: its launcher names setup: module load cuda; if you trust them: {full}"
+    assert bnexp("resume", "s", "--cancel").code == 0  # it runs no command that the folder names
     again = bnexp("resume", "s", "--retry-failed", "--trust-launcher")
     assert again.code == 0, again
     assert engines[1] == engines[0]
@@ -189,15 +204,28 @@ def test_a_sweep_with_an_engine_can_go_on_here_and_keeps_its_engine(bnexp, engin
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "do-seed=1").write_text("kill")
     bnexp("train", "-m", *SMALL_RUN, "device=cpu", "seed=0,1", "hydra.sweep.dir=s", "hydra/launcher=slurm")
+    assert bnexp("tag", "s/seed=1", "+good").code == 0
     answer = bnexp("resume", "s", "--here", "--retry-failed")
     assert answer.code == 0, answer
+    assert run_json.read(Path("s/seed=1"))["config"]["tags"] == ["good"]
     assert len(engines) == 1
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["launcher"]["engine"] == "slurm"
     assert bnexp("resume", "s", "--cancel").code == 0
 
 
+@pytest.mark.parametrize("words", [("epochs=9",), ("--here",)])
+def test_what_an_engine_still_carries_out_is_not_changed(bnexp, engines, config, words):
+    Path("s").mkdir()
+    plan = planned(Path("s"), config, 2)
+    plan.entries[0].ticket = str(os.getpid())  # alive
+    plan.write()
+    told = "wait for them or cancel them first: bnexp resume s --cancel"
+    assert bnexp("resume", "s", *words).complaint == f"bnexp: s: Fake still has 1 of its tasks; {told}"
+
+
 WRONG = {
     "hydra.launcher.partitoin=x": "did you mean hydra.launcher.partition?",
+    "+hydra.launcher.gpu_per_node=1": "gpu_per_node: there is no such setting; did you mean gpus_per_node?",
     "hydra.launcher.timeout_min=0": "hydra.launcher.timeout_min=0: out of range",
     "hydra.launcher.timeout_s=5": "hydra.launcher.timeout_s: there is no such setting",
     "hydra.launcher.mem_gb=much": "hydra.launcher.mem_gb=much: expected a number",
@@ -314,7 +342,7 @@ def polled(engine: Slurm):
 def test_the_end_of_a_task_of_slurm(tmp_path, slurm, state, said, code, reason):
     engine = Slurm(options({**LOCAL, "engine": "slurm", **SLURM}))
     slurm("7_0 PENDING\n7_1 RUNNING\n")
-    assert engine.alive(["7_0", "7_1", "8; rm -r /"]) == ["7_0", "7_1"]
+    assert engine.alive(["7_0", "7_1", "8; rm -r /"]) == {"7_0", "7_1"}
     engine.attach(1, "7_0", tmp_path)
     engine.attach(2, "7_1", tmp_path)
     assert polled(engine).started == [2]
@@ -339,6 +367,17 @@ def test_a_task_that_slurm_queues_again_or_whose_file_is_on_the_way_has_not_ende
     assert [end.code for end in polled(engine).ended] == [0]
 
 
+def test_a_task_that_slurm_has_queued_again_waits_and_starts_again(tmp_path, slurm):
+    engine = Slurm(options({**LOCAL, "engine": "slurm", **SLURM}))
+    engine.attach(1, "7", tmp_path)
+    seen = []
+    for state in ("PENDING", "RUNNING", "COMPLETING", "PENDING", "PENDING", "RUNNING"):
+        slurm(f"7 {state}\n")
+        news = polled(engine)
+        seen.append((news.started, news.requeued))
+    assert seen == [([], []), ([1], []), ([], []), ([], [1]), ([], []), ([1], [])]
+
+
 def test_slurm_is_asked_for_as_many_cores_as_threads(slurm):
     slurm("", "MaxArraySize = 4")
     engine = Slurm(options({**LOCAL, "engine": "slurm", **SLURM, "cpus_per_task": 2}))
@@ -346,6 +385,62 @@ def test_slurm_is_asked_for_as_many_cores_as_threads(slurm):
         engine.begin(3)
     engine.begin(2)
     assert engine._largest == 4
+
+
+def small_task(device: str, threads: int = 1, number: int = 1) -> Task:
+    return Task(number, {"jobs": []}, Path("s/a/output.log"), Path("s"), device, threads)
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "asked", "needs_gpu"),
+    [
+        ({}, "cuda", {"gpus_per_node": 1, "cpus_per_task": 3}, True),
+        ({}, "cpu", {"cpus_per_task": 3}, False),
+        ({}, "auto", {"cpus_per_task": 3}, False),
+        ({"gpus_per_node": 2, "cpus_per_task": 8}, "auto", {"gpus_per_node": 2, "cpus_per_task": 8}, True),
+        ({"gres": "gpu:a100:1"}, "cuda", {"gres": "gpu:a100:1"}, True),
+        ({"gres": "gpu:a100:1"}, "auto", {"gres": "gpu:a100:1"}, True),
+        ({"gres": "lustre:1"}, "cuda", {"gres": "lustre:1", "gpus_per_node": 1}, True),
+        ({"gpus_per_node": 0, "mem_gb": None}, "cuda", {"cpus_per_task": 3, "mem": None}, False),
+        ({"partition": "p", "array_parallelism": 9}, "cpu", {"partition": "p", "array_parallelism": 9}, False),
+    ],
+)
+def test_what_sbatch_is_asked_for(slurm, monkeypatch, given, device, asked, needs_gpu):
+    slurm("")
+    executor = MagicMock()
+    executor.submit.side_effect = lambda work: MagicMock(job_id="7")
+    monkeypatch.setitem(sys.modules, "submitit", MagicMock(SlurmExecutor=lambda *_, **__: executor))
+    engine = Slurm(options({**LOCAL, "engine": "slurm", **SLURM, **given}))
+    engine.begin(3)
+    assert engine.submit([small_task(device, threads=3)]) == {1: "7"}
+    ((_, said),) = executor.update_parameters.call_args_list
+    usual = {"job_name": "bnexp", "time": 60, "signal_delay_s": 120, "array_parallelism": 64, "cpus_per_task": 3}
+    expected = usual | {"mem": "8192M"} | asked
+    assert said == {name: value for name, value in expected.items() if value is not None}
+    ((carried,), _) = executor.submit.call_args
+    assert carried.work.given["needs_gpu"] is needs_gpu
+
+
+@pytest.mark.parametrize(
+    ("remote", "slots", "device", "gpus"),
+    [
+        *[({}, 1, "cuda", 1.0), ({}, 4, "cuda", 0.25), ({}, 4, "cpu", 0.0), ({}, 4, "auto", 0.0)],
+        *[({"num_gpus": 0.5}, 4, "auto", 0.5), ({"num_gpus": 2, "num_cpus": 5}, 1, "cuda", 2.0)],
+    ],
+)
+def test_what_ray_is_asked_for(monkeypatch, remote, slots, device, gpus):
+    ray = MagicMock()
+    ray.nodes.return_value = [{"Alive": True, "Resources": {"GPU": 8.0}}]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    own = {"ray": {**RAY["ray"], "remote": {**RAY["ray"]["remote"], **remote}}}
+    engine = Ray(options({**LOCAL, "engine": "ray", **own, "slots_per_gpu": slots}))
+    engine.begin(3)
+    ray.reset_mock()
+    engine.submit([small_task(device, threads=3)])
+    ((_, said),) = ray.remote.return_value.options.call_args_list
+    assert said == {"num_cpus": remote.get("num_cpus", 3), "num_gpus": gpus, "max_retries": 3}
+    (carried, *_), _ = ray.remote.return_value.options.return_value.remote.call_args
+    assert carried.given["needs_gpu"] is (gpus > 0)
 
 
 def test_a_machine_without_slurm_is_told(monkeypatch, tmp_path):
