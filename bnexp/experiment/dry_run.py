@@ -17,6 +17,7 @@ from bnexp.experiment.setup import Setup, build
 from bnexp.record import Record
 from bnexp.training.evaluation import evaluate
 from bnexp.training.loop import Cadence, Progress, train
+from bnexp.training.step import untried_kernels
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,10 @@ def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
     free, _ = torch.cuda.mem_get_info(device)
     try:
         with _quiet():
-            two, three = (_peak(configs[:members], device) for members in (2, 3))
+            two = _peak(configs[:2], device)
+            if len(configs) * two / 2 <= _SHARE * free / slots:  # as if nothing were shared
+                return len(configs)
+            three = _peak(configs[:3], device)
     except Exception as error:  # the runs will hit the same error, and report it
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         log.warning("how many members fit into the memory cannot be measured (%s); all are tried at once", reason)
@@ -63,11 +67,12 @@ def _peak(configs: Sequence[TrainConfig], device: torch.device) -> int:
 def dry_run(configs: Sequence[TrainConfig]) -> None:
     """Train a stack for some steps at learning rate 0, and evaluate one batch; nothing is kept or written."""
     setup = build(configs, stacked=True, resumed=[True] * len(configs))
-    # After the warm-up, a CUDA graph captures one step and replays the next.
-    for _ in records(setup, setup.config.batch_size, every=1, count=WARM_UP + 1):
-        pass
     size = min(setup.eval_batch_size, len(setup.data.train))
-    evaluate(setup.population, setup.data.train.mixed(size), size)
+    with untried_kernels():
+        # After the warm-up, a CUDA graph captures one step and replays the next.
+        for _ in records(setup, setup.config.batch_size, every=1, count=WARM_UP + 1):
+            pass
+        evaluate(setup.population, setup.data.train.mixed(size), size)
 
 
 def _forget() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -94,17 +92,6 @@ def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
     wanted = NORMS.capabilities(config.norm["name"]).graph if config.graph == "auto" else config.graph
     log.info("graph=%s: steps are %s", config.graph, "replayed from a CUDA graph" if wanted else "run kernel by kernel")
     return cuda_graph if wanted else None
-
-
-@contextmanager
-def untried_kernels() -> Iterator[None]:
-    """Let cuDNN choose kernels by its rules inside the with block: to try all of them pays for training steps only."""
-    tries = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = tries
 
 
 def set_layout(config: TrainConfig, member: nn.Module) -> None:

@@ -16,7 +16,7 @@ from bnexp.experiment.check import Checked, check, make_batches
 from bnexp.experiment.choices import Choices, blank_model, build_optimizer
 from bnexp.experiment.clock import Clock
 from bnexp.experiment.init_from import Takeover, apply_norm_state, start_from, takeover
-from bnexp.experiment.machine import pick_device, recorder, set_layout, untried_kernels
+from bnexp.experiment.machine import pick_device, recorder, set_layout
 from bnexp.experiment.older import brought_up_to_date
 from bnexp.experiment.pixel_scale import attach_scale, scale_of
 from bnexp.models.init import Init, adjust, initialize
@@ -30,6 +30,7 @@ from bnexp.training.evaluation import Measures, evaluate, evaluate_all, evaluate
 from bnexp.training.loop import Progress, Training
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision, dtype_of
+from bnexp.training.step import untried_kernels
 
 # The most images in a forward pass of an evaluation, and on a CPU the most numbers in a feature map: 8 MB, most of
 # which fits into the caches. ResNet-20 then needs half the time per image that batches of 1000 need.

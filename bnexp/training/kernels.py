@@ -252,7 +252,7 @@ def _packed_channels(maps: Tensor) -> tuple[int, int]:
     if maps.device.type != "cuda" or maps.dtype == torch.float64 or maps.ndim != 4:
         return 0, 0
     if _is_short(maps):
-        return 4, 64
+        return 8, 64
     return (8, 32) if torch.backends.cudnn.conv.fp32_precision == "tf32" else (0, 0)  # type: ignore[attr-defined]
 
 

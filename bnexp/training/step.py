@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
@@ -145,7 +146,8 @@ class RecordedStep:
     def __call__(self, number: int) -> Done:
         """Do the step with this number, from 0."""
         if not self._batches.open(number):
-            return self._eager(number)
+            with untried_kernels():
+                return self._eager(number)
         if self._left == 0 and self._replay is None:
             self._record(number)
         if self._replay is None:
@@ -185,3 +187,14 @@ def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread draws the next epoch's batches
         work()
     return graph.replay
+
+
+@contextmanager
+def untried_kernels() -> Iterator[None]:
+    """Let cuDNN choose kernels by its rules inside the with block: to try them pays for what is done very often."""
+    tries = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = tries

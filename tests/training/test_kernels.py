@@ -192,7 +192,7 @@ def test_a_member_that_is_not_finite_spoils_no_other_one_that_is_packed_with_it(
     ("precision", "channels", "groups", "pack"),
     [
         *[("fp32", 1, 64, 1), ("tf32", 1, 64, 32), ("tf32", 6, 64, 4), ("tf32", 16, 16, 1), ("tf32", 1, 7, 7)],
-        *[("bf16", 1, 64, 64), ("bf16", 3, 16, 16), ("bf16", 6, 64, 1), ("fp64", 1, 64, 1)],
+        *[("bf16", 1, 64, 64), ("bf16", 3, 16, 16), ("bf16", 6, 64, 8), ("bf16", 16, 16, 1), ("fp64", 1, 64, 1)],
     ],
 )
 def test_few_channels_are_packed_where_a_gpu_has_matrix_units_for_the_format(
