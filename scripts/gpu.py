@@ -1,6 +1,6 @@
 """Everything that needs a GPU to be checked or measured, in one command, for a machine with one GPU and no network.
 
-    python scripts/gpu.py [--only correct,populations] [--minutes 10] [--json benchmarks/gpu.json]
+    python scripts/gpu.py [--only correct,populations] [--cases lenet] [--minutes 10] [--json benchmarks/gpu.json]
     python scripts/gpu.py --device cpu --smoke     # tries the script: seconds, and no figure means anything
 
 It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm. The sections, most important first:
@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,25 +101,35 @@ def tables(rows: Sequence[Row]) -> str:
     return "\n".join(found)
 
 
-def measure(section: str, workers: Workers, at: Place, until: float) -> tuple[list[Row], list[str]]:
-    """The rows of a section, and the names of the cases that were left out."""
+def measure(
+    section: str, workers: Workers, at: Place, until: float, wanted: str, keep: Callable[[list[Row]], None]
+) -> list[str]:
+    """Run a section's cases, and hand their rows to ``keep`` as they come; returns the names of those left out."""
     cases_of, together = SECTIONS[section]
-    cases, rows, left = cases_of(at), list[Row](), []
+    cases, rows, left = [case for case in cases_of(at) if wanted in case.name], list[Row](), []
     for case, found in workers.run(cases, at_once=workers.count if together else 1, until=until):
         if found is None:
             left.append(f"{section}: {case.name}")
             continue
         rows += found
+        keep(found)
         faults = [row["fault"] for row in found if "fault" in row]
         print(f"{time.strftime('%H:%M:%S')} {section}: {case.name}: {'; '.join(faults) or 'done'}", flush=True)
     print(f"\n## {section}\n\n{tables(rows)}", flush=True)
-    return rows, left
+    return left
+
+
+def kept(path: Path, document: dict[str, Any], section: str, rows: list[Row]) -> None:
+    """Add rows to a section, and write all that there is."""
+    document[section] += rows
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
     """Check and measure, print the tables, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(SECTIONS))
+    parser.add_argument("--cases", default="", help="of the cases, those alone whose name has this in it")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "gpu.json")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -128,7 +139,7 @@ def main() -> int:
     sections = chosen(given.only, list(SECTIONS), "--only")
     document: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": facts(given.device)}
     print(json.dumps(document, indent=1), flush=True)
-    left: list[str] = []
+    document["left_out"] = []
     log = given.json.with_suffix(".log")
     count = 1 if given.smoke else PROCESSES
     workers = Workers(count, given.device == "cuda", log, ["on_gpu.exactness"])
@@ -137,11 +148,12 @@ def main() -> int:
         rates.write(at.images, smoke=at.smoke)
         commands.write(at.images, smoke=at.smoke)
         for section in (name for name in SECTIONS if name in sections):
-            document[section], missing = measure(section, workers, at, until)
-            left += missing
-            given.json.write_text(json.dumps(document | {"left_out": left}, indent=1) + "\n", encoding="utf-8")
+            document[section] = []
+            keep = partial(kept, given.json, document, section)
+            document["left_out"] += measure(section, workers, at, until, given.cases, keep)
+            keep([])
     faults = [f"{section}: {row}" for section in sections for row in document.get(section, ()) if "fault" in row]
-    print(f"\nleft out for lack of time: {', '.join(left) or 'nothing'}")
+    print(f"\nleft out for lack of time: {', '.join(document['left_out']) or 'nothing'}")
     print("\n".join([f"{len(faults)} checks failed", *faults]))
     return 1 if faults else 0
 

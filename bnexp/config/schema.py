@@ -183,12 +183,17 @@ def role(setting: str) -> Role:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide the result, without later settings that have their neutral value.
 
-    1.0 and 1 become the same number. ``graph=auto`` counts as false, which was the default before there was auto.
+    1.0 and 1 become the same number.
     """
-    config = {**config, "graph": False} if config.get("graph") == "auto" else config
+    config = with_older_words(config)
     left_out = [setting for setting, role in roles().items() if not role.decides]
     kept = _without(config, [*left_out, *_neutral(config)])
     return dict(json.loads(json.dumps(kept), parse_float=_shortest))
+
+
+def with_older_words(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config in which ``graph=auto`` is false, as the default was before there was auto: they make the same run."""
+    return {**config, "graph": False} if config.get("graph") == "auto" else config
 
 
 def _without(config: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:

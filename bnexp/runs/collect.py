@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bnexp.config.metrics import metric_of
-from bnexp.config.schema import completed, flat
+from bnexp.config.schema import completed, flat, with_older_words
 from bnexp.runs import run_json, sweep_json
 from bnexp.runs.metrics import FINITE, is_finite
 from bnexp.runs.paths import METRICS, RUN_JSON, SWEEP_JSON
@@ -196,11 +196,12 @@ def read(folder: Path, *, has_curve: bool = True) -> Run | Skip:
 
 def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
     best = {tag: point.get("value") for tag, point in (facts.get("best") or {}).items() if isinstance(point, dict)}
+    settings = flat(with_older_words(completed(facts["config"])))
     return Run(
         folder=folder,
         name=facts["name"],
         status=facts["status"],
-        settings={sys.intern(show(key)): plain(value) for key, value in flat(completed(facts["config"])).items()},
+        settings={sys.intern(show(key)): plain(value) for key, value in settings.items()},
         config_hash=facts["config_hash"],
         final=_finite(facts["final"]),
         best=_finite(best),

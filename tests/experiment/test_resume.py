@@ -99,7 +99,7 @@ def test_stopped_after_a_step_and_resumed(undisturbed, tmp_path, step):
     assert left_behind(tmp_path / "run") == left_behind(undisturbed)
 
 
-def test_recorded_steps_are_stopped_and_resumed(undisturbed, tmp_path, monkeypatch):
+def test_recorded_steps_are_stopped_and_resumed(tmp_path, monkeypatch):
     """As with graph=true on a GPU; the recorder runs the same work."""
     recorded: list[int] = []
 
@@ -108,10 +108,11 @@ def test_recorded_steps_are_stopped_and_resumed(undisturbed, tmp_path, monkeypat
         return work
 
     monkeypatch.setattr(setup, "recorder", lambda config, device: record)
+    assert run_words(tmp_path / "whole", StopAt(0)).status == "finished"
     assert run_words(tmp_path / "run", StopAt(8)).status == "interrupted"
     assert run_words(tmp_path / "run", StopAt(0)).status == "finished"
-    assert recorded == [0, 1]
-    assert left_behind(tmp_path / "run") == left_behind(undisturbed)
+    assert recorded == [*range(6)]  # in each session the step, and the pass of an evaluation
+    assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
 
 
 def test_stopped_again_and_again(undisturbed, tmp_path):
