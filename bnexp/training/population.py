@@ -352,5 +352,7 @@ def _adjacent(parameters: Sequence[Tensor]) -> list[Tensor]:
     found = [
         each if each.ndim == 3 else torch.empty_like(each, memory_format=torch.contiguous_format) for each in parameters
     ]
-    torch._foreach_copy_([each for each in found if each.ndim != 3], [each for each in parameters if each.ndim != 3])
+    apart = [(own, each) for own, each in zip(found, parameters, strict=True) if own is not each]
+    if apart:
+        torch._foreach_copy_([own for own, _ in apart], [each for _, each in apart])
     return found
