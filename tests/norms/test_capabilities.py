@@ -148,7 +148,7 @@ def test_fused(name, count_stack):
         units = Units(NORMS.bind(options(name)), "relu", "before")
         net = {"name": "resnet", "depth": 8, "width": 8}
         population = Population([MODELS.bind(net)((3, 12, 12), 10, units) for _ in range(members)], stacked=members > 1)
-        x_MB, y_MB = torch.randn(members, 8, 3, 12, 12), torch.zeros(members, 8, dtype=torch.int64)
+        x_MB, y_MB = torch.randn(members, 24, 3, 12, 12), torch.zeros(members, 24, dtype=torch.int64)
         with count_stack.Count() as count:
             population.learn(x_MB, y_MB, Precision("fp32", members, torch.device("cpu")))
         return count
