@@ -6,7 +6,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from functools import cache
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -180,13 +181,22 @@ class RecordedStep:
 def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
     """Capture the kernels of ``work`` as a CUDA graph without running them; returns a function that replays them all.
 
+    All graphs of this process share one pool of memory. They are replayed one after another, and no graph needs another
+    one's intermediate results; what outlives a capture keeps its place in the pool.
+
     Raises:
         RuntimeError: ``work`` waits for the device, or allocates memory in a way that capture forbids.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread draws the next epoch's batches
+    # Only this thread's calls are captured: another one draws the next epoch's batches.
+    with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
         work()
     return graph.replay
+
+
+@cache
+def _pool() -> Any:
+    return torch.cuda.graph_pool_handle()
 
 
 @contextmanager
