@@ -4,9 +4,10 @@ The rooms, in the order in which to read them; each begins with a docstring that
 
     config      what can be asked for, and whether it is allowed; words into a config
     norms       \
-    models       | the shelves: a registry each, one family a file
-    data         |
-    probes      /
+    models       |
+    data         | the shelves: a registry each, one family a file
+    probes       |
+    evaluations /
     training    members and batches in, records out
     experiment  one run, or one stack: from a config to a finished folder
     runs        a run's folder: written, verified, found, read back

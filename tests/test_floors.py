@@ -17,9 +17,10 @@ ROOMS = {
     "__main__": {"cli"},
     "cli": {"experiment", "claims", "sweep", "compare", "runs", "config"},
     "api": {"experiment", "compare", "runs", "config"},  # experiment: imported when a model or data are asked for
-    "experiment": {"probes", "training", "models", "norms", "data", "runs", "config"},
+    "experiment": {"probes", "evaluations", "training", "models", "norms", "data", "runs", "config"},
     "claims": {"sweep", "compare", "runs", "config", "models", "norms"},  # models and norms: exact.py alone
     "probes": {"training", "models", "norms", "data", "config"},
+    "evaluations": {"training", "models", "norms", "data", "config"},
     "training": {"models", "norms", "data", "config"},
     "models": {"norms", "data", "config"},
     "compare": {"runs", "config"},

@@ -17,6 +17,7 @@ from bnexp.compare.terminal import WIDTH, beside, terminal_width
 from bnexp.config.capabilities import Capabilities, Rank
 from bnexp.config.checks import unknown
 from bnexp.config.descriptions import Description, descriptions
+from bnexp.config.schema import LISTS
 from bnexp.config.shipped import configs_folder, folder
 
 _TEXT = 14  # the column in which texts begin
@@ -25,7 +26,19 @@ _UNKNOWN = "not known; imports=[MODULE] names the module that registers it"
 CASES = {"vectors": "on vectors", "maps": "on maps", "lenet": "in a LeNet step"}
 
 
-GROUPS = ("norm", "affine", "model", "data", "init", "optim", "schedule", "probes", "experiment", "claim")
+GROUPS = (
+    "norm",
+    "affine",
+    "model",
+    "data",
+    "init",
+    "optim",
+    "schedule",
+    "probes",
+    "evaluations",
+    "experiment",
+    "claim",
+)
 # The norms that most comparisons are about; lists start with them.
 FIRST = ("none", "bn", "ln", "in", "gn")
 
@@ -123,7 +136,7 @@ def main(arguments: list[str]) -> int:
     take_imports(options, "modules of your own, whose norms are described; nothing is imported")
     take_format(options)
     given = options.parse_args([_as_option(word) for word in arguments])
-    aliases = {f"{name}s": name for name in GROUPS} | {"probe": "probes"}
+    aliases = {f"{name}s": name for name in GROUPS} | {kind: name for name, kind in LISTS.items()}
     wanted = aliases.get(given.group, given.group)
     if wanted is not None and wanted not in GROUPS:
         raise unknown("list", wanted, GROUPS)

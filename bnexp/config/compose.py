@@ -34,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bnexp.config import names, words
 from bnexp.config.checks import near_miss, unknown
 from bnexp.config.descriptions import other_names
-from bnexp.config.schema import TrainConfig, completed, flat, from_dict, to_dict
+from bnexp.config.schema import LISTS, TrainConfig, completed, flat, from_dict, to_dict
 
 # Errors of a damaged yaml file that Hydra does not catch.
 _YAML_FAULTS = (yaml.YAMLError, UnicodeDecodeError)
@@ -206,9 +206,9 @@ def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:
     except (HydraException, OmegaConfBaseException, ValueError):
         return f"{key}: there is no such setting"
     first, _, rest = key.partition(".")
-    probe = rest.partition(".")[0]
-    if first == "probes" and probe and probe not in config["probes"]:
-        return f"{key}: this probe is not chosen; a probe's settings need probes=[{probe}]"
+    item, kind = rest.partition(".")[0], LISTS.get(first)
+    if kind and item and item not in config[first]:
+        return f"{key}: this {kind} is not chosen; settings of one need {first}=[{item}]"
     known = [*flat(config), *config]
     same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f"; did you mean {same_leaf[0]}?" if same_leaf else near_miss(key, known)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from bnexp.config.schema import TrainConfig, flat, role
+from bnexp.config.schema import LISTS, TrainConfig, defaults, flat, role
 from bnexp.config.shipped import configs_folder
 
 
@@ -19,20 +19,21 @@ def changed(config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     Settings that decide nothing, such as the place of data, are left out.
     """
     given = flat(dict(config))
-    defaults = usual(given)
+    normal = usual(given)
     kept = {key: value for key, value in given.items() if role(key).decides}
-    return {key: (value, defaults.get(key)) for key, value in kept.items() if value != defaults.get(key)}
+    return {key: (value, normal.get(key)) for key, value in kept.items() if value != normal.get(key)}
 
 
 def usual(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of all settings, given by dotted names; those of options belong to the choices in ``settings``."""
-    found = dict(_plain_defaults())
+    found = defaults()
     for group, name in _groups().items():
         found |= {f"{group}.{key}": value for key, value in _choice(group, settings.get(f"{group}.name")).items()}
         found[f"{group}.name"] = name
     for key, name in settings.items():
-        if key.startswith("probes.") and key.endswith(".name"):
-            found |= {key.removesuffix("name") + option: value for option, value in _choice("probes", name).items()}
+        group = key.partition(".")[0]
+        if group in LISTS and key.endswith(".name"):
+            found |= {key.removesuffix("name") + option: value for option, value in _choice(group, name).items()}
             found[key] = None
     return found
 
@@ -43,18 +44,8 @@ def is_shipped(group: str, name: object) -> bool:
 
 
 @cache
-def _plain_defaults() -> dict[str, Any]:
-    """The defaults of the settings that are no group."""
-    found = {}
-    for setting in fields(TrainConfig):
-        factory = setting.default_factory
-        found[setting.name] = setting.default if factory is MISSING else factory()
-    return found
-
-
-@cache
 def _groups() -> dict[str, Any]:
-    """Group -> the name chosen by default, but for probes, of which none is chosen."""
+    """Group -> the name chosen by default, but for those of ``LISTS``, of which none is chosen."""
     listed = yaml.safe_load((configs_folder() / "train.yaml").read_text(encoding="utf-8"))["defaults"]
     known = {setting.name for setting in fields(TrainConfig)}
     chosen = {key: value for entry in listed if isinstance(entry, dict) for key, value in entry.items()}

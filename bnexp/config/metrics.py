@@ -1,13 +1,15 @@
 """Facts about a measured quantity, found by its name: its better direction, its chance level, and its name in words.
 
-A tag is ``split/quantity``. A suffix of the quantity, such as ``_precise`` or ``_ema0.9_corrected``, tells how it was
-evaluated and does not change these facts. What a probe measures is ``probe/<probe>/<quantity>``, or with the layer
+What an evaluation measures is ``split/quantity[_condition][_statistics]``, as in ``test/accuracy_noise3_batch64``: the
+condition says how the images were changed, the statistics what norms evaluated with; see ``Evaluated`` and
+``Statistics``. They do not change the facts. What a probe measures is ``probe/<probe>/<quantity>``, or with the layer
 behind it ``probe/<probe>/<quantity>/<layer>``.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,20 +23,19 @@ class Metric:
         larger_is_better: None if unknown.
         chance: number of classes -> the score of guessing; None if guessing has no score.
         bounds: the least and the largest value that it can have.
+        is_proportion: whether it is a share of the images, shown in percentage points.
     """
 
     words: str = ""
     larger_is_better: bool | None = None
     chance: Callable[[int], float] | None = None
     bounds: tuple[float, float] = (-math.inf, math.inf)
-
-    @property
-    def is_proportion(self) -> bool:
-        """Whether it is a share of the images, shown in percentage points."""
-        return self.bounds == _PROPORTION
+    is_proportion: bool = False
 
 
-_PROPORTION = (0.0, 1.0)
+def _share(words: str, chance: Callable[[int], float]) -> Metric:
+    return Metric(words, True, chance, bounds=(0.0, 1.0), is_proportion=True)
+
 
 # The metric by which a checkpoint is the best, and a run ends early: never one of the test images.
 VALIDATION = "validation/accuracy"
@@ -42,15 +43,20 @@ VALIDATION = "validation/accuracy"
 _UNKNOWN = Metric()
 # A quantity takes the first entry whose name is among its words.
 _METRICS = {
-    "top5_accuracy": Metric("top-5 accuracy", True, lambda classes: min(5, classes) / classes, bounds=_PROPORTION),
-    "accuracy": Metric("accuracy", True, lambda classes: 1 / classes, bounds=_PROPORTION),
+    "top5_accuracy": _share("top-5 accuracy", lambda classes: min(5, classes) / classes),
+    "accuracy": _share("accuracy", lambda classes: 1 / classes),
+    "ece": Metric("calibration error", False, bounds=(0.0, 1.0)),
     "loss": Metric("loss", False),
     "error": Metric("error", False),
     "perplexity": Metric("perplexity", False),
     "seconds": Metric("seconds", False),
 }
 _SPLITS = {"train": "training", "train_eval": "training (evaluated)"}
-_SUFFIXES = {"precise": "precise statistics", "batch": "batch statistics"}
+# Beginning of a condition's name -> the condition in words; what follows in the name is a number.
+_CONDITIONS = {
+    **{kind: f"{kind} of severity" for kind in ("noise", "blur", "contrast", "brightness")},
+    **{"fgsm": "FGSM of epsilon", "pgd": "PGD of epsilon"},
+}
 _ALONE = {"lr": "learning rate"}
 # Probe -> quantity -> its name in words.
 _PROBES = {
@@ -132,20 +138,130 @@ def title(tag: str) -> str:
     """A tag in words, such as "test accuracy, precise statistics"; of a probe's quantity without the layer."""
     if probed := probed_of(tag):
         return _PROBES.get(probed.probe, {}).get(probed.quantity) or _spaced(probed.quantity)
-    split, _, quantity = tag.rpartition("/")
+    split = tag.rpartition("/")[0]
     if not split:
         return _ALONE.get(tag, _spaced(tag))
-    name = measured_of(tag)
-    words = _METRICS[name].words if name in _METRICS else _spaced(name)
-    suffix = quantity.removeprefix(name).strip("_")
-    added = f", {_SUFFIXES.get(suffix, _spaced(suffix))}" if suffix else ""
-    return f"{_SPLITS.get(split, split)} {words}{added}"
+    parts = evaluated_of(tag)
+    words = _METRICS[parts.quantity].words if parts.quantity in _METRICS else _spaced(parts.quantity)
+    added = [_condition_title(parts.condition), "" if parts.statistics == RUNNING else parts.statistics.title]
+    return ", ".join([f"{_SPLITS.get(split, split)} {words}", *filter(None, added)])
+
+
+def _condition_title(condition: str) -> str:
+    match = re.fullmatch(r"([a-z]+)([\d.e-]+)", condition)
+    known = match and _CONDITIONS.get(match[1])
+    return f"{known} {match[2]}" if match and known else _spaced(condition)
 
 
 def measured_of(tag: str) -> str:
-    """A tag's quantity without the suffix that tells how it was evaluated."""
+    """A tag's quantity without the suffixes that tell how it was evaluated."""
     quantity = tag.rpartition("/")[2]
     return next((name for name in _METRICS if f"{quantity}_".startswith(f"{name}_")), quantity)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The statistics that batch norms evaluate with, by a word of ``evaluations.<name>.statistics``.
+
+    ===================== ==============================================================================================
+    running               the running averages; names of metrics leave this word out
+    precise               those of the training images under the present weights
+    batch<n>              those of each batch of n images; ``batch`` alone: as many as in a training batch
+    batch<n>prior<N>      running and batch statistics, weighted as N and n images
+    tent<n>               those of each batch; besides, gains and biases learn after each batch by its entropy
+    ema<d>[_corrected]    a further running average, of the setting ``ema``
+    ema_weights           precise statistics under the averaged weights of the setting ``ema_weights``
+    ===================== ==============================================================================================
+
+    Attributes:
+        kind: the word without its numbers.
+        images: n; 0 where the word names none.
+        prior: N.
+        decay: d.
+        corrected: see ``bnexp.training.ema``.
+    """
+
+    kind: str
+    images: int = 0
+    prior: int = 0
+    decay: float = 0.0
+    corrected: bool = False
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether the images of a batch are evaluated by one another's statistics."""
+        return self.kind in ("batch", "tent")
+
+    @property
+    def word(self) -> str:
+        """The word that ``statistics_of`` reads."""
+        if self.kind == "ema":
+            return f"ema{self.decay}{'_corrected' if self.corrected else ''}"
+        return f"{self.kind}{self.images or ''}{f'prior{self.prior}' if self.prior else ''}"
+
+    @property
+    def title(self) -> str:
+        """The statistics in words."""
+        size = f" of {self.images} images" if self.images else ""
+        if self.kind == "batch":
+            return f"batch statistics{size}" + (f" and a prior of {self.prior}" if self.prior else "")
+        titles = {"precise": "precise statistics", "tent": f"adapted by the entropy of batches{size}"}
+        return titles.get(self.kind, _spaced(self.word))
+
+
+RUNNING = Statistics("running")
+_STATISTICS = re.compile(
+    r"(?P<kind>running|precise|ema_weights)|(?P<batch>batch)(?:(?P<n>[1-9]\d*)(?:prior(?P<prior>[1-9]\d*))?)?"
+    r"|tent(?P<tent>[1-9]\d*)|ema(?P<decay>[\d.e-]*\d)(?P<corrected>_corrected)?"
+)
+
+
+def statistics_of(word: str) -> Statistics | None:
+    """What a word of ``Statistics`` means; None for another word."""
+    found = _STATISTICS.fullmatch(word)
+    if found is None:
+        return None
+    if found["batch"]:
+        return Statistics("batch", int(found["n"] or 0), int(found["prior"] or 0))
+    if found["tent"]:
+        return Statistics("tent", int(found["tent"]))
+    if found["decay"]:
+        return Statistics("ema", decay=float(found["decay"]), corrected=bool(found["corrected"]))
+    return Statistics(found["kind"])
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation measures: the parts of its tag.
+
+    Attributes:
+        split: ``train_eval``, ``validation`` or ``test``.
+        quantity: ``accuracy``, say.
+        condition: how the images were changed, such as ``noise3``; empty for the images themselves.
+        statistics: see ``Statistics``.
+    """
+
+    split: str
+    quantity: str
+    condition: str = ""
+    statistics: Statistics = RUNNING
+
+    @property
+    def tag(self) -> str:
+        """The name of the metric."""
+        statistics = "" if self.statistics == RUNNING else self.statistics.word
+        return f"{self.split}/{'_'.join(filter(None, (self.quantity, self.condition, statistics)))}"
+
+
+def evaluated_of(tag: str) -> Evaluated:
+    """The parts of ``split/quantity[_condition][_statistics]``."""
+    quantity, split = measured_of(tag), tag.rpartition("/")[0]
+    words = tag.rpartition("/")[2].removeprefix(quantity).removeprefix("_").split("_")
+    for first in range(len(words)):
+        statistics = statistics_of("_".join(words[first:]))
+        if statistics is not None:
+            return Evaluated(split, quantity, "_".join(words[:first]), statistics)
+    return Evaluated(split, quantity, "_".join(words))
 
 
 def _spaced(name: str) -> str:

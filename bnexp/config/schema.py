@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -25,6 +25,9 @@ LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("data", ANY): {"order": "shuffled", "label_noise": 0.0, "split_seed": "fixed"},
     ("optim", ANY): {"decay_weight": True, "decay_bias": True, "decay_gain": None, "decay_norm_bias": None},
 }
+
+# Groups of which any number can be chosen, as in ``probes=[ics,signal]``: word -> its options.
+LISTS = {"probes": "probe", "evaluations": "evaluation"}
 
 # Tags of the runs that claims and smoke tests make; lists and comparisons leave these runs out unless asked.
 SET_ASIDE = ("claim", "smoke")
@@ -83,6 +86,8 @@ class TrainConfig:
     schedule: dict[str, Any] = field(default_factory=dict)
     # The probes: word -> {name, every (steps), images (of the probe batch), options}.
     probes: dict[str, Any] = field(default_factory=dict)
+    # What evaluations measure besides: word -> {name, splits, statistics, quantities, options}.
+    evaluations: Annotated[dict[str, Any], Later] = field(default_factory=dict)
     # The nonlinearity of every unit, and whether the norm comes before or after it.
     activation: Annotated[str, OneOf(ACTIVATIONS)] = "relu"
     placement: Annotated[str, OneOf(("before", "after"))] = "before"
@@ -212,12 +217,12 @@ def _without(config: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
 def _neutral(config: Mapping[str, Any]) -> list[str]:
     """The later settings of a config whose value means what older versions did."""
     given = flat(config)
-    return [setting for setting, value in _older(config).items() if given.get(setting) == value]
+    return [setting for setting, value in _older(config).items() if given.get(setting, config.get(setting)) == value]
 
 
 def _older(config: Mapping[str, Any]) -> dict[str, Any]:
     """The later settings of a config, by their dotted names, with the values that older runs had."""
-    found = {setting.name: setting.default for setting in fields(TrainConfig) if role(setting.name).later}
+    found = {setting: value for setting, value in defaults().items() if role(setting).later}
     for group, later in _later_options(config).items():
         found |= {f"{group}.{option}": value for option, value in later.items()}
     return found
@@ -264,6 +269,14 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         rows |= {f"{key}.{k}": v for k, v in flat(value).items()} if isinstance(value, dict) else {key: value}
     return rows
+
+
+def defaults() -> dict[str, Any]:
+    """The settings at the values that they have where no file and no word gives one."""
+    return {
+        setting.name: setting.default if setting.default_factory is MISSING else setting.default_factory()
+        for setting in fields(TrainConfig)
+    }
 
 
 def from_dict(config: Mapping[str, Any]) -> TrainConfig:

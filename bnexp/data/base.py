@@ -139,6 +139,12 @@ class Split:
             return Split(self.x[order], self.y[..., order])
         return Split(self.x, self.y[..., order], self.rows[..., order])
 
+    def mixed_rows(self, members: int) -> Split:
+        """All samples in the order of ``mixed``, without a copy of the images: each member's rows name them."""
+        order = torch.randperm(len(self), generator=generator(0, "mixed")).to(self.y.device)
+        rows_MN = order.expand(members, -1) if self.rows is None else self.rows[:, order]
+        return Split(self.x, self.y[..., order], rows_MN)
+
     def of(self, member: int) -> Split:
         """The samples of one member."""
         y = self.y if self.y.ndim == 1 else self.y[member, None]

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from bnexp.config.schema import ANY, LATER_OPTIONS, TrainConfig
 from bnexp.data import Batches, Data, load, seen_by
+from bnexp.evaluations import Pixels
+from bnexp.evaluations.require import require
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
 from bnexp.experiment.init_from import Takeover, apply_norm_state, takeover
 from bnexp.experiment.machine import pick_device, prepare_machine
@@ -174,6 +176,8 @@ def _tried(
     _say_ignored(config, model, steps)
     taken = _try_start(config, choices, model, data, largest) if starts else None
     ema.attach(model, config.ema)
+    enough = max((layer.least_values for layer in batch_norms(model)), default=2)
+    require(choices.evaluations, config, model, _blank(model, enough, data), Pixels(data, config.data["whiten"]))
     population = Population([model])
     optimizer = build_optimizer([config], [choices], population)
     if optimizer.decay_MP is not None and not optimizer.decay_MP.any():

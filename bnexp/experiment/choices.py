@@ -10,6 +10,7 @@ from torch import nn
 from bnexp.config.registry import Bound
 from bnexp.config.schema import TrainConfig
 from bnexp.data import Data
+from bnexp.evaluations import Wanted, wanted
 from bnexp.models import MODELS, Units
 from bnexp.models.affine import AFFINES
 from bnexp.models.init import INITS
@@ -25,7 +26,7 @@ from bnexp.training.trainable import frozen_MP
 
 @dataclass(frozen=True)
 class Choices:
-    """The checked choices of a config: builders with their options, and the probes."""
+    """The checked choices of a config: builders with their options, the probes and the evaluations."""
 
     model: Bound
     norm: Bound
@@ -34,6 +35,7 @@ class Choices:
     optim: Bound
     schedule: Bound
     probes: Sequence[Watch]
+    evaluations: Sequence[Wanted]
 
 
 def bind(config: TrainConfig) -> Choices:
@@ -47,7 +49,7 @@ def bind(config: TrainConfig) -> Choices:
         **{"optim": OPTIMS, "schedule": SCHEDULES},
     }
     bound = {group: registry.bind(getattr(config, group)) for group, registry in registries.items()}
-    choices = Choices(**bound, probes=watches(config.probes))
+    choices = Choices(**bound, probes=watches(config.probes), evaluations=wanted(config.evaluations))
     if config.init_from is None and choices.affine().restore:
         _require_restorable(choices.norm.name)
     return choices

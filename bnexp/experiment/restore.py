@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from bnexp.config.schema import TrainConfig, config_hash, to_dict
 from bnexp.data import Data
 from bnexp.experiment.job import Job
 from bnexp.experiment.longer import former, require_open_end
-from bnexp.experiment.setup import Setup, build
+from bnexp.experiment.setup import Row, Setup, build
 from bnexp.runs import checkpoint, run_json
 from bnexp.runs.paths import RunPaths
 
@@ -79,22 +81,26 @@ def _require_kind(own: Any, saved: Any, where: str) -> None:
         raise TypeError(f"{where}: another kind of value")
 
 
-def evaluate_run(job: Job, split: str | None, *, best: bool = False) -> tuple[int, list[tuple[str, str, float, float]]]:
-    """Evaluate a run's last checkpoint under all three kinds of statistics.
+def evaluate_run(
+    job: Job, split: str | None, *, best: bool = False, evaluations: Mapping[str, Any] | None = None
+) -> tuple[int, list[Row]]:
+    """Evaluate a run's last checkpoint under all three kinds of statistics, and by its evaluations.
 
     Args:
         job: from ``saved_job``.
         split: train, validation or test; None for all.
         best: evaluate its best checkpoint instead.
+        evaluations: the group of a config, instead of the run's own.
 
     Returns:
-        The step, and rows (split, statistics, accuracy, loss).
+        The step, and the rows.
 
     Raises:
         ValueError: there is no checkpoint, or the data have no such split.
     """
-    setup, step = restored(job, best=best)
-    return step, list(setup.compare_statistics(split))
+    config = job.config if evaluations is None else replace(job.config, evaluations=dict(evaluations))
+    setup, step = restored(job, config, best=best)
+    return step, setup.compare_statistics(split)
 
 
 def restored(job: Job, config: TrainConfig | None = None, *, best: bool = False) -> tuple[Setup, int]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import nn
 
+from bnexp.config.metrics import RUNNING, Evaluated, Statistics
 from bnexp.config.schema import TrainConfig
 from bnexp.data import Data, Split, seen_by
+from bnexp.evaluations import Pixels, Wanted, evaluation
+from bnexp.evaluations.evaluator import Evaluator, Images
 from bnexp.experiment.check import Checked, check, make_batches
 from bnexp.experiment.choices import Choices, blank_model, build_optimizer
 from bnexp.experiment.clock import Clock
@@ -20,13 +23,12 @@ from bnexp.experiment.machine import pick_device, recorder, set_layout
 from bnexp.experiment.older import brought_up_to_date
 from bnexp.experiment.pixel_scale import attach_scale, scale_of
 from bnexp.models.init import Init, adjust, initialize
-from bnexp.models.layers import largest_map
+from bnexp.models.layers import batch_norms, largest_map
 from bnexp.probes.observer import Observed, Observer
 from bnexp.randomness import seed_streams
 from bnexp.runs.checkpoint import State
 from bnexp.training import ema
-from bnexp.training.ema_weights import averaged, evaluate_averaged
-from bnexp.training.evaluation import Measures, evaluate, evaluate_all, evaluate_kinds
+from bnexp.training.evaluation import Measures
 from bnexp.training.loop import Progress, Training
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision, dtype_of
@@ -79,6 +81,22 @@ def start_member(
 
 
 @dataclass(frozen=True)
+class Row:
+    """What ``compare_statistics`` measures under one condition and one kind of statistics.
+
+    Attributes:
+        split, condition: see ``Evaluated``.
+        statistics: the word of ``Statistics``; - for a model that needs none.
+        measured: quantity -> value.
+    """
+
+    split: str
+    condition: str
+    statistics: str
+    measured: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Setup:
     """A training that is ready to start; no file has been written yet. It is also the loop's ``Watcher``."""
 
@@ -87,6 +105,7 @@ class Setup:
     training: Training
     observer: Observer
     clock: Clock
+    evaluations: Sequence[Wanted] = ()
 
     @property
     def population(self) -> Population:
@@ -95,15 +114,30 @@ class Setup:
 
     def evaluate(self) -> Measures:
         """The measures of an evaluation during training."""
-        population, sizes, held_out = self.population, self._batch_sizes(), self._splits("validation", "test")
         with self._aside():
-            measured = evaluate_all(population, {_TRAIN_EVAL: self._some} | held_out, self._some, **sizes)
-            measured |= ema.evaluate_averages(
-                population, self._splits("test"), self.config.ema, batch_size=self.eval_batch_size
-            )
-            if self._average_MP is not None:
-                measured |= evaluate_averaged(population, self._average_MP, held_out, self._some, **sizes)
-        return measured
+            return self._evaluator()
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        """What every run measures, what the settings ``ema`` and ``ema_weights`` add, and the chosen evaluations."""
+        held_out = list(self._splits("validation", "test"))
+        usual = [evaluation([_TRAIN_EVAL, *held_out], [RUNNING, Statistics("precise")])]
+        if self.config.ema:
+            averages = [(decay, corrected) for decay in self.config.ema for corrected in (False, True)]
+            usual.append(evaluation(["test"], [Statistics("ema", decay=d, corrected=c) for d, c in averages]))
+        if self._average_MP is not None:
+            usual.append(evaluation(held_out, [Statistics("ema_weights")]))
+        return self._evaluating([*usual, *self.evaluations])
+
+    def _evaluating(self, wanted: Sequence[Wanted]) -> Evaluator:
+        return Evaluator(
+            self.population,
+            wanted,
+            Images({_TRAIN_EVAL: self._some} | self.data.splits(), self._some, **self._batch_sizes()),
+            Pixels(self.data, self.config.data["whiten"]),
+            average_MP=self._average_MP,
+            decays=self.config.ema,
+        )
 
     @property
     def _average_MP(self) -> torch.Tensor | None:
@@ -144,28 +178,27 @@ class Setup:
         with self.clock.paused(), self._uncompiled(), untried_kernels():
             yield
 
-    def compare_statistics(self, split: str | None) -> Iterator[tuple[str, str, float, float]]:
-        """Rows (split, statistics, accuracy, loss) of the first member; ``ema_weights`` are the averaged weights.
+    def compare_statistics(self, split: str | None) -> list[Row]:
+        """The first member under all three kinds of statistics, averaged weights, and the chosen evaluations.
 
         Raises:
             ValueError: the data have no such split.
         """
-        splits = self._splits(split) if split else self.data.splits()
+        splits = list(self._splits(split) if split else self.data.splits())
         if not splits:
             raise ValueError(f"--split={split}: this run's data have none (allowed: {', '.join(self.data.splits())})")
-        for name, images in splits.items():
-            with self._uncompiled():
-                measured = self._kinds(images)
-            for kind, values in measured.items():
-                yield name, kind, values["accuracy"][0], values["loss"][0]
-
-    def _kinds(self, images: Split) -> dict[str, Measures]:
-        sizes = self._batch_sizes()
-        measured = evaluate_kinds(self.population, images, self._some, **sizes)
-        if self._average_MP is not None:
-            with averaged(self.population, self._average_MP, self._some, sizes["train_batch_size"]):
-                measured["ema_weights"] = evaluate(self.population, images, self.eval_batch_size)
-        return measured
+        moves = bool(batch_norms(self.population.members[0]))
+        kinds = [RUNNING, *([Statistics("precise"), Statistics("batch")] if moves else [])]
+        kinds += [Statistics("ema_weights")] if self._average_MP is not None else []
+        chosen = [each if split is None else each.only(split) for each in self.evaluations]
+        rows: dict[Evaluated, Row] = {}
+        with self._uncompiled():
+            for part, values in self._evaluating([evaluation(splits, kinds), *chosen]).parts():
+                word = part.statistics.word if moves or part.statistics != RUNNING else "-"
+                row = rows.setdefault(replace(part, quantity=""), Row(part.split, part.condition, word))
+                row.measured[part.quantity] = values[0]
+        order = [*splits, _TRAIN_EVAL]
+        return sorted(rows.values(), key=lambda row: (bool(row.condition), order.index(row.split)))
 
     def _uncompiled(self) -> AbstractContextManager[object]:
         """Turn torch.compile off: evaluation changes modes and batch sizes, and each change would recompile."""
@@ -265,7 +298,7 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
         accumulate=config.accumulate,
     )
     observer = Observer(population, checked.choices[0].probes, data.train, steps, config.label_smoothing)
-    return Setup(config, data, training, observer, Clock(config.batch_size))
+    return Setup(config, data, training, observer, Clock(config.batch_size), checked.choices[0].evaluations)
 
 
 def _members(checked: Checked, data: Data, x_MB: torch.Tensor, resumed: Sequence[bool]) -> list[nn.Module]:

@@ -25,8 +25,8 @@ class BatchStatistics(Norm, ABC):
     """Base of the norms that share statistics across the batch and need stored ones to evaluate single samples.
 
     Training normalizes by the batch at hand and moves the running statistics. Evaluation normalizes by the running
-    statistics; with ``source = "batch"`` it normalizes by the batch at hand, and changes no buffer. Subclasses define
-    ``by_batch`` and ``by_running``.
+    statistics; with ``source = "batch"`` it normalizes by the batch at hand, mixed with the running statistics where
+    there is a ``prior``, and changes no buffer. Subclasses define ``by_batch`` and ``by_running``.
 
     Args:
         eps: added to the variance, inside the root.
@@ -39,6 +39,7 @@ class BatchStatistics(Norm, ABC):
         used: whether evaluation uses the running mean, the running variance, or both.
         least_values: how many values a channel of a batch must have.
         source: which statistics evaluation uses; the caller may set it.
+        prior: how many samples the running statistics count as, next to those of the batch; 0 for none.
         frozen: the layer stays in evaluation mode.
         running_mean: [C], 0 at first.
         running_var: [C], 1 at first.
@@ -49,6 +50,7 @@ class BatchStatistics(Norm, ABC):
     used: ClassVar[tuple[str, ...]] = ("mean", "var")
     least_values: int = 2
     source: Literal["running", "batch"] = "running"
+    prior = 0
     frozen = False
     running_mean: Tensor
     running_var: Tensor
@@ -70,8 +72,23 @@ class BatchStatistics(Norm, ABC):
         """
         if not self.training and self.source == "running":
             return self.by_running(x)
+        if not self.training and self.prior:
+            return self.by_mixture(x)
         self.require_values(x)
         return self.by_batch(x, track=self.training)
+
+    def by_mixture(self, x: Tensor) -> Tensor:
+        """Normalize by (N * running + B * batch) / (N + B), mean and (biased) variance alike, with N the ``prior``.
+
+        Schneider et al. 2020. The statistics are constants to a gradient.
+        """
+        share, kept = len(x) / (self.prior + len(x)), (self.running_mean, self.running_var)
+        var, mean = torch.var_mean(self.wide(x).detach(), pooled_axes(x), correction=0)
+        try:
+            self.running_mean, self.running_var = kept[0].lerp(mean, share), kept[1].lerp(var, share)
+            return self.by_running(x)
+        finally:
+            self.running_mean, self.running_var = kept
 
     def require_values(self, x: Tensor) -> None:
         """Refuse a batch of fewer than ``least_values`` values a channel."""

@@ -12,17 +12,15 @@ r_0 are the running statistics at the start of training: 0 for means and 1 for v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from bnexp.data import Split
 from bnexp.models.layers import batch_norms, keeps_variances
 from bnexp.norms import BatchStatistics
 from bnexp.norms.batch import pooled_axes
-from bnexp.training.evaluation import Measures, evaluate_splits
 from bnexp.training.population import Population
 
 
@@ -95,31 +93,9 @@ def _take_in(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         layer.get_submodule("averages")(inputs[0])
 
 
-def evaluate_averages(
-    population: Population, splits: Mapping[str, Split], decays: Sequence[float], *, batch_size: int
-) -> Measures:
-    """Loss and accuracy with each average as the running statistics: {split/quantity_ema0.9[_corrected]: [M]}.
-
-    Norms without batch statistics get the same numbers under all names, so that all runs have the same curves.
-    """
-    kinds = [
-        (index, corrected, f"_ema{decay}{'_corrected' if corrected else ''}")
-        for index, decay in enumerate(decays)
-        for corrected in (False, True)
-    ]
-    if kinds and not batch_norms(population.members[0]):
-        same = evaluate_splits(population, splits, batch_size, "")
-        return {f"{name}{suffix}": values for _, _, suffix in kinds for name, values in same.items()}
-    measured: Measures = {}
-    for index, corrected, suffix in kinds:
-        with _running(population, index, corrected=corrected):
-            measured |= evaluate_splits(population, splits, batch_size, suffix)
-    return measured
-
-
 @contextmanager
-def _running(population: Population, index: int, *, corrected: bool) -> Iterator[None]:
-    """Replace the running statistics by an average inside the with block."""
+def average_as_running(population: Population, index: int, *, corrected: bool) -> Iterator[None]:
+    """Replace the running statistics by the average of decay number ``index`` inside the with block."""
     layers = [layer for member in population.members for layer in batch_norms(member)]
     kept = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     for layer in layers:

@@ -7,14 +7,13 @@ Norms without batch statistics, and frozen ones, need none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from torch import Tensor
 
 from bnexp.data import Split
 from bnexp.models.layers import moving_norms
-from bnexp.training.evaluation import Measures, evaluate_splits
 from bnexp.training.population import Population
 from bnexp.training.statistics import precise_statistics
 
@@ -37,17 +36,3 @@ def averaged(population: Population, average_MP: Tensor, train: Split, batch_siz
             yield
     finally:
         population.theta_MP.copy_(trained_MP)
-
-
-def evaluate_averaged(
-    population: Population,
-    average_MP: Tensor,
-    splits: Mapping[str, Split],
-    train: Split,
-    *,
-    batch_size: int,
-    train_batch_size: int,
-) -> Measures:
-    """Loss and accuracy under averaged weights: {split/quantity_ema_weights: [M]}; see ``averaged``."""
-    with averaged(population, average_MP, train, train_batch_size):
-        return evaluate_splits(population, splits, batch_size, "_ema_weights")

@@ -1,4 +1,4 @@
-"""Loss and accuracy in evaluation mode, under three kinds of statistics.
+"""Loss, accuracy and calibration in evaluation mode, under the statistics that the norms are set to.
 
 Batch norms evaluate with *running* averages of their training batches, with *precise* statistics
 (``bnexp.training.statistics``), or with those of each evaluated batch. Norms without batch statistics are not affected.
@@ -6,25 +6,50 @@ Batch norms evaluate with *running* averages of their training batches, with *pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from bnexp.data import Split
-from bnexp.models.layers import batch_norms, moving_norms
+from bnexp.models.layers import batch_norms
 from bnexp.training.losses import accuracy, each_loss, right, wide
 from bnexp.training.passes import Pass, places
 from bnexp.training.population import Population
-from bnexp.training.statistics import batch_statistics, precise_statistics
 
 Measures = dict[str, list[float]]
+Forward = Callable[[Tensor], Tensor]
 
 
-def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
-    """Mean cross-entropy (nats) and ``accuracy`` (0 to 1) of every member on all of a split: {quantity: [M]}."""
+# (population, inputs (M, B, ...), classes [M, B]) -> changed inputs.
+Attack = Callable[[Population, Tensor, Tensor], Tensor]
+# Intervals of the confidence in which the calibration error compares it to the accuracy (Guo et al. 2017, sec. 5).
+_BINS = 15
+
+
+def evaluate(
+    population: Population,
+    split: Split,
+    batch_size: int,
+    *,
+    attack: Attack | None = None,
+    calibrated: bool = False,
+    forward: Forward | None = None,
+) -> Measures:
+    """Mean cross-entropy (nats) and ``accuracy`` (0 to 1) of every member on all of a split: {quantity: [M]}.
+
+    Args:
+        population: the members.
+        split: the images.
+        batch_size: images per forward pass.
+        attack: changes the inputs, batch by batch.
+        calibrated: measure ``ece`` too, see ``_gaps``.
+        forward: answers with logits [M, B, K] instead of the population; used in this pass alone.
+    """
     population.train(False)
-    measures = population.kept(_Scores, split, batch_size)()
+    given = split, batch_size, attack, calibrated
+    scores = population.kept(_Scores, *given) if forward is None else _Scores(population, *given, forward)
+    measures = scores()
     population.train()
     return measures
 
@@ -32,10 +57,20 @@ def evaluate(population: Population, split: Split, batch_size: int) -> Measures:
 class _Scores:
     """The sums of losses and hits of a population over a split."""
 
-    def __init__(self, population: Population, split: Split, batch_size: int) -> None:
+    def __init__(
+        self,
+        population: Population,
+        split: Split,
+        batch_size: int,
+        attack: Attack | None,
+        calibrated: bool,
+        forward: Forward | None = None,
+    ) -> None:
         self._population, self._images, members = population, len(split), len(population)
+        self._attack, self._forward = attack, forward or population
         self._loss_M = torch.zeros(members, dtype=torch.float64, device=split.y.device)
         self._hits_M = torch.zeros_like(self._loss_M)
+        self._gap_MQ = self._loss_M.new_zeros(members, _BINS) if calibrated else None
         model = population.members[0]
         by_batch = any(layer.source == "batch" for layer in batch_norms(model))
         batches, recorder = places(split, batch_size, model), None if by_batch else population.recorder
@@ -45,61 +80,42 @@ class _Scores:
 
     @torch.no_grad()
     def __call__(self) -> Measures:
-        self._loss_M.zero_()
-        self._hits_M.zero_()
+        for sums in self._sums():
+            sums.zero_()
         self._pass()
         shares_M = accuracy(self._hits_M, self._loss_M, self._images)
-        return {"loss": (self._loss_M / self._images).tolist(), "accuracy": shares_M.tolist()}  # waits for the device
+        measures = {
+            "loss": (self._loss_M / self._images).tolist(),
+            "accuracy": shares_M.tolist(),
+        }  # waits for the device
+        if self._gap_MQ is not None:
+            measures["ece"] = (self._gap_MQ.abs().sum(1) / self._images).tolist()
+        return measures
+
+    def _sums(self) -> list[Tensor]:
+        return [each for each in (self._loss_M, self._hits_M, self._gap_MQ) if each is not None]
 
     def _add(self, x_MB: Tensor, y_MB: Tensor, inside_B: Tensor | None) -> None:
-        logits_MBK = self._population(x_MB)
+        x_MB = x_MB if self._attack is None else self._attack(self._population, x_MB, y_MB)
+        logits_MBK = self._forward(x_MB)
         loss_MB, right_MB = each_loss(wide(logits_MBK), y_MB).double(), right(logits_MBK, y_MB)
         if inside_B is not None:
             loss_MB, right_MB = torch.where(inside_B, loss_MB, 0.0), right_MB & inside_B
         self._loss_M += loss_MB.sum(1)
         self._hits_M += right_MB.sum(1)
+        if self._gap_MQ is not None:
+            self._gap_MQ += _gaps(logits_MBK, right_MB, inside_B)
 
 
-def evaluate_all(
-    population: Population, splits: Mapping[str, Split], train: Split, *, batch_size: int, train_batch_size: int
-) -> Measures:
-    """All measures of an evaluation during training: {split/quantity: [M]}, and again with the suffix ``_precise``.
+def _gaps(logits_MBK: Tensor, right_MB: Tensor, inside_B: Tensor | None) -> Tensor:
+    """Hits minus confidences, summed over the images of each interval of the confidence, [M, Q].
 
-    Norms without batch statistics get the same numbers twice, so that all runs have the same curves.
-
-    Args:
-        population: the members to evaluate.
-        splits: tag -> images.
-        train: training images for the precise statistics.
-        batch_size: images per forward pass.
-        train_batch_size: images per batch in the pass for precise statistics, as in training.
+    The expected calibration error (Guo et al. 2017, eq. 3) is the sum of the intervals' absolute gaps, divided by the
+    number of images. The confidence is the largest probability; interval q of Q is ((q - 1) / Q, q / Q].
     """
-    measured = evaluate_splits(population, splits, batch_size, "")
-    if not moving_norms(population.members[0]):
-        return measured | {f"{tag}_precise": values for tag, values in measured.items()}
-    with precise_statistics(population, train, train_batch_size):
-        return measured | evaluate_splits(population, splits, batch_size, "_precise")
-
-
-def evaluate_splits(population: Population, splits: Mapping[str, Split], batch_size: int, suffix: str) -> Measures:
-    """``evaluate`` on several splits: {split/quantity + suffix: [M]}."""
-    return {
-        f"{name}/{quantity}{suffix}": values
-        for name, split in splits.items()
-        for quantity, values in evaluate(population, split, batch_size).items()
-    }
-
-
-def evaluate_kinds(
-    population: Population, split: Split, train: Split, *, batch_size: int, train_batch_size: int
-) -> dict[str, Measures]:
-    """Evaluate one split with running, precise and batch statistics: {kind: {quantity: [M]}}; see ``evaluate_all``."""
-    kinds = {"running": evaluate(population, split, batch_size)}
-    if not batch_norms(population.members[0]):
-        return {"-": kinds["running"]}
-    with precise_statistics(population, train, train_batch_size):
-        kinds["precise"] = evaluate(population, split, batch_size)
-    with batch_statistics(*population.networks()):
-        # Mixed, because in a split sorted by class each batch would hold images of one class only.
-        kinds["batch"] = evaluate(population, split.mixed(len(split)), train_batch_size)
-    return kinds
+    confidence_MB = logits_MBK.double().softmax(2).amax(2)
+    interval_MB = (confidence_MB * _BINS).ceil() - 1
+    gap_MB = right_MB.double() - confidence_MB
+    gap_MB = gap_MB if inside_B is None else torch.where(inside_B, gap_MB, 0.0)
+    intervals_Q = torch.arange(_BINS, device=gap_MB.device)
+    return torch.where(interval_MB.unsqueeze(2) == intervals_Q, gap_MB.unsqueeze(2), 0.0).sum(1)

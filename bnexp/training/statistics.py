@@ -27,16 +27,21 @@ Moments = tuple[Tensor, ...]
 
 
 @contextmanager
-def batch_statistics(*models: nn.Module) -> Iterator[None]:
-    """Evaluate with the statistics of each evaluated batch inside the with block, except in frozen layers."""
+def batch_statistics(*models: nn.Module, prior: int = 0) -> Iterator[None]:
+    """Evaluate with the statistics of each evaluated batch inside the with block, except in frozen layers.
+
+    Args:
+        models: their layers change.
+        prior: see ``BatchStatistics``.
+    """
     layers = [layer for model in models for layer in moving_norms(model)]
     for layer in layers:
-        layer.source = "batch"
+        layer.source, layer.prior = "batch", prior
     try:
         yield
     finally:
         for layer in layers:
-            layer.source = "running"
+            layer.source, layer.prior = "running", 0
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from bnexp.config import compose
 from bnexp.config.schema import ACTIVATIONS, from_dict, to_dict
 from bnexp.config.shipped import configs_folder
 from bnexp.data import DATA
+from bnexp.evaluations import EVALUATIONS
 from bnexp.experiment.choices import MODELS, NORMS, OPTIMS, SCHEDULES, bind
 from bnexp.models import ACTIVATIONS as ACTIVATION_LAYERS
 from bnexp.models.affine import AFFINES
@@ -18,7 +19,7 @@ from bnexp.probes import PROBES
 
 REGISTRIES = {
     **{"model": MODELS, "norm": NORMS, "affine": AFFINES, "init": INITS, "data": DATA},
-    **{"optim": OPTIMS, "schedule": SCHEDULES, "probes": PROBES},
+    **{"optim": OPTIMS, "schedule": SCHEDULES, "probes": PROBES, "evaluations": EVALUATIONS},
 }
 # A claim is no choice of a run; tests/test_claims.py composes them all.
 YAMLS = [path for path in configs_folder().glob("*/*.yaml") if path.parent.name not in ("hydra", "claim")]

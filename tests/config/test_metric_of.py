@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnexp.config.metrics import larger_is_better, metric_of, probed_of, title
+from bnexp.config.metrics import evaluated_of, larger_is_better, metric_of, probed_of, statistics_of, title
 
 SPLITS = ("train", "validation", "test", "train_eval")
 KINDS = ("", "_precise", "_batch", "_ema0.9", "_ema0.999_corrected")
@@ -13,6 +13,8 @@ KNOWN = {
     **{f"{split}/accuracy{kind}": (True, True, 0.1, True) for split in SPLITS for kind in KINDS},
     **{f"{split}/top5_accuracy{kind}": (True, True, 0.5, True) for split in SPLITS for kind in KINDS},
     **{f"{split}/loss{kind}": (False, False, None, False) for split in SPLITS for kind in KINDS},
+    "test/ece_noise3_batch64": (False, False, None, False),
+    "test/accuracy_pgd0.05": (True, True, 0.1, True),
     "test/balanced_accuracy": (True, True, 0.1, True),
     "test/error": (False, False, None, False),
     "test/perplexity": (False, False, None, False),
@@ -57,6 +59,12 @@ TITLES = {
     "train_eval/loss_precise": "training (evaluated) loss, precise statistics",
     "test/top5_accuracy_ema0.9_corrected": "test top-5 accuracy, ema0.9 corrected",
     "test/top1_hits": "test top1 hits",
+    "test/accuracy_noise3": "test accuracy, noise of severity 3",
+    "test/loss_fgsm0.05_precise": "test loss, FGSM of epsilon 0.05, precise statistics",
+    "test/ece_batch64": "test calibration error, batch statistics of 64 images",
+    "test/ece_mine_batch8prior4": "test calibration error, mine, batch statistics of 8 images and a prior of 4",
+    "test/accuracy_tent64": "test accuracy, adapted by the entropy of batches of 64 images",
+    "test/accuracy_ema_weights": "test accuracy, ema weights",
     "lr": "learning rate",
     "probe/gradients/norm/hidden1": "gradient of the weights",
     "probe/mine/loss_change/hidden1": "loss change",
@@ -77,3 +85,22 @@ def test_what_a_probe_measures_and_where():
         ("eval_mismatch", "accuracy", "running", False),
     ]
     assert [probed_of(tag) for tag in ("test/accuracy", "probe/a", "probe", "")] == [None] * 4
+
+
+PARTS = {
+    "test/accuracy": ("test", "accuracy", "", "running"),
+    "train_eval/top5_accuracy_precise": ("train_eval", "top5_accuracy", "", "precise"),
+    "validation/loss_ema0.999_corrected": ("validation", "loss", "", "ema0.999_corrected"),
+    "test/ece_noise3_batch64prior16": ("test", "ece", "noise3", "batch64prior16"),
+    "test/accuracy_my_own_ema_weights": ("test", "accuracy", "my_own", "ema_weights"),
+    "test/accuracy_pgd1e-05_tent8": ("test", "accuracy", "pgd1e-05", "tent8"),
+    "test/accuracy_batch0": ("test", "accuracy", "batch0", "running"),
+}
+
+
+@pytest.mark.parametrize(("tag", "parts"), PARTS.items(), ids=PARTS)
+def test_the_parts_of_a_name_and_back(tag, parts):
+    found = evaluated_of(tag)
+    assert (found.split, found.quantity, found.condition, found.statistics.word) == parts
+    assert found.tag == tag
+    assert statistics_of(found.statistics.word) == found.statistics

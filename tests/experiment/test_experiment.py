@@ -55,7 +55,7 @@ def test_a_norm_without_batch_statistics_has_one_kind(tmp_path):
     assert metrics["test/accuracy_precise"] == metrics["test/accuracy"]
     step, rows = evaluate_run(Job(plain(composed(*words)), tmp_path / "run", "test"), "test")
     assert step == 14
-    assert [(split, kind) for split, kind, *_ in rows] == [("test", "-")]
+    assert [(row.split, row.statistics) for row in rows] == [("test", "-")]
     with pytest.raises(ValueError, match="has no checkpoint"):
         evaluate_run(Job(plain(composed(*words)), tmp_path / "empty", "test"), None)
 
@@ -85,7 +85,7 @@ def test_evaluations_read_all_classes_of_data_that_are_sorted_by_class(tmp_path)
     assert metrics["test/accuracy"] > 0.8
     assert metrics["test/accuracy_precise"] == pytest.approx(metrics["test/accuracy"], abs=0.05)
     _, rows = evaluate_run(Job(plain(composed(*words)), tmp_path / "run", "test"), "test")
-    assert {kind: accuracy for _, kind, accuracy, _ in rows}["batch"] > 0.75
+    assert {row.statistics: row.measured["accuracy"] for row in rows}["batch"] > 0.75
 
 
 def test_what_a_norm_says_at_the_start_stands_in_the_log(tmp_path):

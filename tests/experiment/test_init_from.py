@@ -395,7 +395,7 @@ def test_frozen_statistics_are_those_of_every_evaluation(sources):
     before = {name: buffer.clone() for name, buffer in setup.population.buffers.items()}
     measured = setup.evaluate()
     assert measured["test/loss_precise"] == measured["test/loss"]
-    kinds = {kind: loss for _, kind, _, loss in setup.compare_statistics("test")}
+    kinds = {row.statistics: row.measured["loss"] for row in setup.compare_statistics("test")}
     assert kinds["precise"] == pytest.approx(kinds["running"], rel=1e-6)
     assert kinds["batch"] == pytest.approx(kinds["running"], rel=1e-6)
     assert all(torch.equal(buffer, before[name]) for name, buffer in setup.population.buffers.items())

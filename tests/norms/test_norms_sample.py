@@ -8,6 +8,7 @@ import pytest
 import test_norms as common
 import torch
 from formulas_sample import FORMULAS
+from measured import kinds
 from test_norms import CHANNELS, assert_close, buffers, build, gradients, normal
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
@@ -15,7 +16,6 @@ from torch.func import functional_call, stack_module_state, vmap
 from bnexp.data import Split
 from bnexp.norms.base import per_channel
 from bnexp.norms.whitening import group_width
-from bnexp.training.evaluation import evaluate_kinds
 from bnexp.training.population import Population
 from bnexp.training.statistics import precise_statistics
 
@@ -291,7 +291,7 @@ def test_precise_statistics_of_switchable_norm_are_moments():
 
 def test_images_left_over_that_are_too_few_for_a_covariance_join_the_last_batch():
     population = Population([nn.Sequential(nn.Flatten(), build("zca", 48), nn.Linear(48, 4).double())])
-    measured = evaluate_kinds(population, sorted_split(35), sorted_split(), batch_size=10, train_batch_size=16)
+    measured = kinds(population, sorted_split(35), sorted_split(), batch_size=10, train_batch_size=16)
     assert set(measured) == {"running", "precise", "batch"}
     assert 0 <= measured["batch"]["accuracy"][0] <= 1
 

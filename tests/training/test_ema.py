@@ -7,6 +7,7 @@ import csv
 import pytest
 import torch
 from conftest import SMALL_RUN, composed
+from measured import measured as measured_under
 
 from bnexp.config.compose import plain
 from bnexp.config.schema import TrainConfig
@@ -17,7 +18,7 @@ from bnexp.experiment.setup import build
 from bnexp.models.unit import named
 from bnexp.norms import NORMS
 from bnexp.runs import checkpoint
-from bnexp.training.ema import _running, attach, evaluate_averages
+from bnexp.training.ema import attach, average_as_running
 from bnexp.training.evaluation import evaluate
 from bnexp.training.population import Population
 
@@ -48,7 +49,7 @@ def test_the_averages_are_those_of_a_plain_loop(stacked):
             var, zero_var = (d * v + (1 - d) * x.var((0, 2)) for v in (var, zero_var))
         rest = 1 - d ** len(BATCHES)
         for corrected, expected in ((False, (mean, var)), (True, (mean / rest, zero_var / rest))):
-            with _running(population, index, corrected=corrected):
+            with average_as_running(population, index, corrected=corrected):
                 for member, sign in zip(population.members, (1, -1), strict=True):
                     torch.testing.assert_close(member.norm.running_mean, sign * expected[0], **EXACT)
                     torch.testing.assert_close(member.norm.running_var, expected[1], **EXACT)
@@ -60,16 +61,21 @@ def test_decay_0_9_is_the_norms_own_average_with_momentum_0_1():
     for x in BATCHES:
         population(x.unsqueeze(0))
     own = norm.running_mean.clone(), norm.running_var.clone()
-    with _running(population, 0, corrected=False):
+    with average_as_running(population, 0, corrected=False):
         torch.testing.assert_close((norm.running_mean, norm.running_var), own, **EXACT)
     torch.testing.assert_close((norm.running_mean, norm.running_var), own, rtol=0, atol=0)
+
+
+def averages(population, split):
+    words = [f"ema{decay}{end}" for decay in DECAYS for end in ("", "_corrected")]
+    return measured_under(population, {"test": split}, split, *words, batch_size=4, train_batch_size=4, decays=DECAYS)
 
 
 def test_evaluation_takes_no_batch_in():
     population = Population(network())
     population(BATCHES[0].unsqueeze(0))
     before = {name: buffer.clone() for name, buffer in population.buffers.items()}
-    evaluate_averages(population, {"test": Split(BATCHES[1], torch.zeros(9, dtype=torch.int64))}, DECAYS, batch_size=4)
+    averages(population, Split(BATCHES[1], torch.zeros(9, dtype=torch.int64)))
     assert all(torch.equal(buffer, before[name]) for name, buffer in population.buffers.items())
 
 
@@ -78,7 +84,7 @@ def test_evaluation_is_that_with_the_average_as_running_statistics():
     for x in BATCHES:
         population(x.unsqueeze(0))
     split = Split(BATCHES[1], torch.arange(9) % 12)
-    measured = evaluate_averages(population, {"test": split}, DECAYS, batch_size=4)
+    measured = averages(population, split)
     tags = [
         f"test/{quantity}_ema{d}{end}"
         for d in DECAYS
@@ -93,7 +99,7 @@ def test_evaluation_is_that_with_the_average_as_running_statistics():
 def test_norms_without_statistics_get_the_same_numbers_under_all_names():
     population = Population(network("none"))
     split = Split(BATCHES[1], torch.arange(9) % 12)
-    measured = evaluate_averages(population, {"test": split}, DECAYS, batch_size=4)
+    measured = averages(population, split)
     assert {values[0] for tag, values in measured.items() if "loss" in tag} == {
         evaluate(population, split, 4)["loss"][0]
     }
@@ -142,7 +148,7 @@ def test_averages_start_where_the_norms_own_start():
         if x is not None:
             population(x.unsqueeze(0))
         own = net.norm.running_mean.clone(), net.norm.running_var.clone()
-        with _running(population, 0, corrected=False):
+        with average_as_running(population, 0, corrected=False):
             torch.testing.assert_close((net.norm.running_mean, net.norm.running_var), own, **EXACT)
 
 

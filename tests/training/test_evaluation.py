@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 import yaml
 from conftest import ROOT, composed
+from measured import kinds
+from measured import measured as measured_under
 from torch import Tensor, nn
 
 from bnexp.config.compose import plain
@@ -14,7 +16,7 @@ from bnexp.models.dropout import Dropout
 from bnexp.models.layers import batch_norms, largest_map
 from bnexp.norms import NORMS, BatchStatistics
 from bnexp.randomness import seed_streams
-from bnexp.training.evaluation import evaluate, evaluate_all, evaluate_kinds
+from bnexp.training.evaluation import evaluate
 from bnexp.training.population import Population
 from bnexp.training.statistics import precise_statistics
 
@@ -109,9 +111,9 @@ def test_evaluating_changes_nothing(name, stacked):
     before = everything(pop)
     evaluate(pop, data, 10)
     assert_unchanged(pop, before)
-    evaluate_all(pop, {"test": data}, split(1), batch_size=10, train_batch_size=5)
+    measured_under(pop, {"test": data}, split(1), "running", "precise", batch_size=10, train_batch_size=5)
     assert_unchanged(pop, before)
-    evaluate_kinds(pop, data, split(1), batch_size=10, train_batch_size=5)
+    kinds(pop, data, split(1), batch_size=10, train_batch_size=5)
     assert_unchanged(pop, before)
 
 
@@ -204,22 +206,21 @@ def with_statistics(member: nn.Module, statistics: list[tuple[Tensor, Tensor]], 
 @EXECUTORS
 def test_the_three_kinds_use_running_precise_and_batch_statistics(stacked):
     pop, train, test = population(stacked=stacked), split(), split(1)
-    kinds = evaluate_kinds(pop, test, train, batch_size=10, train_batch_size=8)
-    assert list(kinds) == ["running", "precise", "batch"]
+    found = kinds(pop, test, train, batch_size=10, train_batch_size=8)
     mixed = test.mixed(N)
     for row in range(2):
         member = population().members[row]
         running = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in batch_norms(member)]
         with precise_statistics(pop, train, 8):
             precise = [(at.running_mean.clone(), at.running_var.clone()) for at in batch_norms(pop.members[row])]
-        assert kinds["running"]["loss"][row] == pytest.approx(with_statistics(member, running, test), rel=1e-6)
-        assert kinds["precise"]["loss"][row] == pytest.approx(with_statistics(member, precise, test), rel=1e-6)
+        assert found["running"]["loss"][row] == pytest.approx(with_statistics(member, running, test), rel=1e-6)
+        assert found["precise"]["loss"][row] == pytest.approx(with_statistics(member, precise, test), rel=1e-6)
         batches = [
             F.cross_entropy(_in_training_without_dropout(member, x), y, reduction="sum")
             for x, y in zip(mixed.x.split(8), mixed.y.split(8), strict=True)
         ]
-        assert kinds["batch"]["loss"][row] == pytest.approx(sum(batches).item() / N, rel=1e-6)
-        assert len({kinds[kind]["loss"][row] for kind in kinds}) == 3
+        assert found["batch"]["loss"][row] == pytest.approx(sum(batches).item() / N, rel=1e-6)
+        assert len({values["loss"][row] for values in found.values()}) == 3
 
 
 def _in_training_without_dropout(member: nn.Module, x: Tensor) -> Tensor:
@@ -236,24 +237,25 @@ def test_a_single_image_left_over_is_evaluated_with_the_batch_before_it():
 
     source = torch.Generator().manual_seed(0)
     data = Split(torch.randn(11, 3, generator=source), torch.randint(CLASSES, (11,), generator=source))
-    kinds = evaluate_kinds(pop(), data, data, batch_size=5, train_batch_size=5)
+    found = kinds(pop(), data, data, batch_size=5, train_batch_size=5)
     data = data.mixed(11)
     first, second = (F.cross_entropy(pop()(data.x[None, part])[0], data.y[part]) for part in (slice(5), slice(5, 11)))
-    assert kinds["batch"]["loss"][0] == pytest.approx((5 * first + 6 * second).item() / 11, rel=1e-5)
+    assert found["batch"]["loss"][0] == pytest.approx((5 * first + 6 * second).item() / 11, rel=1e-5)
     running = evaluate(pop(), data, 11)
-    assert kinds["running"]["accuracy"] == running["accuracy"]
+    assert found["running"]["accuracy"] == running["accuracy"]
 
 
 def test_all_norms_have_the_same_curves_and_those_without_batch_statistics_the_same_numbers_twice():
     tags = {"test/loss", "test/accuracy", "test/loss_precise", "test/accuracy_precise"}
     sizes = {"batch_size": 10, "train_batch_size": 6}
-    bn = evaluate_all(population("bn"), {"test": split(1)}, split(), **sizes)
-    gn = evaluate_all(population("gn"), {"test": split(1)}, split(), **sizes)
+    bn, gn = (
+        measured_under(population(name), {"test": split(1)}, split(), "running", "precise", **sizes)
+        for name in ("bn", "gn")
+    )
     assert bn.keys() == gn.keys() == tags
     assert gn["test/loss"] == gn["test/loss_precise"]
-    kinds = evaluate_kinds(population("bn"), split(1), split(), **sizes)
-    assert (bn["test/loss"], bn["test/loss_precise"]) == (kinds["running"]["loss"], kinds["precise"]["loss"])
-    assert list(evaluate_kinds(population("gn"), split(1), split(), **sizes)) == ["-"]
+    found = kinds(population("bn"), split(1), split(), **sizes)
+    assert (bn["test/loss"], bn["test/loss_precise"]) == (found["running"]["loss"], found["precise"]["loss"])
 
 
 def test_norms_of_batches_are_found_wherever_they_stand():

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import SMALL, composed
+from measured import kinds
 
 from bnexp.config.compose import plain
 from bnexp.data import Batches, Split
 from bnexp.experiment.setup import Setup, build
-from bnexp.training.evaluation import evaluate, evaluate_kinds
+from bnexp.training.evaluation import evaluate
 from bnexp.training.passes import Pass
 from bnexp.training.statistics import precise_statistics
 
@@ -80,9 +81,9 @@ def test_an_evaluation_follows_the_weights_and_the_statistics():
 def test_statistics_of_a_batch_are_never_those_of_a_batch_that_was_filled_up():
     setup = trained(1, False, "norm=bn")
     given = setup.population, setup.data.train.mixed(70), setup.data.train
-    wanted = evaluate_kinds(*given, batch_size=64, train_batch_size=64)
+    wanted = kinds(*given, batch_size=64, train_batch_size=64)
     setup.population.recorder = Again()
-    found = evaluate_kinds(*given, batch_size=64, train_batch_size=64)
+    found = kinds(*given, batch_size=64, train_batch_size=64)
     assert found.keys() == wanted.keys()
     for kind, values in wanted.items():
         assert found[kind]["loss"] == pytest.approx(values["loss"], rel=1e-12)

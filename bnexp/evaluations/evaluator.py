@@ -1,0 +1,171 @@
+"""Measures a population under all the evaluations of its run, at one moment of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from bnexp.config.metrics import RUNNING, Evaluated, Statistics
+from bnexp.data import Split
+from bnexp.evaluations.base import Condition, Pixels, Wanted
+from bnexp.models.layers import moving_norms
+from bnexp.training.ema import average_as_running
+from bnexp.training.ema_weights import averaged
+from bnexp.training.entropy import adapting
+from bnexp.training.evaluation import Measures, evaluate
+from bnexp.training.population import Population
+from bnexp.training.statistics import batch_statistics, precise_statistics
+
+
+@dataclass(frozen=True)
+class Images:
+    """What evaluations read.
+
+    Attributes:
+        splits: name -> images.
+        train: training images for the precise statistics.
+        batch_size: images per forward pass, where the statistics are not those of a batch.
+        train_batch_size: images of a training batch.
+    """
+
+    splits: Mapping[str, Split]
+    train: Split
+    batch_size: int
+    train_batch_size: int
+
+
+class Evaluator:
+    """Measures a population under several evaluations. They leave the population unchanged.
+
+    Norms without batch statistics get the same numbers under the names of all statistics, so that all runs have the
+    same curves. Only ``tent`` changes them.
+
+    Args:
+        population: the members.
+        wanted: the evaluations.
+        images: what they read.
+        pixels: the inputs as pixels.
+        average_MP: the averaged weights; None where the run has none.
+        decays: of the further running averages, in their order.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        wanted: Sequence[Wanted],
+        images: Images,
+        pixels: Pixels,
+        *,
+        average_MP: Tensor | None = None,
+        decays: Sequence[float] = (),
+    ) -> None:
+        self._population, self._images, self._pixels = population, images, pixels
+        self._average_MP, self._decays = average_MP, list(decays)
+        self._wanted = [(each, each.conditions(pixels)) for each in wanted]
+        self._views = {name: _Views(split, len(population)) for name, split in images.splits.items()}
+
+    def __call__(self) -> Measures:
+        """Every measurement, by its tag: [M]."""
+        return {part.tag: values for part, values in self.parts()}
+
+    def parts(self) -> Iterator[tuple[Evaluated, list[float]]]:
+        """Every measurement with the parts of its tag; the statistics one after another."""
+        for source, same in self._by_source().items():
+            with self._under(source):
+                rows = [(wanted, list(self._rows(wanted, found, source, same))) for wanted, found in self._wanted]
+            for statistics in same:
+                for wanted, measured in rows:
+                    if statistics in wanted.statistics:
+                        for split, condition, quantity, values in measured:
+                            yield Evaluated(split, quantity, condition, statistics), values
+
+    def _by_source(self) -> dict[Statistics, list[Statistics]]:
+        """Statistics that are measured -> all wanted ones whose numbers are the same."""
+        moves = bool(moving_norms(self._population.members[0]))
+        found: dict[Statistics, list[Statistics]] = {}
+        for statistics in dict.fromkeys(each for wanted, _ in self._wanted for each in wanted.statistics):
+            own = moves or statistics.kind in ("tent", "ema_weights")
+            found.setdefault(statistics if own else RUNNING, []).append(statistics)
+        return found
+
+    def _rows(
+        self, wanted: Wanted, conditions: Sequence[Condition], source: Statistics, same: Sequence[Statistics]
+    ) -> Iterator[tuple[str, str, str, list[float]]]:
+        """(split, condition, quantity, values) of one evaluation, if it wants one of the statistics."""
+        if not set(same) & set(wanted.statistics):
+            return
+        for name in wanted.splits:
+            for condition in conditions:
+                measured = self._measure(self._view(name, condition, mixed=source.by_batch), condition, wanted, source)
+                for quantity, values in measured.items():
+                    if quantity in wanted.quantities:
+                        yield name, condition.name, quantity, values
+
+    def _measure(self, split: Split, condition: Condition, wanted: Wanted, source: Statistics) -> Measures:
+        images = self._images
+        size = (source.images or images.train_batch_size) if source.by_batch else images.batch_size
+        with ExitStack() as stack:
+            return evaluate(
+                self._population,
+                split,
+                size,
+                attack=condition.attack,
+                calibrated="ece" in wanted.quantities,
+                forward=stack.enter_context(adapting(self._population)) if source.kind == "tent" else None,
+            )
+
+    def _view(self, name: str, condition: Condition, *, mixed: bool) -> Split:
+        """The images of a split as a condition changes them; ``mixed``: in a random order that is always the same."""
+        views, change, pixels = self._views[name], condition.change, self._pixels
+        if change is not None:
+            views.change(lambda x: pixels.scaled(change(pixels.shown(x))))
+        return views.view(changed=change is not None, mixed=mixed)
+
+    @contextmanager
+    def _under(self, statistics: Statistics) -> Iterator[None]:
+        """Let norms evaluate with these statistics inside the with block."""
+        population, images = self._population, self._images
+        with ExitStack() as stack:
+            if statistics.kind == "precise":
+                stack.enter_context(precise_statistics(population, images.train, images.train_batch_size))
+            elif statistics.by_batch:
+                stack.enter_context(batch_statistics(*population.networks(), prior=statistics.prior))
+            elif statistics.kind == "ema":
+                index = self._decays.index(statistics.decay)
+                stack.enter_context(average_as_running(population, index, corrected=statistics.corrected))
+            elif statistics.kind == "ema_weights":
+                assert self._average_MP is not None  # checked beforehand
+                stack.enter_context(averaged(population, self._average_MP, images.train, images.train_batch_size))
+            yield
+
+
+@dataclass
+class _Views:
+    """A split in the four forms that evaluations read: as it is or changed, in its order or mixed.
+
+    All changes share one copy of the images, and orders are rows of these images: recorded passes keep reading the same
+    memory, and nothing is copied for an order.
+    """
+
+    split: Split
+    members: int
+    kept: dict[tuple[bool, bool], Split] = field(default_factory=dict)
+
+    def change(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Change the copy of the images."""
+        self.view(changed=True, mixed=False).x.copy_(change(self.split.x))
+
+    def view(self, *, changed: bool, mixed: bool) -> Split:
+        """One of the four forms."""
+        if (changed, mixed) not in self.kept:
+            self.kept[changed, mixed] = self._made(changed=changed, mixed=mixed)
+        return self.kept[changed, mixed]
+
+    def _made(self, *, changed: bool, mixed: bool) -> Split:
+        if mixed:
+            return self.view(changed=changed, mixed=False).mixed_rows(self.members)
+        split = self.split
+        return Split(split.x.clone(), split.y, split.rows) if changed else split
