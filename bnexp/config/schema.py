@@ -119,6 +119,8 @@ class TrainConfig:
     label_smoothing: Annotated[Fraction, Later] = 0.0
     # The largest L2 norm of a member's gradient; a larger gradient is scaled down to it. null: no limit.
     clip_grad: Annotated[float | None, Range(above=0), Later] = None
+    # The largest norm of the gradient of a unit's weights, in norms of these weights; not of the head. null: no limit.
+    clip_adaptive: Annotated[float | None, Range(above=0), Later] = None
     # The decay (weight of the old value) of an exponential average of the weights, which is evaluated too; null: none.
     ema_weights: Annotated[float | None, Range(above=0, below=1), Later] = None
     # auto, cpu, cuda or cuda:N (checked against the machine when the run starts).

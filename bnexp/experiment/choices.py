@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -14,11 +15,11 @@ from bnexp.evaluations import Wanted, wanted
 from bnexp.models import MODELS, Units
 from bnexp.models.affine import AFFINES
 from bnexp.models.init import INITS
-from bnexp.models.layers import norm_parameters
+from bnexp.models.layers import head_parameters, norm_parameters
 from bnexp.norms import NORMS
 from bnexp.probes.observer import Watch, watches
 from bnexp.training.autoencoder import autoencoder as autoencoder  # importing it registers the init
-from bnexp.training.optim import OPTIMS, Optimizer, optimizer
+from bnexp.training.optim import OPTIMS, Optimizer, optimizer, units_clipped
 from bnexp.training.population import Population
 from bnexp.training.schedule import SCHEDULES
 from bnexp.training.trainable import frozen_MP
@@ -81,6 +82,9 @@ def build_optimizer(configs: Sequence[TrainConfig], choices: Sequence[Choices], 
     if frozen is not None:
         built.freeze(frozen)
     built.clip_grad = config.clip_grad
+    if config.clip_adaptive is not None:
+        head = frozenset(head_parameters(population.members[0]))
+        built.clip_units = partial(units_clipped, population, config.clip_adaptive, head)
     if config.ema_weights is not None:
         built.average(config.ema_weights)
     return built

@@ -7,7 +7,7 @@ decay. For M = 1 the rules equal those in ``torch.optim``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +47,9 @@ class Decay:
         return population.mask_P(name for name, kind in kinds.items() if decays[kind])
 
 
+# Of the weights of a unit, in adaptive clipping: their epsilon, so that a unit at zero can leave it.
+_LEAST_NORM = 1e-3
+
 # A builder takes the population, what ``Decay.mask_P`` says, and its own options only.
 OPTIMS = Registry("optim", shared=Decay)
 
@@ -63,10 +66,12 @@ class Optimizer(ABC):
         lr_M1: base learning rates; the schedule's factor multiplies them.
         slots: state by name, each with one row per member.
         clip_grad: the largest norm of a member's gradient to update by; None for any.
+        clip_units: clips the gradients of units, before ``clip_grad`` does; None does not.
         frozen_MP: see ``freeze``.
     """
 
     clip_grad: float | None = None
+    clip_units: Callable[[Tensor], Tensor] | None = None
     frozen_MP: Tensor | None = None
     _average_decay: float | None = None
 
@@ -101,6 +106,7 @@ class Optimizer(ABC):
         with torch.no_grad():
             # Mask and clip a copy: probes read the gradient itself.
             g = self.gradient_MP if self.frozen_MP is None else self.gradient_MP.masked_fill(self.frozen_MP, 0)
+            g = g if self.clip_units is None else self.clip_units(g)
             g = g if self.clip_grad is None else clipped(g, self.clip_grad)
             with nullcontext() if sound_M is None else self._kept(~sound_M.unsqueeze(1)):
                 self._update(g, self.lr_M1 * factor)
@@ -226,6 +232,32 @@ def clipped(gradient_MP: Tensor, most: float) -> Tensor:
     norm_M1 = torch.linalg.vector_norm(gradient_MP, dim=1, keepdim=True)
     scale_M1: Tensor = most / (norm_M1 + 1e-6)
     return gradient_MP * scale_M1.clamp(max=1)
+
+
+def units_clipped(population: Population, most: float, spared: Collection[str], gradient_MP: Tensor) -> Tensor:
+    """Adaptive gradient clipping (Brock et al. 2021, eq. 3): G_i <- G_i * min(1, most * max(|W_i|, 1e-3) / |G_i|).
+
+    i counts the units of a layer: W_i are the weights into one output, of a convolution at all its positions. Gains,
+    biases and other vectors are clipped as a whole, as in the authors' code.
+
+    Args:
+        population: whose weights W are at hand.
+        most: their lambda.
+        spared: names of parameters that are not clipped; the paper spares the head.
+        gradient_MP: G.
+    """
+    clipped_MP, weights = gradient_MP.clone(), dict(population.parameters())
+    for name, g in population.views(clipped_MP):
+        if name not in spared:
+            limit = most * _unit_norm(weights[name]).clamp(min=_LEAST_NORM)
+            g.mul_((limit / _unit_norm(g).clamp(min=1e-6)).clamp(max=1))
+    return clipped_MP
+
+
+def _unit_norm(stack: Tensor) -> Tensor:
+    """The norm of each member's unit, of a parameter [M, units, ...], or of a whole vector [M, C]; for broadcasting."""
+    axes = tuple(range(2 if stack.ndim > 2 else 1, stack.ndim))
+    return torch.linalg.vector_norm(stack, dim=axes, keepdim=True) if axes else stack.abs()
 
 
 def columns(population: Population, *numbers: Any) -> list[Tensor]:

@@ -145,13 +145,16 @@ class Population:
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Pairs (name, [M, ...]), views of ``theta_MP``."""
-        for name, slot in self._slots.items():
-            yield name, slot.view(self.theta_MP)
+        return self.views(self.theta_MP)
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
         """Pairs (name, [M, ...]), views of ``gradient_MP``."""
+        return self.views(self.gradient_MP)
+
+    def views(self, matrix_MP: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Pairs (name, [M, ...]), views of a matrix that is laid out as ``theta_MP``."""
         for name, slot in self._slots.items():
-            yield name, slot.view(self.gradient_MP)
+            yield name, slot.view(matrix_MP)
 
     def mask_P(self, names: Iterable[str]) -> Tensor:
         """1 where a row of ``theta_MP`` holds a parameter with one of these names, else 0, [P]."""

@@ -321,12 +321,18 @@ def test_the_loss_of_probes_is_the_loss_that_is_trained():
 
 def test_settings_at_their_neutral_values_make_no_other_run():
     config = to_dict(plain(composed(*SMALL_RUN)))
-    neutral = {"clip_grad": None, "label_smoothing": 0.0, "accumulate": 1, "ema_weights": None}
+    neutral = {"clip_grad": None, "clip_adaptive": None, "label_smoothing": 0.0, "accumulate": 1, "ema_weights": None}
     older = {key: value for key, value in config.items() if key not in neutral}
     older["optim"] = {key: value for key, value in config["optim"].items() if key not in SWITCHES}
     assert config_hash(older) == config_hash(config)
     assert to_dict(from_dict(older)) == config
-    for key, value in {"clip_grad": 1.0, "label_smoothing": 0.1, "accumulate": 2, "ema_weights": 0.9}.items():
+    for key, value in {
+        "clip_grad": 1.0,
+        "clip_adaptive": 0.01,
+        "label_smoothing": 0.1,
+        "accumulate": 2,
+        "ema_weights": 0.9,
+    }.items():
         assert config_hash(config | {key: value}) != config_hash(config)
     for key, value in {"decay_bias": False, "decay_weight": False, "decay_gain": False}.items():
         assert config_hash(config | {"optim": config["optim"] | {key: value}}) != config_hash(config)
