@@ -11,8 +11,9 @@ from bnexp.claims import parse
 from bnexp.config.checks import NonNegative, Positive, PositiveFloat, checked, unknown
 
 PROFILES = ("quick", "full", "gpu")
-# The claimed contrast: above 0, below 0, within the threshold around 0, or above minus the threshold ("as good as").
-Kind = Literal["greater", "less", "equal", "at_least"]
+# The claimed contrast: above 0, below 0, above the threshold (a sentence with a number, such as "twice the steps"),
+# within the threshold around 0, or above minus the threshold ("as good as").
+Kind = Literal["greater", "less", "exceeds", "equal", "at_least"]
 SUMMARIES = ("last", "mean", "max", "min", "sd", "median")
 # A verdict needs six seeds: with five pairs the smallest sign-flip p is 0.0625.
 FEWEST_SEEDS = 6

@@ -13,8 +13,9 @@ from bnexp.claims.declaration import Kind, Test
 from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side
 from bnexp.claims.panels import Panels, panels
+from bnexp.claims.resolution import bounds
 from bnexp.claims.sweeps import Harvest, TunedValue
-from bnexp.compare.statistics import UNBOUNDED, Bounds, columns, mean_interval
+from bnexp.compare.statistics import Bounds, columns, mean_interval
 from bnexp.config.metrics import metric_of
 from bnexp.runs import run_json
 from bnexp.runs.collect import show
@@ -50,14 +51,18 @@ class TestResult:
         test: the test's name; ``says``, ``claims``, ``threshold``, ``scale`` and ``metric`` are from its declaration.
         is_level: the numbers are in units of the metric.
         verdict: the word; ``detail`` says why, or is empty.
-        mean: of the differences; ``low`` and ``high`` are its 95 % t-interval, ``bca`` its bootstrap interval.
-        p: of the verdict's own test; ``sign_flip_p`` and ``t_p`` are those of the two-sided tests.
-        needed: seeds that would tell the threshold from 0.
+        mean: of the differences; ``low`` and ``high`` are the ends of its t-interval (of 95 %, of 90 % for an equality
+            and "at least"), ``robust`` the Hodges-Lehmann estimate with both ends of its interval.
+        robust_verdict: the word that the robust interval gives.
+        hangs_on: seeds without each of which the word is another one.
+        p: sign-flip p of the verdict's own null hypothesis.
+        needed: seeds that bring a verdict with a chance of 80 % for the effect seen; ``needed_for_delta`` for
+            the smallest that matters (see ``verdicts.MATTERS``).
         mcnemar: p of "both arms diverge equally often".
         differences: seed -> difference.
         sides: arm or point -> numbers.
         noise_floor: standard error of the accuracies from the number of test images alone.
-        p_holm: ``t_p`` adjusted over all tests of a report. ``result.json`` does not hold it; it is set on reading.
+        p_holm: ``p`` adjusted over all tests of a report. ``result.json`` does not hold it; it is set on reading.
     """
 
     __test__ = False
@@ -78,11 +83,12 @@ class TestResult:
     high: float | None
     n: int
     d_z: float | None
-    bca: list[float] | None
+    robust: list[float | None]
+    robust_verdict: str | None
+    hangs_on: list[str]
     p: float | None
-    sign_flip_p: float | None
-    t_p: float | None
     needed: int | None
+    needed_for_delta: int | None
     mcnemar: float | None
     differences: dict[str, float]
     sides: dict[str, SideResult]
@@ -206,7 +212,7 @@ def conclude(
 
 def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
     test, verdict = design.tests[judged.test], judged.verdict
-    statistics = verdict.statistics
+    interval, robust, seeds = verdict.interval, verdict.robust, [str(seed) for seed in judged.differences]
     metric = test.measure.tag
     return TestResult(
         test=judged.test,
@@ -219,17 +225,18 @@ def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
         is_level=test.measure.steps_to is None and (test.reduce is None or test.reduce.kind in _LEVELS),
         verdict=verdict.word,
         detail=verdict.detail,
-        **columns(statistics.interval if statistics else None),
-        n=statistics.interval.n if statistics else 0,
-        d_z=statistics.d_z if statistics else None,
-        bca=list(statistics.bca) if statistics and statistics.bca else None,
+        **columns(interval),
+        n=interval.n if interval else 0,
+        d_z=interval.d_z if interval else None,
+        robust=[robust.estimate, robust.low, robust.high] if robust else [],
+        robust_verdict=verdict.robust_word,
+        hangs_on=[seeds[place] for place in verdict.hangs_on],
         p=verdict.p,
-        sign_flip_p=statistics.p if statistics else None,
-        t_p=verdict.t_p,
         needed=verdict.needed,
+        needed_for_delta=verdict.needed_for_delta,
         mcnemar=judged.mcnemar,
         differences={str(seed): value for seed, value in judged.differences.items()},
-        sides={name: _side(side, _bounds(test)) for name, side in judged.sides.items()},
+        sides={name: _side(side, bounds(test, design)) for name, side in judged.sides.items()},
         noise_floor=_noise_floor(metric, judged.sides.values(), images) if _plain(test) else None,
         notes=judged.notes,
     )
@@ -238,13 +245,6 @@ def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
 def _plain(test: Test) -> bool:
     """Whether its numbers are those of single runs on the test images."""
     return test.reduce is None and test.measure.minus is None
-
-
-def _bounds(test: Test) -> Bounds:
-    """Between which the numbers of a side must lie; known for plain values of a metric only."""
-    measure = test.measure
-    is_value = _plain(test) and (measure.steps_to, measure.layers, test.scale) == (None, None, "linear")
-    return metric_of(measure.tag).bounds if is_value else UNBOUNDED
 
 
 def _side(side: Side, bounds: Bounds) -> SideResult:

@@ -14,7 +14,7 @@ from bnexp.runs import json_file
 from bnexp.runs.storage import write_atomically
 
 NAME = "result.json"
-FORMAT = 2
+FORMAT = 3
 
 
 def write(folder: Path, result: Result) -> None:
@@ -41,7 +41,7 @@ def read_all(folder: Path) -> list[Result]:
 
 def _adjusted(tests: Sequence[TestResult]) -> list[TestResult]:
     """The tests with ``p_holm``; a test without a verdict has none."""
-    p_values = [test.t_p if test.verdict != NONE else None for test in tests]
+    p_values = [test.p if test.verdict != NONE else None for test in tests]
     adjusted = iter(holm([p for p in p_values if p is not None]))
     return [
         replace(test, p_holm=None if p is None else next(adjusted)) for test, p in zip(tests, p_values, strict=True)

@@ -301,12 +301,15 @@ def test_the_end_of_the_axis_is_safe_where_it_only_makes_the_claim_stronger(tmp_
     one = judged(tmp_path, harvest(tmp_path, values()))["rate", "equal"]
     assert one.verdict.word == "supported"
     assert list(one.differences.values()) == pytest.approx([1.0] * 6)
+    step = math.log10(1 / 0.3)  # half of it for each arm
+    assert (one.verdict.interval.low, one.verdict.interval.high) == pytest.approx((1 - step, 1 + step))
     assert one.sides["none"].diverged == 12
 
 
 def test_the_end_of_the_axis_is_no_verdict_where_more_could_turn_it(tmp_path):
     both = values() | {"none@0.3": [0.79] * 6, "none@1": [0.79] * 6}
-    one = judged(tmp_path, harvest(tmp_path, both))["rate", "equal"]
+    coarse = SMALL.replace("threshold: 0.3", "threshold: 0.6")  # more than the step of the axis
+    one = judged(tmp_path, harvest(tmp_path, both), coarse)["rate", "equal"]
     assert (one.verdict.word, one.verdict.detail) == ("inconclusive", "grid edge")
     assert "works up to the end of the axis" in one.notes[0]
 
@@ -360,7 +363,7 @@ def test_a_seed_without_all_values_is_left_out_and_said(tmp_path):
     made_of = harvest(tmp_path, values())
     runs = {key: run for key, run in made_of.runs.items() if key[1:] != ("bn@0.1", 2)}
     one = judged(tmp_path, Harvest(runs, {}, 1, []))["level", "equal"]
-    assert (one.verdict.word, one.verdict.statistics.interval.n) == ("no verdict", 5)
+    assert (one.verdict.word, one.verdict.interval.n) == ("no verdict", 5)
     assert one.notes == ["1 of 6 seeds left out, where a run diverged or has no value"]
 
 
@@ -380,6 +383,8 @@ def test_steps_to_a_target_are_ratios_over_the_seeds_that_reached_it(tmp_path):
     assert list(one.differences) == [0, 1, 2, 3, 4]
     assert set(one.differences.values()) == {0.0}  # there is one evaluation, at step 8
     assert "bn@0.1: 5/6 reached the target" in one.notes
+    # Each arm reached it somewhere between step 0 and 8: half of that is a factor of 2.
+    assert one.verdict.interval.high == pytest.approx(2 * math.log(2))
 
 
 def test_a_metric_that_no_run_has_is_no_verdict_and_found_by_a_smoke_test(tmp_path):

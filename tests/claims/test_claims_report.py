@@ -24,7 +24,8 @@ UNDECIDED = case(
     verdict="no verdict",
     detail="no seed has all values",
     differences={},
-    **dict.fromkeys(("mean", "sd", "low", "high", "d_z", "bca", "p", "t_p", "p_holm")),
+    **dict.fromkeys(("mean", "sd", "low", "high", "d_z", "p", "p_holm")),
+    robust=[],
 )
 
 
@@ -46,7 +47,7 @@ def test_exact_checks_are_counted_by_their_numbers(tmp_path):
 
 def test_the_summary_has_a_row_a_claim_and_verdicts_stand_before_regimes(tmp_path):
     html, markdown = pages(tmp_path, content(case()))
-    assert "| test | verdict | regime | effect, 95 % interval | n | p (Holm) |" in markdown
+    assert "| test | verdict | regime | effect, interval | n | p (Holm) |" in markdown
     assert "| **[Norms help.](#a)** (a · 10.0 min of core time) |  |  |  |  |  |" in markdown
     assert (
         "| the accuracy is higher | supported | equal | +2.00 [+1.50, +2.50] pp (bn - none) | 8 | 0.002 |" in markdown
@@ -89,19 +90,30 @@ def test_an_effect_says_which_arm_is_compared_with_which(scale, weights, shown):
 
 
 @pytest.mark.parametrize(
-    ("claims", "linear", "ratio", "mark"),
+    ("claims", "linear", "ratio", "level"),
     [
         ("greater", "above 2 pp", "ratio above 2", ""),
         ("less", "below -2 pp", "ratio below 0.5", ""),
-        ("equal", "-2 to 2 pp", "ratio 0.5 to 2", " (=)"),
-        ("at_least", "above -2 pp", "ratio above 0.5", " (≥)"),
+        ("exceeds", "above 2 pp", "ratio above 2", ""),
+        ("equal", "-2 to 2 pp", "ratio 0.5 to 2", " · 90 %"),
+        ("at_least", "above -2 pp", "ratio above 0.5", " · 90 %"),
     ],
 )
-def test_a_table_says_what_is_claimed_and_which_p_it_shows(tmp_path, claims, linear, ratio, mark):
+def test_a_table_says_what_is_claimed_and_the_level_of_its_interval(tmp_path, claims, linear, ratio, level):
     assert cells.claimed(case(claims=claims, threshold=0.02)).text == linear
     assert cells.claimed(case(claims=claims, threshold=0.30103, scale="log10")).text == ratio
     _, markdown = pages(tmp_path, content(case(claims=claims)))
-    assert f"| 0.0078{mark} | 0.002 |" in markdown
+    assert f"(bn - none{level})" in markdown
+
+
+def test_a_verdict_shows_on_which_seeds_it_hangs_and_what_the_robust_interval_says():
+    fragile = case(detail="size open", hangs_on=["3"], robust_verdict="inconclusive")
+    assert cells.verdict(fragile).text == "supported (size open; hangs on one seed)"
+    assert cells.verdict(fragile).kind == "supported"
+    assert (cells.robust(fragile).text, cells.robust(fragile).note) == ("+2.00 [+1.60, +2.40]", "inconclusive")
+    assert cells.robust(case(robust=[0.02, None, None])).text == "+2.0"
+    assert cells.robust(UNDECIDED).text == "-"
+    assert cells.robust(case()).note == ""
 
 
 def test_what_each_arm_sets_stands_under_arms(tmp_path):
@@ -136,7 +148,7 @@ def test_the_error_of_the_test_set_is_a_range_of_numbers(floors, shown):
 
 
 def test_differences_have_the_colours_of_their_verdicts():
-    tests = [case(), case(verdict="contradicted"), case(verdict="inconclusive")]
+    tests = [case(), *(case(verdict=word) for word in ("contradicted", "negligible", "inconclusive"))]
     svg = figures.inline(figures.draw(content(*tests)))
     colours = [re.search(r"var\(--\w+\)", mark)[0] for mark in re.findall(r"fill: [^;]*; fill-opacity", svg)]
     assert list(dict.fromkeys(colours)) == ["var(--good)", "var(--bad)", "var(--soft)"]

@@ -20,7 +20,7 @@ from bnexp.compare.markdown import as_markdown
 from bnexp.compare.page import style
 
 _HERE = Path(__file__)
-_VERDICTS = ("supported", "contradicted", "inconclusive", "no verdict")
+_VERDICTS = ("supported", "contradicted", "negligible", "inconclusive", "no verdict")
 
 
 def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Path]:
@@ -83,7 +83,7 @@ def _facts(results: Sequence[Result]) -> str:
 
 
 def _summary(results: Sequence[Result]) -> Iterator[Block]:
-    header = ["test", "verdict", "regime", "", "effect, 95 % interval", "n", "p (Holm)"]
+    header = ["test", "verdict", "regime", "", "effect, interval", "n", "p (Holm)"]
     rows = [row for result in results for row in _summary_rows(result)]
     yield Table(header, rows, pictures=(3,), kind="summary")
     yield Text(
