@@ -63,12 +63,32 @@ class Judged:
 
 
 def judged(design: Design, harvest: Harvest) -> list[Judged]:
-    """Judge every test in each of its regimes."""
-    return [
+    """Judge every test in each of its regimes; a failed check takes the verdicts of the tests that need it."""
+    cases = [
         _Case(design, harvest, name, test, regime).judged()
         for name, test in design.tests.items()
         for regime in design.regimes_of(test)
     ]
+    return [_voided(case, design.tests[case.test].needs, cases) for case in cases]
+
+
+def primary(design: Design, cases: Sequence[Judged]) -> list[Judged]:
+    """The cases that answer the claim, as it names them."""
+    by_name = {f"{case.regime}/{case.test}": case for case in cases}
+    return [by_name[name] for name in design.claim.holds_if]
+
+
+def _voided(case: Judged, needs: Sequence[str], cases: Sequence[Judged]) -> Judged:
+    """The case without its verdict where a check failed: in the same regime, or else in any in which it was made."""
+    failed = []
+    for name in needs:
+        checks = {check.regime: check.verdict.word for check in cases if check.test == name}
+        words = [checks[case.regime]] if case.regime in checks else list(checks.values())
+        if any(word != SUPPORTED for word in words):
+            failed.append(name)
+    if not failed:
+        return case
+    return replace(case, verdict=replace(case.verdict, word=NONE, detail=f"check failed: {', '.join(failed)}"))
 
 
 def missing_metrics(design: Design, harvest: Harvest) -> list[str]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from bnexp.claims.answers import Answer, answer
 from bnexp.claims.declaration import Kind, Test
 from bnexp.claims.design import Design
-from bnexp.claims.judging import Judged, Side
+from bnexp.claims.judging import Judged, Side, primary
 from bnexp.claims.panels import Panels, panels
 from bnexp.claims.resolution import bounds
 from bnexp.claims.sweeps import Harvest, TunedValue
@@ -49,6 +50,7 @@ class TestResult:
 
     Attributes:
         test: the test's name; ``says``, ``claims``, ``threshold``, ``scale`` and ``metric`` are from its declaration.
+        role: primary, secondary, control or check.
         is_level: the numbers are in units of the metric.
         verdict: the word; ``detail`` says why, or is empty.
         mean: of the differences; ``low`` and ``high`` are the ends of its t-interval (of 95 %, of 90 % for an equality
@@ -62,7 +64,6 @@ class TestResult:
         differences: seed -> difference.
         sides: arm or point -> numbers.
         noise_floor: standard error of the accuracies from the number of test images alone.
-        p_holm: ``p`` adjusted over all tests of a report. ``result.json`` does not hold it; it is set on reading.
     """
 
     __test__ = False
@@ -74,6 +75,7 @@ class TestResult:
     threshold: float
     scale: Literal["linear", "log", "log10"]
     metric: str
+    role: Literal["primary", "secondary", "control", "check"]
     is_level: bool
     verdict: str
     detail: str
@@ -94,7 +96,6 @@ class TestResult:
     sides: dict[str, SideResult]
     noise_floor: float | None
     notes: list[str]
-    p_holm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class Result:
 
     Attributes:
         claim: the claim's id; the further texts up to ``declaration`` (its whole yaml) are from its declaration.
+        answer: to the claim's sentence; None for a claim of exact checks alone.
         seeds: of the verdicts.
         exact: check -> numbers.
         runs: how many were made, tuning included; ``failed`` have no result.
@@ -152,6 +154,7 @@ class Result:
     confounds: str
     would_change: str
     declaration: str
+    answer: Answer | None
     profile: str
     seeds: list[int]
     tuning_seeds: list[int]
@@ -192,6 +195,7 @@ def conclude(
         confounds=claim.confounds,
         would_change=claim.would_change,
         declaration=claim.text,
+        answer=answer(primary(design, tests)) if tests else None,
         profile=design.profile,
         seeds=list(design.seeds) if claim.tests else [],
         tuning_seeds=list(design.tuning_seeds) if harvest.tuned else [],
@@ -222,6 +226,7 @@ def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
         threshold=test.threshold,
         scale=test.scale,
         metric=metric,
+        role="primary" if f"{judged.regime}/{judged.test}" in design.claim.holds_if else test.role,
         is_level=test.measure.steps_to is None and (test.reduce is None or test.reduce.kind in _LEVELS),
         verdict=verdict.word,
         detail=verdict.detail,

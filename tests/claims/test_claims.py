@@ -60,6 +60,7 @@ tests:
     claims: greater
     threshold: 0.3
     regimes: [equal]
+holds_if: [equal/level]
 profiles:
   quick: {seeds: 6, tuning_seeds: 2, settings: [steps=8], minutes: 1}
   full: {seeds: 6, settings: [steps=16], axis: [0.1, 0.3, 1], minutes: 1}
@@ -159,6 +160,12 @@ def _louder(builder, by):
         ("{metric: test/accuracy}", "{at: last}", "small.tests.level.measure.metric: give either metric or steps_to"),
         ("{metric: test/accuracy}", "{metric: test/loss, at: end}", "small.tests.level.measure.at=end: not known"),
         ("regimes: [equal]", "regimes: [other]", "small.tests.rate.regimes=other: not known"),
+        ("holds_if: [equal/level]", "", "small.holds_if: missing; names the primary test, as regime/test"),
+        ("[equal/level]", "[level]", "small.holds_if=level: not known; did you mean tuned/level?"),
+        ("[equal/level]", "[tuned/rate]", "small.holds_if=tuned/rate: not known"),
+        ("1}\n  full", "1, skip_tests: [level]}\n  full", "quick.skip_tests=level: a primary test, or a check"),
+        ("regimes: [equal]", "needs: [level]", "small.tests.rate.needs=level: not known"),
+        ("regimes: [equal]", "role: main", "small.tests.rate.role=main: not known"),
         ("limits: {none:", "limits: {ln:", "small.regimes.tuned.limits=ln: not known"),
         ("values: [0.1, 0.3, 1]", "values: [1, 0.1]", "small.axis.values=[1, 0.1]: expected rising numbers"),
         ("seeds: 6, t", "seeds: six, t", "small.profiles.quick.seeds=six: expected a whole number"),
@@ -286,6 +293,7 @@ def values(bn: float = 0.9, none: float = 0.8, bn_1: float = 0.88) -> dict[str, 
 
 
 def judged(tmp_path: Path, made_of: Harvest, text: str = SMALL) -> dict[tuple[str, str], judging.Judged]:
+    tmp_path.mkdir(exist_ok=True)
     made = design(load(write(tmp_path, text)), "quick")
     return {(one.test, one.regime): one for one in judging.judged(made, made_of)}
 
@@ -321,6 +329,19 @@ def test_an_effect_of_one_step_of_the_axis_is_no_verdict(tmp_path):
     assert (one.verdict.word, one.verdict.detail) == ("inconclusive", "grid step")
 
 
+def test_a_failed_check_takes_the_verdicts_that_need_it(tmp_path):
+    text = SMALL.replace("regimes: [equal]", "regimes: [equal]\n    role: check")
+    text = text.replace("threshold: 0.01", "threshold: 0.01\n    needs: [rate]")
+    held = judged(tmp_path / "held", harvest(tmp_path / "held", values()), text)
+    assert {held["level", regime].verdict.word for regime in ("equal", "tuned")} == {"supported"}
+    dead = values() | {"bn@0.3": [None] * 6, "bn@1": [None] * 6}  # works at 0.1 only, as without norm
+    failed = judged(tmp_path / "failed", harvest(tmp_path / "failed", dead), text)
+    for regime in ("equal", "tuned"):  # the check is made in the equal regime only
+        verdict = failed["level", regime].verdict
+        assert (verdict.word, verdict.detail) == ("no verdict", "check failed: rate")
+        assert verdict.interval.mean == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize(("lost", "word"), [("bn@0.1", "inconclusive"), ("none@0.1", "supported")])
 def test_failures_that_speak_against_the_verdict_are_not_left_out_in_silence(tmp_path, lost, word):
     text = SMALL.replace("seeds: 6, tuning_seeds", "seeds: 7, tuning_seeds").replace(
@@ -354,6 +375,8 @@ def test_intervals_of_accuracies_end_at_0_and_1(tmp_path):
     made, made_of = design(load(write(tmp_path)), "quick"), harvest(tmp_path, values() | {"bn@0.1": spread})
     found = conclude(made, made_of, judging.judged(made, made_of), {}, 1.0)
     (level,) = (test for test in found.tests if (test.test, test.regime) == ("level", "equal"))
+    assert [test.role for test in found.tests] == ["primary", "secondary", "secondary"]
+    assert (found.answer.tests, found.answer.word, found.answer.p) == (["equal/level"], level.verdict, level.p)
     assert level.sides["bn@0.1"].high == 1.0
     assert 0 < level.sides["bn@0.1"].low < 0.5
     assert max(high for lines in found.figure.panels.values() for _, _, _, high in lines["bn"]) == 1.0
@@ -432,6 +455,7 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     first = bnexp("claim", "run", path, "--profile", "quick")
     assert first.code == 0, first
     assert "equal/level: " in first.out
+    assert re.search(r"^  claim: [a-z ]+.*: equal/level$", first.out, re.MULTILINE)
     before = verdicts(tmp_path)
     runs = tmp_path / "outputs/claims/quick/small/runs"
     some = sorted(runs.glob("bn@*/run.json"))

@@ -6,10 +6,10 @@ import html
 import math
 from collections.abc import Callable, Sequence
 
-from bnexp.claims.result import SideResult, TestResult
-from bnexp.claims.verdicts import LEVELS
+from bnexp.claims.result import Result, SideResult, TestResult
+from bnexp.claims.verdicts import DECIDED, LEVELS
 from bnexp.compare.blocks import Cell
-from bnexp.compare.cells import BLANK, decimals, duration
+from bnexp.compare.cells import BLANK, decimals, duration, probability
 from bnexp.config.metrics import metric_of
 
 # The effects that a test claims; ``low`` and ``high`` are minus and plus the smallest effect of interest.
@@ -41,6 +41,23 @@ def verdict(test: TestResult) -> Cell:
     brackets = "; ".join([*([test.detail] if test.detail else []), *doubts])
     word = f"{test.verdict} ({brackets})" if brackets else test.verdict
     return Cell(word, test.verdict, kind=test.verdict.replace(" ", "-"))
+
+
+def answered(result: Result) -> str:
+    """The answer to a claim's sentence, with the p that is adjusted for all claims; empty for exact checks alone."""
+    answer = result.answer
+    if answer is None:
+        return ""
+    word = f"{answer.word} ({answer.detail})" if answer.detail else answer.word
+    if answer.word not in DECIDED or answer.p_holm is None:
+        return word
+    doubt = "" if answer.survives else ", which does not survive the adjustment for all claims"
+    return f"{word}{doubt}, p (Holm) {probability(answer.p_holm).text}"
+
+
+def named(test: TestResult, name: str = "") -> Cell:
+    """The test's sentence; as a note its name, and its role where that is not the ordinary one."""
+    return Cell(test.says, note=" · ".join(word for word in (name, test.role) if word not in ("", "secondary")))
 
 
 def effect_cell(test: TestResult) -> Cell:

@@ -44,7 +44,11 @@ PROTOCOL = (
     "target; how many did is printed, and compared by McNemar's exact test.",
     "Steps to a target are censored at the budget: the share that reached it is printed, and ratios are over the seeds "
     "where all arms did.",
-    "The column p (Holm) adjusts p over all tests of this report.",
+    "A claim has one declared primary test, or several that must all hold; they alone answer its sentence. The "
+    "answer's p is the largest of several where all hold, and the smallest times their number where one is "
+    "contradicted. p (Holm) adjusts it over all claims of this report; an answer that does not survive says so. "
+    "The p of all other tests are those of single tests.",
+    "A check says whether an arm does what it is there for. Tests that need a check that fails have no verdict.",
     "The finite test set adds an error that arms with equal seeds partly share; its standard error is printed as the "
     "limit of what can be said beyond these test images.",
 )
@@ -62,7 +66,7 @@ GLOSSARY = (
         "share of all 2^n choices of signs of the differences (less the null's value) whose sum lies at least as far "
         "out",
     ),
-    ("p (Holm)", "p made larger for the number of tests, so that all below 0.05 are right together (Holm 1979)"),
+    ("p (Holm)", "p made larger for the number of claims, so that all below 0.05 are right together (Holm 1979)"),
     ("pp", "percentage points: differences of accuracies in percent"),
     (
         "precise statistics",

@@ -10,11 +10,13 @@ import yaml  # type: ignore[import-untyped]
 
 from bnexp.claims.report import figures
 from bnexp.claims.report.cells import (
+    answered,
     claimed,
     core_time,
     counted,
     effect_cell,
     level,
+    named,
     robust,
     verdict,
 )
@@ -32,6 +34,8 @@ _RUNS = "Runs (on the machine that made them)"
 def section(result: Result, picture: Picture | None, runs_at: str) -> Iterator[Block]:
     """Everything about a claim; ``runs_at`` leads from the page to the folder that run folders are relative to."""
     yield Heading(2, result.sentence, result.claim)
+    if result.answer is not None:
+        yield Text(f"{answered(result)}. It holds if {' and '.join(result.answer.tests)} does.", title="Answer:")
     yield Text(_origin(result), kind="meta")
     if picture is not None:
         width = round(_PIXELS_PER_INCH * picture.figure.get_figwidth())
@@ -70,10 +74,10 @@ def _origin(result: Result) -> str:
 
 
 def _tests(result: Result) -> Iterator[Block]:
-    header = ["test", "verdict", "regime", "effect, interval", "Hodges-Lehmann", "claimed", "n", "d_z", "p", "p (Holm)"]
+    header = ["test", "verdict", "regime", "effect, interval", "Hodges-Lehmann", "claimed", "n", "d_z", "p"]
     rows: Rows = [
         [
-            Cell(test.says, note=test.test),
+            named(test, test.test),
             verdict(test),
             test.regime,
             effect_cell(test),
@@ -82,7 +86,6 @@ def _tests(result: Result) -> Iterator[Block]:
             number(test.n, 0),
             number(test.d_z, 2),
             probability(test.p),
-            probability(test.p_holm),
         ]
         for test in result.tests
     ]
