@@ -10,7 +10,8 @@ from bnexp.claims import measures
 from bnexp.claims.declaration import Measure, Test
 from bnexp.claims.design import Design, Point
 from bnexp.claims.resolution import SCALES, bounds, half_step
-from bnexp.claims.sweeps import Harvest, TunedValue
+from bnexp.claims.sweeps import Harvest
+from bnexp.claims.tuning import TunedValue
 from bnexp.claims.verdicts import DECIDED, INCONCLUSIVE, NONE, SUPPORTED, Verdict, judge
 from bnexp.compare.statistics import Bounds, mcnemar
 from bnexp.compare.working import Table
@@ -229,7 +230,7 @@ class _Case:
         for point in (point for side in sides.values() for point in side.points):
             tuned = self.harvest.tuned.get((self.regime, point.label))
             if tuned is not None and tuned.at_edge:
-                yield f"{point.label}: best {regime.key}={show(tuned.chosen)} is on the edge of {_grid(tuned)}"
+                yield f"{point.label}: best {regime.key}={show(tuned.best)} is on the edge of {_grid(tuned)}"
 
     def _axis_ends(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
         """Arms that work up to the end of the axis, if a longer axis could change the verdict."""

@@ -15,7 +15,8 @@ from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side, primary
 from bnexp.claims.panels import Panels, panels
 from bnexp.claims.resolution import bounds
-from bnexp.claims.sweeps import Harvest, TunedValue
+from bnexp.claims.sweeps import Harvest
+from bnexp.claims.tuning import TunedValue
 from bnexp.compare.statistics import Bounds, columns, mean_interval
 from bnexp.config.metrics import metric_of
 from bnexp.runs import run_json

@@ -21,7 +21,8 @@ from bnexp.claims.design import design
 from bnexp.claims.exact import EXACT, check
 from bnexp.claims.report import cells
 from bnexp.claims.result import conclude
-from bnexp.claims.sweeps import Harvest, TunedValue
+from bnexp.claims.sweeps import Harvest
+from bnexp.claims.tuning import TunedValue
 from bnexp.config.schema import flat
 from bnexp.config.shipped import configs_folder
 from bnexp.models.init import INITS
@@ -250,6 +251,29 @@ def test_a_profile_changes_axis_and_budget(tmp_path):
     assert made.settings[-1] == "steps=16"
 
 
+@pytest.mark.parametrize(("peak", "tried"), [(0.3, 3), (1.0, 4), (10.0, 6), (1e9, 7)])
+def test_a_grid_grows_until_its_best_value_is_inside(tmp_path, monkeypatch, peak, tried):
+    text = SMALL.replace("axis: {key: optim.lr, values: [0.1, 0.3, 1]}", "axis: {key: model.depth, values: [1]}")
+    text = text.replace(
+        "key: optim.momentum, values: [0, 0.5, 0.9], limits: {none: [0, 0.5]}", "key: optim.lr, values: RATES"
+    )
+    text = text.replace("RATES", "[0.1, 0.3, 1]").replace("bn@0.1: 1, none@0.10: -1", "bn@1: 1, none@1: -1")
+    made = design(load(write(tmp_path, text.replace("axis: [0.1, 0.3, 1], ", ""))), "quick")
+    asked = []
+
+    def sweep(name: str, jobs: list[sweeps.Job]) -> list[Run]:
+        asked.extend(jobs)
+        rates = [float(word[9:]) for _, words in jobs for word in words if word.startswith("optim.lr=")]
+        scores = [{"validation/accuracy_precise": 0.9 - abs(math.log10(rate / peak)) / 100} for rate in rates]
+        return [Run(tmp_path, "r", "finished", {}, "h", score, {}, 1.0, "", 10, True) for score in scores]
+
+    carried = sweeps.Sweeps(made, tmp_path, configs_folder(), ForkServer(), retry_failed=False)
+    monkeypatch.setattr(carried, "_sweep", sweep)
+    tuned = carried.tune({})["tuned", "bn@1"]
+    assert (len(tuned.means), tuned.at_edge) == (tried, peak == 1e9)
+    assert len({label for label, _ in asked}) == len(asked) == 2 * 2 * tried  # arms, seeds
+
+
 @pytest.mark.parametrize(("profile", "name"), [("quick", "local"), ("gpu", "stacked")])
 def test_the_options_are_those_of_the_ordinary_launchers(tmp_path, profile, name):
     made = design(load(write(tmp_path, SMALL.replace("  full:", "  gpu:"))), profile)
@@ -356,7 +380,7 @@ def test_failures_that_speak_against_the_verdict_are_not_left_out_in_silence(tmp
 
 
 def test_a_best_value_on_the_edge_of_its_grid_is_no_verdict(tmp_path):
-    inner, edge = TunedValue({0: 0.1, 0.5: 0.9, 0.9: 0.2}, 0.5, False), TunedValue({0: 0.9, 0.5: 0.1}, 0, True)
+    inner, edge = TunedValue({0: 0.1, 0.5: 0.9}, 0.5, 0.5, False), TunedValue({0: 0.9, 0.5: 0.1}, 0, 0.5, True)
     tuned = {("tuned", "bn@0.1"): inner, ("tuned", "none@0.1"): edge}
     cases = judged(tmp_path, harvest(tmp_path, values(), tuned))
     assert cases["level", "tuned"].verdict.word == "inconclusive"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -15,7 +14,6 @@ from bnexp.claims.declaration import Measure, Reduce
 from bnexp.claims.judging import Side
 from bnexp.claims.report import cells
 from bnexp.claims.result import _noise_floor
-from bnexp.claims.sweeps import choose
 from bnexp.claims.verdicts import judge
 from bnexp.runs.collect import Run
 
@@ -284,40 +282,6 @@ def test_losses_are_reduced_the_other_way_round():
     losses = {at: {seed: 1 - value for seed, value in row.items()} for at, row in TABLE.items()}
     assert measures.reduced(losses, Reduce(kind="largest", within=0.05), 0, larger=False) == 0.3
     assert measures.reduced(losses, Reduce(kind="best"), 1, larger=False) == pytest.approx(0.06)
-
-
-# --- tuning -----------------------------------------------------------------------------------------------------------
-
-
-def validated(folder, *values: float | None) -> list[Run]:
-    curves = [{"validation/accuracy": {1: value}} if value is not None else {} for value in values]
-    statuses = ["diverged" if value is None else "finished" for value in values]
-    return [
-        run_of(folder / str(i), curve, status, seed=1000 + i)
-        for i, curve, status in zip(itertools.count(), curves, statuses, strict=False)
-    ]
-
-
-def test_tuning_takes_the_best_mean_and_sees_the_edge(tmp_path):
-    tried = {
-        0.1: validated(tmp_path / "a", 0.7, 0.9),
-        0.3: validated(tmp_path / "b", 0.95, 0.6),
-        1.0: validated(tmp_path / "c", 0.99, None),  # a diverged one counts as chance
-    }
-    choice = choose(tried, "validation/accuracy")
-    assert (choice.chosen, choice.at_edge) == (0.1, True)
-    assert choice.means == pytest.approx({0.1: 0.8, 0.3: 0.775, 1.0: 0.545})
-
-
-def test_of_equal_values_an_inner_one_is_taken(tmp_path):
-    tried = {lr: validated(tmp_path / str(lr), 0.9) for lr in (0.1, 0.3, 1.0)}
-    assert (choose(tried, "validation/accuracy").chosen, choose(tried, "validation/accuracy").at_edge) == (0.3, False)
-
-
-def test_when_all_diverge_a_loss_has_no_best_and_accuracies_tie_at_chance(tmp_path):
-    tried = {lr: validated(tmp_path / str(lr), None, None) for lr in (0.1, 0.3, 1.0)}
-    assert set(choose(tried, "validation/loss").means.values()) == {None}
-    assert set(choose(tried, "validation/accuracy").means.values()) == {0.1}
 
 
 @pytest.mark.parametrize(

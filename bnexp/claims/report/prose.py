@@ -36,6 +36,9 @@ PROTOCOL = (
     "No verdict is given with fewer than six seeds: with five, the smallest possible sign-flip p is 0.0625.",
     "Regimes: equal hyperparameters for all arms, and each arm at its own best. Tuning uses other seeds, and images "
     "set apart from the training set (or the training loss where a test is about that); verdicts use fresh seeds.",
+    "Tuning has five seeds and the rule of one standard error: of the values that are as good as the best, the middle. "
+    "A grid of learning rates grows by itself, by one value at a time and at most four, while its best value is on an "
+    "edge.",
     "A best value on the edge of its grid makes a verdict inconclusive (grid edge), as a better one may lie outside; "
     "so does a largest workable value at the end of its axis where a longer axis could turn the verdict.",
     "Inconclusive (censored): seeds without a value are missing in one arm only, and would have spoken against the "
