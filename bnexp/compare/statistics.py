@@ -272,16 +272,26 @@ def chance(region: Region, n: int, effect: float, sd: float, resolution: float =
         resolution: see ``mean_interval``.
     """
     import numpy as np
-    from scipy.special import gammaincinv, ndtr, stdtrit
+    from scipy.special import ndtr
 
-    shares_Q = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    error_Q = sd * np.sqrt(2 * gammaincinv((n - 1) / 2, shares_Q) / (n - 1) / n)
-    half_Q = stdtrit(n - 1, (1 + region.level) / 2) * error_Q + resolution
+    half_Q = sd * _half_widths(n, region.level) + resolution
     from_Q = np.maximum(region.mean_from, region.low_above + half_Q)
     to_Q = region.high_below - half_Q
     scale = math.sqrt(n) / sd
     between_Q = ndtr((to_Q - effect) * scale) - ndtr((from_Q - effect) * scale)
     return float(np.mean(np.maximum(between_Q, 0)))
+
+
+@lru_cache(maxsize=512)
+def _half_widths(n: int, level: float) -> NDArray[np.float64]:
+    """Quantiles of half the width of a t-interval, where the true sd is 1."""
+    import numpy as np
+    from scipy.special import gammaincinv, stdtrit
+
+    shares_Q = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    error_Q = np.sqrt(2 * gammaincinv((n - 1) / 2, shares_Q) / (n - 1) / n)
+    half_Q: NDArray[np.float64] = stdtrit(n - 1, (1 + level) / 2) * error_Q
+    return half_Q
 
 
 def pairs_needed(

@@ -124,7 +124,7 @@ def _differences(result: Result) -> Picture | None:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     caption = (
-        "Mean difference with 95 % interval, every seed as a faint dot; dotted: the smallest effect of interest. "
+        "Mean difference with its interval, every seed as a faint dot; dotted: the smallest effect of interest. "
         "Green is supported, orange contradicted or negligible, grey inconclusive."
     )
     return Picture(result.claim, caption, figure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 LEAD = (
     "What is said about normalization in lectures, articles and papers, each as an experiment that is declared in one "
     "file: arms, budget, seeds, and the smallest effect that would matter. Most are true only under some "
-    "conditions, so a verdict belongs to a test and a regime, never to a saying as a whole."
+    "conditions, so a verdict belongs to a test and a regime; a saying names beforehand which of them it stands on."
 )
 
 PROTOCOL = (
