@@ -101,6 +101,7 @@ tests:
     contrast: {bn@0.3: 1, none@0.3: -1}
     claims: equal
     threshold: 0.2
+holds_if: [equal/level]
 profiles:
   quick: {seeds: 6, tuning_seeds: 2, settings: [steps=8], minutes: 1}
 figure: {kind: axis}

@@ -11,8 +11,9 @@ from bnexp.claims import parse
 from bnexp.config.checks import NonNegative, Positive, PositiveFloat, checked, unknown
 
 PROFILES = ("quick", "full", "gpu")
-# The claimed contrast: above 0, below 0, within the threshold around 0, or above minus the threshold ("as good as").
-Kind = Literal["greater", "less", "equal", "at_least"]
+# The claimed contrast: above 0, below 0, above the threshold (a sentence with a number, such as "twice the steps"),
+# within the threshold around 0, or above minus the threshold ("as good as").
+Kind = Literal["greater", "less", "exceeds", "equal", "at_least"]
 SUMMARIES = ("last", "mean", "max", "min", "sd", "median")
 # A verdict needs six seeds: with five pairs the smallest sign-flip p is 0.0625.
 FEWEST_SEEDS = 6
@@ -167,6 +168,9 @@ class Test:
         threshold: the smallest effect of interest, in the units of the contrast.
         scale: applied to the values before they are weighted.
         regimes: those in which the test is judged; none means all.
+        role: a check says whether an arm does what it is there for; a control, what else could explain the result. The
+            tests of ``Claim.holds_if`` are primary.
+        needs: checks without which the test has no verdict.
     """
 
     __test__ = False
@@ -179,6 +183,8 @@ class Test:
     scale: Literal["linear", "log", "log10"] = "linear"
     reduce: Reduce | None = None
     regimes: list[str] = field(default_factory=list)
+    role: Literal["secondary", "control", "check"] = "secondary"
+    needs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not any(self.contrast.values()):
@@ -191,7 +197,7 @@ class Profile:
 
     seeds: Positive
     minutes: PositiveFloat
-    tuning_seeds: Positive = 2
+    tuning_seeds: Positive = 5
     settings: list[str] = field(default_factory=list)
     axis: list[Any] = field(default_factory=list)
     tuned: list[Any] = field(default_factory=list)
@@ -209,7 +215,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim as its yaml declares it; ``id`` and ``text`` are the file's name and content."""
+    """A claim as its yaml declares it; ``id`` and ``text`` are the file's name and content.
+
+    Attributes:
+        holds_if: the primary test, ``regime/test``; of several, all must hold. They alone answer the sentence.
+    """
 
     id: str
     text: str
@@ -225,6 +235,7 @@ class Claim:
     axis: Axis | None = None
     regimes: dict[str, Regime] = field(default_factory=dict)
     tests: dict[str, Test] = field(default_factory=dict)
+    holds_if: list[str] = field(default_factory=list)
     exact: list[str] = field(default_factory=list)
     profiles: dict[str, Profile] = field(default_factory=dict)
     figure: Figure = field(default_factory=Figure)
@@ -287,11 +298,13 @@ def _check(claim: Claim) -> None:
         _among(f"{claim.id}.regimes.{name}.limits", regime.limits, claim.arms)
     for name, test in claim.tests.items():
         _check_test(f"{claim.id}.tests.{name}", test, claim)
+    _check_primary(claim)
     for name, profile in claim.profiles.items():
         where = f"{claim.id}.profiles"
         _among(where, [name], PROFILES)
         _among(f"{where}.{name}.skip_arms", profile.skip_arms, claim.arms)
         _among(f"{where}.{name}.skip_tests", profile.skip_tests, claim.tests)
+        _check_skipped(f"{where}.{name}.skip_tests", profile, claim)
         if profile.axis and claim.axis is None:
             raise ValueError(f"{where}.{name}.axis={profile.axis}: the claim has no axis")
     if claim.figure.kind == "axis" and claim.axis is None:
@@ -300,6 +313,7 @@ def _check(claim: Claim) -> None:
 
 def _check_test(where: str, test: Test, claim: Claim) -> None:
     _among(f"{where}.regimes", test.regimes, claim.regimes)
+    _among(f"{where}.needs", test.needs, [name for name, other in claim.tests.items() if other.role == "check"])
     if test.reduce is not None and claim.axis is None:
         raise ValueError(f"{where}.reduce: the claim has no axis to reduce")
     if test.measure.target_arm is not None:
@@ -311,6 +325,29 @@ def _check_test(where: str, test: Test, claim: Claim) -> None:
             raise ValueError(f"{where}.contrast={name}: is many points; give a reduce, or name one as {arm}@value")
         if at and (claim.axis is None or test.reduce is not None):
             raise ValueError(f"{where}.contrast={name}: there is no such point; allowed are the arms")
+
+
+def _check_primary(claim: Claim) -> None:
+    """Check that the primary tests exist, and are no checks or controls."""
+    where = f"{claim.id}.holds_if"
+    if bool(claim.tests) != bool(claim.holds_if):
+        raise ValueError(f"{where}: {'missing; ' if claim.tests else ''}names the primary test, as regime/test")
+    known = [
+        f"{regime}/{name}"
+        for name, test in claim.tests.items()
+        if test.role == "secondary"
+        for regime in test.regimes or claim.regimes
+    ]
+    _among(where, claim.holds_if, known)
+
+
+def _check_skipped(where: str, profile: Profile, claim: Claim) -> None:
+    """Check that no profile leaves out a primary test, or a check of a test that it runs."""
+    kept = [test for name, test in claim.tests.items() if name not in profile.skip_tests]
+    wanted = {name.partition("/")[2] for name in claim.holds_if} | {name for test in kept for name in test.needs}
+    for name in profile.skip_tests:
+        if name in wanted:
+            raise ValueError(f"{where}={name}: a primary test, or a check that another test needs")
 
 
 def _among(where: str, given: Sequence[str] | Mapping[str, Any], known: Sequence[str] | Mapping[str, Any]) -> None:

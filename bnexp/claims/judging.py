@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bnexp.claims import measures
 from bnexp.claims.declaration import Measure, Test
 from bnexp.claims.design import Design, Point
-from bnexp.claims.sweeps import Harvest, TunedValue
-from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NONE, SUPPORTED, Verdict, judge
-from bnexp.compare.statistics import mcnemar
+from bnexp.claims.resolution import SCALES, bounds, half_step
+from bnexp.claims.sweeps import Harvest
+from bnexp.claims.tuning import TunedValue
+from bnexp.claims.verdicts import DECIDED, INCONCLUSIVE, NONE, SUPPORTED, Verdict, judge
+from bnexp.compare.statistics import Bounds, mcnemar
 from bnexp.compare.working import Table
 from bnexp.config.metrics import larger_is_better
 from bnexp.runs.collect import Run, Setting, show
 
 # The sign of the contrast that a claim predicts.
-_SIGNS = {"greater": 1, "less": -1, "equal": 0, "at_least": 1}
-_SCALES: Mapping[str, Callable[[float], float]] = {"linear": float, "log": math.log, "log10": math.log10}
+_SIGNS = {"greater": 1, "less": -1, "exceeds": 1, "equal": 0, "at_least": 1}
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,32 @@ class Judged:
 
 
 def judged(design: Design, harvest: Harvest) -> list[Judged]:
-    """Judge every test in each of its regimes."""
-    return [
+    """Judge every test in each of its regimes; a failed check takes the verdicts of the tests that need it."""
+    cases = [
         _Case(design, harvest, name, test, regime).judged()
         for name, test in design.tests.items()
         for regime in design.regimes_of(test)
     ]
+    return [_voided(case, design.tests[case.test].needs, cases) for case in cases]
+
+
+def primary(design: Design, cases: Sequence[Judged]) -> list[Judged]:
+    """The cases that answer the claim, as it names them."""
+    by_name = {f"{case.regime}/{case.test}": case for case in cases}
+    return [by_name[name] for name in design.claim.holds_if]
+
+
+def _voided(case: Judged, needs: Sequence[str], cases: Sequence[Judged]) -> Judged:
+    """The case without its verdict where a check failed: in the same regime, or else in any in which it was made."""
+    failed = []
+    for name in needs:
+        checks = {check.regime: check.verdict.word for check in cases if check.test == name}
+        words = [checks[case.regime]] if case.regime in checks else list(checks.values())
+        if any(word != SUPPORTED for word in words):
+            failed.append(name)
+    if not failed:
+        return case
+    return replace(case, verdict=replace(case.verdict, word=NONE, detail=f"check failed: {', '.join(failed)}"))
 
 
 def missing_metrics(design: Design, harvest: Harvest) -> list[str]:
@@ -101,18 +121,28 @@ class _Case:
             sides |= {name: self._side(name, weight) for name, weight in self.test.contrast.items()}
             differences = dict(self._differences(sides))
         except ValueError as error:
-            return Judged(self.name, self.regime, Verdict(NONE, str(error), None, None, None), sides, {}, None)
-        verdict = judge(list(differences.values()), self.test.claims, self.test.threshold)
+            return Judged(self.name, self.regime, Verdict(NONE, str(error)), sides, {}, None)
+        verdict = judge(
+            list(differences.values()),
+            self.test.claims,
+            self.test.threshold,
+            bounds=self._bounds(sides),
+            resolution=math.fsum(abs(side.weight) * self._half_step(side) for side in sides.values()),
+        )
         doubts = {
             "grid edge": [*self._tuned_edges(sides), *self._axis_ends(sides, verdict)],
-            "grid step": list(self._axis_step(verdict)),
             "censored": list(self._one_sided_loss(sides, verdict)),
         }
         doubt = next((word for word, reasons in doubts.items() if reasons), None)
-        if doubt is not None and verdict.word in (SUPPORTED, CONTRADICTED):
+        if doubt is not None and verdict.word in DECIDED:
             verdict = replace(verdict, word=INCONCLUSIVE, detail=doubt)
         reasons = [reason for some in doubts.values() for reason in some]
-        notes = [*reasons, *self._dropped(sides, differences), *self._reached(sides)]
+        notes = [
+            *reasons,
+            *self._fragile(verdict, differences),
+            *self._dropped(sides, differences),
+            *self._reached(sides),
+        ]
         return Judged(self.name, self.regime, verdict, sides, differences, self._mcnemar(sides), notes)
 
     def _side(self, name: str, weight: float) -> Side:
@@ -177,7 +207,22 @@ class _Case:
         assert number is not None
         if self.test.scale != "linear" and number <= 0:
             raise ValueError(f"{name}, seed {seed}: {number:g} has no logarithm; use scale: linear")
-        return _SCALES[self.test.scale](number)
+        return SCALES[self.test.scale](number)
+
+    def _bounds(self, sides: Mapping[str, Side]) -> Bounds:
+        """Between which a difference must lie."""
+        low, high = bounds(self.test, self.design)
+        ends = [sorted((side.weight * low, side.weight * high)) for side in sides.values() if side.weight]
+        return math.fsum(end[0] for end in ends), math.fsum(end[1] for end in ends)
+
+    def _half_step(self, side: Side) -> float:
+        """How far the side's mean may lie from the true one, on the scale of the test."""
+        steps = [
+            half_step(self.test, self.design, number, self._run(side.points[0], seed))
+            for seed, number in side.values.items()
+            if number is not None
+        ]
+        return math.fsum(steps) / len(steps) if steps else 0.0
 
     def _tuned_edges(self, sides: Mapping[str, Side]) -> Iterator[str]:
         """Points whose best value lies on the edge of its grid, so that a better one may lie outside."""
@@ -185,7 +230,7 @@ class _Case:
         for point in (point for side in sides.values() for point in side.points):
             tuned = self.harvest.tuned.get((self.regime, point.label))
             if tuned is not None and tuned.at_edge:
-                yield f"{point.label}: best {regime.key}={show(tuned.chosen)} is on the edge of {_grid(tuned)}"
+                yield f"{point.label}: best {regime.key}={show(tuned.best)} is on the edge of {_grid(tuned)}"
 
     def _axis_ends(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
         """Arms that work up to the end of the axis, if a longer axis could change the verdict."""
@@ -200,17 +245,6 @@ class _Case:
             if at_top and sign * side.weight <= 0:
                 yield f"{name}: works up to the end of the axis ({show(top)}) for {at_top} seeds; more may work"
 
-    def _axis_step(self, verdict: Verdict) -> Iterator[str]:
-        """A largest working value is known to one step of the axis only, so the effect must exceed that step."""
-        reduce, statistics = self.test.reduce, verdict.statistics
-        if reduce is None or reduce.kind != "largest" or statistics is None or verdict.word != SUPPORTED:
-            return
-        assert self.design.axis is not None
-        values = [_SCALES[self.test.scale](float(value)) for value in self.design.axis.values]
-        step = max(b - a for a, b in itertools.pairwise(values))
-        if abs(statistics.interval.mean) < self.test.threshold + step:
-            yield "the effect is within the threshold and one step of the axis, to which a largest value is known"
-
     def _one_sided_loss(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
         """Seeds without a value on one side, if those values would have counted against the verdict."""
         sign = _SIGNS[self.test.claims] * (1 if verdict.word == SUPPORTED else -1)
@@ -220,6 +254,14 @@ class _Case:
             # The verdict calls this side the better one, but this side's failures are missing.
             if lost and sign * side.weight * better > 0:
                 yield f"{name}: {lost} seeds have no value, and would have spoken against the verdict"
+
+    def _fragile(self, verdict: Verdict, differences: Mapping[int, float]) -> Iterator[str]:
+        """Seeds on which the verdict hangs, and another verdict by the robust interval."""
+        seeds = [list(differences)[place] for place in verdict.hangs_on]
+        if seeds:
+            yield f"the verdict hangs on one seed: without seed {' or '.join(map(str, seeds))} it is another one"
+        if verdict.robust_word not in (None, verdict.word):
+            yield f"by the Hodges-Lehmann interval, which one seed moves little, it is {verdict.robust_word}"
 
     def _dropped(self, sides: Mapping[str, Side], differences: Mapping[int, float]) -> Iterator[str]:
         lost = [seed for seed in self.design.seeds if seed not in differences]

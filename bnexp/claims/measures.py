@@ -56,6 +56,11 @@ def last(run: Run, tag: str) -> float | None:
     return value(run, Measure(metric=tag))
 
 
+def steps_since(run: Run, measure: Measure, step: float) -> float:
+    """How many steps before ``step`` the measured curve was evaluated last; the target may have been reached since."""
+    return step - max((before for before in _curve(run, measure) if before < step), default=0)
+
+
 def summary(curve: Curve, measure: Measure, others: Mapping[str, Curve]) -> float | None:
     """A curve as one number; see ``Measure.at``.
 

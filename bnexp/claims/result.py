@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from bnexp.claims.answers import Answer, answer
 from bnexp.claims.declaration import Kind, Test
 from bnexp.claims.design import Design
-from bnexp.claims.judging import Judged, Side
+from bnexp.claims.judging import Judged, Side, primary
 from bnexp.claims.panels import Panels, panels
-from bnexp.claims.sweeps import Harvest, TunedValue
-from bnexp.compare.statistics import UNBOUNDED, Bounds, columns, mean_interval
+from bnexp.claims.resolution import bounds
+from bnexp.claims.sweeps import Harvest
+from bnexp.claims.tuning import TunedValue
+from bnexp.compare.statistics import Bounds, columns, mean_interval
 from bnexp.config.metrics import metric_of
 from bnexp.runs import run_json
 from bnexp.runs.collect import show
@@ -48,16 +51,20 @@ class TestResult:
 
     Attributes:
         test: the test's name; ``says``, ``claims``, ``threshold``, ``scale`` and ``metric`` are from its declaration.
+        role: primary, secondary, control or check.
         is_level: the numbers are in units of the metric.
         verdict: the word; ``detail`` says why, or is empty.
-        mean: of the differences; ``low`` and ``high`` are its 95 % t-interval, ``bca`` its bootstrap interval.
-        p: of the verdict's own test; ``sign_flip_p`` and ``t_p`` are those of the two-sided tests.
-        needed: seeds that would tell the threshold from 0.
+        mean: of the differences; ``low`` and ``high`` are the ends of its t-interval (of 95 %, of 90 % for an equality
+            and "at least"), ``robust`` the Hodges-Lehmann estimate with both ends of its interval.
+        robust_verdict: the word that the robust interval gives.
+        hangs_on: seeds without each of which the word is another one.
+        p: sign-flip p of the verdict's own null hypothesis.
+        needed: seeds that bring a verdict with a chance of 80 % for the effect seen; ``needed_for_delta`` for
+            the smallest that matters (see ``verdicts.MATTERS``).
         mcnemar: p of "both arms diverge equally often".
         differences: seed -> difference.
         sides: arm or point -> numbers.
         noise_floor: standard error of the accuracies from the number of test images alone.
-        p_holm: ``t_p`` adjusted over all tests of a report. ``result.json`` does not hold it; it is set on reading.
     """
 
     __test__ = False
@@ -69,6 +76,7 @@ class TestResult:
     threshold: float
     scale: Literal["linear", "log", "log10"]
     metric: str
+    role: Literal["primary", "secondary", "control", "check"]
     is_level: bool
     verdict: str
     detail: str
@@ -78,17 +86,17 @@ class TestResult:
     high: float | None
     n: int
     d_z: float | None
-    bca: list[float] | None
+    robust: list[float | None]
+    robust_verdict: str | None
+    hangs_on: list[str]
     p: float | None
-    sign_flip_p: float | None
-    t_p: float | None
     needed: int | None
+    needed_for_delta: int | None
     mcnemar: float | None
     differences: dict[str, float]
     sides: dict[str, SideResult]
     noise_floor: float | None
     notes: list[str]
-    p_holm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,7 @@ class Result:
 
     Attributes:
         claim: the claim's id; the further texts up to ``declaration`` (its whole yaml) are from its declaration.
+        answer: to the claim's sentence; None for a claim of exact checks alone.
         seeds: of the verdicts.
         exact: check -> numbers.
         runs: how many were made, tuning included; ``failed`` have no result.
@@ -146,6 +155,7 @@ class Result:
     confounds: str
     would_change: str
     declaration: str
+    answer: Answer | None
     profile: str
     seeds: list[int]
     tuning_seeds: list[int]
@@ -186,6 +196,7 @@ def conclude(
         confounds=claim.confounds,
         would_change=claim.would_change,
         declaration=claim.text,
+        answer=answer(primary(design, tests)) if tests else None,
         profile=design.profile,
         seeds=list(design.seeds) if claim.tests else [],
         tuning_seeds=list(design.tuning_seeds) if harvest.tuned else [],
@@ -206,7 +217,7 @@ def conclude(
 
 def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
     test, verdict = design.tests[judged.test], judged.verdict
-    statistics = verdict.statistics
+    interval, robust, seeds = verdict.interval, verdict.robust, [str(seed) for seed in judged.differences]
     metric = test.measure.tag
     return TestResult(
         test=judged.test,
@@ -216,20 +227,22 @@ def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
         threshold=test.threshold,
         scale=test.scale,
         metric=metric,
+        role="primary" if f"{judged.regime}/{judged.test}" in design.claim.holds_if else test.role,
         is_level=test.measure.steps_to is None and (test.reduce is None or test.reduce.kind in _LEVELS),
         verdict=verdict.word,
         detail=verdict.detail,
-        **columns(statistics.interval if statistics else None),
-        n=statistics.interval.n if statistics else 0,
-        d_z=statistics.d_z if statistics else None,
-        bca=list(statistics.bca) if statistics and statistics.bca else None,
+        **columns(interval),
+        n=interval.n if interval else 0,
+        d_z=interval.d_z if interval else None,
+        robust=[robust.estimate, robust.low, robust.high] if robust else [],
+        robust_verdict=verdict.robust_word,
+        hangs_on=[seeds[place] for place in verdict.hangs_on],
         p=verdict.p,
-        sign_flip_p=statistics.p if statistics else None,
-        t_p=verdict.t_p,
         needed=verdict.needed,
+        needed_for_delta=verdict.needed_for_delta,
         mcnemar=judged.mcnemar,
         differences={str(seed): value for seed, value in judged.differences.items()},
-        sides={name: _side(side, _bounds(test)) for name, side in judged.sides.items()},
+        sides={name: _side(side, bounds(test, design)) for name, side in judged.sides.items()},
         noise_floor=_noise_floor(metric, judged.sides.values(), images) if _plain(test) else None,
         notes=judged.notes,
     )
@@ -238,13 +251,6 @@ def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
 def _plain(test: Test) -> bool:
     """Whether its numbers are those of single runs on the test images."""
     return test.reduce is None and test.measure.minus is None
-
-
-def _bounds(test: Test) -> Bounds:
-    """Between which the numbers of a side must lie; known for plain values of a metric only."""
-    measure = test.measure
-    is_value = _plain(test) and (measure.steps_to, measure.layers, test.scale) == (None, None, "linear")
-    return metric_of(measure.tag).bounds if is_value else UNBOUNDED
 
 
 def _side(side: Side, bounds: Bounds) -> SideResult:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from bnexp.claims import parse
-from bnexp.claims.result import Result, TestResult
-from bnexp.claims.verdicts import NONE
-from bnexp.compare.statistics import holm
+from bnexp.claims.answers import adjusted
+from bnexp.claims.result import Result
 from bnexp.runs import json_file
 from bnexp.runs.storage import write_atomically
 
 NAME = "result.json"
-FORMAT = 2
+FORMAT = 3
 
 
 def write(folder: Path, result: Result) -> None:
     """Write the result into the claim's folder."""
     content = {"format": FORMAT, **asdict(result)}
-    for test in content["tests"]:
-        del test["p_holm"]
+    if content["answer"] is not None:
+        del content["answer"]["p_holm"]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / NAME, json_file.text(content))
 
 
 def read_all(folder: Path) -> list[Result]:
-    """The results of the claims in a profile's folder, by claim, with Holm's adjustment over all their tests.
+    """The results of the claims in a profile's folder, by claim, with Holm's adjustment over their answers.
 
     Raises:
         ValueError: there are none, or one is damaged.
@@ -35,17 +33,8 @@ def read_all(folder: Path) -> list[Result]:
     results = [read(path) for path in sorted(folder.glob(f"*/{NAME}"))]
     if not results:
         raise ValueError(f"{folder}: no results of claims in there; run bnexp claim run first")
-    adjusted = iter(_adjusted([test for result in results for test in result.tests]))
-    return [replace(result, tests=[next(adjusted) for _ in result.tests]) for result in results]
-
-
-def _adjusted(tests: Sequence[TestResult]) -> list[TestResult]:
-    """The tests with ``p_holm``; a test without a verdict has none."""
-    p_values = [test.t_p if test.verdict != NONE else None for test in tests]
-    adjusted = iter(holm([p for p in p_values if p is not None]))
-    return [
-        replace(test, p_holm=None if p is None else next(adjusted)) for test, p in zip(tests, p_values, strict=True)
-    ]
+    answers = adjusted([result.answer for result in results])
+    return [replace(result, answer=answer) for result, answer in zip(results, answers, strict=True)]
 
 
 def read(path: Path) -> Result:

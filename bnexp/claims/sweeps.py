@@ -7,7 +7,6 @@ identified by the hash of their config, so a changed declaration runs only the j
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from bnexp.claims.declaration import Regime
 from bnexp.claims.design import Design, Point
+from bnexp.claims.tuning import MOST_EXTENSIONS, Scores, TunedValue, beyond, choose
 from bnexp.config import compose
 from bnexp.config.metrics import larger_is_better
 from bnexp.config.names import run_name
@@ -29,25 +29,12 @@ from bnexp.sweep.plan import Entry
 
 # A run's label and words; no words if the run that it starts from has failed.
 Job = tuple[str, list[str] | None]
+# (name in ``before``, seed) -> folder of a run that others start from.
+Starts = Mapping[tuple[str, int], Path]
 
 
 class StoppedError(Exception):
     """A signal or a full disk stopped the sweep; finished runs are kept. The argument is the exit code."""
-
-
-@dataclass(frozen=True)
-class TunedValue:
-    """The best value of the tuned setting for one point.
-
-    Attributes:
-        means: value -> mean tuning metric over the tuning seeds; None where a run has no such metric.
-        chosen: the value with the best mean.
-        at_edge: the chosen value is the first or last of its grid, so a better one may lie outside.
-    """
-
-    means: Mapping[Setting, float | None]
-    chosen: Setting
-    at_edge: bool
 
 
 @dataclass(frozen=True)
@@ -128,32 +115,44 @@ class Sweeps:
         runs = self._sweep("before", [(f"{name},seed={seed}", words) for (name, seed), words in named.items()])
         return {key: run.folder for key, run in zip(named, runs, strict=True) if run and run.status == "finished"}
 
-    def tune(self, starts: Mapping[tuple[str, int], Path]) -> dict[tuple[str, str], TunedValue]:
-        """Run the grids of the tuned regimes: (regime, point) -> best value."""
+    def tune(self, starts: Starts) -> dict[tuple[str, str], TunedValue]:
+        """Run the grids of the tuned regimes, longer where the best value is on an edge: (regime, point) -> value."""
         design = self.design
-        tried = {
-            (name, point, value, seed): self._job(point, regime, value, seed, starts)
-            for name, regime in design.regimes.items()
-            if regime.tuned
-            for point in design.points
-            for value in design.grid(regime, point.arm)
-            for seed in design.tuning_seeds
+        regimes = {name: regime for name, regime in design.regimes.items() if regime.tuned}
+        missing: dict[tuple[str, Point], Sequence[Setting]] = {
+            (name, point): design.grid(regime, point.arm) for name, regime in regimes.items() for point in design.points
         }
-        found = dict(zip(tried, self._sweep("tune", list(tried.values())), strict=True))
+        scores: dict[tuple[str, Point], Scores] = {key: {} for key in missing}
+        tuned: dict[tuple[str, Point], TunedValue] = {}
+        for _ in range(1 if design.profile == "smoke" else 1 + MOST_EXTENSIONS):
+            for key, found in self._scored(missing, starts).items():
+                scores[key] = {**scores[key], **found}
+                tuned[key] = choose(scores[key], larger_is_better(regimes[key[0]].metric))
+            longer = {key: beyond(regimes[key[0]].key or "", tuned[key]) for key in missing}
+            missing = {key: [value] for key, value in longer.items() if value is not None}
+        return {(name, point.label): value for (name, point), value in tuned.items()}
+
+    def _scored(
+        self, grids: Mapping[tuple[str, Point], Sequence[Setting]], starts: Starts
+    ) -> dict[tuple[str, Point], Scores]:
+        """Run the values of grids with all tuning seeds: value -> metric of each seed."""
+        regimes, seeds = self.design.regimes, self.design.tuning_seeds
+        jobs = [
+            self._job(point, regimes[name], value, seed, starts)
+            for (name, point), values in grids.items()
+            for value in values
+            for seed in seeds
+        ]
+        runs = iter(self._sweep("tune", jobs))
         return {
-            (name, point.label): choose(
-                {
-                    value: [found[name, point, value, seed] for seed in design.tuning_seeds]
-                    for value in design.grid(regime, point.arm)
-                },
-                regime.metric,
-            )
-            for name, regime in design.regimes.items()
-            if regime.tuned
-            for point in design.points
+            (name, point): {
+                value: [made.value(regimes[name].metric) if (made := next(runs)) else None for _ in seeds]
+                for value in values
+            }
+            for (name, point), values in grids.items()
         }
 
-    def final(self, starts: Mapping[tuple[str, int], Path], tuned: Mapping[tuple[str, str], TunedValue]) -> Harvest:
+    def final(self, starts: Starts, tuned: Mapping[tuple[str, str], TunedValue]) -> Harvest:
         """Run the points with the seeds of the verdicts."""
         design = self.design
         asked = {}
@@ -166,9 +165,7 @@ class Sweeps:
         runs = {key: run for key, run in zip(asked, found, strict=True) if run is not None}
         return Harvest(runs, tuned, self._failed, self._made)
 
-    def _job(
-        self, point: Point, regime: Regime, value: Setting, seed: int, starts: Mapping[tuple[str, int], Path]
-    ) -> Job:
+    def _job(self, point: Point, regime: Regime, value: Setting, seed: int, starts: Starts) -> Job:
         """The label and words of a run."""
         tuned = f",{regime.key}={show(value)}" if regime.tuned else ""
         label, words = f"{point.label}{tuned},seed={seed}", self.design.words(point, regime, value, seed)
@@ -208,29 +205,6 @@ def _all_tried(folder: Path, wanted: Sequence[Entry]) -> bool:
     asked = {entry.config_hash for entry in wanted}
     states = {entry.config_hash: entry.state for entry in plans.read(folder).entries}
     return all(states.get(mark) in (*plans.OVER, "failed") for mark in asked)
-
-
-def choose(tried: Mapping[Setting, Sequence[Run | None]], metric: str) -> TunedValue:
-    """The value with the best mean tuning metric; among equal values, one inside the grid.
-
-    A value at which a run has no metric (it failed, or diverged and the metric has no chance level) ranks last.
-    """
-    values = list(tried)
-    means = {value: _mean([run.value(metric) if run else None for run in tried[value]]) for value in values}
-    sign = 1 if larger_is_better(metric) else -1
-
-    def rank(value: Setting) -> tuple[float, bool]:
-        mean = means[value]
-        return -math.inf if mean is None else sign * mean, value not in (values[0], values[-1])
-
-    chosen = max(values, key=rank)
-    ordered = all(isinstance(value, int | float) for value in values)
-    return TunedValue(means, chosen, at_edge=ordered and chosen in (values[0], values[-1]))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _composed(design: Design, jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:

@@ -1,26 +1,56 @@
 """The protocol, the same for all claims: one difference a seed comes in, a verdict goes out.
 
-The unit of replication is the seed. Suppose the claim says that the mean difference is greater than 0. With the
-smallest effect of interest ``delta`` and the 95 % t-interval ``[low, high]`` the verdict is:
+The unit of replication is the seed. The differences have a mean and a t-interval ``[low, high]``, and a claim names the
+smallest effect of interest ``delta``. A claim that the mean is greater than 0 gets the first verdict that fits:
 
-- supported: ``low > 0`` and ``mean >= delta``
-- contradicted: ``high < delta``; reversed if ``high < 0`` too, else negligible
+- contradicted (reversed): ``high < 0``
+- negligible: ``high < delta``
+- supported: ``low > delta``
+- supported (size open): ``low > 0`` and ``mean >= delta``
 - inconclusive: otherwise
 
-A claim of equality is supported if the interval lies within ``(-delta, delta)``, contradicted if it lies outside
-(two one-sided tests; Schuirmann 1987). "At least" is supported if ``low > -delta``, contradicted if ``high < -delta``.
-"Less" is "greater" for the negated differences.
+"Less" is "greater" for the negated differences. "Exceeds" is for sentences with a number: ``low > delta`` supports it,
+``high < delta`` contradicts it. These three have an interval of 95 %. Equality and "at least" have one of 90 %, which
+makes them one-sided tests at 5 % (Schuirmann 1987): an equality is supported within ``(-delta, delta)`` and
+contradicted outside; "at least" is supported above ``-delta`` and contradicted below. The p of a verdict is the
+sign-flip p of its own null hypothesis, such as "the mean is at least delta" for negligible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from bnexp.claims.declaration import FEWEST_SEEDS, Kind
-from bnexp.compare.statistics import Interval, Paired, not_below, paired, pairs_needed, t_test, tost
+from bnexp.compare.statistics import (
+    UNBOUNDED,
+    Bounds,
+    HodgesLehmann,
+    Interval,
+    Region,
+    clipped,
+    hodges_lehmann,
+    mean_interval,
+    pairs_needed,
+)
 
-SUPPORTED, CONTRADICTED, INCONCLUSIVE, NONE = "supported", "contradicted", "inconclusive", "no verdict"
+SUPPORTED, CONTRADICTED, NEGLIGIBLE = "supported", "contradicted", "negligible"
+INCONCLUSIVE, NONE = "inconclusive", "no verdict"
+DECIDED = (SUPPORTED, CONTRADICTED, NEGLIGIBLE)
+# The level of the interval of each kind.
+LEVELS: Mapping[Kind, float] = {"greater": 0.95, "less": 0.95, "exceeds": 0.95, "equal": 0.9, "at_least": 0.9}
+# The true effect, in deltas, for which the seeds of a verdict are told beside those for the effect seen. An effect of
+# exactly delta is supported in half of all suites, however many seeds there are, since its mean is as often below.
+MATTERS: Mapping[Kind, float] = {"greater": 1.5, "less": 1.5, "exceeds": 1.5, "equal": 0.0, "at_least": 0.0}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A verdict, and the intervals that make it."""
+
+    word: str
+    detail: str
+    region: Region
 
 
 @dataclass(frozen=True)
@@ -28,79 +58,154 @@ class Verdict:
     """A verdict and the numbers behind it.
 
     Attributes:
-        word: supported, contradicted, inconclusive or no verdict.
-        detail: reversed or negligible; why there is no verdict; or how many seeds would be needed.
-        statistics: of the differences; None if there are no differences.
-        p: two-sided sign-flip p; for an equality or an "at least", the p of the one-sided t-tests.
-        t_p: the p of the t-test instead, which has no lower bound set by the number of seeds.
-        needed: seeds that find an effect of delta with 80 % power at the observed sd.
+        word: supported, contradicted, negligible, inconclusive or no verdict.
+        detail: which way it is contradicted; whether the size is open; why there is no verdict.
+        interval: of the differences; None if there are none.
+        p: sign-flip p of the verdict's own null hypothesis; without a verdict, of the claim's.
+        robust: the Hodges-Lehmann estimate of the differences, with its interval.
+        robust_word: the verdict that the robust interval would make by the same rule.
+        hangs_on: the places of the differences without each of which the word is another one.
+        needed: seeds that bring a verdict with a chance of 80 % if the true effect and sd are those seen.
+        needed_for_delta: the same if the effect is ``MATTERS`` deltas.
     """
 
     word: str
     detail: str
-    statistics: Paired | None
-    p: float | None
-    needed: int | None
-    t_p: float | None = None
+    interval: Interval | None = None
+    p: float | None = None
+    robust: HodgesLehmann | None = None
+    robust_word: str | None = None
+    hangs_on: Sequence[int] = ()
+    needed: int | None = None
+    needed_for_delta: int | None = None
 
 
-def judge(differences: Sequence[float], claims: Kind, delta: float) -> Verdict:
-    """Apply the protocol to one difference a seed."""
+def judge(
+    differences: Sequence[float],
+    claims: Kind,
+    delta: float,
+    *,
+    bounds: Bounds = UNBOUNDED,
+    resolution: float = 0.0,
+) -> Verdict:
+    """Apply the protocol to one difference a seed.
+
+    Args:
+        differences: a number a seed.
+        claims: what is claimed of their mean.
+        delta: the smallest effect of interest.
+        bounds: between which a difference must lie.
+        resolution: how far a difference may lie from the true one, where it is of numbers on a grid.
+    """
     if not differences:
-        return Verdict(NONE, "no seed has all values", None, None, None)
-    statistics = paired(differences, [0.0] * len(differences))
-    interval = statistics.interval
-    one_sided = _one_sided(interval, claims, delta)
-    p = statistics.p if one_sided is None else one_sided
-    t_p = t_test(interval) if one_sided is None else one_sided
-    needed = pairs_needed(delta / interval.sd, equivalence=claims == "equal") if interval.sd else None
-    if interval.n < FEWEST_SEEDS:
-        return Verdict(NONE, f"{interval.n} seeds; {FEWEST_SEEDS} are the fewest", statistics, p, needed, t_p)
-    rule = _rule(interval, claims, delta)
-    return Verdict(*(rule or (INCONCLUSIVE, _power(interval.n, needed))), statistics, p, needed, t_p)
-
-
-def _one_sided(interval: Interval, claims: Kind, delta: float) -> float | None:
-    if claims == "equal":
-        return tost(interval, delta) if interval.sd is not None else None
-    return not_below(interval, -delta) if claims == "at_least" and interval.sd is not None else None
-
-
-def _rule(interval: Interval, claims: Kind, delta: float) -> tuple[str, str] | None:
-    assert interval.low is not None
-    assert interval.high is not None
-    if claims == "equal":
-        return _equal(interval.low, interval.high, delta)
-    if claims == "at_least":
-        return _at_least(interval.low, interval.high, delta)
+        return Verdict(NONE, "no seed has all values")
     if claims == "less":
-        return _greater(-interval.high, -interval.mean, -interval.low, delta)
-    return _greater(interval.low, interval.mean, interval.high, delta)
+        negated = judge([-d for d in differences], "greater", delta, bounds=_mirrored(bounds), resolution=resolution)
+        return _negated(negated)
+    rules = rules_of(claims, delta)
+    level = LEVELS[claims]
+    interval = mean_interval(differences, level, bounds=bounds, resolution=resolution)
+    robust = _widened(hodges_lehmann(differences, level), differences, bounds, resolution)
+    needed, for_delta = (
+        _needed(rules, effect, interval.sd, resolution) for effect in (interval.mean, MATTERS[claims] * delta)
+    )
+    numbers = Verdict(NONE, "", interval, rules[-1].region.p(differences), robust, None, (), needed, for_delta)
+    if interval.n < FEWEST_SEEDS:
+        return replace(numbers, detail=f"{interval.n} seeds; {FEWEST_SEEDS} are the fewest")
+    rule = _fitting(rules, interval.low, interval.mean, interval.high)
+    word = rule.word if rule else INCONCLUSIVE
+    companion = _fitting(rules, robust.low, robust.estimate, robust.high)
+    return replace(
+        numbers,
+        word=word,
+        detail=rule.detail if rule else _power(interval.n, needed, resolution),
+        p=rule.region.p(differences) if rule else numbers.p,
+        robust_word=companion.word if companion else INCONCLUSIVE,
+        hangs_on=_hangs_on(differences, rules, word, bounds, resolution),
+    )
 
 
-def _greater(low: float, mean: float, high: float, delta: float) -> tuple[str, str] | None:
-    if low > 0 and mean >= delta:
-        return SUPPORTED, ""
-    if high < delta:
-        return CONTRADICTED, "reversed" if high < 0 else "negligible"
-    return None
+def rules_of(claims: Kind, delta: float) -> list[Rule]:
+    """The verdicts of a kind in the order in which they are tried; the last is what the claim itself says.
+
+    "Less" has those of "greater".
+    """
+    level = LEVELS[claims]
+    if claims == "equal":
+        return [
+            Rule(CONTRADICTED, "higher", Region(low_above=delta, level=level)),
+            Rule(CONTRADICTED, "lower", Region(high_below=-delta, level=level)),
+            Rule(SUPPORTED, "", Region(low_above=-delta, high_below=delta, level=level)),
+        ]
+    if claims == "at_least":
+        return [
+            Rule(CONTRADICTED, "lower", Region(high_below=-delta, level=level)),
+            Rule(SUPPORTED, "", Region(low_above=-delta, level=level)),
+        ]
+    reversed_ = Rule(CONTRADICTED, "reversed", Region(high_below=0.0))
+    supported = Rule(SUPPORTED, "", Region(low_above=delta))
+    if claims == "exceeds":
+        return [reversed_, Rule(CONTRADICTED, "lower", Region(high_below=delta)), supported]
+    negligible = Rule(NEGLIGIBLE, "", Region(high_below=delta))
+    size_open = Rule(SUPPORTED, "size open", Region(low_above=0.0, mean_from=delta))
+    return [reversed_, negligible, supported, size_open]
 
 
-def _equal(low: float, high: float, delta: float) -> tuple[str, str] | None:
-    if -delta < low and high < delta:
-        return SUPPORTED, ""
-    if low > delta or high < -delta:
-        return CONTRADICTED, "higher" if low > delta else "lower"
-    return None
+def _fitting(rules: Sequence[Rule], low: float | None, mean: float, high: float | None) -> Rule | None:
+    if low is None or high is None:
+        return None
+    return next((rule for rule in rules if rule.region.holds(low, mean, high)), None)
 
 
-def _at_least(low: float, high: float, delta: float) -> tuple[str, str] | None:
-    if low > -delta:
-        return SUPPORTED, ""
-    return (CONTRADICTED, "lower") if high < -delta else None
+def _hangs_on(
+    differences: Sequence[float], rules: Sequence[Rule], word: str, bounds: Bounds, resolution: float
+) -> list[int]:
+    """The places of the differences without which the rules say another word."""
+    level, turns = rules[-1].region.level, []
+    for place in range(len(differences)):
+        rest = [*differences[:place], *differences[place + 1 :]]
+        interval = mean_interval(rest, level, bounds=bounds, resolution=resolution)
+        rule = _fitting(rules, interval.low, interval.mean, interval.high)
+        if (rule.word if rule else INCONCLUSIVE) != word:
+            turns.append(place)
+    return turns
 
 
-def _power(n: int, needed: int | None) -> str:
+def _widened(robust: HodgesLehmann, values: Sequence[float], bounds: Bounds, resolution: float) -> HodgesLehmann:
+    if robust.low is None or robust.high is None:
+        return robust
+    low, high = clipped(robust.low - resolution, robust.high + resolution, values, bounds)
+    return HodgesLehmann(robust.estimate, low, high)
+
+
+def _needed(rules: Sequence[Rule], effect: float, sd: float | None, resolution: float) -> int | None:
+    """Seeds for the widest verdict that is right for this effect, such as negligible for one below 0."""
+    right = [rule for rule in rules if rule.region.holds(effect, effect, effect)]
+    found = pairs_needed(right[-1].region, effect, sd, resolution=resolution) if right and sd else None
+    return None if found is None else max(found, FEWEST_SEEDS)
+
+
+def _power(n: int, needed: int | None, resolution: float) -> str:
     if needed is None:
-        return "no affordable number of seeds would do"
-    return f"n = {needed} to tell delta from 0" if needed > n else "near the threshold"
+        return "grid step" if resolution else "no affordable number of seeds would do"
+    return f"n = {needed} for a verdict on the effect seen" if needed > n else "near the threshold"
+
+
+def _mirrored(bounds: Bounds) -> Bounds:
+    return -bounds[1], -bounds[0]
+
+
+def _negated(verdict: Verdict) -> Verdict:
+    """A verdict on negated differences, with the numbers of the differences themselves."""
+    interval, robust = verdict.interval, verdict.robust
+    assert interval is not None
+    assert robust is not None
+    return replace(
+        verdict,
+        interval=replace(interval, mean=0.0 - interval.mean, low=_minus(interval.high), high=_minus(interval.low)),
+        robust=HodgesLehmann(0.0 - robust.estimate, _minus(robust.high), _minus(robust.low)),
+    )
+
+
+def _minus(number: float | None) -> float | None:
+    return None if number is None else 0.0 - number

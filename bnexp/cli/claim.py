@@ -13,7 +13,7 @@ from pathlib import Path
 from bnexp.claims import declaration, judging, store, sweeps
 from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import Design, design
-from bnexp.claims.report.cells import effect
+from bnexp.claims.report.cells import answered, effect
 from bnexp.claims.result import Result, TestResult, conclude
 from bnexp.claims.sweeps import Harvest
 from bnexp.cli.arguments import parser, take_format
@@ -180,9 +180,11 @@ def _smoked(name: str, harvest: Harvest, faults: Sequence[str]) -> int:
 
 
 def lines(result: Result) -> list[str]:
-    """A result for a terminal: a line for the claim, one for each test and regime, one for each exact check."""
+    """A result for a terminal: lines for the claim, its answer, each test in a regime, and each exact check."""
     failed = f", {result.failed} failed" if result.failed else ""
     head = f"{result.claim} ({result.profile}): {result.runs} runs{failed}, {result.seconds:.0f} s"
+    answer = result.answer
+    said = [f"  claim: {answered(result)}: {' and '.join(answer.tests)}"] if answer is not None else []
     tests = [
         f"  {test.regime}/{test.test}: {test.verdict}{_detail(test)}{effect(test)}, n = {test.n}"
         for test in result.tests
@@ -191,7 +193,7 @@ def lines(result: Result) -> list[str]:
         f"  {name}: {'holds exactly' if all(row.holds for row in rows) else 'does NOT hold'} ({len(rows)} numbers)"
         for name, rows in result.exact.items()
     ]
-    return [head, *tests, *exact]
+    return [head, *said, *tests, *exact]
 
 
 def _detail(test: TestResult) -> str:

@@ -39,17 +39,18 @@ def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
     seeds = sorted(mine.keys() & theirs.keys())
     treated, untreated = [mine[seed] for seed in seeds], [theirs[seed] for seed in seeds]
     result = paired(treated, untreated, bounds=metric_of(metric).bounds) if seeds else None
-    low, high = result.bca if result and result.bca else (None, None)
+    robust = result.robust if result else None
     return {
         "baseline": baseline.label if baseline else None,
         "pairs": len(seeds) if baseline else None,
         "dropped": len(mine.keys() ^ theirs.keys()) if baseline else None,
         **columns(result.interval if result else None, "difference_"),
-        "d_z": result.d_z if result else None,
+        "d_z": result.interval.d_z if result else None,
         "p": result.p if result else None,
         "p_holm": None,
-        "bca_low": low,
-        "bca_high": high,
+        "hodges_lehmann": robust.estimate if robust else None,
+        "hodges_lehmann_low": robust.low if robust else None,
+        "hodges_lehmann_high": robust.high if robust else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""The statistics of a comparison: intervals of a mean, paired differences, sign-flip tests, Holm's adjustment.
+"""The statistics of a comparison: intervals of a mean, paired differences, sign-flip tests, Holm's adjustment, power.
 
 All of them are deterministic: what is resampled is resampled from a fixed seed. numpy and scipy are imported where they
 are used, so that the command line stays quick.
@@ -9,6 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # All 2^n sign patterns are counted up to this n; beyond it, RESAMPLES random ones.
 EXACT_UP_TO = 16
@@ -18,7 +24,11 @@ MOST_PAIRS = 10_000
 # With fewer values the values themselves are shown: an interval of two is some ten times as wide as their distance.
 FEWEST = 4
 
+# How finely the unknown standard deviation is summed over where the chance of a verdict is computed.
+_QUANTILES = 400
+
 Bounds = tuple[float, float]
+Alternative = Literal["two-sided", "greater", "less"]
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 
@@ -32,10 +42,24 @@ class Interval:
     low: float | None
     high: float | None
 
+    @property
+    def d_z(self) -> float | None:
+        """Mean / sd (Cohen 1988); ``None`` where the sd is 0 or unknown."""
+        return self.mean / self.sd if self.sd else None
+
 
 def columns(interval: Interval | None, prefix: str = "") -> dict[str, float | None]:
     """Mean, sd and both ends by name; all None where there is no interval."""
     return {prefix + name: getattr(interval, name) if interval else None for name in ("mean", "sd", "low", "high")}
+
+
+@dataclass(frozen=True)
+class HodgesLehmann:
+    """The median of all averages of two values, with its exact signed-rank interval; see ``hodges_lehmann``."""
+
+    estimate: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -44,21 +68,27 @@ class Paired:
 
     Attributes:
         interval: mean difference with its t-interval.
-        d_z: mean / sd of the differences (Cohen 1988), ``None`` where the sd is 0 or unknown.
         p: two-sided sign-flip p.
-        bca: BCa bootstrap interval of the mean, as a check on the t-interval; ``None`` where it is undefined.
+        robust: the companion of the mean that one seed cannot move far.
     """
 
     interval: Interval
-    d_z: float | None
     p: float
-    bca: tuple[float, float] | None
+    robust: HodgesLehmann
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95, *, bounds: Bounds = UNBOUNDED) -> Interval:
+def mean_interval(
+    values: Sequence[float], level: float = 0.95, *, bounds: Bounds = UNBOUNDED, resolution: float = 0.0
+) -> Interval:
     """Mean and Student's t-interval: ``mean ± t_{n-1, (1+level)/2} sd / sqrt(n)``, with the sd over n - 1.
 
     What lies outside the values' bounds is cut off. The mean cannot lie there, so that the interval keeps its level.
+
+    Args:
+        values: n numbers.
+        level: of the interval.
+        bounds: of the values.
+        resolution: how far each value may lie from the true one; the interval is wider by that at each end.
 
     Raises:
         ValueError: no values.
@@ -72,7 +102,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95, *, bounds: Bound
     from scipy.special import stdtrit
 
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n) + resolution
     low, high = clipped(mean - half, mean + half, values, bounds)
     return Interval(n=n, mean=mean, sd=sd, low=low, high=high)
 
@@ -96,39 +126,47 @@ def paired(
     interval = mean_interval(differences, level, bounds=(bounds[0] - bounds[1], bounds[1] - bounds[0]))
     return Paired(
         interval=interval,
-        d_z=interval.mean / interval.sd if interval.sd else None,
         p=sign_flip(differences),
-        bca=bca(differences, level),
+        robust=hodges_lehmann(differences, level),
     )
 
 
-def sign_flip(differences: Sequence[float]) -> float:
-    """Two-sided p of "the differences are symmetric about 0" (Fisher 1935).
+def sign_flip(differences: Sequence[float], null: float = 0.0, alternative: Alternative = "two-sided") -> float:
+    """Exact p of "the differences are symmetric about ``null``" (Fisher 1935).
 
-    The share of sign patterns whose ``|sum|`` is at least the observed one: of all ``2^n`` for ``n <= EXACT_UP_TO``,
-    else of ``RESAMPLES`` random ones and the observed one, so that p is never 0 (Phipson & Smyth 2010).
+    The share of sign patterns of ``differences - null`` whose sum lies at least as far out as the observed one: of all
+    ``2^n`` for ``n <= EXACT_UP_TO``, else of ``RESAMPLES`` random ones and the observed one, so that p is never 0
+    (Phipson & Smyth 2010). Where the null is 0, arms that can be exchanged suffice for the symmetry.
+
+    Args:
+        differences: n numbers.
+        null: the centre.
+        alternative: "greater" counts only sums as large as the observed one, "less" only sums as small.
     """
     import numpy as np
 
-    d_N = np.asarray(differences, dtype=np.float64)
+    d_N = (np.asarray(differences, dtype=np.float64) - null) * (-1 if alternative == "less" else 1)
     # Patterns that tie with the observed one exactly may differ from it by rounding.
-    observed = abs(d_N.sum()) - 1e-12 * np.abs(d_N).sum()
+    rounding = 1e-12 * (np.abs(d_N).sum() + abs(null) * len(d_N))
+    if alternative == "two-sided":
+        return _share_reaching(d_N, abs(d_N.sum()) - rounding, both=True)
+    return _share_reaching(d_N, d_N.sum() - rounding, both=False)
+
+
+def _share_reaching(d_N: NDArray[np.float64], least: float, *, both: bool) -> float:
+    """The share of sign patterns whose sum, or with ``both`` the size of it, is at least ``least``."""
+    import numpy as np
+
     if len(d_N) > EXACT_UP_TO:
-        return (1 + _random_flips_reaching(observed, differences)) / (1 + RESAMPLES)
+        generator = np.random.default_rng(0)
+        sums = np.zeros(RESAMPLES)
+        for difference in d_N:
+            sums += np.where(generator.random(RESAMPLES) < 0.5, difference, -difference)
+        return float(1 + np.count_nonzero((np.abs(sums) if both else sums) >= least)) / (1 + RESAMPLES)
     sums = np.zeros(1)
     for difference in d_N:
         sums = np.concatenate([sums + difference, sums - difference])
-    return float(np.mean(np.abs(sums) >= observed))
-
-
-def _random_flips_reaching(observed: float, differences: Sequence[float]) -> int:
-    import numpy as np
-
-    generator = np.random.default_rng(0)
-    sums = np.zeros(RESAMPLES)
-    for difference in differences:
-        sums += np.where(generator.random(RESAMPLES) < 0.5, difference, -difference)
-    return int(np.count_nonzero(np.abs(sums) >= observed))
+    return float(np.mean((np.abs(sums) if both else sums) >= least))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -144,30 +182,43 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def bca(values: Sequence[float], level: float = 0.95, resamples: int = 9999) -> tuple[float, float] | None:
-    """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987).
+def hodges_lehmann(values: Sequence[float], level: float = 0.95) -> HodgesLehmann:
+    """The median of the averages of all pairs of values, each with itself too (Hodges & Lehmann 1963).
 
-    ``None`` for fewer than two values and for values that are all equal (or nearer than their squares can tell), where
-    it is not defined.
+    It estimates the centre of a symmetric law, and one value can move it only as far as the others lie apart. The
+    interval holds the centres that the exact signed-rank test does not reject (Tukey 1949); with fewer than six values
+    no interval of 95 % exists.
+
+    Raises:
+        ValueError: no values.
     """
     import numpy as np
-    from scipy.special import ndtr, ndtri
 
     x_N = np.asarray(values, dtype=np.float64)
-    n = len(x_N)
-    if n < 2 or np.ptp(x_N) < 1e-100:
-        return None
-    means = x_N[np.random.default_rng(0).integers(0, n, (resamples, n))].mean(axis=1)
-    # Half of the ties count as below, as in scipy.stats.bootstrap.
-    below = (np.mean(means < x_N.mean()) + np.mean(means <= x_N.mean())) / 2
-    bias = ndtri(below)
-    jackknife = (x_N.sum() - x_N) / (n - 1)
-    spread = jackknife.mean() - jackknife
-    acceleration = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
-    tail = ndtri((1 - level) / 2)
-    shares = [ndtr(bias + (bias + z) / (1 - acceleration * (bias + z))) for z in (tail, -tail)]
-    low, high = np.percentile(means, 100 * np.asarray(shares))
-    return float(low), float(high)
+    if not len(x_N):
+        raise ValueError("the centre of no values is not defined")
+    averages = np.sort(((x_N[:, None] + x_N) / 2)[np.triu_indices(len(x_N))])
+    left_out = _ranks_left_out(len(x_N), level)
+    if left_out is None:
+        return HodgesLehmann(float(np.median(averages)), None, None)
+    return HodgesLehmann(float(np.median(averages)), float(averages[left_out]), float(averages[-1 - left_out]))
+
+
+@lru_cache
+def _ranks_left_out(n: int, level: float) -> int | None:
+    """How many averages lie outside the interval at each end: the largest k with ``P(W <= k) <= (1 - level) / 2``.
+
+    W is the sum of the ranks 1 to n that get a plus from n tosses of a fair coin.
+    """
+    import numpy as np
+
+    chances = np.zeros(n * (n + 1) // 2 + 1)
+    chances[0] = 1
+    for rank in range(1, n + 1):
+        chances[rank:] += chances[:-rank].copy()
+        chances /= 2
+    below = int(np.searchsorted(np.cumsum(chances), (1 - level) / 2 + 1e-12, side="right"))
+    return below - 1 if below else None
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -181,61 +232,80 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), tosses, 0.5))) if tosses else 1.0
 
 
-def tost(interval: Interval, margin: float) -> float:
-    """The p of "the mean lies outside (-margin, margin)": the larger of two one-sided t-tests (Schuirmann 1987).
+@dataclass(frozen=True)
+class Region:
+    """The t-intervals of a level that lie above ``low_above`` and below ``high_below``, with a mean from ``mean_from``.
 
-    Raises:
-        ValueError: fewer than two values.
+    Such intervals make a verdict: the mean is larger than ``low_above``, and smaller than ``high_below``.
     """
-    if interval.sd is None:
-        raise ValueError("two one-sided tests need at least two values")
-    if interval.sd == 0:
-        return float(abs(interval.mean) >= margin)
-    from scipy.special import stdtr
 
-    return float(stdtr(interval.n - 1, (abs(interval.mean) - margin) / (interval.sd / math.sqrt(interval.n))))
+    low_above: float = -math.inf
+    high_below: float = math.inf
+    mean_from: float = -math.inf
+    level: float = 0.95
 
+    def holds(self, low: float, mean: float, high: float) -> bool:
+        """Whether an interval is one of them."""
+        return low > self.low_above and high < self.high_below and mean >= self.mean_from
 
-def not_below(interval: Interval, bound: float) -> float:
-    """One-sided p of "the mean is at most ``bound``", by the t-test; needs two values."""
-    assert interval.sd is not None
-    if interval.sd == 0:
-        return float(interval.mean <= bound)
-    from scipy.special import stdtr
+    def p(self, differences: Sequence[float]) -> float:
+        """Sign-flip p of "the mean is not as these intervals say".
 
-    return float(stdtr(interval.n - 1, (bound - interval.mean) / (interval.sd / math.sqrt(interval.n))))
-
-
-def t_test(interval: Interval) -> float | None:
-    """Two-sided p of "the mean is 0", by Student's t-test; None for a single value."""
-    if interval.sd is None:
-        return None
-    if interval.sd == 0:
-        return float(interval.mean == 0)
-    from scipy.special import stdtr
-
-    return float(2 * stdtr(interval.n - 1, -abs(interval.mean) / (interval.sd / math.sqrt(interval.n))))
+        At 95 % it is two-sided, and at 90 % one-sided, so that 0.05 is the limit of both; of two bounds the larger p.
+        """
+        sides = 2 if self.level == 0.95 else 1
+        below = sign_flip(differences, self.low_above, "greater") if math.isfinite(self.low_above) else 0.0
+        above = sign_flip(differences, self.high_below, "less") if math.isfinite(self.high_below) else 0.0
+        return min(1.0, sides * max(below, above))
 
 
-def pairs_needed(effect: float, power: float = 0.8, level: float = 0.95, *, equivalence: bool = False) -> int | None:
-    """The smallest n at which a two-sided paired t-test finds a true effect with that power, by the noncentral t.
+def chance(region: Region, n: int, effect: float, sd: float, resolution: float = 0.0) -> float:
+    """How likely the interval of n normal differences lies in a region.
+
+    Given the sample's sd, the mean must lie between two ends; what is left is a sum over quantiles of that sd.
 
     Args:
-        effect: in standard deviations of the differences.
-        power: probability of finding it.
-        level: 1 minus the error of the first kind.
-        equivalence: n at which the interval lies within ``±effect`` when the true difference is 0.
-
-    Returns:
-        n, or None where ``MOST_PAIRS`` do not suffice.
+        region: of intervals.
+        n: how many differences, two or more.
+        effect: their true mean.
+        sd: their true standard deviation, above 0.
+        resolution: see ``mean_interval``.
     """
     import numpy as np
-    from scipy.special import nctdtr, stdtr, stdtrit
+    from scipy.special import ndtr
 
-    n_N = np.arange(2, MOST_PAIRS + 1)
-    t_N, shift_N = stdtrit(n_N - 1, (1 + level) / 2), abs(effect) * np.sqrt(n_N)
-    if equivalence:
-        reached_N = 2 * stdtr(n_N - 1, shift_N - t_N) - 1 >= power
-    else:
-        reached_N = 1 - nctdtr(n_N - 1, shift_N, t_N) + nctdtr(n_N - 1, shift_N, -t_N) >= power
-    return int(n_N[reached_N.argmax()]) if reached_N.any() else None
+    half_Q = sd * _half_widths(n, region.level) + resolution
+    from_Q = np.maximum(region.mean_from, region.low_above + half_Q)
+    to_Q = region.high_below - half_Q
+    scale = math.sqrt(n) / sd
+    between_Q = ndtr((to_Q - effect) * scale) - ndtr((from_Q - effect) * scale)
+    return float(np.mean(np.maximum(between_Q, 0)))
+
+
+@lru_cache(maxsize=512)
+def _half_widths(n: int, level: float) -> NDArray[np.float64]:
+    """Quantiles of half the width of a t-interval, where the true sd is 1."""
+    import numpy as np
+    from scipy.special import gammaincinv, stdtrit
+
+    shares_Q = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    error_Q = np.sqrt(2 * gammaincinv((n - 1) / 2, shares_Q) / (n - 1) / n)
+    half_Q: NDArray[np.float64] = stdtrit(n - 1, (1 + level) / 2) * error_Q
+    return half_Q
+
+
+def pairs_needed(
+    region: Region, effect: float, sd: float, *, power: float = 0.8, resolution: float = 0.0
+) -> int | None:
+    """The smallest n at which the interval lies in a region with that chance; None where ``MOST_PAIRS`` do not suffice.
+
+    The chance rises with n wherever it reaches so much at all, so that n is found by halving.
+    """
+    low, high = 1, MOST_PAIRS
+    if not sd or chance(region, high, effect, sd, resolution) < power:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = chance(region, middle, effect, sd, resolution) >= power
+        low, high = (low, middle) if enough else (middle, high)
+    return high

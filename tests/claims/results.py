@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bnexp.claims.answers import Answer
 from bnexp.claims.result import ExactResult, FigureResult, Result, SideResult, TestResult
 
 DECLARATION = """
@@ -41,11 +42,13 @@ def case(**changes) -> TestResult:
         "threshold": 0.01,
         "scale": "linear",
         "metric": "test/accuracy",
+        "role": "primary",
         "is_level": True,
         "verdict": "supported",
         "detail": "",
-        **{"mean": 0.02, "sd": 0.005, "low": 0.015, "high": 0.025, "n": 8, "d_z": 4.0, "bca": [0.016, 0.024]},
-        **{"p": 0.0078, "sign_flip_p": 0.0078, "t_p": 0.001, "p_holm": 0.002, "needed": 5, "mcnemar": None},
+        **{"mean": 0.02, "sd": 0.005, "low": 0.015, "high": 0.025, "n": 8, "d_z": 4.0, "robust": [0.02, 0.016, 0.024]},
+        **{"robust_verdict": "supported", "hangs_on": [], "p": 0.0078, "needed": 6},
+        **{"needed_for_delta": 6, "mcnemar": None},
         "differences": {str(seed): 0.02 + 0.001 * seed for seed in range(8)},
         "sides": {"bn": side(1), "none": side(-1)},
         "noise_floor": 0.003,
@@ -60,6 +63,7 @@ def content(*tests: TestResult, **changes) -> Result:
     given = {
         **{"claim": "a", "title": "A title", "sentence": "Norms help.", "sources": ["Someone 2015"]},
         **{"articles": ["000-7"], "literature": "Says so.", "confounds": "None.", "would_change": "More."},
+        "answer": Answer("supported", "", ["equal/higher"], 0.001, 0.002) if tests else None,
         **{"declaration": DECLARATION.strip(), "profile": "quick", "seeds": list(range(8)), "tuning_seeds": []},
         **{"tests": list(tests), "tuning": [], "exact": {}, "runs": 16, "failed": 0},
         "figure": FigureResult("dots", "test/accuracy", None, {}),

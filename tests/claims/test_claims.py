@@ -21,7 +21,8 @@ from bnexp.claims.design import design
 from bnexp.claims.exact import EXACT, check
 from bnexp.claims.report import cells
 from bnexp.claims.result import conclude
-from bnexp.claims.sweeps import Harvest, TunedValue
+from bnexp.claims.sweeps import Harvest
+from bnexp.claims.tuning import TunedValue
 from bnexp.config.schema import flat
 from bnexp.config.shipped import configs_folder
 from bnexp.models.init import INITS
@@ -60,6 +61,7 @@ tests:
     claims: greater
     threshold: 0.3
     regimes: [equal]
+holds_if: [equal/level]
 profiles:
   quick: {seeds: 6, tuning_seeds: 2, settings: [steps=8], minutes: 1}
   full: {seeds: 6, settings: [steps=16], axis: [0.1, 0.3, 1], minutes: 1}
@@ -159,6 +161,12 @@ def _louder(builder, by):
         ("{metric: test/accuracy}", "{at: last}", "small.tests.level.measure.metric: give either metric or steps_to"),
         ("{metric: test/accuracy}", "{metric: test/loss, at: end}", "small.tests.level.measure.at=end: not known"),
         ("regimes: [equal]", "regimes: [other]", "small.tests.rate.regimes=other: not known"),
+        ("holds_if: [equal/level]", "", "small.holds_if: missing; names the primary test, as regime/test"),
+        ("[equal/level]", "[level]", "small.holds_if=level: not known; did you mean tuned/level?"),
+        ("[equal/level]", "[tuned/rate]", "small.holds_if=tuned/rate: not known"),
+        ("1}\n  full", "1, skip_tests: [level]}\n  full", "quick.skip_tests=level: a primary test, or a check"),
+        ("regimes: [equal]", "needs: [level]", "small.tests.rate.needs=level: not known"),
+        ("regimes: [equal]", "role: main", "small.tests.rate.role=main: not known"),
         ("limits: {none:", "limits: {ln:", "small.regimes.tuned.limits=ln: not known"),
         ("values: [0.1, 0.3, 1]", "values: [1, 0.1]", "small.axis.values=[1, 0.1]: expected rising numbers"),
         ("seeds: 6, t", "seeds: six, t", "small.profiles.quick.seeds=six: expected a whole number"),
@@ -243,6 +251,29 @@ def test_a_profile_changes_axis_and_budget(tmp_path):
     assert made.settings[-1] == "steps=16"
 
 
+@pytest.mark.parametrize(("peak", "tried"), [(0.3, 3), (1.0, 4), (10.0, 6), (1e9, 7)])
+def test_a_grid_grows_until_its_best_value_is_inside(tmp_path, monkeypatch, peak, tried):
+    text = SMALL.replace("axis: {key: optim.lr, values: [0.1, 0.3, 1]}", "axis: {key: model.depth, values: [1]}")
+    text = text.replace(
+        "key: optim.momentum, values: [0, 0.5, 0.9], limits: {none: [0, 0.5]}", "key: optim.lr, values: RATES"
+    )
+    text = text.replace("RATES", "[0.1, 0.3, 1]").replace("bn@0.1: 1, none@0.10: -1", "bn@1: 1, none@1: -1")
+    made = design(load(write(tmp_path, text.replace("axis: [0.1, 0.3, 1], ", ""))), "quick")
+    asked = []
+
+    def sweep(name: str, jobs: list[sweeps.Job]) -> list[Run]:
+        asked.extend(jobs)
+        rates = [float(word[9:]) for _, words in jobs for word in words if word.startswith("optim.lr=")]
+        scores = [{"validation/accuracy_precise": 0.9 - abs(math.log10(rate / peak)) / 100} for rate in rates]
+        return [Run(tmp_path, "r", "finished", {}, "h", score, {}, 1.0, "", 10, True) for score in scores]
+
+    carried = sweeps.Sweeps(made, tmp_path, configs_folder(), ForkServer(), retry_failed=False)
+    monkeypatch.setattr(carried, "_sweep", sweep)
+    tuned = carried.tune({})["tuned", "bn@1"]
+    assert (len(tuned.means), tuned.at_edge) == (tried, peak == 1e9)
+    assert len({label for label, _ in asked}) == len(asked) == 2 * 2 * tried  # arms, seeds
+
+
 @pytest.mark.parametrize(("profile", "name"), [("quick", "local"), ("gpu", "stacked")])
 def test_the_options_are_those_of_the_ordinary_launchers(tmp_path, profile, name):
     made = design(load(write(tmp_path, SMALL.replace("  full:", "  gpu:"))), profile)
@@ -286,6 +317,7 @@ def values(bn: float = 0.9, none: float = 0.8, bn_1: float = 0.88) -> dict[str, 
 
 
 def judged(tmp_path: Path, made_of: Harvest, text: str = SMALL) -> dict[tuple[str, str], judging.Judged]:
+    tmp_path.mkdir(exist_ok=True)
     made = design(load(write(tmp_path, text)), "quick")
     return {(one.test, one.regime): one for one in judging.judged(made, made_of)}
 
@@ -301,12 +333,15 @@ def test_the_end_of_the_axis_is_safe_where_it_only_makes_the_claim_stronger(tmp_
     one = judged(tmp_path, harvest(tmp_path, values()))["rate", "equal"]
     assert one.verdict.word == "supported"
     assert list(one.differences.values()) == pytest.approx([1.0] * 6)
+    step = math.log10(1 / 0.3)  # half of it for each arm
+    assert (one.verdict.interval.low, one.verdict.interval.high) == pytest.approx((1 - step, 1 + step))
     assert one.sides["none"].diverged == 12
 
 
 def test_the_end_of_the_axis_is_no_verdict_where_more_could_turn_it(tmp_path):
     both = values() | {"none@0.3": [0.79] * 6, "none@1": [0.79] * 6}
-    one = judged(tmp_path, harvest(tmp_path, both))["rate", "equal"]
+    coarse = SMALL.replace("threshold: 0.3", "threshold: 0.6")  # more than the step of the axis
+    one = judged(tmp_path, harvest(tmp_path, both), coarse)["rate", "equal"]
     assert (one.verdict.word, one.verdict.detail) == ("inconclusive", "grid edge")
     assert "works up to the end of the axis" in one.notes[0]
 
@@ -316,6 +351,19 @@ def test_an_effect_of_one_step_of_the_axis_is_no_verdict(tmp_path):
     one = judged(tmp_path, harvest(tmp_path, near))["rate", "equal"]
     assert list(one.differences.values()) == pytest.approx([math.log10(3)] * 6)
     assert (one.verdict.word, one.verdict.detail) == ("inconclusive", "grid step")
+
+
+def test_a_failed_check_takes_the_verdicts_that_need_it(tmp_path):
+    text = SMALL.replace("regimes: [equal]", "regimes: [equal]\n    role: check")
+    text = text.replace("threshold: 0.01", "threshold: 0.01\n    needs: [rate]")
+    held = judged(tmp_path / "held", harvest(tmp_path / "held", values()), text)
+    assert {held["level", regime].verdict.word for regime in ("equal", "tuned")} == {"supported"}
+    dead = values() | {"bn@0.3": [None] * 6, "bn@1": [None] * 6}  # works at 0.1 only, as without norm
+    failed = judged(tmp_path / "failed", harvest(tmp_path / "failed", dead), text)
+    for regime in ("equal", "tuned"):  # the check is made in the equal regime only
+        verdict = failed["level", regime].verdict
+        assert (verdict.word, verdict.detail) == ("no verdict", "check failed: rate")
+        assert verdict.interval.mean == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("lost", "word"), [("bn@0.1", "inconclusive"), ("none@0.1", "supported")])
@@ -332,7 +380,7 @@ def test_failures_that_speak_against_the_verdict_are_not_left_out_in_silence(tmp
 
 
 def test_a_best_value_on_the_edge_of_its_grid_is_no_verdict(tmp_path):
-    inner, edge = TunedValue({0: 0.1, 0.5: 0.9, 0.9: 0.2}, 0.5, False), TunedValue({0: 0.9, 0.5: 0.1}, 0, True)
+    inner, edge = TunedValue({0: 0.1, 0.5: 0.9}, 0.5, 0.5, False), TunedValue({0: 0.9, 0.5: 0.1}, 0, 0.5, True)
     tuned = {("tuned", "bn@0.1"): inner, ("tuned", "none@0.1"): edge}
     cases = judged(tmp_path, harvest(tmp_path, values(), tuned))
     assert cases["level", "tuned"].verdict.word == "inconclusive"
@@ -351,6 +399,8 @@ def test_intervals_of_accuracies_end_at_0_and_1(tmp_path):
     made, made_of = design(load(write(tmp_path)), "quick"), harvest(tmp_path, values() | {"bn@0.1": spread})
     found = conclude(made, made_of, judging.judged(made, made_of), {}, 1.0)
     (level,) = (test for test in found.tests if (test.test, test.regime) == ("level", "equal"))
+    assert [test.role for test in found.tests] == ["primary", "secondary", "secondary"]
+    assert (found.answer.tests, found.answer.word, found.answer.p) == (["equal/level"], level.verdict, level.p)
     assert level.sides["bn@0.1"].high == 1.0
     assert 0 < level.sides["bn@0.1"].low < 0.5
     assert max(high for lines in found.figure.panels.values() for _, _, _, high in lines["bn"]) == 1.0
@@ -360,7 +410,7 @@ def test_a_seed_without_all_values_is_left_out_and_said(tmp_path):
     made_of = harvest(tmp_path, values())
     runs = {key: run for key, run in made_of.runs.items() if key[1:] != ("bn@0.1", 2)}
     one = judged(tmp_path, Harvest(runs, {}, 1, []))["level", "equal"]
-    assert (one.verdict.word, one.verdict.statistics.interval.n) == ("no verdict", 5)
+    assert (one.verdict.word, one.verdict.interval.n) == ("no verdict", 5)
     assert one.notes == ["1 of 6 seeds left out, where a run diverged or has no value"]
 
 
@@ -380,6 +430,8 @@ def test_steps_to_a_target_are_ratios_over_the_seeds_that_reached_it(tmp_path):
     assert list(one.differences) == [0, 1, 2, 3, 4]
     assert set(one.differences.values()) == {0.0}  # there is one evaluation, at step 8
     assert "bn@0.1: 5/6 reached the target" in one.notes
+    # Each arm reached it somewhere between step 0 and 8: half of that is a factor of 2.
+    assert one.verdict.interval.high == pytest.approx(2 * math.log(2))
 
 
 def test_a_metric_that_no_run_has_is_no_verdict_and_found_by_a_smoke_test(tmp_path):
@@ -427,6 +479,7 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     first = bnexp("claim", "run", path, "--profile", "quick")
     assert first.code == 0, first
     assert "equal/level: " in first.out
+    assert re.search(r"^  claim: [a-z ]+.*: equal/level$", first.out, re.MULTILINE)
     before = verdicts(tmp_path)
     runs = tmp_path / "outputs/claims/quick/small/runs"
     some = sorted(runs.glob("bn@*/run.json"))

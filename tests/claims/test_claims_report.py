@@ -8,6 +8,7 @@ import re
 import pytest
 from results import case, content, exact, side
 
+from bnexp.claims.answers import Answer
 from bnexp.claims.report import cells, figures, section
 from bnexp.claims.report import page as report
 from bnexp.claims.result import FigureResult, Result
@@ -24,21 +25,22 @@ UNDECIDED = case(
     verdict="no verdict",
     detail="no seed has all values",
     differences={},
-    **dict.fromkeys(("mean", "sd", "low", "high", "d_z", "bca", "p", "t_p", "p_holm")),
+    **dict.fromkeys(("mean", "sd", "low", "high", "d_z", "p")),
+    robust=[],
 )
 
 
 def test_no_verdict_is_not_counted_as_inconclusive(tmp_path):
     html, markdown = pages(tmp_path, content(case(), UNDECIDED))
     for page in (html, markdown):
-        assert "1 claim, 2 tests: 1 supported, 1 no verdict. 16 runs, 10.0 min of core time." in page
+        assert "1 claim: 1 supported. 2 tests. 16 runs, 10.0 min of core time." in page
         assert "no verdict (no seed has all values)" in page
 
 
 def test_exact_checks_are_counted_by_their_numbers(tmp_path):
     rows = {"some_check": [exact(), exact(expected=2.0, holds=False), exact(measured=None, holds=False)]}
     _, markdown = pages(tmp_path, content(exact=rows, runs=0, run_seconds=0.0))
-    assert "1 claim, 0 tests. Exact checks: 1 of 3 numbers as expected. 0 runs, " in markdown
+    assert "1 claim. 0 tests. Exact checks: 1 of 3 numbers as expected. 0 runs, " in markdown
     assert "| some check | does not hold | exact | 3 numbers |" in markdown
     assert "| some check | x | 1 | 2 | 0.1 | does not hold |" in markdown
     assert "| some check | x | - | 1 | 0.1 | does not hold |" in markdown
@@ -46,12 +48,14 @@ def test_exact_checks_are_counted_by_their_numbers(tmp_path):
 
 def test_the_summary_has_a_row_a_claim_and_verdicts_stand_before_regimes(tmp_path):
     html, markdown = pages(tmp_path, content(case()))
-    assert "| test | verdict | regime | effect, 95 % interval | n | p (Holm) |" in markdown
-    assert "| **[Norms help.](#a)** (a · 10.0 min of core time) |  |  |  |  |  |" in markdown
+    assert "| test | verdict | regime | effect, interval | n | p |" in markdown
+    about = "a · supported, p (Holm) 0.002 · 10.0 min of core time"
+    assert f"| **[Norms help.](#a)** ({about}) |  |  |  |  |  |" in markdown
     assert (
-        "| the accuracy is higher | supported | equal | +2.00 [+1.50, +2.50] pp (bn - none) | 8 | 0.002 |" in markdown
+        "| the accuracy is higher (primary) | supported | equal | +2.00 [+1.50, +2.50] pp (bn - none) | 8 | 0.0078 |"
+        in markdown
     )
-    assert '<th colspan="7"><a href="#a">Norms help.</a> <small>a · 10.0 min of core time</small></th>' in html
+    assert f'<th colspan="7"><a href="#a">Norms help.</a> <small>{about}</small></th>' in html
     assert 'class="strip supported"' in html
 
 
@@ -89,19 +93,47 @@ def test_an_effect_says_which_arm_is_compared_with_which(scale, weights, shown):
 
 
 @pytest.mark.parametrize(
-    ("claims", "linear", "ratio", "mark"),
+    ("claims", "linear", "ratio", "level"),
     [
         ("greater", "above 2 pp", "ratio above 2", ""),
         ("less", "below -2 pp", "ratio below 0.5", ""),
-        ("equal", "-2 to 2 pp", "ratio 0.5 to 2", " (=)"),
-        ("at_least", "above -2 pp", "ratio above 0.5", " (≥)"),
+        ("exceeds", "above 2 pp", "ratio above 2", ""),
+        ("equal", "-2 to 2 pp", "ratio 0.5 to 2", " · 90 %"),
+        ("at_least", "above -2 pp", "ratio above 0.5", " · 90 %"),
     ],
 )
-def test_a_table_says_what_is_claimed_and_which_p_it_shows(tmp_path, claims, linear, ratio, mark):
+def test_a_table_says_what_is_claimed_and_the_level_of_its_interval(tmp_path, claims, linear, ratio, level):
     assert cells.claimed(case(claims=claims, threshold=0.02)).text == linear
     assert cells.claimed(case(claims=claims, threshold=0.30103, scale="log10")).text == ratio
     _, markdown = pages(tmp_path, content(case(claims=claims)))
-    assert f"| 0.0078{mark} | 0.002 |" in markdown
+    assert f"(bn - none{level})" in markdown
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (Answer("supported", "size open", ["x/y"], 0.01, 0.03), "supported (size open), p (Holm) 0.03"),
+        (
+            Answer("negligible", "", ["x/y"], 0.01, 0.08),
+            "negligible, which does not survive the adjustment for all claims, p (Holm) 0.08",
+        ),
+        (Answer("inconclusive", "grid edge", ["x/y"], 0.01, 1.0), "inconclusive (grid edge)"),
+        (Answer("supported", "", ["x/y"], 0.01), "supported"),  # in a terminal, one claim is alone
+        (None, ""),
+    ],
+)
+def test_an_answer_wears_what_the_adjustment_takes_from_it(answer, shown):
+    assert cells.answered(content(case(), answer=answer)) == shown
+
+
+def test_a_verdict_shows_on_which_seeds_it_hangs_and_what_the_robust_interval_says():
+    fragile = case(detail="size open", hangs_on=["3"], robust_verdict="inconclusive")
+    assert cells.verdict(fragile).text == "supported (size open; hangs on one seed)"
+    assert cells.verdict(fragile).kind == "supported"
+    assert (cells.robust(fragile).text, cells.robust(fragile).note) == ("+2.00 [+1.60, +2.40]", "inconclusive")
+    assert cells.robust(case(robust=[0.02, None, None])).text == "+2.0"
+    assert cells.robust(UNDECIDED).text == "-"
+    assert cells.robust(case()).note == ""
 
 
 def test_what_each_arm_sets_stands_under_arms(tmp_path):
@@ -136,7 +168,7 @@ def test_the_error_of_the_test_set_is_a_range_of_numbers(floors, shown):
 
 
 def test_differences_have_the_colours_of_their_verdicts():
-    tests = [case(), case(verdict="contradicted"), case(verdict="inconclusive")]
+    tests = [case(), *(case(verdict=word) for word in ("contradicted", "negligible", "inconclusive"))]
     svg = figures.inline(figures.draw(content(*tests)))
     colours = [re.search(r"var\(--\w+\)", mark)[0] for mark in re.findall(r"fill: [^;]*; fill-opacity", svg)]
     assert list(dict.fromkeys(colours)) == ["var(--good)", "var(--bad)", "var(--soft)"]

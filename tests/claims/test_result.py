@@ -8,13 +8,15 @@ import pytest
 from results import case, content, exact
 
 from bnexp.claims import store
+from bnexp.claims.answers import Answer
 from bnexp.claims.result import FigureResult, TunedResult
 
 PANELS = {"equal": {"bn": [[3, 0.5, 0.4, 0.6], ["torch", 0.5, 0.4, 0.6]], "none": []}}
 FULL = content(
-    case(p_holm=None),
-    case(verdict="no verdict", differences={}, sides={}, p_holm=None, **dict.fromkeys(("mean", "low", "high", "bca"))),
+    case(),
+    case(verdict="no verdict", differences={}, sides={}, p=None, **dict.fromkeys(("mean", "low", "high"))),
     articles=["000-7", 3],
+    answer=Answer("supported", "size open", ["equal/higher", "equal/lower"], 0.01),
     tuning=[TunedResult("tuned", "bn@0.1", [["0", None], ["0.5", 0.25]], "0.5", True)],
     exact={"check": [exact(), exact(measured=None, holds=False)]},
     figure=FigureResult("axis", "test/accuracy", "optim.lr", PANELS),
@@ -30,10 +32,10 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path):
 
 
 def test_the_file_has_a_format_and_no_adjustment_over_other_files(tmp_path):
-    store.write(tmp_path / "a", content(case(p_holm=0.5)))
+    store.write(tmp_path / "a", content(case()))
     held = json.loads((tmp_path / "a/result.json").read_text())
-    assert (held["format"], list(held)[:3]) == (2, ["format", "claim", "title"])
-    assert "p_holm" not in held["tests"][0]
+    assert (held["format"], list(held)[:3]) == (3, ["format", "claim", "title"])
+    assert held["answer"] == {"word": "supported", "detail": "", "tests": ["equal/higher"], "p": 0.001}
 
 
 def test_a_number_that_is_not_finite_is_kept_as_none(tmp_path):
@@ -41,14 +43,17 @@ def test_a_number_that_is_not_finite_is_kept_as_none(tmp_path):
     assert store.read(tmp_path / "a/result.json").exact["check"][0].measured is None
 
 
-def test_holm_is_over_all_tests_of_the_suite(tmp_path):
-    for claim, ps in (("a", [0.01, 0.04]), ("b", [0.03, None])):
-        tests = [case(p=0.5, t_p=p, verdict="supported" if p else "no verdict") for p in ps]
-        store.write(tmp_path / claim, content(*tests, claim=claim))
+def test_holm_is_over_all_claims_and_what_decides_nothing_counts_as_one(tmp_path):
+    words = {"a": "supported", "b": "negligible", "c": "inconclusive", "d": "no verdict"}
+    for (claim, word), p in zip(words.items(), (0.01, 0.02, 0.001, None), strict=True):
+        answer = Answer(word, "", ["equal/higher"], p)
+        store.write(tmp_path / claim, content(case(), case(), claim=claim, answer=answer))
+    store.write(tmp_path / "exact", content(claim="exact"))
     results = store.read_all(tmp_path)
-    assert [result.claim for result in results] == ["a", "b"]
-    found = [test.p_holm for result in results for test in result.tests]
-    assert found == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
+    assert [result.claim for result in results] == [*words, "exact"]
+    found = [result.answer and result.answer.p_holm for result in results]
+    assert found == [pytest.approx(0.04), pytest.approx(0.06), 1.0, 1.0, None]
+    assert [result.answer.survives for result in results[:4]] == [True, False, True, True]
 
 
 def test_a_folder_without_results_is_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -15,7 +14,6 @@ from bnexp.claims.declaration import Measure, Reduce
 from bnexp.claims.judging import Side
 from bnexp.claims.report import cells
 from bnexp.claims.result import _noise_floor
-from bnexp.claims.sweeps import choose
 from bnexp.claims.verdicts import judge
 from bnexp.runs.collect import Run
 
@@ -28,29 +26,34 @@ def shifted(mean: float) -> list[float]:
 
 
 def test_the_made_up_differences_are_as_said():
-    statistics = judge(D, "greater", 0.5).statistics
-    assert statistics is not None
-    assert (statistics.interval.mean, statistics.interval.sd) == pytest.approx((1.0, 0.2), abs=1e-12)
-    assert statistics.interval.high == pytest.approx(1 + HALF, abs=1e-8)
-    assert statistics.d_z == pytest.approx(5.0)
-    assert statistics.p == 2 / 2**8
-    assert statistics.bca is not None
+    verdict = judge(D, "greater", 0.5)
+    assert (verdict.interval.mean, verdict.interval.sd) == pytest.approx((1.0, 0.2), abs=1e-12)
+    assert verdict.interval.high == pytest.approx(1 + HALF, abs=1e-8)
+    assert verdict.interval.d_z == pytest.approx(5.0)
+    assert (verdict.robust.estimate, verdict.robust_word, verdict.hangs_on) == (1.0, "supported", [])
 
 
 @pytest.mark.parametrize(
     ("mean", "claims", "delta", "word", "detail"),
     [
         (1.0, "greater", 0.5, "supported", ""),
-        (1.0, "greater", 1.0, "supported", ""),  # the mean reaches delta, the interval need not
-        (1.0, "greater", 1.1, "inconclusive", "n = 6 to tell delta from 0"),
-        (1.0, "greater", 1.3, "contradicted", "negligible"),
-        (0.1, "greater", 0.3, "contradicted", "negligible"),
+        (1.0, "greater", 0.9, "supported", "size open"),
+        (1.0, "greater", 1.0, "supported", "size open"),  # the mean reaches delta, the interval does not
+        (1.0, "greater", 1.1, "inconclusive", ""),
+        (1.0, "greater", 1.3, "negligible", ""),
+        (0.1, "greater", 0.3, "negligible", ""),
         (-1.0, "greater", 0.3, "contradicted", "reversed"),
         (-1.0, "less", 0.5, "supported", ""),
+        (-1.0, "less", 0.9, "supported", "size open"),
         (1.0, "less", 0.5, "contradicted", "reversed"),
-        (-0.1, "less", 0.3, "contradicted", "negligible"),
+        (-0.1, "less", 0.3, "negligible", ""),
+        (1.0, "exceeds", 0.8, "supported", ""),
+        (1.0, "exceeds", 0.9, "inconclusive", ""),
+        (1.0, "exceeds", 1.2, "contradicted", "lower"),
+        (-1.0, "exceeds", 0.5, "contradicted", "reversed"),
         (0.0, "equal", 0.2, "supported", ""),
-        (0.0, "equal", 0.1, "inconclusive", ""),
+        (0.0, "equal", 0.14, "supported", ""),  # the half width is 0.134 at 90 %, and 0.167 at 95 %
+        (0.0, "equal", 0.13, "inconclusive", ""),
         (1.0, "equal", 0.5, "contradicted", "higher"),
         (-1.0, "equal", 0.5, "contradicted", "lower"),
         (0.5, "equal", 0.5, "inconclusive", ""),
@@ -67,29 +70,94 @@ def test_each_verdict(mean, claims, delta, word, detail):
         assert verdict.detail == detail
 
 
-def test_inconclusive_says_how_many_seeds_would_do():
-    # d_z = 0.5 needs 34 pairs for 80 % power (Cohen 1988, table 2.4.1).
-    verdict = judge([2.0, -2.0, 2.0, -2.0, 2.0, -2.0], "greater", math.sqrt(4.8) / 2)
-    assert (verdict.word, verdict.needed, verdict.detail) == ("inconclusive", 34, "n = 34 to tell delta from 0")
+@pytest.mark.parametrize(("claims", "t"), [("greater", 2.3646), ("exceeds", 2.3646), ("equal", 1.8946)])
+def test_equality_has_an_interval_of_its_own(claims, t):
+    interval = judge(D, claims, 0.5).interval
+    assert interval.high - interval.mean == pytest.approx(t * 0.2 / math.sqrt(8), rel=1e-4)
 
 
-def test_equality_has_the_p_of_two_one_sided_tests():
-    d = shifted(0.05)
-    below = scipy.stats.ttest_1samp(d, -0.3, alternative="greater").pvalue
-    above = scipy.stats.ttest_1samp(d, 0.3, alternative="less").pvalue
-    assert judge(d, "equal", 0.3).p == pytest.approx(max(below, above), rel=1e-9)
+def test_less_is_greater_for_negated_differences():
+    d = [1.2, -0.3, 0.4, 0.9, 1.3, 0.7, 0.0, 2.0]
+    up, down = judge(d, "greater", 0.5), judge([-x for x in d], "less", 0.5)
+    assert (down.word, down.detail, down.p, down.hangs_on) == (up.word, up.detail, up.p, up.hangs_on)
+    mirrored = (-up.interval.high, -up.interval.mean, -up.interval.low)
+    assert (down.interval.low, down.interval.mean, down.interval.high) == mirrored
+    assert (down.robust.low, down.robust.estimate, down.robust.high) == (
+        *(-up.robust.high, -up.robust.estimate),
+        -up.robust.low,
+    )
 
 
 @pytest.mark.parametrize(
-    ("claims", "against", "alternative"),
-    [("greater", 0, "two-sided"), ("less", 0, "two-sided"), ("at_least", -0.3, "greater")],
+    ("mean", "claims", "delta", "null", "sides"),
+    [
+        (1.0, "greater", 0.5, 0.5, 2),  # supported: not 0.5 or less
+        (1.0, "greater", 0.9, 0.0, 2),  # size open: not 0 or less
+        (0.1, "greater", 0.3, 0.3, 2),  # negligible: not 0.3 or more
+        (-1.0, "greater", 0.3, 0.0, 2),  # reversed: not 0 or more
+        (1.0, "exceeds", 1.3, 1.3, 2),
+        (1.0, "equal", 0.5, 0.5, 1),  # higher: not 0.5 or less
+        (0.05, "equal", 0.3, 0.3, 1),  # within: the nearer bound has the larger p
+        (-0.05, "at_least", 0.3, -0.3, 1),
+    ],
 )
-def test_the_p_that_holm_takes_is_that_of_a_t_test(claims, against, alternative):
-    d = shifted(0.05)
-    found = judge(d, claims, 0.3)
-    assert found.t_p == pytest.approx(scipy.stats.ttest_1samp(d, against, alternative=alternative).pvalue, rel=1e-9)
-    assert (found.p == found.t_p) == (claims == "at_least")  # two-sided, the p that is shown is that of sign flips
-    assert judge(d, "equal", 0.3).t_p == judge(d, "equal", 0.3).p
+def test_the_p_is_that_of_the_verdicts_own_null(mean, claims, delta, null, sides):
+    d = shifted(mean)
+    expected = scipy.stats.permutation_test(
+        (np.asarray(d) - null,),
+        np.sum,
+        permutation_type="samples",
+        alternative="greater" if mean > null else "less",
+        n_resamples=np.inf,
+    )
+    assert judge(d, claims, delta).p == pytest.approx(sides * expected.pvalue, abs=1e-12)
+
+
+@pytest.mark.parametrize("claims", ["greater", "exceeds", "at_least"])
+def test_equal_values_never_have_a_p_of_0(claims):
+    verdict = judge([0.25] * 8, claims, 0.125)
+    assert (verdict.word, verdict.p) == ("supported", (1 if claims == "at_least" else 2) / 256)
+    assert judge([0.0] * 8, "equal", 0.1).p == 1 / 256
+
+
+def test_numbers_of_a_grid_have_a_wider_interval_and_stay_in_their_bounds():
+    plain = judge([0.25] * 8, "greater", 0.125)
+    wide = judge([0.25] * 8, "greater", 0.125, resolution=0.125)
+    assert (plain.interval.low, plain.interval.high, plain.detail) == (0.25, 0.25, "")
+    assert (wide.interval.low, wide.interval.high) == (0.125, 0.375)
+    assert (wide.word, wide.detail) == ("supported", "size open")  # 0.125 is not above delta
+    assert (wide.robust.low, wide.robust.high) == (0.125, 0.375)
+    assert judge([0.25] * 8, "greater", 0.125, resolution=0.3).word == "inconclusive"
+    ends = judge([0.9] * 7 + [1.0], "greater", 0.1, bounds=(-1.0, 1.0), resolution=0.2).interval
+    assert (ends.low < 0.75, ends.high) == (True, 1.0)
+    mirrored = judge([-0.9] * 7 + [-1.0], "less", 0.1, bounds=(-1.0, 1.5), resolution=0.2).interval
+    assert mirrored.low == -1.0
+
+
+def test_a_verdict_that_one_seed_makes_is_told():
+    outlier = [2.5, 4.0, 5.0, 6.0, 8.0, 24.0]  # all above 0, but for the t-interval of the mean
+    verdict = judge(outlier, "greater", 1.0)
+    assert (verdict.word, verdict.robust_word) == ("inconclusive", "supported")
+    assert verdict.hangs_on == [5]
+    assert judge([1.0, 1.1, 0.9, 1.0, 1.2, 0.8, 1.0, -0.1], "greater", 0.95).hangs_on == [7]
+
+
+def test_inconclusive_says_how_many_seeds_bring_a_verdict():
+    # sd 1 and mean 0.9 of delta: negligible once the interval is within 0.1, which takes a d_z of 0.1: 787 pairs.
+    d = [x / math.sqrt(6 / 5) + 0.9 for x in (1.0, -1.0, 1.0, -1.0, 1.0, -1.0)]
+    verdict = judge(d, "greater", 1.0)
+    assert verdict.word == "inconclusive"
+    assert verdict.needed == pytest.approx(787, abs=2)
+    assert verdict.detail == f"n = {verdict.needed} for a verdict on the effect seen"
+
+
+@pytest.mark.parametrize(("claims", "effect"), [("greater", 1.5), ("exceeds", 1.5), ("equal", 0.0), ("at_least", 0.0)])
+def test_the_seeds_told_for_what_matters_bring_the_verdict_in_four_of_five(claims, effect):
+    made_up = [x + 0.2 for x in (1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0)]
+    n = judge(made_up, claims, 0.8).needed_for_delta
+    rng = np.random.default_rng(1)
+    words = [judge(list(rng.normal(0.8 * effect, math.sqrt(8 / 7), n)), claims, 0.8).word for _ in range(400)]
+    assert 0.74 < words.count("supported") / 400 < 0.9
 
 
 @pytest.mark.parametrize("n", range(6))
@@ -98,9 +166,7 @@ def test_fewer_than_six_seeds_are_no_verdict(n):
 
 
 def test_ties_are_an_interval_without_width():
-    greater, equal = (judge([0.0] * 8, claims, 0.1) for claims in ("greater", "equal"))
-    assert (greater.word, greater.detail) == ("contradicted", "negligible")
-    assert (equal.word, equal.p) == ("supported", 0.0)
+    assert [judge([0.0] * 8, claims, 0.1).word for claims in ("greater", "equal")] == ["negligible", "supported"]
     assert judge([0.2] * 8, "greater", 0.1).word == "supported"
 
 
@@ -216,40 +282,6 @@ def test_losses_are_reduced_the_other_way_round():
     losses = {at: {seed: 1 - value for seed, value in row.items()} for at, row in TABLE.items()}
     assert measures.reduced(losses, Reduce(kind="largest", within=0.05), 0, larger=False) == 0.3
     assert measures.reduced(losses, Reduce(kind="best"), 1, larger=False) == pytest.approx(0.06)
-
-
-# --- tuning -----------------------------------------------------------------------------------------------------------
-
-
-def validated(folder, *values: float | None) -> list[Run]:
-    curves = [{"validation/accuracy": {1: value}} if value is not None else {} for value in values]
-    statuses = ["diverged" if value is None else "finished" for value in values]
-    return [
-        run_of(folder / str(i), curve, status, seed=1000 + i)
-        for i, curve, status in zip(itertools.count(), curves, statuses, strict=False)
-    ]
-
-
-def test_tuning_takes_the_best_mean_and_sees_the_edge(tmp_path):
-    tried = {
-        0.1: validated(tmp_path / "a", 0.7, 0.9),
-        0.3: validated(tmp_path / "b", 0.95, 0.6),
-        1.0: validated(tmp_path / "c", 0.99, None),  # a diverged one counts as chance
-    }
-    choice = choose(tried, "validation/accuracy")
-    assert (choice.chosen, choice.at_edge) == (0.1, True)
-    assert choice.means == pytest.approx({0.1: 0.8, 0.3: 0.775, 1.0: 0.545})
-
-
-def test_of_equal_values_an_inner_one_is_taken(tmp_path):
-    tried = {lr: validated(tmp_path / str(lr), 0.9) for lr in (0.1, 0.3, 1.0)}
-    assert (choose(tried, "validation/accuracy").chosen, choose(tried, "validation/accuracy").at_edge) == (0.3, False)
-
-
-def test_when_all_diverge_a_loss_has_no_best_and_accuracies_tie_at_chance(tmp_path):
-    tried = {lr: validated(tmp_path / str(lr), None, None) for lr in (0.1, 0.3, 1.0)}
-    assert set(choose(tried, "validation/loss").means.values()) == {None}
-    assert set(choose(tried, "validation/accuracy").means.values()) == {0.1}
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,21 @@ import html
 import math
 from collections.abc import Callable, Sequence
 
-from bnexp.claims.result import SideResult, TestResult
+from bnexp.claims.result import Result, SideResult, TestResult
+from bnexp.claims.verdicts import DECIDED, LEVELS
 from bnexp.compare.blocks import Cell
-from bnexp.compare.cells import BLANK, decimals, duration
+from bnexp.compare.cells import BLANK, decimals, duration, probability
 from bnexp.config.metrics import metric_of
 
 # The effects that a test claims; ``low`` and ``high`` are minus and plus the smallest effect of interest.
-_CLAIMED = {"greater": "above {high}", "less": "below {low}", "equal": "{low} to {high}", "at_least": "above {low}"}
+_CLAIMED = {
+    "greater": "above {high}",
+    "less": "below {low}",
+    "exceeds": "above {high}",
+    "equal": "{low} to {high}",
+    "at_least": "above {low}",
+}
+_USUAL_LEVEL = 0.95
 _STRIP = (132, 16)  # width and height of the small interval pictures
 _STRIP_ENDS = 12  # smallest effects of interest between 0 and their ends, on an asinh scale
 
@@ -28,15 +36,35 @@ def counted(number: int, noun: str) -> str:
 
 
 def verdict(test: TestResult) -> Cell:
-    """The verdict, with its detail in brackets."""
-    word = f"{test.verdict} ({test.detail})" if test.detail else test.verdict
+    """The verdict, with its detail and its doubts in brackets."""
+    doubts = ["hangs on one seed"] if test.hangs_on else []
+    brackets = "; ".join([*([test.detail] if test.detail else []), *doubts])
+    word = f"{test.verdict} ({brackets})" if brackets else test.verdict
     return Cell(word, test.verdict, kind=test.verdict.replace(" ", "-"))
 
 
+def answered(result: Result) -> str:
+    """The answer to a claim's sentence, with the p that is adjusted for all claims; empty for exact checks alone."""
+    answer = result.answer
+    if answer is None:
+        return ""
+    word = f"{answer.word} ({answer.detail})" if answer.detail else answer.word
+    if answer.word not in DECIDED or answer.p_holm is None:
+        return word
+    doubt = "" if answer.survives else ", which does not survive the adjustment for all claims"
+    return f"{word}{doubt}, p (Holm) {probability(answer.p_holm).text}"
+
+
+def named(test: TestResult, name: str = "") -> Cell:
+    """The test's sentence; as a note its name, and its role where that is not the ordinary one."""
+    return Cell(test.says, note=" · ".join(word for word in (name, test.role) if word not in ("", "secondary")))
+
+
 def effect_cell(test: TestResult) -> Cell:
-    """The effect, with the compared arms as a note."""
-    shown = effect(test, lead="")
-    return Cell(shown, test.mean, note=_contrast(test) if shown else "")
+    """The effect, with the compared arms as a note, and the level of the interval where it is not 95 %."""
+    shown, level = effect(test, lead=""), LEVELS[test.claims]
+    note = _contrast(test) + (f" · {100 * level:g} %" if level != _USUAL_LEVEL else "")
+    return Cell(shown, test.mean, note=note if shown else "")
 
 
 def _contrast(test: TestResult) -> str:
@@ -116,14 +144,17 @@ def _place(effects: float) -> float:
     return 5 + (width - 10) * (1 + place) / 2
 
 
-def bootstrap(test: TestResult) -> Cell:
-    """The bootstrap interval, in the units of the effect."""
-    if not test.bca or test.low is None or test.high is None:
+def robust(test: TestResult) -> Cell:
+    """The Hodges-Lehmann estimate with its interval, in the units of the effect; as a note another verdict by it."""
+    known = [number for number in test.robust if number is not None]
+    if not known:
         return Cell(BLANK)
     convert, _, before = _unit(test)
-    digits = _digits([convert(test.low), convert(test.high)])
-    ends = ", ".join(f"{convert(end):{'' if before else '+'}.{digits}f}" for end in test.bca)
-    return Cell(f"[{ends}]", test.bca[0])
+    shown = [convert(number) for number in known]
+    texts = [f"{number:{'' if before else '+'}.{_digits(shown)}f}" for number in shown]
+    differs = test.robust_verdict not in (None, test.verdict)
+    interval = f" [{texts[1]}, {texts[2]}]" if len(texts) == 3 else ""
+    return Cell(texts[0] + interval, known[0], note=f"{test.robust_verdict}" if differs else "")
 
 
 def claimed(test: TestResult) -> Cell:

@@ -23,7 +23,8 @@ _BESIDE = 0.1
 _TICKS = (1, 3, 10, 30, 100, 300, 1000)
 _FAR = 100
 # Verdict -> its colour in PNG, and its name in the page's CSS; _OPEN is for all other verdicts.
-_VERDICTS = {"supported": ("#00795a", "--good"), "contradicted": ("#b8480a", "--bad")}
+_BAD = ("#b8480a", "--bad")
+_VERDICTS = {"supported": ("#00795a", "--good"), "contradicted": _BAD, "negligible": _BAD}
 _OPEN = ("#66666b", "--soft")
 
 
@@ -123,8 +124,8 @@ def _differences(result: Result) -> Picture | None:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     caption = (
-        "Mean difference with 95 % interval, every seed as a faint dot; dotted: the smallest effect of interest. "
-        "Green is supported, orange contradicted, grey inconclusive."
+        "Mean difference with its interval, every seed as a faint dot; dotted: the smallest effect of interest. "
+        "Green is supported, orange contradicted or negligible, grey inconclusive."
     )
     return Picture(result.claim, caption, figure)
 

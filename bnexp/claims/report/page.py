@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bnexp.claims.report import figures
-from bnexp.claims.report.cells import core_time, counted, effect_cell, strip, verdict
+from bnexp.claims.report.cells import answered, core_time, counted, effect_cell, named, strip, verdict
 from bnexp.claims.report.prose import ARTICLES, ERRATA, GLOSSARY, LEAD, PROTOCOL
 from bnexp.claims.report.section import section
 from bnexp.claims.result import Result
@@ -20,7 +20,7 @@ from bnexp.compare.markdown import as_markdown
 from bnexp.compare.page import style
 
 _HERE = Path(__file__)
-_VERDICTS = ("supported", "contradicted", "inconclusive", "no verdict")
+_VERDICTS = ("supported", "contradicted", "negligible", "inconclusive", "no verdict")
 
 
 def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Path]:
@@ -68,13 +68,13 @@ def _document(results: Sequence[Result], pictures: Mapping[str, Picture | None],
 
 def _facts(results: Sequence[Result]) -> str:
     tests = [test for result in results for test in result.tests]
-    counts = {word: sum(test.verdict == word for test in tests) for word in _VERDICTS}
-    verdicts = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    words = [result.answer.word for result in results if result.answer is not None]
+    verdicts = ", ".join(f"{words.count(word)} {word}" for word in _VERDICTS if word in words)
     exact = [row.holds for result in results for rows in result.exact.values() for row in rows]
     numbers = f" Exact checks: {sum(exact)} of {counted(len(exact), 'number')} as expected." if exact else ""
     runs, seconds = sum(result.runs for result in results), sum(result.run_seconds for result in results)
     return (
-        f"{counted(len(results), 'claim')}, {counted(len(tests), 'test')}{': ' if verdicts else ''}{verdicts}."
+        f"{counted(len(results), 'claim')}{': ' if verdicts else ''}{verdicts}. {counted(len(tests), 'test')}."
         f"{numbers} {counted(runs, 'run')}, {core_time(seconds)}."
     )
 
@@ -83,7 +83,7 @@ def _facts(results: Sequence[Result]) -> str:
 
 
 def _summary(results: Sequence[Result]) -> Iterator[Block]:
-    header = ["test", "verdict", "regime", "", "effect, 95 % interval", "n", "p (Holm)"]
+    header = ["test", "verdict", "regime", "", "effect, interval", "n", "p"]
     rows = [row for result in results for row in _summary_rows(result)]
     yield Table(header, rows, pictures=(3,), kind="summary")
     yield Text(
@@ -94,17 +94,18 @@ def _summary(results: Sequence[Result]) -> Iterator[Block]:
 
 
 def _summary_rows(result: Result) -> Iterator[list[str | Cell] | Group]:
-    time = f" · {core_time(result.run_seconds)}" if result.runs else ""
-    yield Group(result.sentence, f"#{result.claim}", f"{result.claim}{time}")
+    time = core_time(result.run_seconds) if result.runs else ""
+    note = " · ".join(word for word in (result.claim, answered(result), time) if word)
+    yield Group(result.sentence, f"#{result.claim}", note)
     for test in result.tests:
         yield [
-            test.says,
+            named(test),
             verdict(test),
             test.regime,
             Cell("", picture=strip(test)),
             effect_cell(test),
             number(test.n, 0),
-            probability(test.p_holm),
+            probability(test.p),
         ]
     for check, rows in result.exact.items():
         holds = all(row.holds for row in rows)

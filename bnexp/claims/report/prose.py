@@ -5,54 +5,71 @@ from __future__ import annotations
 LEAD = (
     "What is said about normalization in lectures, articles and papers, each as an experiment that is declared in one "
     "file: arms, budget, seeds, and the smallest effect that would matter. Most are true only under some "
-    "conditions, so a verdict belongs to a test and a regime, never to a saying as a whole."
+    "conditions, so a verdict belongs to a test and a regime; a saying names beforehand which of them it stands on."
 )
 
 PROTOCOL = (
     "The unit of replication is the seed. It sets initial weights, order of batches, augmentation and noise; arms with "
     "equal seeds start alike in all layers that they share and see the same batches, and are compared seed by seed.",
-    "The estimate is the mean of the differences with a 95 % t-interval; beside it stand a BCa bootstrap interval as a "
-    "check, the exact two-sided sign-flip p and the effect size d_z. Under each effect stands which arm is compared "
-    "with which: a - b is the first minus the second, a / b the first over the second.",
+    'The estimate is the mean of the differences with a t-interval of 95 % (of 90 % for equalities and "at least"). '
+    "Under each effect stands which arm is compared with which: a - b is the first minus the second, a / b the first "
+    "over the second. d_z is the effect size.",
     "Ratios (steps, learning rates, losses) are compared as logarithms and shown as geometric-mean ratios.",
-    "Each test declares the smallest effect of interest, delta. Supported: the interval excludes 0 and the mean "
-    "reaches delta. Contradicted: the whole interval stays below delta, reversed if it also excludes 0 on the other "
-    'side, else negligible. Inconclusive: everything else; "n = 17 to tell delta from 0" is the number of seeds that '
-    "finds an effect of delta with 80 % power, given the standard deviation seen here.",
-    "A claim that there is no difference is supported if the interval lies within plus and minus delta (two one-sided "
-    'tests), contradicted if it lies outside. A claim of "at least as good" is supported if the interval lies above '
-    "-delta, contradicted if it lies below -delta. Their p, marked (=) and (≥), are those of the one-sided tests.",
+    "Each test declares the smallest effect of interest, delta. The first verdict that fits is given. Contradicted "
+    "(reversed): the interval lies below 0. Negligible: it lies below delta. Supported: it lies above delta. Supported "
+    "(size open): it lies above 0, and the mean reaches delta. Inconclusive: everything else.",
+    "A sentence with a number (twice the steps) is supported only if the interval lies above that number, and "
+    "contradicted if it lies below. A claim that there is no difference is supported if the interval lies within plus "
+    'and minus delta (two one-sided tests), contradicted if it lies outside. A claim of "at least as good" is '
+    "supported above -delta, contradicted below -delta.",
+    "p is that of the verdict's own null hypothesis: no effect for a size that is open, an effect of delta or more for "
+    "negligible. It is the exact share of sign flips of the differences, taken from that null, that lie as far out; it "
+    "needs no normal law, but symmetric differences (given by arms that can be exchanged, where the null is 0).",
+    "A number that is known to a step only (a largest workable rate, a share of rates, a count, steps to a target) "
+    "makes the interval wider by half a step of each arm at both ends. An interval never leaves the bounds of its "
+    "metric.",
+    "Beside the mean stands the Hodges-Lehmann estimate with the interval of the exact signed-rank test, which one "
+    "seed can move little; a note says where its verdict is another one. A verdict hangs on one seed if leaving a seed "
+    "out gives another word.",
+    'Inconclusive, "n = 34 for a verdict on the effect seen": with so many seeds a verdict comes with a chance of '
+    "80 %, if the true effect and standard deviation are those seen here.",
     "No verdict is given with fewer than six seeds: with five, the smallest possible sign-flip p is 0.0625.",
     "Regimes: equal hyperparameters for all arms, and each arm at its own best. Tuning uses other seeds, and images "
     "set apart from the training set (or the training loss where a test is about that); verdicts use fresh seeds.",
+    "Tuning has five seeds and the rule of one standard error: of the values that are as good as the best, the middle. "
+    "A grid of learning rates grows by itself, by one value at a time and at most four, while its best value is on an "
+    "edge.",
     "A best value on the edge of its grid makes a verdict inconclusive (grid edge), as a better one may lie outside; "
     "so does a largest workable value at the end of its axis where a longer axis could turn the verdict.",
-    "Inconclusive (grid step): a largest working value is known to one step of its axis only, and the effect is not "
-    "larger than delta and one step together.",
     "Inconclusive (censored): seeds without a value are missing in one arm only, and would have spoken against the "
     "verdict.",
     "A run diverges when its loss is not finite. It counts as chance for accuracies and as censored for steps to a "
     "target; how many did is printed, and compared by McNemar's exact test.",
     "Steps to a target are censored at the budget: the share that reached it is printed, and ratios are over the seeds "
     "where all arms did.",
-    "Verdicts are those of single tests at 95 %. The column p (Holm) adjusts the p of the paired t-test (for equality "
-    "and at-least tests that of the one-sided tests) over all tests of this report, since a sign-flip p cannot fall "
-    "below 2/2^n.",
+    "A claim has one declared primary test, or several that must all hold; they alone answer its sentence. The "
+    "answer's p is the largest of several where all hold, and the smallest times their number where one is "
+    "contradicted. p (Holm) adjusts it over all claims of this report; an answer that does not survive says so. "
+    "The p of all other tests are those of single tests.",
+    "A check says whether an arm does what it is there for. Tests that need a check that fails have no verdict.",
     "The finite test set adds an error that arms with equal seeds partly share; its standard error is printed as the "
     "limit of what can be said beyond these test images.",
 )
 
 GLOSSARY = (
     ("arm", "one of the variants that are compared; what it sets stands under Arms"),
-    ("BCa", "bias-corrected and accelerated bootstrap interval of the mean difference (Efron 1987)"),
-    ("d_z", "mean over standard deviation of the differences of pairs (Cohen 1988)"),
-    ("sign-flip p", "share of all 2^n choices of signs of the differences whose mean is at least as far from 0"),
-    ("(=), (≥)", 'p of the one-sided t-tests, against delta, of an equality or of an "at least"'),
     (
-        "p (Holm)",
-        "p of the t-test made larger for the number of tests: all rejections below 0.05 are right together with a "
-        "chance of at least 95 % (Holm 1979)",
+        "Hodges-Lehmann",
+        "the median of all averages of two differences, with the interval of the exact signed-rank test "
+        "(Hodges & Lehmann 1963)",
     ),
+    ("d_z", "mean over standard deviation of the differences of pairs (Cohen 1988)"),
+    (
+        "p",
+        "share of all 2^n choices of signs of the differences (less the null's value) whose sum lies at least as far "
+        "out",
+    ),
+    ("p (Holm)", "p made larger for the number of claims, so that all below 0.05 are right together (Holm 1979)"),
     ("pp", "percentage points: differences of accuracies in percent"),
     (
         "precise statistics",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,14 @@ import yaml  # type: ignore[import-untyped]
 
 from bnexp.claims.report import figures
 from bnexp.claims.report.cells import (
-    bootstrap,
+    answered,
     claimed,
     core_time,
     counted,
     effect_cell,
     level,
+    named,
+    robust,
     verdict,
 )
 from bnexp.claims.result import Result, TestResult
@@ -25,8 +26,6 @@ from bnexp.compare.cells import BLANK, number, probability
 from bnexp.compare.drawing import Picture
 
 Rows = list[list[str | Cell]]
-# Marks a p that is from one-sided tests.
-_P_MARKS = {"equal": " (=)", "at_least": " (≥)"}
 # At this size the text in a figure is as large as the page's text.
 _PIXELS_PER_INCH = 100
 _RUNS = "Runs (on the machine that made them)"
@@ -35,6 +34,8 @@ _RUNS = "Runs (on the machine that made them)"
 def section(result: Result, picture: Picture | None, runs_at: str) -> Iterator[Block]:
     """Everything about a claim; ``runs_at`` leads from the page to the folder that run folders are relative to."""
     yield Heading(2, result.sentence, result.claim)
+    if result.answer is not None:
+        yield Text(f"{answered(result)}. It holds if {' and '.join(result.answer.tests)} does.", title="Answer:")
     yield Text(_origin(result), kind="meta")
     if picture is not None:
         width = round(_PIXELS_PER_INCH * picture.figure.get_figwidth())
@@ -73,19 +74,18 @@ def _origin(result: Result) -> str:
 
 
 def _tests(result: Result) -> Iterator[Block]:
-    header = ["test", "verdict", "regime", "effect, 95 % interval", "BCa", "claimed", "n", "d_z", "p", "p (Holm)"]
+    header = ["test", "verdict", "regime", "effect, interval", "Hodges-Lehmann", "claimed", "n", "d_z", "p"]
     rows: Rows = [
         [
-            Cell(test.says, note=test.test),
+            named(test, test.test),
             verdict(test),
             test.regime,
             effect_cell(test),
-            bootstrap(test),
+            robust(test),
             claimed(test),
             number(test.n, 0),
             number(test.d_z, 2),
-            _marked(probability(test.p), test.claims),
-            probability(test.p_holm),
+            probability(test.p),
         ]
         for test in result.tests
     ]
@@ -94,10 +94,6 @@ def _tests(result: Result) -> Iterator[Block]:
     notes += _noise_floor(result)
     if notes:
         yield Items(notes)
-
-
-def _marked(p: Cell, claims: str) -> Cell:
-    return p if p.value is None else replace(p, text=p.text + _P_MARKS.get(claims, ""))
 
 
 def _notes(test: TestResult) -> Iterator[str]:
