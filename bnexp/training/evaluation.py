@@ -47,7 +47,8 @@ def evaluate(
         forward: answers with logits [M, B, K] instead of the population; used in this pass alone.
     """
     population.train(False)
-    given = split, batch_size, attack, calibrated
+    by_batch = any(layer.source == "batch" for layer in batch_norms(population.members[0]))
+    given = split, batch_size, attack, calibrated, by_batch
     scores = population.kept(_Scores, *given) if forward is None else _Scores(population, *given, forward)
     measures = scores()
     population.train()
@@ -64,6 +65,7 @@ class _Scores:
         batch_size: int,
         attack: Attack | None,
         calibrated: bool,
+        by_batch: bool,
         forward: Forward | None = None,
     ) -> None:
         self._population, self._images, members = population, len(split), len(population)
@@ -71,9 +73,8 @@ class _Scores:
         self._loss_M = torch.zeros(members, dtype=torch.float64, device=split.y.device)
         self._hits_M = torch.zeros_like(self._loss_M)
         self._gap_MQ = self._loss_M.new_zeros(members, _BINS) if calibrated else None
-        model = population.members[0]
-        by_batch = any(layer.source == "batch" for layer in batch_norms(model))
-        batches, recorder = places(split, batch_size, model), None if by_batch else population.recorder
+        recorder = None if by_batch else population.recorder
+        batches = places(split, batch_size, population.members[0])
         if recorder is not None:  # no norm looks at a batch as a whole, so that the last one can be filled up
             batches = [slice(start, start + batch_size) for start in range(0, len(split), batch_size)]
         self._pass = Pass(split, members, batches, self._add, recorder, padded=recorder is not None)

@@ -14,7 +14,7 @@ from bnexp.data import Batches, Split
 from bnexp.experiment.setup import Setup, build
 from bnexp.training.evaluation import evaluate
 from bnexp.training.passes import Pass
-from bnexp.training.statistics import precise_statistics
+from bnexp.training.statistics import batch_statistics, precise_statistics
 
 CLOSE = {"rtol": 1e-12, "atol": 0}
 
@@ -88,6 +88,18 @@ def test_statistics_of_a_batch_are_never_those_of_a_batch_that_was_filled_up():
     for kind, values in wanted.items():
         assert found[kind]["loss"] == pytest.approx(values["loss"], rel=1e-12)
         assert found[kind]["accuracy"] == values["accuracy"]
+
+
+def test_a_recording_by_running_statistics_is_not_replayed_for_those_of_the_batch():
+    setup = trained(1, False, "norm=bn")
+    population, split = setup.population, setup.data.train
+    with batch_statistics(*population.members):
+        wanted = evaluate(population, split, 64)
+    population.recorder = Again()
+    running = [evaluate(population, split, 64) for _ in range(2)]
+    with batch_statistics(*population.members):
+        assert evaluate(population, split, 64) == wanted
+    assert evaluate(population, split, 64) == running[0] == running[1] != wanted
 
 
 @pytest.mark.parametrize("padded", [False, True])
