@@ -209,6 +209,7 @@ SMALL = {
     "plain": {"depth": 8, "width": 4},
     "resmlp": {"blocks": 2, "width": 16},
     "resnet": {"depth": 8, "width": 4},
+    "vit": {"width": 8, "blocks": 1},
     "resnet9": {"width": 4},
     "resnet18": {},
     "rnn": {"width": 9},
