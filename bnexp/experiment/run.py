@@ -136,7 +136,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
 def _executor(setup: Setup) -> dict[str, Any]:
     """How the run is computed, which can change its last bits: members of its stack, and whether steps are replayed."""
     members = len(setup.population) if isinstance(setup.population.executor, Stacked) else 1
-    return {"stacked": members, "graph": setup.training.recorder is not None}
+    return {"stacked": members, "graph": setup.population.recorder is not None}
 
 
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
@@ -171,7 +171,7 @@ def _keep_records(
     """Write each record to the logbooks of members still training; finish the logbooks of members that end early."""
     progress, cadence = setup.training.progress, setup.training.cadence
     ended = {
-        row: _end(job, book, book.seconds, progress.step, **how)
+        row: _end(job, book, setup, book.seconds, **how)
         for row, (job, book) in enumerate(zip(jobs, books, strict=True))
         if (how := _early_end(setup, book, None))
     }
@@ -189,14 +189,14 @@ def _keep_records(
             ends = {row: how for row in going if (how := _early_end(setup, books[row], diverged[row]))}
             _save_due(setup, {row: books[row] for row in going if diverged[row] is None}, ends)
             for row, how in ends.items():
-                ended[row] = _end(jobs[row], books[row], seconds, record.step, **how)
+                ended[row] = _end(jobs[row], books[row], setup, seconds, **how)
             display.show(record)
             if len(ended) == len(jobs):
                 break
     seconds, _ = setup.clock.look(progress.step)
     status = "finished" if progress.step == cadence.steps else "interrupted"
     rest = [row for row in range(len(jobs)) if row not in ended]
-    found = _side_by_side(lambda row: _end(jobs[row], books[row], seconds, progress.step, status=status), rest)
+    found = _side_by_side(lambda row: _end(jobs[row], books[row], setup, seconds, status=status), rest)
     ended |= dict(zip(rest, found, strict=True))
     return [ended[row] for row in range(len(jobs))]
 
@@ -262,9 +262,11 @@ def _save(setup: Setup, book: Logbook, state: checkpoint.State) -> None:
         book.update("running", step=progress.step)
 
 
-def _end(job: Job, book: Logbook, seconds: float, step: int, *, status: str, **at: int) -> Outcome:
+def _end(job: Job, book: Logbook, setup: Setup, seconds: float, *, status: str, **at: int) -> Outcome:
     book.flush()
-    book.update(status, step=step, seconds=round(seconds, 3), **at)
+    step = setup.training.progress.step
+    # The executor is told again: a capture that failed is known by now.
+    book.update(status, step=step, seconds=round(seconds, 3), executor=_executor(setup), **at)
     if status != "interrupted":
         RunPaths(job.folder).error_log.unlink(missing_ok=True)  # of an earlier try
         if not CHECKPOINTS[job.config.checkpoint_keep]:

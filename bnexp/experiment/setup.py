@@ -293,7 +293,6 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
         cadence=checked.cadence,
         precision=Precision(config.precision, len(configs), device),
         progress=Progress(len(configs), device, dtype),
-        recorder=population.recorder,
         label_smoothing=config.label_smoothing,
         accumulate=config.accumulate,
     )

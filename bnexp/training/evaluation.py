@@ -19,8 +19,6 @@ from bnexp.training.population import Population
 
 Measures = dict[str, list[float]]
 Forward = Callable[[Tensor], Tensor]
-
-
 # (population, inputs (M, B, ...), classes [M, B]) -> changed inputs.
 Attack = Callable[[Population, Tensor, Tensor], Tensor]
 # Intervals of the confidence in which the calibration error compares it to the accuracy (Guo et al. 2017, sec. 5).
@@ -73,11 +71,11 @@ class _Scores:
         self._loss_M = torch.zeros(members, dtype=torch.float64, device=split.y.device)
         self._hits_M = torch.zeros_like(self._loss_M)
         self._gap_MQ = self._loss_M.new_zeros(members, _BINS) if calibrated else None
-        recorder = None if by_batch else population.recorder
+        record = None if by_batch or population.recorder is None else population.record
         batches = places(split, batch_size, population.members[0])
-        if recorder is not None:  # no norm looks at a batch as a whole, so that the last one can be filled up
+        if record is not None:  # no norm looks at a batch as a whole, so that the last one can be filled up
             batches = [slice(start, start + batch_size) for start in range(0, len(split), batch_size)]
-        self._pass = Pass(split, members, batches, self._add, recorder, padded=recorder is not None)
+        self._pass = Pass(split, members, batches, self._add, record, padded=record is not None)
 
     @torch.no_grad()
     def __call__(self) -> Measures:
@@ -85,10 +83,8 @@ class _Scores:
             sums.zero_()
         self._pass()
         shares_M = accuracy(self._hits_M, self._loss_M, self._images)
-        measures = {
-            "loss": (self._loss_M / self._images).tolist(),
-            "accuracy": shares_M.tolist(),
-        }  # waits for the device
+        loss = (self._loss_M / self._images).tolist()  # waits for the device
+        measures = {"loss": loss, "accuracy": shares_M.tolist()}
         if self._gap_MQ is not None:
             measures["ece"] = (self._gap_MQ.abs().sum(1) / self._images).tolist()
         return measures

@@ -17,7 +17,7 @@ from torch import Tensor
 from bnexp.record import Record
 from bnexp.training.losses import accuracy, hits
 from bnexp.training.optim import Optimizer
-from bnexp.training.population import Population, Recorder
+from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 from bnexp.training.step import Batches, Done, NumberedStep, RecordableBatches, RecordedStep, Step
 
@@ -185,11 +185,10 @@ class Training:
         population: M models, updated in place.
         optimizer: updates the models.
         factors: [steps], the schedule: the base learning rates are multiplied by these numbers.
-        batches: step -> batch; with a recorder, see ``RecordableBatches``.
+        batches: step -> batch; where the population records, see ``RecordableBatches``.
         cadence: the steps at which records, evaluations and checkpoints are due.
         precision: number formats of a step.
         progress: the step and the sums so far.
-        recorder: captures a step to be replayed, see ``RecordedStep``; None runs every step eagerly.
         label_smoothing, accumulate: see ``Step``.
     """
 
@@ -200,7 +199,6 @@ class Training:
     cadence: Cadence
     precision: Precision
     progress: Progress
-    recorder: Recorder | None = None
     label_smoothing: float = 0.0
     accumulate: int = 1
 
@@ -245,7 +243,8 @@ def train(
 def _steps(training: Training) -> tuple[Callable[[int], Done], Callable[[int], Done]]:
     """The eager step for watched steps, and the step for all others: the eager step again, or its replay."""
     # A captured step also updates the sums.
-    note = training.progress.note if training.recorder is None else training.progress.add
+    records = training.population.recorder is not None
+    note = training.progress.add if records else training.progress.note
     step = Step(
         training.population,
         training.optimizer,
@@ -256,9 +255,7 @@ def _steps(training: Training) -> tuple[Callable[[int], Done], Callable[[int], D
     )
     batches, factors = training.batches, training.factors
     eager = NumberedStep(step, batches, factors)
-    if training.recorder is None:
-        return eager, eager
-    return eager, RecordedStep(step, cast("RecordableBatches", batches), factors, training.recorder)
+    return eager, RecordedStep(step, cast("RecordableBatches", batches), factors) if records else eager
 
 
 def _record(cadence: Cadence, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, observed: Observed) -> Record:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from bnexp.data import Split
 from bnexp.models.layers import batch_norms
-from bnexp.training.population import Recorder
 
 # Does something with a batch of all members: inputs (M, B, ...), classes [M, B], and which of its places are images of
 # the split, [B]; None means all.
 Work = Callable[[Tensor, Tensor, Tensor | None], None]
+# See ``Population.record``.
+Record = Callable[[Callable[[], None]], Callable[[], None] | None]
 
 
 def places(split: Split, batch_size: int, model: nn.Module) -> list[slice]:
@@ -40,7 +41,7 @@ class Pass:
         members: M.
         batches: their places.
         work: does the work; it must not wait for the device.
-        recorder: captures the work on a full batch; None does everything eagerly.
+        record: records the work on a full batch; None does everything eagerly.
         padded: the last batch is filled up to the size of the first, and ``work`` told which places are images.
     """
 
@@ -50,12 +51,12 @@ class Pass:
         members: int,
         batches: list[slice],
         work: Work,
-        recorder: Recorder | None,
+        record: Record | None,
         *,
         padded: bool = False,
     ) -> None:
         self._split, self._members, self._batches, self._work = split, members, batches, work
-        self._recorder, self._padded = recorder, padded
+        self._record, self._padded = record, padded
         self._size = batches[0].stop
         self._replay: Callable[[], None] | None = None
         device = split.y.device
@@ -66,14 +67,14 @@ class Pass:
         """Do the work on all batches, in order."""
         self._number_1.zero_()
         for at in self._batches:
-            if self._recorder is None or not (self._padded or at.stop - at.start == self._size):
+            if self._record is None or not (self._padded or at.stop - at.start == self._size):
                 self._work(*self._split.batch(at, self._members), None)
             elif self._replay is not None:
                 self._replay()
             else:
                 self._recorded()
                 if at.start == 0 and len(self._batches) > 1:
-                    self._replay = self._recorder(self._recorded)
+                    self._replay = self._record(self._recorded)
 
     def _recorded(self) -> None:
         at_B = self._number_1 * self._size + self._within_B

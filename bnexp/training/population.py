@@ -8,6 +8,7 @@ parameter, so the gradient of the summed losses holds every member's own gradien
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from bnexp.training.compiled import Program, compiled
 from bnexp.training.kernels import MemberKernels
 from bnexp.training.losses import mean_loss, mean_losses
 from bnexp.training.precision import Precision
+
+log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 # (member, its forward pass, its inputs (B, ...), its state) -> tensors, in any nesting.
@@ -61,8 +64,7 @@ class Population:
         members: models that differ only in their numbers, on the device and in the type to train in.
         stacked: run all members at once (``Stacked``) instead of one after another (``OneByOne``); a single member is
             never stacked.
-        recorder: captures what is done again and again on a GPU, see ``RecordedStep`` and ``Pass``; None records
-            nothing.
+        recorder: captures what is done again and again on a GPU, see ``record``; None records nothing.
         compiled: compile the training with torch.compile: of each member, or of the whole stack.
 
     Attributes:
@@ -70,6 +72,7 @@ class Population:
         gradient_MP: their gradients after ``learn``.
         buffers: name -> [M, ...].
         executor: runs the members.
+        recorder: None also after a capture that failed.
     """
 
     def __init__(
@@ -124,6 +127,21 @@ class Population:
     def collect(self, work: Collect, x_MB: Tensor, state: Any) -> Any:
         """What ``work`` makes of each member, of its inputs (M, B, ...) and of its row of the tensors in ``state``."""
         return self.executor.collect(work, x_MB, state)
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        """A function that replays ``work``; None where nothing is recorded.
+
+        If the capture fails, the log says why, and nothing more is recorded.
+        """
+        if self.recorder is None:
+            return None
+        try:
+            return self.recorder(work)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            log.warning("graph: CUDA graph capture failed (%s); running eagerly", reason)
+            self.recorder = None
+            return None
 
     def kept(self, make: Callable[..., Made], *given: Hashable) -> Made:
         """``make(population, *given)``; with a recorder it is made once, because it holds recordings."""
@@ -284,8 +302,8 @@ class Stacked:
         """See ``Population.learn``."""
         program: Program = partial(self._learn, precision, smoothing)
         given = list(self._parameters.values()), list(self._buffers.values()), x_MB, y_MB, precision.scale_M
-        if self._compiled:  # the first size alone: that of full batches
-            if not self._fast:
+        if self._compiled:  # full batches, which are the largest; a run may be resumed at a smaller one
+            if x_MB.shape[1] > max((size[1] for size in self._fast), default=0):
                 self._fast[x_MB.shape] = compiled(program, given)
             program = self._fast.get(x_MB.shape, program)
         loss_M, logits_MBK, *found = program(*given)

@@ -94,7 +94,8 @@ class _Precise:
             for name, moments in nothing.items()
         }
         batches = places(train, batch_size, model)
-        self._pass = Pass(train, members, batches, self._take_in, population.recorder)
+        record = None if population.recorder is None else population.record
+        self._pass = Pass(train, members, batches, self._take_in, record)
 
     @torch.no_grad()
     def __call__(self) -> dict[str, Moments]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,10 +11,8 @@ import torch
 from torch import Tensor
 
 from bnexp.training.optim import Optimizer
-from bnexp.training.population import Population, Recorder
+from bnexp.training.population import Population
 from bnexp.training.precision import Precision
-
-log = logging.getLogger(__name__)
 
 # Eager warm-up steps before CUDA-graph capture: libraries choose their kernels and allocate buffers in them.
 _WARM_UP = 3
@@ -126,22 +122,21 @@ class RecordedStep:
 
     Launches limit small nets. The recording holds the whole step: it takes its batch, augments it and looks its factor
     up by a number on the device, which it then increases. Batches that are not full run eagerly, and so do the first
-    steps. If capture fails, all steps run eagerly, and the log says why.
+    steps, and all steps where the population cannot record (``Population.record``).
 
     Args:
         step: does the work.
         batches: see ``RecordableBatches``.
         factors: see ``NumberedStep``.
-        recorder: captures a step: ``cuda_graph``.
     """
 
-    def __init__(self, step: Step, batches: RecordableBatches, factors: Tensor, recorder: Recorder) -> None:
+    def __init__(self, step: Step, batches: RecordableBatches, factors: Tensor) -> None:
         self._step, self._batches, self._factors = step, batches, factors
-        self._eager, self._recorder = NumberedStep(step, batches, factors), recorder
+        self._eager = NumberedStep(step, batches, factors)
         self._replay: Callable[[], None] | None = None
         self._number_1 = torch.zeros(1, dtype=torch.int64, device=factors.device)
         self._there = 0  # the step whose number is on the device
-        self._left: float = _WARM_UP
+        self._left = _WARM_UP
         self._done: Done | None = None
 
     def __call__(self, number: int) -> Done:
@@ -150,9 +145,9 @@ class RecordedStep:
             with untried_kernels():
                 return self._eager(number)
         if self._left == 0 and self._replay is None:
-            self._record(number)
+            self._replay = self._step.population.record(self._work)
         if self._replay is None:
-            self._left -= 1
+            self._left -= 1  # after a capture that failed it is negative
             return self._eager(number)
         if self._there != number:
             self._number_1.fill_(number)
@@ -160,16 +155,6 @@ class RecordedStep:
         self._there = number + 1
         assert self._done is not None
         return self._done
-
-    def _record(self, number: int) -> None:
-        """Capture a step, or say that steps stay eager."""
-        try:
-            self._number_1.fill_(number)
-            self._replay = self._recorder(self._work)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            log.warning("graph: CUDA graph capture failed (%s); running eagerly", reason)
-            self._left = math.inf
 
     def _work(self) -> None:
         x_MB, y_MB = self._batches.recorded(self._number_1)

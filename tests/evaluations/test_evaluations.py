@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import yaml
 from conftest import ROOT, SMALL, SMALL_RUN, composed
 from measured import measured
+from recorders import Again
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
@@ -293,13 +294,6 @@ def test_conditions_change_what_is_seen_and_leave_the_images():
 
 
 # --------------------------------------------------------------------------------------------------------------- a run
-
-
-class Again:
-    """Records by keeping the work."""
-
-    def __call__(self, work):
-        return work
 
 
 def test_stacked_and_recorded_evaluations_are_those_one_by_one():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from conftest import SMALL_RUN, composed
+from recorders import evaluated_eagerly
 from test_resume import StopAt, left_behind, run_words
 from test_stacked import agree, never
 
@@ -66,8 +65,8 @@ def test_a_recorded_step_is_the_same(stacked):
 
     for recorder in (keep, None):
         setup = build(configs("drop_last=true", "epochs=2"), stacked=stacked)
-        training = replace(setup.training, recorder=recorder)
-        records = list(train(training, setup.evaluate, setup, stop=never))
+        setup.population.recorder = recorder
+        records = list(train(setup.training, evaluated_eagerly(setup), setup, stop=never))
         found.append((repr(records), setup.population.theta_MP.clone()))
     assert len(recorded) == 1
     assert found[0][0] == found[1][0]

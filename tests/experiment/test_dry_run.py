@@ -31,6 +31,16 @@ def test_each_member_takes_what_the_third_one_adds(free, fit):
     assert dry_run.fitting(190, 220, free) == fit
 
 
+@pytest.mark.parametrize(("members", "runs"), [(9, [2]), (10, [2, 3])])
+def test_a_dry_run_of_two_is_enough_where_the_rest_would_fit_even_if_nothing_were_shared(monkeypatch, members, runs):
+    tried: list[int] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(dry_run, "_peak", lambda given, device: tried.append(len(given)) or 190 + 30 * (len(given) - 2))
+    assert dry_run.members_that_fit(configs(1, "device=cpu") * members, 1) == (members if runs == [2] else 25)
+    assert tried == runs
+
+
 @pytest.mark.parametrize("words", [(), ("norm=none", "init=normal", "init.std=1e20"), ("graph=true",)], ids=str)
 def test_a_dry_run_ends_and_says_nothing(caplog, words):
     caplog.set_level("INFO", logger="bnexp")

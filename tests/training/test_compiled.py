@@ -38,6 +38,17 @@ def test_the_program_does_what_the_step_does_also_after_the_weights_have_moved(w
     assert {str(node.target) for node in program.graph.nodes} >= {"aten.bmm.out", "aten.baddbmm.out"}
 
 
+def test_a_run_that_goes_on_at_a_small_batch_compiles_the_full_ones_too(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        torch, "compile", lambda program, dynamic: lambda *given: sizes.append(len(given[3][0])) or program(*given)
+    )
+    setup = built("norm=bn", "compile=true")
+    for step in (6, 7, 13, 14):
+        setup.population.learn(*setup.training.batches(step), setup.training.precision)
+    assert sizes == [26, 29, 26, 29]
+
+
 def test_writing_a_program_down_changes_no_tensor_and_no_random_generator(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda program, dynamic: program)
     given = torch.ones(3)

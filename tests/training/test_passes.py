@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from conftest import SMALL, composed
 from measured import kinds
+from recorders import Again
 
 from bnexp.config.compose import plain
 from bnexp.data import Batches, Split
@@ -17,22 +16,6 @@ from bnexp.training.passes import Pass
 from bnexp.training.statistics import batch_statistics, precise_statistics
 
 CLOSE = {"rtol": 1e-12, "atol": 0}
-
-
-class Again:
-    """Records by keeping the work, which it does not do then."""
-
-    def __init__(self) -> None:
-        self.recorded = self.replayed = 0
-
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        self.recorded += 1
-
-        def replay() -> None:
-            self.replayed += 1
-            work()
-
-        return replay
 
 
 def trained(members: int, stacked: bool, *words: str) -> Setup:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
 from conftest import SMALL_RUN, composed
+from recorders import Again, evaluated_eagerly
 
 from bnexp.config.compose import plain
 from bnexp.experiment.setup import Setup, build
@@ -26,22 +26,6 @@ WORDS = (
 )
 
 
-class Again:
-    """Records by keeping the work, which it does not do then."""
-
-    def __init__(self) -> None:
-        self.recorded = self.replayed = 0
-
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        self.recorded += 1
-
-        def replay() -> None:
-            self.replayed += 1
-            work()
-
-        return replay
-
-
 def trained(
     recorder: Recorder | None, *words: str, members: int = 1, stacked: bool = False
 ) -> tuple[Setup, list[Record]]:
@@ -49,8 +33,8 @@ def trained(
     base = [word for word in WORDS if word.partition("=")[0].partition(".")[0] not in others]
     configs = [plain(composed(*base, f"seed={seed}", *words)) for seed in range(members)]
     setup = build(configs, stacked=stacked)
-    training = replace(setup.training, recorder=recorder)
-    return setup, list(train(training, setup.evaluate, setup, stop=lambda: False))
+    setup.population.recorder = recorder
+    return setup, list(train(setup.training, evaluated_eagerly(setup), setup, stop=lambda: False))
 
 
 def weights(setup: Setup) -> dict[str, torch.Tensor]:
@@ -100,6 +84,7 @@ def test_what_cannot_be_recorded_is_done_kernel_by_kernel_and_said(caplog):
         setup, _ = trained(refuse)
     wanted, _ = trained(None)
     torch.testing.assert_close(weights(setup), weights(wanted), rtol=0, atol=0)
+    assert setup.population.recorder is None  # so that run.json says what was done, and evaluations do not try again
     (said,) = [record.getMessage() for record in caplog.records]
     assert said == (
         "graph: CUDA graph capture failed (operation not permitted when stream is capturing); running eagerly"
@@ -109,8 +94,24 @@ def test_what_cannot_be_recorded_is_done_kernel_by_kernel_and_said(caplog):
 def test_without_cuda_a_graph_has_no_effect_and_the_log_says_so(caplog):
     with caplog.at_level(logging.INFO, "bnexp"):
         setup = build([plain(composed(*WORDS, "graph=true", "device=cpu"))], stacked=False)
-    assert setup.training.recorder is None
+    assert setup.population.recorder is None
     assert "graph=true: has no effect on device=cpu" in [record.getMessage() for record in caplog.records]
+
+
+def test_kernels_are_tried_for_full_batches_of_the_training_alone(monkeypatch):
+    """cuDNN would try all its kernels for each new shape, for seconds."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    tried: set[tuple[bool, int]] = set()
+    setup = build([plain(composed(*SMALL_RUN, "norm=bn", "epochs=1"))], stacked=False)
+    torch.backends.cudnn.benchmark = True  # as it is on a GPU
+    setup.population.recorder = Again()
+    setup.population.members[0].register_forward_pre_hook(
+        lambda model, given: tried.add((torch.backends.cudnn.benchmark, len(given[0])))
+    )
+    list(train(setup.training, setup.evaluate, setup, stop=lambda: False))
+    assert {size for benchmark, size in tried if benchmark} == {29}  # of 200 images; evaluations are larger
+    assert {26} < {size for benchmark, size in tried if not benchmark}
+    assert torch.backends.cudnn.benchmark
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

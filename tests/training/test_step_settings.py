@@ -64,7 +64,8 @@ class Recorded:
     """A recorded step, called like the step itself."""
 
     def __init__(self, step: Step) -> None:
-        self.number, self.do = 0, RecordedStep(step, self, torch.ones(STEPS, dtype=torch.float64), again)
+        step.population.recorder = again
+        self.number, self.do = 0, RecordedStep(step, self, torch.ones(STEPS, dtype=torch.float64))
 
     def __call__(self, *given: Any) -> Any:
         if len(given) == 1:  # a step asks for its batch
