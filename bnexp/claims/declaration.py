@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,20 @@ PROFILES = ("quick", "full", "gpu")
 # within the threshold around 0, or above minus the threshold ("as good as").
 Kind = Literal["greater", "less", "exceeds", "equal", "at_least"]
 SUMMARIES = ("last", "mean", "max", "min", "sd", "median")
+# The titles of arms and regimes that many claims have; a claim's own ``titles`` go before them.
+TITLES = {
+    "none": "no norm",
+    "bn": "batch norm",
+    "gn": "group norm",
+    "ln": "layer norm",
+    "in": "instance norm",
+    "rms": "RMS norm",
+    "dyt": "dynamic tanh",
+    "equal": "equal settings for all",
+    "tuned": "each at its best learning rate",
+}
+# What a claim's ``answers`` may be given for. ``holds`` and ``fails`` are for a claim of exact checks alone.
+ANSWERS = ("supported", "negligible", "contradicted", "inconclusive", "holds", "fails")
 # A verdict needs six seeds: with five pairs the smallest sign-flip p is 0.0625.
 FEWEST_SEEDS = 6
 
@@ -214,11 +229,31 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What was changed in the declaration after results had been seen, on which day (2026-11-26), and why."""
+
+    date: str
+    what: str
+    why: str
+
+    def __post_init__(self) -> None:
+        try:
+            date.fromisoformat(self.date)
+        except ValueError:
+            raise ValueError(f"date={self.date}: expected a day such as 2026-11-26") from None
+
+
+@dataclass(frozen=True)
 class Claim:
     """A claim as its yaml declares it; ``id`` and ``text`` are the file's name and content.
 
     Attributes:
         holds_if: the primary test, ``regime/test``; of several, all must hold. They alone answer the sentence.
+        titles: arm or regime -> what readers see in its place; ``title_of`` knows those that most claims have.
+        answers: verdict -> one sentence that tells it, with the condition under which it holds. It is declared before
+            the first run, so it names no measured number.
+        lesson: the place among the lessons that a report begins with.
+        changes: what was changed after results had been seen.
     """
 
     id: str
@@ -239,6 +274,14 @@ class Claim:
     exact: list[str] = field(default_factory=list)
     profiles: dict[str, Profile] = field(default_factory=dict)
     figure: Figure = field(default_factory=Figure)
+    titles: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
+    lesson: Positive | None = None
+    changes: list[Change] = field(default_factory=list)
+
+    def title_of(self, name: str) -> str:
+        """What readers see in place of an arm's or a regime's name."""
+        return self.titles.get(name) or TITLES.get(name, name)
 
     @property
     def title(self) -> str:
@@ -299,6 +342,8 @@ def _check(claim: Claim) -> None:
     for name, test in claim.tests.items():
         _check_test(f"{claim.id}.tests.{name}", test, claim)
     _check_primary(claim)
+    _among(f"{claim.id}.titles", claim.titles, [*claim.arms, *claim.regimes])
+    _among(f"{claim.id}.answers", claim.answers, ANSWERS)
     for name, profile in claim.profiles.items():
         where = f"{claim.id}.profiles"
         _among(where, [name], PROFILES)

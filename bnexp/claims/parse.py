@@ -87,7 +87,7 @@ def _value(where: str, given: Any, annotation: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Reads numbers and words as YAML 1.2 does: 1e-3 is a number, ``on`` and ``no`` are words. Refuses double keys."""
+    """Reads numbers and words as YAML 1.2 does: 1e-3 is a number, ``on`` and 2026-11-26 are words. No key twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -99,7 +99,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
