@@ -297,7 +297,20 @@ def load(path: Path) -> Claim:
         ValueError: ``<claim>.<key>: what is wrong``, in one line.
     """
     given, text = parse.read(path)
-    claim: Claim = parse.parsed(path.stem, {**given, "id": path.stem, "text": text}, Claim)
+    return _claim(path.stem, given, text)
+
+
+def of_text(name: str, text: str) -> Claim:
+    """A claim from the text of its yaml, which a result keeps.
+
+    Raises:
+        ValueError: as ``load``.
+    """
+    return _claim(name, parse.mapping(name, text), text)
+
+
+def _claim(name: str, given: Mapping[str, Any], text: str) -> Claim:
+    claim: Claim = parse.parsed(name, {**given, "id": name, "text": text}, Claim)
     _check(claim)
     return claim
 

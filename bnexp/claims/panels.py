@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bnexp.claims.design import Design
 from bnexp.claims.sweeps import Harvest
 from bnexp.compare.statistics import mean_interval
-from bnexp.config.metrics import metric_of
+from bnexp.config.metrics import RUNNING, Evaluated, evaluated_of, metric_of
 from bnexp.runs import metrics
 from bnexp.runs.collect import show
 
@@ -20,9 +21,26 @@ Panels = dict[str, Lines]
 
 def panels(design: Design, harvest: Harvest) -> Panels:
     """The lines of each regime; none for a figure that shows differences."""
-    figure = design.claim.figure
-    lines = {"curves": _curves, "axis": _axis}.get(figure.kind)
-    return {name: lines(design, harvest, name, figure.metric) for name in design.regimes} if lines else {}
+    lines = {"curves": _curves, "axis": _axis}.get(design.claim.figure.kind)
+    if lines is None:
+        return {}
+    return {name: lines(design, harvest, name, metric) for name, metric in metrics_of(design).items()}
+
+
+def metrics_of(design: Design) -> dict[str, str]:
+    """Regime -> what its panel draws: the figure's metric, or the same by the statistics of the regime's tests."""
+    wanted = design.claim.figure.metric
+    return {name: _metric(design, name, wanted) for name in design.regimes}
+
+
+def _metric(design: Design, regime: str, wanted: str) -> str:
+    tags = [test.measure.tag for test in design.tests.values() if regime in design.regimes_of(test)]
+    alike = [tag for tag in tags if _running(tag) == _running(wanted)]
+    return wanted if wanted in alike or not alike else alike[0]
+
+
+def _running(tag: str) -> Evaluated:
+    return replace(evaluated_of(tag), statistics=RUNNING)
 
 
 def _curves(design: Design, harvest: Harvest, regime: str, metric: str) -> Lines:

@@ -13,7 +13,7 @@ from bnexp.claims.answers import Answer, answer
 from bnexp.claims.declaration import Kind, Test
 from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side, primary
-from bnexp.claims.panels import Panels, panels
+from bnexp.claims.panels import Panels, metrics_of, panels
 from bnexp.claims.resolution import bounds
 from bnexp.claims.sweeps import Harvest
 from bnexp.claims.tuning import TunedValue
@@ -123,10 +123,10 @@ class ExactResult:
 
 @dataclass(frozen=True)
 class FigureResult:
-    """What the claim's figure shows; ``axis`` is the setting along the axis."""
+    """What the claim's figure shows: the metric of each regime, and the setting along the axis."""
 
     kind: Literal["curves", "axis", "dots"]
-    metric: str
+    metrics: dict[str, str]
     axis: str | None
     panels: Panels
 
@@ -183,7 +183,7 @@ def conclude(
         exact: check -> rows.
         seconds: that the command took.
     """
-    claim, figure = design.claim, design.claim.figure
+    claim = design.claim
     first = run_json.read(harvest.all[0].folder) if harvest.all else {}
     images = first.get("images", {}).get("test")
     return Result(
@@ -204,7 +204,7 @@ def conclude(
         tuning=[_tuned(*key, value) for key, value in harvest.tuned.items()],
         exact={name: [ExactResult(*row, row.holds) for row in rows] for name, rows in exact.items()},
         figure=FigureResult(
-            figure.kind, figure.metric, design.axis.key if design.axis else None, panels(design, harvest)
+            claim.figure.kind, metrics_of(design), design.axis.key if design.axis else None, panels(design, harvest)
         ),
         runs=len(harvest.all),
         failed=harvest.failed,

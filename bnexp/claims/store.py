@@ -12,7 +12,7 @@ from bnexp.runs import json_file
 from bnexp.runs.storage import write_atomically
 
 NAME = "result.json"
-FORMAT = 3
+FORMAT = 4
 
 
 def write(folder: Path, result: Result) -> None:

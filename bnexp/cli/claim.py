@@ -13,8 +13,9 @@ from pathlib import Path
 from bnexp.claims import declaration, judging, store, sweeps
 from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import Design, design
-from bnexp.claims.report.cells import answered, effect
-from bnexp.claims.result import Result, TestResult, conclude
+from bnexp.claims.report.reading import reading
+from bnexp.claims.report.words import effect
+from bnexp.claims.result import Result, conclude
 from bnexp.claims.sweeps import Harvest
 from bnexp.cli.arguments import parser, take_format
 from bnexp.cli.output import answer, only_the_answer
@@ -42,7 +43,10 @@ def main(arguments: list[str]) -> int:
         return _list(configs, given.format)
     if given.command == "run":
         return _run(given, configs)
-    return _report(given)
+    return _report(given, configs)
+
+
+_FOLDERS = f"of a profile, and of others whose answers stand beside; default: {FOLDER}/<profile>"
 
 
 def _options() -> argparse.ArgumentParser:
@@ -55,8 +59,8 @@ def _options() -> argparse.ArgumentParser:
     run.add_argument("--profile", choices=PROFILES, help="default: gpu where there is one, else quick")
     run.add_argument("--smoke", action="store_true", help="a few steps of everything, in seconds; no verdict")
     run.add_argument("--retry-failed", action="store_true", help="run again what has failed")
-    report = commands.add_parser("report", help="all results as a page, with figures", allow_abbrev=False)
-    report.add_argument("folder", type=Path, nargs="?", help=f"of a profile; default: {FOLDER}/<profile>")
+    report = commands.add_parser("report", help="all results as pages, with figures", allow_abbrev=False)
+    report.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=_FOLDERS)
     report.add_argument("--to", type=Path, metavar="DIR", help="default: the same folder")
     for command in (listed, run, report):
         take_format(command)
@@ -183,31 +187,40 @@ def lines(result: Result) -> list[str]:
     """A result for a terminal: lines for the claim, its answer, each test in a regime, and each exact check."""
     failed = f", {result.failed} failed" if result.failed else ""
     head = f"{result.claim} ({result.profile}): {result.runs} runs{failed}, {result.seconds:.0f} s"
-    answer = result.answer
-    said = [f"  claim: {answered(result)}: {' and '.join(answer.tests)}"] if answer is not None else []
+    claim, answer = reading(result).claim, result.answer
+    said = [f"  claim: {_word(answer.word, answer.detail)}: {' and '.join(answer.tests)}"] if answer is not None else []
     tests = [
-        f"  {test.regime}/{test.test}: {test.verdict}{_detail(test)}{effect(test)}, n = {test.n}"
+        ", ".join(filter(None, [_word(test.verdict, test.detail), effect(claim, test), f"n = {test.n}"]))
         for test in result.tests
     ]
+    judged = [f"  {test.regime}/{test.test}: {text}" for test, text in zip(result.tests, tests, strict=True)]
     exact = [
         f"  {name}: {'holds exactly' if all(row.holds for row in rows) else 'does NOT hold'} ({len(rows)} numbers)"
         for name, rows in result.exact.items()
     ]
-    return [head, *said, *tests, *exact]
+    return [head, *said, *judged, *exact]
 
 
-def _detail(test: TestResult) -> str:
-    return f" ({test.detail})" if test.detail else ""
+def _word(word: str, detail: str) -> str:
+    return f"{word} ({detail})" if detail else word
 
 
-def _report(given: argparse.Namespace) -> int:
+def _report(given: argparse.Namespace, configs: Path) -> int:
     from bnexp.claims.report import page as report
 
-    folder = given.folder or FOLDER / _default_profile()
-    if given.folder is not None and not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
-    results = store.read_all(folder)
-    paths = report.write(given.to or folder, results, runs_at=Path.cwd())
+    folders = given.folders or [FOLDER / _default_profile()]
+    for folder in given.folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+    names = [str(folder) for folder in folders]
+    if len({folder.name for folder in folders}) == len(folders):
+        names = [folder.resolve().name for folder in folders]
+    results = {name: store.read_all(folder) for name, folder in zip(names, folders, strict=True)}
+    known = {result.claim for some in results.values() for result in some}
+    declared = [
+        declaration.load(declaration.find(name, configs)) for name in declaration.ids(configs) if name not in known
+    ]
+    paths = report.write(given.to or folders[0], results, root=Path.cwd(), untried=declared)
     table = Table(["file"], [[str(path)] for path in paths])
     text = "".join(f"{path}\n" for path in paths)
     answer(Document([table], table, {"files": [str(path) for path in paths]}, text), given.format)

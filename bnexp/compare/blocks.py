@@ -57,8 +57,7 @@ class Group:
     """A row with one cell over all columns; it names the subject of the rows below it."""
 
     text: str
-    link: str
-    note: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _all_numbers(values: Sequence[float | str | None]) -> bool:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture: an SVG for HTML, at most ``width`` pixels wide, and a file beside the page for Markdown."""
+    """A picture, at most ``width`` pixels wide: an SVG in HTML, and where there is none, the file beside the page."""
 
     svg: str
     caption: str
@@ -128,15 +127,29 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Fold:
-    """A part that the reader opens: code, or links (text, address)."""
+class Code:
+    """Lines to be typed."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Links:
+    """Links (text, address) in a line, with a title before them; addresses are quoted as they have to be."""
 
     title: str
-    code: str = ""
-    links: Sequence[tuple[str, str]] = ()
+    links: Sequence[tuple[str, str]]
 
 
-Block = Heading | Text | Table | Figure | Items | Fold
+@dataclass(frozen=True)
+class Box:
+    """Blocks that HTML lays out together; ``kind`` is their class."""
+
+    kind: str
+    blocks: Sequence[Block]
+
+
+Block = Heading | Text | Table | Figure | Items | Code | Links | Box
 
 
 @dataclass(frozen=True)

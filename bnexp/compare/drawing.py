@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,19 @@ def cut(name: str) -> str:
 def grid(axes: Axes, axis: str) -> None:
     """Faint lines across one axis."""
     axes.grid(axis=axis, color=INK, alpha=0.12, linewidth=0.6)  # type: ignore[arg-type]
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights (0 to 1), moved apart to distances of at least ``gap``, in the same order."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    moved = list(heights)
+    for below, above in pairwise(order):
+        moved[above] = max(moved[above], moved[below] + gap)
+    excess = max(0.0, moved[order[-1]] - 1.0)
+    moved[order[-1]] -= excess
+    for above, below in pairwise(reversed(order)):
+        moved[below] = min(moved[below], moved[above] - gap)
+    return moved
 
 
 def save(picture: Picture, folder: Path) -> None:

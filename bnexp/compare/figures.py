@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from bnexp.compare.drawing import (
     legend,
     line,
     save,
+    spread,
 )
 from bnexp.compare.statistics import FEWEST, Interval, clipped, mean_interval
 from bnexp.config.metrics import larger_is_better, metric_of, title
@@ -152,22 +152,9 @@ def name_ends(axes: Axes, drawn: Sequence[Drawn]) -> None:
     """Write the names at the ends of the lines."""
     bottom, top = axes.get_ylim()
     ends = [list(steps.values())[-1].mean for _, steps in drawn]
-    heights = _spread([(end - bottom) / (top - bottom) for end in ends], gap=0.075)
+    heights = spread([(end - bottom) / (top - bottom) for end in ends], gap=0.075)
     for (entry, _), height in zip(drawn, heights, strict=True):
         axes.text(1.02, height, entry.name, color=entry.style.colour, transform=axes.transAxes, va="center")
-
-
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """The heights (0 to 1), moved apart to distances of at least ``gap``, in the same order."""
-    order = sorted(range(len(heights)), key=lambda index: heights[index])
-    moved = list(heights)
-    for below, above in pairwise(order):
-        moved[above] = max(moved[above], moved[below] + gap)
-    excess = max(0.0, moved[order[-1]] - 1.0)
-    moved[order[-1]] -= excess
-    for above, below in pairwise(reversed(order)):
-        moved[below] = min(moved[below], moved[above] - gap)
-    return moved
 
 
 # --- final values -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import os
 import urllib.parse
 from collections.abc import Iterable, Sequence
 
-from bnexp.compare.blocks import Block, Cell, Figure, Fold, Group, Heading, Items, Table, Text
+from bnexp.compare.blocks import Block, Box, Cell, Code, Figure, Group, Heading, Items, Links, Table, Text
 
 
 def as_html(blocks: Iterable[Block], *, sortable: bool = False) -> str:
@@ -26,13 +26,17 @@ def _written(block: Block, sortable: bool) -> str:
         case Table():
             return _titled(block.title, _table(block, sortable))
         case Figure():
-            width = f' style="max-width: {block.width}px"' if block.width else ""
-            return f"<figure{width}>{block.svg}<figcaption>{html.escape(block.caption)}</figcaption></figure>"
+            return _figure(block)
         case Items():
             tag = "ol" if block.ordered else "ul"
             return f"<{tag}>" + "".join(f"<li>{html.escape(item)}</li>" for item in block.items) + f"</{tag}>"
-        case Fold():
-            return _fold(block)
+        case Code():
+            return f"<pre>{html.escape(block.text)}</pre>"
+        case Links():
+            title = f"<b>{html.escape(block.title)}</b> " if block.title else ""
+            return f'<p class="links">{title}{" · ".join(_link(*link) for link in block.links)}</p>'
+        case Box():
+            return f"<div{_class(block.kind)}>\n{as_html(block.blocks, sortable=sortable)}\n</div>"
 
 
 def _class(kind: str) -> str:
@@ -52,7 +56,8 @@ def _table(table: Table, sortable: bool) -> str:
     word = "word" if sortable else ""
     sides = ["number" if numeric else word for numeric in table.numeric]
     head = "".join(_head(name, side, sortable) for name, side in zip(table.header, sides, strict=True))
-    body = "\n".join(_row(row, sides, sortable) for row in table.cells)
+    labels = table.header if table.kind else [""] * len(sides)
+    body = "\n".join(_row(row, sides, labels, sortable) for row in table.cells)
     return f"<table{_class(table.kind)}><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
 
 
@@ -63,31 +68,37 @@ def _head(name: str, side: str, sortable: bool) -> str:
     return f'<th scope="col"{_class(side)}>{text}</th>'
 
 
-def _row(row: Sequence[Cell] | Group, sides: Sequence[str], sortable: bool) -> str:
+def _row(row: Sequence[Cell] | Group, sides: Sequence[str], labels: Sequence[str], sortable: bool) -> str:
+    """A row; its cells bear ``labels``, which a style shows where cells stand under one another."""
     if isinstance(row, Group):
-        name = f'<a href="{html.escape(row.link)}">{html.escape(row.text)}</a>'
-        return f'<tr class="group"><th colspan="{len(sides)}">{name}{_note(row.note)}</th></tr>'
-    return "<tr>" + "".join(_cell(cell, side, sortable) for cell, side in zip(row, sides, strict=True)) + "</tr>"
+        return f'<tr class="group"><th colspan="{len(sides)}">{html.escape(row.text)}{_note(row.note)}</th></tr>'
+    cells = zip(row, sides, labels, strict=True)
+    return "<tr>" + "".join(_cell(cell, side, label, sortable) for cell, side, label in cells) + "</tr>"
 
 
-def _cell(cell: Cell, side: str, sortable: bool) -> str:
+def _cell(cell: Cell, side: str, label: str, sortable: bool) -> str:
     key = f' data-sort="{"" if cell.value is None else html.escape(str(cell.value))}"' if sortable else ""
     anchor = f' id="{html.escape(cell.anchor)}"' if cell.anchor else ""
     shown = cell.picture or html.escape(cell.text)
     linked = f'<a href="{html.escape(cell.link)}">{shown}</a>' if cell.link else shown
     marked = f"<span{_class(cell.kind)}>{linked}</span>" if cell.kind else linked
-    return f"<td{_class(side)}{key}{anchor}>{marked}{_note(cell.note)}</td>"
+    labelled = f' data-label="{html.escape(label)}"' if label else ""
+    return f"<td{_class(side)}{key}{anchor}{labelled}>{marked}{_note(cell.note)}</td>"
 
 
 def _note(note: str) -> str:
     return f" <small>{html.escape(note)}</small>" if note else ""
 
 
-def _fold(fold: Fold) -> str:
-    code = f"<pre>{html.escape(fold.code)}</pre>" if fold.code else ""
-    links = "".join(f'<li><a href="{html.escape(quoted(to))}">{html.escape(text)}</a></li>' for text, to in fold.links)
-    listed = f"<ul>{links}</ul>" if links else ""
-    return f"<details><summary>{html.escape(fold.title)}</summary>{code}{listed}</details>"
+def _figure(figure: Figure) -> str:
+    width = f' style="max-width: {figure.width}px"' if figure.width else ""
+    caption = html.escape(figure.caption)
+    picture = figure.svg or f'<img src="{html.escape(figure.file)}" alt="{caption}" loading="lazy">'
+    return f"<figure{width}>{picture}<figcaption>{caption}</figcaption></figure>"
+
+
+def _link(text: str, to: str) -> str:
+    return f'<a href="{html.escape(to)}">{html.escape(text)}</a>'
 
 
 def quoted(address: str) -> str:

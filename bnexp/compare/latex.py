@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from bnexp.compare.blocks import Block, Cell, Figure, Fold, Group, Heading, Items, Table, Text
+from bnexp.compare.blocks import Block, Box, Cell, Code, Figure, Group, Heading, Items, Links, Table, Text
 
 _HEAD = "% needs \\usepackage{booktabs}; figures need \\usepackage{graphicx}"
 _SECTIONS = ("section", "subsection", "subsubsection", "paragraph")
@@ -33,7 +33,7 @@ _SPECIAL = re.compile("|".join(map(re.escape, _ESCAPES)))
 
 
 def as_latex(blocks: Iterable[Block]) -> str:
-    """Sections, paragraphs and tables, one under another; folded parts are left out."""
+    """Sections, paragraphs and tables, one under another; links are left out."""
     return "\n\n".join([_HEAD, *filter(None, map(_written, blocks))]) + "\n"
 
 
@@ -51,8 +51,12 @@ def _written(block: Block) -> str:
         case Items():
             kind = "enumerate" if block.ordered else "itemize"
             return "\n".join([f"\\begin{{{kind}}}", *(f"\\item {escaped(x)}" for x in block.items), f"\\end{{{kind}}}"])
-        case Fold():
+        case Code():
+            return "\\\\\n".join(f"\\texttt{{{escaped(line)}}}" for line in block.text.splitlines())
+        case Links():
             return ""
+        case Box():
+            return "\n\n".join(filter(None, map(_written, block.blocks)))
 
 
 def _table(table: Table) -> str:

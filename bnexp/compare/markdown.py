@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Sequence
 
-from bnexp.compare.blocks import Block, Cell, Figure, Fold, Group, Heading, Items, Table, Text
-from bnexp.compare.html import quoted
+from bnexp.compare.blocks import Block, Box, Cell, Code, Figure, Group, Heading, Items, Links, Table, Text
 
 
 def as_markdown(blocks: Iterable[Block]) -> str:
@@ -25,21 +23,23 @@ def _written(block: Block) -> str:
         case Table():
             return _bold(block.title, "\n\n") + _table(block)
         case Figure():
-            return f"![{_plain(block.caption)}]({quoted(block.file)})"
+            return f"![{_plain(block.caption)}]({block.file})"
         case Items():
             return "\n".join(f"{'1.' if block.ordered else '-'} {_plain(item)}" for item in block.items)
-        case Fold():
-            return _fold(block)
+        case Code():
+            return "\n".join(f"    {line}" for line in block.text.splitlines())
+        case Links():
+            return _bold(block.title, " ") + " · ".join(_link(*link) for link in block.links)
+        case Box():
+            return "\n\n".join(map(_written, block.blocks))
 
 
 def _bold(title: str, end: str) -> str:
     return f"**{_plain(title)}**{end}" if title else ""
 
 
-def _fold(fold: Fold) -> str:
-    code = f"\n```yaml\n{fold.code.rstrip()}\n```\n" if fold.code else ""
-    links = "\n".join(f"- [{_plain(text)}]({quoted(to)})" for text, to in fold.links)
-    return f"<details><summary>{html.escape(fold.title)}</summary>\n{code}\n{links}\n\n</details>"
+def _link(text: str, to: str) -> str:
+    return f"[{_plain(text)}]({to})"
 
 
 def _table(table: Table) -> str:
@@ -51,11 +51,15 @@ def _table(table: Table) -> str:
 
 
 def _row(row: Sequence[Cell] | Group, shown: Sequence[int]) -> list[str]:
-    """Texts of a row. A cell's link is left out: its goal is an anchor of another cell, which Markdown has not."""
     if isinstance(row, Group):
-        first = f"**[{_plain(row.text)}]({row.link})**{_note(row.note)}"
-        return [first, *[""] * (len(shown) - 1)]
-    return [_plain(row[index].text) + _note(row[index].note) for index in shown]
+        return [_bold(row.text, "") + _note(row.note), *[""] * (len(shown) - 1)]
+    return [_cell(row[index]) for index in shown]
+
+
+def _cell(cell: Cell) -> str:
+    """A cell's text. A link to an anchor is left out: its goal is another cell, which has no anchor in Markdown."""
+    linked = cell.link and not cell.link.startswith("#")
+    return (_link(cell.text, cell.link) if linked else _plain(cell.text)) + _note(cell.note)
 
 
 def _note(note: str) -> str:

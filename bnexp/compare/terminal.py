@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
-from bnexp.compare.blocks import Block, Group, Heading, Items, Table, Text
+from bnexp.compare.blocks import Block, Box, Code, Group, Heading, Items, Table, Text
 
 # Of sentences, where standard output is no terminal; tables are as wide there as they need to be.
 WIDTH = 100
@@ -39,7 +39,7 @@ def beside(label: str, text: str, column: int, width: int | None) -> str:
 
 
 def as_text(blocks: Iterable[Block], width: int | None = None) -> str:
-    """Aligned tables and wrapped sentences. Figures and folded parts are left out.
+    """Aligned tables and wrapped sentences. Figures and links are left out.
 
     Args:
         blocks: of a document.
@@ -59,6 +59,10 @@ def _written(block: Block, width: int | None) -> str:
         case Items():
             marks = [f"{number}. " if block.ordered else "" for number in range(1, len(block.items) + 1)]
             return "\n".join(_wrapped(mark + item, width, "  ") for mark, item in zip(marks, block.items, strict=True))
+        case Code():
+            return block.text
+        case Box():
+            return as_text(block.blocks, width).rstrip()
         case _:
             return ""
 

@@ -1,24 +1,43 @@
-"""The page of the claims: what its sentences, tables and figures say of a result."""
+"""The pages of the claims: what their sentences, tables and figures say of a result."""
 
 from __future__ import annotations
 
-import itertools
+import os
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from results import case, content, exact, side
 
+from bnexp.claims import declaration
 from bnexp.claims.answers import Answer
-from bnexp.claims.report import cells, figures, section
+from bnexp.claims.report import figures, section, words
 from bnexp.claims.report import page as report
-from bnexp.claims.result import FigureResult, Result
+from bnexp.claims.report.front import front
+from bnexp.claims.report.place import Place
+from bnexp.claims.report.reading import reading
+from bnexp.claims.result import FigureResult, Result, TunedResult
+from bnexp.compare.markdown import as_markdown
+
+CLAIM = reading(content(case())).claim
+# What a reader must not meet: names of arms, regimes, tests and settings.
+CODE = re.compile(r"\b(small_on|tuned_precise|none@|bn@|model\.|optim\.|test/|pp)\b|\bequal/")
 
 
-def pages(folder, *results: Result) -> tuple[str, str]:
-    paths = report.write(folder / "page", results, runs_at=folder)
-    assert [path.name for path in paths] == ["claims.html", "claims.md"]
-    html, markdown = (path.read_text(encoding="utf-8") for path in paths)
-    return html, markdown
+def pages(folder: Path, *results: Result, **others: list[Result]) -> dict[str, str]:
+    """The text of each file of a report."""
+    written = report.write(folder / "page", {"quick": list(results), **others}, root=folder)
+    assert [path.name for path in written] == ["claims.html", "claims.md"]
+    files = [path for path in (folder / "page").rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder / "page")): path.read_text(encoding="utf-8") for path in files}
+
+
+def first(*results: Result, **others: list[Result]) -> str:
+    """The first page as Markdown, with the figure of each lesson."""
+    scales = report._by_claim({"quick": list(results), **others})
+    drawn = {name: figures.draw_small(next(iter(some.values()))) for name, some in scales.items()}
+    return as_markdown(front(list(scales.values()), drawn, [], Place(".md", "", Path("page"), Path())))
 
 
 UNDECIDED = case(
@@ -30,185 +49,399 @@ UNDECIDED = case(
 )
 
 
-def test_no_verdict_is_not_counted_as_inconclusive(tmp_path):
-    html, markdown = pages(tmp_path, content(case(), UNDECIDED))
-    for page in (html, markdown):
-        assert "1 claim: 1 supported. 2 tests. 16 runs, 10.0 min of core time." in page
-        assert "no verdict (no seed has all values)" in page
+# --- the first page ---------------------------------------------------------------------------------------------------
 
 
-def test_exact_checks_are_counted_by_their_numbers(tmp_path):
-    rows = {"some_check": [exact(), exact(expected=2.0, holds=False), exact(measured=None, holds=False)]}
-    _, markdown = pages(tmp_path, content(exact=rows, runs=0, run_seconds=0.0))
-    assert "1 claim. 0 tests. Exact checks: 1 of 3 numbers as expected. 0 runs, " in markdown
-    assert "| some check | does not hold | exact | 3 numbers |" in markdown
-    assert "| some check | x | 1 | 2 | 0.1 | does not hold |" in markdown
-    assert "| some check | x | - | 1 | 0.1 | does not hold |" in markdown
+def test_claims_are_counted_by_their_answers_in_plain_words():
+    words_of = ("supported", "supported", "negligible", "contradicted", "inconclusive")
+    results = [
+        content(case(), claim=f"c{n}", answer=Answer(word, "", ["tuned/higher"], 0.1, 0.1))
+        for n, word in enumerate(words_of)
+    ]
+    results[1] = replace(results[1], answer=replace(results[1].answer, detail="size open"))
+    results += [
+        content(claim="sum", exact={"some": [exact()]}, runs=0),
+        content(claim="no", exact={"some": [exact(holds=False)]}, runs=0),
+    ]
+    counts = "7 claims: 2 hold; 1 holds, size open; 1 smaller than matters; 2 do not hold; 1 not decided."
+    found = first(*results)
+    assert f"{counts} 80 runs, 70.0 min of core time." in found
+    assert "1 of 1 number as expected" in found
 
 
-def test_the_summary_has_a_row_a_claim_and_verdicts_stand_before_regimes(tmp_path):
-    html, markdown = pages(tmp_path, content(case()))
-    assert "| test | verdict | regime | effect, interval | n | p |" in markdown
-    about = "a · supported, p (Holm) 0.002 · 10.0 min of core time"
-    assert f"| **[Norms help.](#a)** ({about}) |  |  |  |  |  |" in markdown
-    assert (
-        "| the accuracy is higher (primary) | supported | equal | +2.00 [+1.50, +2.50] pp (bn - none) | 8 | 0.0078 |"
-        in markdown
+def test_a_claim_has_one_row_with_its_answer_its_effect_and_its_marks():
+    answer = Answer("supported", "", ["tuned/higher"], 0.01, 0.08)
+    row = (
+        "| [Norms help.](pages/a.md) | Holds in small nets: norms help. | "
+        "holds (does not survive the adjustment for all claims; hangs on one seed) | "
+        "2.0 points more, between 1.5 and 2.5 | 0.08 |"
     )
-    assert f'<th colspan="7"><a href="#a">Norms help.</a> <small>{about}</small></th>' in html
-    assert 'class="strip supported"' in html
+    assert row in first(content(case(hangs_on=["3"]), answer=answer))
 
 
-def test_time_is_that_of_the_runs_and_not_of_the_last_command(tmp_path):
-    for page in pages(tmp_path, content(case())):
-        assert page.count("10.0 min of core time") == 3  # in all, in the summary, at the claim
-        assert "0.25 s" not in page
+def test_lessons_come_first_in_their_order_with_figure_and_condition():
+    before = content(case(), claim="b", declaration=content(case()).declaration.replace("lesson: 2", "lesson: 1"))
+    rest = content(case(), claim="c", declaration=content(case()).declaration.replace("lesson: 2\n", ""))
+    found = first(content(case()), before, rest)
+    lessons = re.findall(r"^### (.+)\n\n!\[(.+)\]\((.+)\)$", found, re.MULTILINE)
+    condition = "Each at its best momentum; 2,000 images of Fashion-MNIST, 8 seeds."
+    assert lessons == [
+        (f"{place}. Holds in small nets: norms help.", condition, f"figures/{claim}-small.svg")
+        for place, claim in ((1, "b"), (2, "a"))
+    ]
+    assert found.index("### 2.") < found.index("## All claims")
 
 
-def test_links_lead_to_the_runs_without_a_path_of_the_machine(tmp_path):
-    for page in pages(tmp_path, content(case())):
-        assert "Runs (on the machine that made them)" in page
-        assert "../outputs/claims/quick/a/runs/x/" in page
-        assert str(tmp_path) not in page
+def test_results_of_other_folders_stand_beside(tmp_path):
+    other = content(
+        case(mean=0.0, low=-0.002, high=0.002),
+        profile="gpu",
+        answer=Answer("negligible", "", ["tuned/higher"], 0.01, 0.02),
+    )
+    found = pages(tmp_path, content(case()), gpu=[other, content(case(), claim="b", profile="gpu")])
+    head, _, *rows = [line for line in found["claims.md"].splitlines() if line.startswith("| ")][:6]
+    assert head == "| claim | answer | verdict | effect | p (Holm) | on gpu |"
+    beside = "smaller than matters (0.0 points more, between 0.2 less and 0.2 more; CIFAR-10, 8 seeds) |"
+    assert any("(pages/a.md)" in row and row.endswith(beside) for row in rows)
+    assert any("(pages/b.md)" in row and "holds (on gpu alone)" in row for row in rows)
+    assert "| gpu | In small nets norms help too little. | smaller than matters (" in found["pages/a.md"]
+    assert "At other scales" not in found["pages/b.md"]
+
+
+def test_declared_claims_without_a_result_are_named(tmp_path):
+    claims = [
+        replace(CLAIM, sentence=f"{name} is said.", profiles={name: CLAIM.profiles["quick"]})
+        for name in ("gpu", "quick")
+    ]
+    report.write(tmp_path, {"quick": [content(case())]}, root=tmp_path, untried=claims)
+    listed = (tmp_path / "claims.md").read_text().partition("without a result here")[2]
+    assert "- gpu is said. (It has no profile “quick”.)\n- quick is said. (Not run.)" in listed
+
+
+# --- the page of a claim ----------------------------------------------------------------------------------------------
+
+
+def full() -> Result:
+    """A result with every part, and with names of the code wherever they can stand."""
+    notes = ["bn@3: best optim.lr=0.1 is on the edge of 0.1 1", "none@3: 7/8 reached the target"]
+    ratio = {"scale": "log", "mean": 0.8, "low": 0.6, "high": 1.0, "threshold": 0.693, "metric": "test/accuracy"}
+    tests = [
+        case(notes=notes, hangs_on=["3"], mcnemar=0.01),
+        case(
+            regime="equal",
+            role="secondary",
+            verdict="contradicted",
+            detail="reversed",
+            mean=-0.02,
+            low=-0.03,
+            high=-0.01,
+        ),
+        case(
+            test="gap",
+            says="the gap is higher",
+            regime="tuned_precise",
+            role="control",
+            verdict="no verdict",
+            detail="check failed: on",
+        ),
+        case(
+            test="faster",
+            says="it needs more than twice the steps",
+            role="secondary",
+            is_level=False,
+            claims="exceeds",
+            **ratio,
+        ),
+        case(test="slope", role="secondary", metric="probe/gradients/relative/*", sides={"small_on@3": side(1)}),
+    ]
+    tuning = [TunedResult("tuned", "bn@3", [["0", None], ["0.9", 0.25]], "0.9", True)]
+    lines = {"tuned": {"bn": [[0.1, 0.8, 0.7, 0.9], [3, 0.9, 0.8, 0.95]]}, "equal": {"none": [[3, 0.5, 0.4, 0.6]]}}
+    drawn = FigureResult("axis", dict.fromkeys(lines, "test/accuracy"), "optim.lr", lines)
+    return content(*tests, tuning=tuning, figure=drawn, exact={"worked_example": [exact()]})
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict[str, str]:
+    """The pages of the full result, beside a folder with the articles."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "docs").mkdir()
+    (folder / "docs/articles.md").touch()
+    return pages(folder, full())
+
+
+def test_a_page_uses_no_word_of_the_code(found):
+    shown = [text.partition("## How to run it")[0] for name, text in found.items() if name.endswith(".md")]
+    shown += [" ".join(re.findall(r">([^<]+)</text>", text)) for name, text in found.items() if name.endswith(".svg")]
+    assert len(shown) == 5  # two pages; the figure, that of the lesson, that of the other regime
+    assert [CODE.findall(text) for text in shown] == [[]] * 5
+
+
+def test_a_page_says_on_which_regime_the_answer_stands_and_what_the_others_say(found):
+    page = found["pages/a.md"]
+    equal = "under “equal settings for all” it does not hold (2 points less, between 1 and 3)"
+    assert f"- The answer stands on the regime “each at its best momentum”; {equal}." in page
+
+
+def test_a_page_has_tests_by_role_and_what_the_profile_leaves_out(found):
+    page = found["pages/a.md"]
+    control = page.partition("## Controls")[2].partition("##")[0]
+    failed = "not decided (a check failed: the arm does what it is there for)"
+    assert f"| the gap is higher (with precise statistics) | {failed} |" in control
+    further = page.partition("## Further tests")[2].partition("##")[0]
+    steps = "it needs more than twice the steps (each at its best momentum)"
+    assert f"| {steps} | holds | 2.2 times the steps, between 1.8 and 2.7 (" in further
+    assert "| layer norm helps as well | not tried in this profile |" in further
+    arms = page.partition("## What the arms reach")[2].partition("##")[0]
+    measured = "test accuracy, precise statistics, at the end"
+    level = f"90.0 ± 1.0 % ({measured}) | 0 of 8 |"
+    assert f"| batch norm, learning rate 3 | each at its best momentum | {level}" in arms
+    assert "| layer norm | not tried in this profile |" in arms
+    assert "| learning rate 0.1 | not tried in this profile |" in arms
+
+
+def test_notes_are_told_with_titles(found):
+    page = found["pages/a.md"]
+    about = "The accuracy is higher (each at its best momentum): "
+    assert f"- {about}batch norm, learning rate 3: best learning rate 0.1 is on the edge of 0.1 1." in page
+    assert f"- {about}the arms diverged unequally often, exact McNemar p = 0.01." in page
+    assert f"- {about}no norm, learning rate 3: 7/8 reached the target." in page
+
+
+def test_a_page_tells_changes_commands_and_links_to_what_is_there(found):
+    for ending, link in (
+        ("md", "[000-7](../../docs/articles.md#000-7)"),
+        ("html", '<a href="../../docs/articles.md#000-7">000-7</a>'),
+    ):
+        assert link in found[f"pages/a.{ending}"]
+        assert "2026-11-20: more seeds (nothing was decided)" in found[f"pages/a.{ending}"]
+        assert "bnexp claim run a --profile quick" in found[f"pages/a.{ending}"]
+        assert "protocol" not in found[f"pages/a.{ending}"]
+    assert found["declarations/a.yaml"] == full().declaration
+    assert "16 runs, 10.0 min of core time" in found["pages/a.md"]
+
+
+def test_every_link_leads_to_a_file(found):
+    written = {*found, "../docs/articles.md"}
+    for name, text in found.items():
+        links = re.findall(r'(?:href|src)="([^"]+)"|\]\(([^)]+)\)', text) if name.endswith((".html", ".md")) else []
+        goals = {os.path.normpath(Path(name).parent / (html or markdown).partition("#")[0]) for html, markdown in links}
+        assert goals <= written, name
+        assert goals or not name.startswith(("pages/", "claims.html", "claims.md"))
+
+
+def test_tests_and_runs_lie_beside_as_tables(found):
+    head, first, *_ = found["tests.csv"].splitlines()
+    assert dict(zip(head.split(","), first.split(","), strict=True)).items() >= {
+        ("claim", "a"),
+        ("verdict", "supported"),
+        ("mean", "0.02"),
+        ("hodges_lehmann_low", "0.016"),
+        ("n", "8"),
+    }
+    assert found["runs.csv"].splitlines() == ["claim,folder", "a,outputs/claims/quick/a/runs/x"]
+
+
+def test_a_result_whose_declaration_is_of_another_version_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^a\.sentence: missing$"):
+        pages(tmp_path, content(case(), declaration="arms: {}"))
+
+
+@pytest.mark.parametrize(
+    ("floors", "shown"),
+    [([0.009, 0.1], "0.90 to 10.00 points"), ([0.01, 0.01], "of 1.00 points"), ([None, None], None)],
+)
+def test_the_error_of_the_test_set_is_a_range_of_numbers(floors, shown):
+    notes = list(section._noise_floor([case(noise_floor=floor) for floor in floors]))
+    assert len(notes) == (shown is not None)
+    assert all(str(shown) in note for note in notes)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [
+        ((0.04, 0.031, 0.049), "4.0 points more, between 3.1 and 4.9"),
+        ((0.04, 0.03, 0.05), "4 points more, between 3 and 5"),
+        ((-0.187, -0.279, -0.094), "19 points less, between 9 and 28"),
+        ((-0.003, -0.026, 0.02), "0 points less, between 2 more and 3 less"),
+        ((0.02, 0.0002, 0.04), "2.00 points more, between 0.02 and 4.00"),  # the end is not 0
+        ((0.0, 0.0, 0.0), "0 points more, between 0 and 0"),
+        ((0.02, None, None), "2 points more"),
+        ((None, None, None), ""),
+    ],
+)
+def test_an_effect_in_points_is_more_or_less(numbers, shown):
+    ends = dict(zip(("mean", "low", "high"), numbers, strict=True))
+    assert words.effect(CLAIM, case(**ends)) == shown
+
+
+def test_an_effect_of_one_arm_is_its_value_and_a_ratio_names_what_it_is_of():
+    slope = {"test": "slope", "metric": "probe/gradients/relative/*", "sides": {"small_on@3": side(1)}}
+    assert words.effect(CLAIM, case(mean=-0.0253, low=-0.04, high=-0.01, **slope)) == "-0.03, between -0.04 and -0.01"
+    rate = {"test": "rate", "scale": "log10", "metric": "test/accuracy", "is_level": False}
+    assert (
+        words.effect(CLAIM, case(mean=1.0, low=0.5, high=1.5, **rate)) == "10 times the learning rate, between 3 and 32"
+    )
+    loss = {"scale": "log", "metric": "test/loss", "mean": -0.7, "low": -0.8, "high": -0.6}
+    assert words.effect(CLAIM, case(**loss)) == "0.50 times the test loss, between 0.45 and 0.55"
+
+
+@pytest.mark.parametrize(
+    ("claims", "linear", "ratio"),
+    [
+        ("greater", "more, by 1 point at least", "more, by a factor of 2 at least"),
+        ("less", "less, by 1 point at least", "less, by a factor of 2 at least"),
+        ("exceeds", "more than 1 point", "more than a factor of 2"),
+        ("equal", "equal within 1 point", "equal within a factor of 2"),
+        ("at_least", "at most 1 point less", "at most a factor of 2 less"),
+    ],
+)
+def test_what_is_claimed_is_told_in_the_unit_of_the_effect(claims, linear, ratio):
+    assert words.claimed(CLAIM, case(claims=claims)) == linear
+    assert words.claimed(CLAIM, case(claims=claims, threshold=0.30103, scale="log10")) == ratio
 
 
 @pytest.mark.parametrize(
     ("scale", "weights", "shown"),
     [
-        ("linear", {"bn": 1, "none": -1}, "bn - none"),
-        ("linear", {"a": 1, "b": -1, "c": -1, "d": 1}, "a - b - c + d"),
-        ("linear", {"a": -1, "b": 0.5, "c": 0}, "- a + 0.5 b"),
-        ("linear", {"bn": 1}, "bn"),
-        ("log", {"none": -1, "bn": 1}, "bn / none"),
-        ("log10", {"a": 1, "b": -1, "c": -1, "d": 1}, "a · d / (b · c)"),
-        ("log", {"a": 2, "b": -1}, "a^2 / b"),
-        ("log", {"a": -1}, "1 / a"),
-        ("log", {"a": 1}, "a"),
-        ("linear", {}, ""),
-    ],
-)
-def test_an_effect_says_which_arm_is_compared_with_which(scale, weights, shown):
-    sides = {name: side(weight) for name, weight in weights.items()}
-    assert cells._contrast(case(scale=scale, sides=sides)) == shown
-
-
-@pytest.mark.parametrize(
-    ("claims", "linear", "ratio", "level"),
-    [
-        ("greater", "above 2 pp", "ratio above 2", ""),
-        ("less", "below -2 pp", "ratio below 0.5", ""),
-        ("exceeds", "above 2 pp", "ratio above 2", ""),
-        ("equal", "-2 to 2 pp", "ratio 0.5 to 2", " · 90 %"),
-        ("at_least", "above -2 pp", "ratio above 0.5", " · 90 %"),
-    ],
-)
-def test_a_table_says_what_is_claimed_and_the_level_of_its_interval(tmp_path, claims, linear, ratio, level):
-    assert cells.claimed(case(claims=claims, threshold=0.02)).text == linear
-    assert cells.claimed(case(claims=claims, threshold=0.30103, scale="log10")).text == ratio
-    _, markdown = pages(tmp_path, content(case(claims=claims)))
-    assert f"(bn - none{level})" in markdown
-
-
-@pytest.mark.parametrize(
-    ("answer", "shown"),
-    [
-        (Answer("supported", "size open", ["x/y"], 0.01, 0.03), "supported (size open), p (Holm) 0.03"),
+        ("linear", {"bn": 1, "none": -1}, "batch norm against no norm"),
+        ("log", {"none": -1, "bn": 1}, "batch norm against no norm"),
         (
-            Answer("negligible", "", ["x/y"], 0.01, 0.08),
-            "negligible, which does not survive the adjustment for all claims, p (Holm) 0.08",
+            "linear",
+            {"bn@3": 1, "none@3": -1, "ln": -1, "none": 1},
+            "(batch norm, learning rate 3) + (no norm) - (no norm, learning rate 3) - (layer norm)",
         ),
-        (Answer("inconclusive", "grid edge", ["x/y"], 0.01, 1.0), "inconclusive (grid edge)"),
-        (Answer("supported", "", ["x/y"], 0.01), "supported"),  # in a terminal, one claim is alone
-        (None, ""),
+        ("linear", {"bn": -1, "none": 0.5, "ln": 0}, "0.5 (no norm) - (batch norm)"),
+        ("linear", {"small_on": 1}, "the smaller net"),
+        ("log10", {"bn": 1, "ln": 1, "none": -1}, "(batch norm) · (layer norm) / (no norm)"),
     ],
 )
-def test_an_answer_wears_what_the_adjustment_takes_from_it(answer, shown):
-    assert cells.answered(content(case(), answer=answer)) == shown
-
-
-def test_a_verdict_shows_on_which_seeds_it_hangs_and_what_the_robust_interval_says():
-    fragile = case(detail="size open", hangs_on=["3"], robust_verdict="inconclusive")
-    assert cells.verdict(fragile).text == "supported (size open; hangs on one seed)"
-    assert cells.verdict(fragile).kind == "supported"
-    assert (cells.robust(fragile).text, cells.robust(fragile).note) == ("+2.00 [+1.60, +2.40]", "inconclusive")
-    assert cells.robust(case(robust=[0.02, None, None])).text == "+2.0"
-    assert cells.robust(UNDECIDED).text == "-"
-    assert cells.robust(case()).note == ""
-
-
-def test_what_each_arm_sets_stands_under_arms(tmp_path):
-    _, markdown = pages(tmp_path, content(case()))
-    text = "none: norm=none; bn: norm=bn, starts from plain; on: nothing of its own; name@value: model.depth=value."
-    assert f"### Arms\n\nWhat each arm sets. {text}" in markdown.replace("\\", "")
+def test_a_comparison_says_which_arm_is_compared_with_which(scale, weights, shown):
+    sides = {name: side(weight) for name, weight in weights.items()}
+    assert words.compared(CLAIM, case(scale=scale, sides=sides)) == shown
 
 
 @pytest.mark.parametrize(
     ("test", "shown"),
     [
-        ("higher", "test/accuracy"),
-        ("gap", "test/accuracy - test/accuracy_batch"),
-        ("faster", "steps to test/accuracy"),
+        ("higher", "test accuracy, precise statistics, at the end"),
+        ("gap", "test accuracy less test accuracy, batch statistics, after 250 steps"),
+        ("faster", "steps until the test accuracy is that of batch norm at the end"),
+        ("rate", "largest learning rate that works (test accuracy, after 50 % of the steps)"),
+        ("slope", "slope over the layers of the logarithm of the gradient over weight, largest of the training"),
+        ("on", "training loss, where the training (evaluated) loss first is below 0.1"),
     ],
 )
-def test_the_table_of_arms_says_what_is_measured(tmp_path, test, shown):
-    _, markdown = pages(tmp_path, content(case(test=test)))
-    assert f"| {test} | equal | bn | +1 | {shown} | 0.900 ± 0.010 | 8 | 0/8 |" in markdown.replace("\\", "")
+def test_what_is_measured_is_told_in_words(test, shown):
+    assert words.measured(CLAIM, test) == shown
 
 
 @pytest.mark.parametrize(
-    ("floors", "shown"), [([0.009, 0.1], "0.90 to 10.00 pp"), ([0.01, 0.01], "of 1.00 pp"), ([None, None], None)]
+    ("detail", "shown"),
+    [
+        ("", ""),
+        ("size open", ""),
+        ("reversed", "the opposite was seen"),
+        ("n = 34 for a verdict on the effect seen", "34 seeds would be needed for the effect seen"),
+        ("check failed: on", "a check failed: the arm does what it is there for"),
+        ("none@3, seed 3: 0 has no logarithm", "no norm, learning rate 3, seed 3: 0 has no logarithm"),
+        ("5 seeds; 6 are the fewest", "5 seeds; 6 are the fewest"),
+    ],
 )
-def test_the_error_of_the_test_set_is_a_range_of_numbers(floors, shown):
-    notes = list(section._noise_floor(content(*(case(noise_floor=floor) for floor in floors))))
-    assert len(notes) == (shown is not None)
-    assert all(str(shown) in note for note in notes)
+def test_a_reason_is_told_in_words(detail, shown):
+    assert words.reason(CLAIM, detail) == shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (
+            Answer("supported", "size open", ["tuned/higher"], 0.01, 0.03),
+            "Holds in small nets: norms help. How large the effect is stays open.",
+        ),
+        (Answer("negligible", "", ["tuned/higher"], 0.01, 0.08), "In small nets norms help too little."),
+        (Answer("inconclusive", "grid edge", ["tuned/higher"], 0.01, 1.0), "These runs do not decide it."),
+        (Answer("no verdict", "no seed has all values", ["tuned/higher"], None, 1.0), "There is no verdict."),
+    ],
+)
+def test_an_answer_is_the_declared_sentence_or_a_plain_one(answer, sentence):
+    assert reading(content(case(), answer=answer)).sentence == sentence
+
+
+def test_every_declared_claim_can_be_told():
+    for name in declaration.ids(configs := Path(report.__file__).parents[3] / "configs"):
+        claim = declaration.load(declaration.find(name, configs))
+        for test in claim.tests:
+            assert not CODE.search(words.measured(claim, test)), (name, test)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def test_differences_have_the_colours_of_their_verdicts():
-    tests = [case(), *(case(verdict=word) for word in ("contradicted", "negligible", "inconclusive"))]
-    svg = figures.inline(figures.draw(content(*tests)))
-    colours = [re.search(r"var\(--\w+\)", mark)[0] for mark in re.findall(r"fill: [^;]*; fill-opacity", svg)]
-    assert list(dict.fromkeys(colours)) == ["var(--good)", "var(--bad)", "var(--soft)"]
+def test_a_figure_says_the_result_and_has_the_numbers_at_the_right():
+    (levels, difference) = (picture := figures.draw(reading(content(case())))).figure.axes
+    title = picture.figure.get_suptitle().replace("\n", " ")
+    assert title == "Batch norm, learning rate 3 against no norm, learning rate 3: 2.0 points more, between 1.5 and 2.5"
+    assert [text.get_text() for text in levels.texts] == [
+        "batch norm, learning rate 3",
+        "90.0",
+        "no norm, learning rate 3",
+        "90.0",
+    ]
+    assert difference.texts[-1].get_text() == "+2.0"
+    (dots, *_) = [collection for collection in difference.collections if len(collection.get_offsets()) == 8]
+    assert [x for x, _ in dots.get_offsets()] == pytest.approx([2 + 0.1 * seed for seed in range(8)])
 
 
-@pytest.mark.parametrize("largest", [0.1, 5, 40, 2000])
-def test_numbers_under_differences_do_not_overlap(largest):
-    differences = {"0": -0.005 * largest, "1": 0.01 * largest}
-    picture = figures.draw(content(case(differences=differences)))
-    (axes,) = picture.figure.axes
-    low, high = axes.get_xlim()
-    labels = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
-    boxes = [label.get_window_extent() for label in labels]
-    assert "0" in [label.get_text() for label in labels]
-    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+def test_an_svg_has_the_colours_of_light_and_dark_pages(tmp_path):
+    figures.save(figures.draw(reading(content(case(verdict="contradicted")))), tmp_path)
+    svg = (tmp_path / "a.svg").read_text()
+    style = re.search(r"<style>(.*?)</style>", svg)[1]
+    light, dark = style.split("@media(prefers-color-scheme:dark)")
+    name = re.search(r"--(c\d):#b8480a", light)[1]
+    assert f"--{name}:#ff8a45" in dark
+    assert f"fill: var(--{name})" in svg
+    assert "#b8480a" not in svg.replace(style, "")
 
 
 def panel(kind: str, values: list) -> FigureResult:
     lines = {"bn": [[value, 0.5, 0.4, 0.6] for value in values]}
-    return FigureResult(kind, "test/accuracy", "model.depth", {"equal": lines})
+    return FigureResult(kind, {"tuned": "test/accuracy"}, "optim.lr", {"tuned": lines})
 
 
 @pytest.mark.parametrize(
-    ("values", "scale"), [([3, 5, 20], "linear"), ([0.01, 0.3, 10], "log"), (["torch", "xavier"], "linear")]
+    ("values", "scale", "ticks"),
+    [
+        ([3, 5, 20], "linear", "3 5 20"),
+        ([0.01, 0.3, 10], "log", "0.01 0.3 10"),
+        (["torch", "xavier"], "linear", "torch xavier"),
+        ([2**power for power in range(8)], "log", "1 4 16 64"),
+    ],
 )
-def test_an_axis_has_its_values_as_ticks(values, scale):
-    picture = figures.draw(content(case(), figure=panel("axis", values)))
-    (axes,) = picture.figure.axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == [str(value) for value in values]
+def test_an_axis_has_its_values_as_ticks_but_not_too_many(values, scale, ticks):
+    axes, _ = figures.draw(reading(content(case(), figure=panel("axis", values)))).figure.axes
+    assert " ".join(filter(None, (label.get_text() for label in axes.get_xticklabels()))) == ticks
     assert (axes.get_xscale(), list(axes.get_xticks(minor=True))) == (scale, [])
-    assert picture.caption == "test accuracy: mean over seeds, with 95 % interval."
+    assert axes.get_title(loc="left") == "Test accuracy, %"
+    assert [text.get_text() for text in axes.texts] == ["batch norm 50.0"]
 
 
 @pytest.mark.parametrize(("values", "lines"), [([3, 5], 1), (["torch", "xavier"], 0)])
 def test_there_is_no_line_between_categories(values, lines):
-    (axes,) = figures.draw(content(case(), figure=panel("axis", values))).figure.axes
+    axes, _ = figures.draw(reading(content(case(), figure=panel("axis", values)))).figure.axes
     assert sum(line.get_linestyle() == "-" for line in axes.get_lines()) == lines
     assert [line.get_marker() for line in axes.get_lines()] == ["o"]
 
 
-def test_curves_say_that_diverged_runs_are_left_out():
-    picture = figures.draw(content(case(), figure=panel("curves", [1, 2])))
-    assert picture.caption == "test accuracy: mean over the runs that did not diverge, with 95 % interval."
+def test_a_lesson_draws_the_arms_of_its_answer_alone():
+    lines = {name: [[1, 0.5, 0.4, 0.6], [2, 0.6, 0.5, 0.7]] for name in ("bn@3", "small_on@3", "none@3")}
+    drawn = FigureResult("curves", {"tuned": "test/accuracy"}, None, {"tuned": lines})
+    (axes,) = figures.draw_small(reading(content(case(), figure=drawn))).figure.axes
+    assert [text.get_text().split(",")[0] for text in axes.texts] == ["batch norm", "no norm"]
+
+
+def test_without_numbers_there_is_no_figure():
+    assert figures.draw(reading(content(UNDECIDED))) is None
+    assert figures.draw_small(reading(content(exact={"some": [exact()]}))) is None

@@ -19,7 +19,7 @@ FULL = content(
     answer=Answer("supported", "size open", ["equal/higher", "equal/lower"], 0.01),
     tuning=[TunedResult("tuned", "bn@0.1", [["0", None], ["0.5", 0.25]], "0.5", True)],
     exact={"check": [exact(), exact(measured=None, holds=False)]},
-    figure=FigureResult("axis", "test/accuracy", "optim.lr", PANELS),
+    figure=FigureResult("axis", {"equal": "test/accuracy"}, "optim.lr", PANELS),
 )
 
 
@@ -34,8 +34,8 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path):
 def test_the_file_has_a_format_and_no_adjustment_over_other_files(tmp_path):
     store.write(tmp_path / "a", content(case()))
     held = json.loads((tmp_path / "a/result.json").read_text())
-    assert (held["format"], list(held)[:3]) == (3, ["format", "claim", "title"])
-    assert held["answer"] == {"word": "supported", "detail": "", "tests": ["equal/higher"], "p": 0.001}
+    assert (held["format"], list(held)[:3]) == (4, ["format", "claim", "title"])
+    assert held["answer"] == {"word": "supported", "detail": "", "tests": ["tuned/higher"], "p": 0.001}
 
 
 def test_a_number_that_is_not_finite_is_kept_as_none(tmp_path):
@@ -92,8 +92,8 @@ def changed(folder, changes) -> bytes:
         ({"tests__0": "level"}, "result.tests: expected keys"),
         ({"tests__0__mean": "high"}, "result.tests.mean=high: expected a number"),
         ({"tests__0__claims": "more"}, "result.tests.claims=more: not known"),
-        ({"tests__0__sides__bn__values": [1]}, "result.tests.sides.bn.values=[1]: expected names with values"),
-        ({"tests__0__sides__bn__values__0": "x"}, "result.tests.sides.bn.values.0=x: expected a number"),
+        ({"tests__0__sides__bn@3__values": [1]}, "result.tests.sides.bn@3.values=[1]: expected names with values"),
+        ({"tests__0__sides__bn@3__values__0": "x"}, "result.tests.sides.bn@3.values.0=x: expected a number"),
         ({"figure__kind": ...}, "result.figure.kind: missing"),
         ({"run_seconds": float("nan")}, "expected a finite number"),
     ],

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from bnexp.compare.blocks import Cell, Document, Figure, Fold, Group, Heading, Items, Table, Text
+from bnexp.compare.blocks import Box, Cell, Code, Document, Figure, Group, Heading, Items, Links, Table, Text
 from bnexp.compare.cells import decimals, duration, number, probability
 from bnexp.compare.formats import FORMATS
 from bnexp.compare.html import as_html, quoted
@@ -18,7 +18,7 @@ from bnexp.compare.terminal import WIDTH, as_text, beside
 TABLE = Table(
     ["arm", "", "loss", "n"],
     [
-        Group("A & b", "#a", "c"),
+        Group("A & b", "c"),
         [Cell("x", "x", note="y"), Cell("", picture="<svg/>"), Cell("0.3 ± 0.1", 0.3125), "long"],
         ["a_b", "", Cell("-"), ""],
     ],
@@ -44,11 +44,12 @@ def test_a_terminal_wraps_sentences_and_leaves_out_what_it_cannot_show():
         Heading(1, "Title"),
         Figure("<svg/>", "caption"),
         Text("one", title="First."),
-        Fold("more", code="x"),
+        Links("more", [("x", "y")]),
+        Box("kind", [Code("bnexp list")]),
         Items([long, "b"], ordered=True),
     ]
-    head, text, items = as_text(blocks).split("\n\n")
-    assert (head, text) == ("Title", "First. one")
+    head, text, code, items = as_text(blocks).split("\n\n")
+    assert (head, text, code) == ("Title", "First. one", "bnexp list")
     first, *wrapped, last = items.splitlines()
     assert first.startswith("1. word word")
     assert all(line.startswith("  word") for line in wrapped)
@@ -63,7 +64,7 @@ def test_markdown_escapes_names_and_leaves_out_pictures_and_links_between_cells(
         "",
         "| arm | loss | n |",
         "| --- | ---: | --- |",
-        "| **[A & b](#a)** (c) |  |  |",
+        "| **A & b** (c) |  |  |",
         "| x (y) | 0.3 ± 0.1 | long |",
         r"| a\_b | - |  |",
         "",
@@ -76,11 +77,33 @@ def test_markdown_escapes_names_and_leaves_out_pictures_and_links_between_cells(
 def test_html_has_classes_for_sides_and_kinds_and_a_region_under_a_title():
     text = as_html([TABLE])
     assert text.startswith('<section><h2>Losses &lt;1</h2><div class="scroll" role="region" aria-label="Losses &lt;1"')
-    assert '<tr class="group"><th colspan="4"><a href="#a">A &amp; b</a> <small>c</small></th></tr>' in text
+    assert '<tr class="group"><th colspan="4">A &amp; b <small>c</small></th></tr>' in text
     assert '<td>x <small>y</small></td><td><svg/></td><td class="number">0.3 ± 0.1</td><td>long</td>' in text
     kinds = as_html([Table(["a"], [[Cell("b", link="c", anchor="d", kind="e")]], kind="f")])
     assert '<table class="f">' in kinds
-    assert '<td id="d"><span class="e"><a href="c">b</a></span></td>' in kinds
+    assert '<td id="d" data-label="a"><span class="e"><a href="c">b</a></span></td>' in kinds
+
+
+def test_figures_links_code_and_boxes_are_written_alike_as_html_and_markdown():
+    blocks = [
+        Box("pair", [Figure("", "a < b", "f/a.svg", 300), Links("See:", [("x_y", "a.md#1"), ("z", "../z")])]),
+        Code("bnexp list\nbnexp runs <a>"),
+        Table(["a"], [[Cell("b", link="pages/b.md")]]),
+    ]
+    assert as_html(blocks[:2]).splitlines() == [
+        '<div class="pair">',
+        '<figure style="max-width: 300px"><img src="f/a.svg" alt="a &lt; b" loading="lazy">'
+        "<figcaption>a &lt; b</figcaption></figure>",
+        '<p class="links"><b>See:</b> <a href="a.md#1">x_y</a> · <a href="../z">z</a></p>',
+        "</div>",
+        "<pre>bnexp list",
+        "bnexp runs &lt;a&gt;</pre>",
+    ]
+    figure, links, code, table = as_markdown(blocks).strip().split("\n\n")
+    assert figure == r"![a \< b](f/a.svg)"
+    assert links == r"**See:** [x\_y](a.md#1) · [z](../z)"
+    assert code == "    bnexp list\n    bnexp runs <a>"
+    assert table.splitlines()[-1] == "| [b](pages/b.md) |"
 
 
 def test_sortable_html_carries_the_values_at_full_precision():
@@ -146,7 +169,7 @@ NARROW = Table(
     ["started", "what differs", "test accuracy", "folder"],
     [
         ["today", "norm=bn,optim.lr=0.1,seed=3", Cell("0.9375", 0.9375), "outputs/2026-11-26/norm=bn"],
-        Group("a group", "", ""),
+        Group("a group"),
         ["", "norm=ln", Cell("0.5000", 0.5), "outputs/b"],
     ],
     whole=[3],

@@ -8,17 +8,17 @@ import subprocess
 
 import pytest
 
-from bnexp.compare.blocks import Cell, Figure, Fold, Group, Heading, Items, Table, Text
+from bnexp.compare.blocks import Box, Cell, Code, Figure, Group, Heading, Items, Links, Table, Text
 from bnexp.compare.latex import as_latex, escaped
 
 NASTY = "\\ { } $ & # ^ _ % ~ < > | \" ' ` -- --- 0.3 ± 0.1 ≥ 3 x²"
 BLOCKS = [
     Heading(2, "A & B"),
     Text("50 % of $x_1$", title="Note"),
-    Table(["norm", "test/accuracy"], [Group("g_1", "", "n"), ["a_b", Cell("0.5 ± 0.1", 0.5)]], title="T_1"),
+    Table(["norm", "test/accuracy"], [Group("g_1", "n"), ["a_b", Cell("0.5 ± 0.1", 0.5)]], title="T_1"),
     Items(["one_1", "two"], ordered=True),
     Figure("<svg/>", "caption_1", file="a_b.pdf"),
-    Fold("hidden", code="x: 1"),
+    Box("kind", [Code("bnexp list a_b\nbnexp runs"), Links("", [("hidden", "x")])]),
 ]
 
 
@@ -48,6 +48,7 @@ def test_a_table_is_a_booktabs_tabular_with_numbers_flush_right():
     ]
     assert r"\subsection*{A \& B}" in text
     assert "\\begin{enumerate}\n\\item one\\_1\n\\item two\n\\end{enumerate}" in text
+    assert "\\texttt{bnexp list a\\_b}\\\\\n\\texttt{bnexp runs}" in text
     assert "hidden" not in text
 
 

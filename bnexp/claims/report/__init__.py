@@ -1,5 +1,6 @@
-"""The results of claims as one page.
+"""The results of claims as pages.
 
-In which order to read: ``page``, ``section`` (one claim), ``cells`` (effects, verdicts and intervals as table cells),
-``figures``, ``prose`` (fixed texts).
+In which order to read: ``page`` (all files), ``reading`` (a result with its declaration), ``front`` (the first page),
+``section`` (the page of a claim), ``words`` (verdicts, effects and arms in words), ``figures``, ``tables``, ``place``
+(addresses), ``prose``.
 """

@@ -1,127 +1,90 @@
-"""The results of claims as one page: a single HTML file, and Markdown with PNG figures beside it."""
+"""The results of claims as pages: a first one, and one a claim, each as HTML and as Markdown."""
 
 from __future__ import annotations
 
-import os
+import html
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bnexp.claims.report import figures
-from bnexp.claims.report.cells import answered, core_time, counted, effect_cell, named, strip, verdict
-from bnexp.claims.report.prose import ARTICLES, ERRATA, GLOSSARY, LEAD, PROTOCOL
+from bnexp.claims.declaration import Claim
+from bnexp.claims.report import figures, tables
+from bnexp.claims.report.front import front
+from bnexp.claims.report.place import Place
+from bnexp.claims.report.reading import Reading, Scales, reading
 from bnexp.claims.report.section import section
 from bnexp.claims.result import Result
-from bnexp.compare.blocks import Block, Cell, Group, Heading, Items, Table, Text
-from bnexp.compare.cells import number, probability
+from bnexp.compare.blocks import Block
 from bnexp.compare.drawing import Picture
 from bnexp.compare.html import as_html
 from bnexp.compare.markdown import as_markdown
 from bnexp.compare.page import style
 
 _HERE = Path(__file__)
-_VERDICTS = ("supported", "contradicted", "negligible", "inconclusive", "no verdict")
+_FOLDERS = ("pages", "figures", "declarations")
+_WRITERS = {".html": as_html, ".md": as_markdown}
 
 
-def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Path]:
-    """Write ``claims.html``, and ``claims.md`` with a PNG a claim.
+def write(
+    folder: Path, results: Mapping[str, Sequence[Result]], *, root: Path, untried: Sequence[Claim] = ()
+) -> list[Path]:
+    """Write all pages, with a figure and the declaration of each claim, and all tests and runs as tables.
 
     Args:
         folder: for the files.
-        results: as ``store.read_all`` returns them.
-        runs_at: the folder that the results' run folders are relative to.
+        results: name of a folder -> its results, as ``store.read_all`` returns them; pages tell the first in full.
+        root: the folder that the results' run folders are relative to.
+        untried: declared claims without a result.
 
     Returns:
-        Paths of the two pages.
+        Paths of the first page, as HTML and as Markdown.
+
+    Raises:
+        ValueError: a result holds a declaration of another version.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = {result.claim: figures.draw(result) for result in results}
-    for picture in filter(None, pictures.values()):
-        figures.save(picture, folder)
-    blocks = list(_document(results, pictures, os.path.relpath(runs_at, folder)))
-    template = string.Template(_HERE.with_name("claims.html").read_text(encoding="utf-8"))
+    for name in _FOLDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    scales = _by_claim(results)
+    readings = {name: next(iter(some.values())) for name, some in scales.items()}
+    pictures = {name: _pictures(one) for name, one in readings.items()}
+    lessons = {name: figures.draw_small(one) for name, one in readings.items() if one.claim.lesson is not None}
+    for picture in [*(one for some in pictures.values() for one in some), *filter(None, lessons.values())]:
+        figures.save(picture, folder / "figures")
+    for name, one in readings.items():
+        (folder / "declarations" / f"{name}.yaml").write_text(one.result.declaration, encoding="utf-8")
+    tables.write(folder, list(readings.values()))
     css = f"{style()}\n{_HERE.with_name('claims.css').read_text(encoding='utf-8')}"
-    page, text = folder / "claims.html", folder / "claims.md"
-    page.write_text(template.substitute(style=css, body=as_html(blocks)), encoding="utf-8")
-    text.write_text(as_markdown(blocks), encoding="utf-8")
-    return [page, text]
+    (folder / "claims.css").write_text(css, encoding="utf-8")
+    for ending in _WRITERS:
+        top, below = Place(ending, "", folder, root), Place(ending, "../", folder, root)
+        _save(
+            folder / f"claims{ending}",
+            "Claims about normalization, tested",
+            top,
+            front(list(scales.values()), lessons, untried, top),
+        )
+        for name, some in scales.items():
+            page = section(some, pictures[name], below)
+            _save(folder / "pages" / f"{name}{ending}", readings[name].claim.sentence, below, page)
+    return [folder / f"claims{ending}" for ending in _WRITERS]
 
 
-def _document(results: Sequence[Result], pictures: Mapping[str, Picture | None], runs_at: str) -> Iterator[Block]:
-    yield Heading(1, "Claims about normalization, tested")
-    yield Text(LEAD, kind="lead")
-    yield Text(_facts(results), kind="facts")
-    yield Heading(2, "Verdicts", "verdicts")
-    yield from _summary(results)
-    for result in results:
-        yield from section(result, pictures[result.claim], runs_at)
-    yield Heading(2, "How verdicts are reached", "methods")
-    yield Items(PROTOCOL, ordered=True)
-    yield Heading(2, "Words", "words")
-    yield Table(["word", "meaning"], GLOSSARY, kind="prose")
-    yield Heading(2, "The source articles and their errata", "errata")
-    yield Text(ARTICLES)
-    yield Table(["article", "it says", "correct is"], [[Cell(row[0]), *row[1:]] for row in ERRATA], kind="prose")
-    yield Heading(2, "Made with", "made-with")
-    yield Table(["", ""], _made_with(results), kind="prose")
+def _by_claim(results: Mapping[str, Sequence[Result]]) -> dict[str, Scales]:
+    """Claim -> its readings, in the order of the folders; claims in the order of their names."""
+    found: dict[str, dict[str, Reading]] = {}
+    for name, some in results.items():
+        for result in some:
+            found.setdefault(result.claim, {})[name] = reading(result)
+    return {name: found[name] for name in sorted(found)}
 
 
-def _facts(results: Sequence[Result]) -> str:
-    tests = [test for result in results for test in result.tests]
-    words = [result.answer.word for result in results if result.answer is not None]
-    verdicts = ", ".join(f"{words.count(word)} {word}" for word in _VERDICTS if word in words)
-    exact = [row.holds for result in results for rows in result.exact.values() for row in rows]
-    numbers = f" Exact checks: {sum(exact)} of {counted(len(exact), 'number')} as expected." if exact else ""
-    runs, seconds = sum(result.runs for result in results), sum(result.run_seconds for result in results)
-    return (
-        f"{counted(len(results), 'claim')}{': ' if verdicts else ''}{verdicts}. {counted(len(tests), 'test')}."
-        f"{numbers} {counted(runs, 'run')}, {core_time(seconds)}."
-    )
+def _pictures(one: Reading) -> list[Picture]:
+    return [picture for picture in (figures.draw(one), figures.draw_others(one)) if picture is not None]
 
 
-# --- the summary ------------------------------------------------------------------------------------------------------
-
-
-def _summary(results: Sequence[Result]) -> Iterator[Block]:
-    header = ["test", "verdict", "regime", "", "effect, interval", "n", "p"]
-    rows = [row for result in results for row in _summary_rows(result)]
-    yield Table(header, rows, pictures=(3,), kind="summary")
-    yield Text(
-        "The bars show the interval against 0 (line) and the smallest effect of interest (dots) on a scale that is "
-        "compressed outwards. Core time is the sum over all runs of a claim, each on one core or device.",
-        kind="note",
-    )
-
-
-def _summary_rows(result: Result) -> Iterator[list[str | Cell] | Group]:
-    time = core_time(result.run_seconds) if result.runs else ""
-    note = " · ".join(word for word in (result.claim, answered(result), time) if word)
-    yield Group(result.sentence, f"#{result.claim}", note)
-    for test in result.tests:
-        yield [
-            named(test),
-            verdict(test),
-            test.regime,
-            Cell("", picture=strip(test)),
-            effect_cell(test),
-            number(test.n, 0),
-            probability(test.p),
-        ]
-    for check, rows in result.exact.items():
-        holds = all(row.holds for row in rows)
-        word = Cell("holds exactly" if holds else "does not hold", kind="supported" if holds else "contradicted")
-        count = Cell(counted(len(rows), "number"), len(rows))
-        yield [check.replace("_", " "), word, "exact", "", count, "", ""]
-
-
-def _made_with(results: Sequence[Result]) -> list[list[str]]:
-    facts: dict[str, list[str]] = {}
-    for result in results:
-        facts.setdefault("profile", []).append(result.profile)
-        facts.setdefault("date", []).append(result.date[:10])
-        for key, value in result.provenance.items():
-            if key != "started" and value not in (None, ""):
-                facts.setdefault(key, []).append(str(value))
-    seeds = {tuple(result.seeds) for result in results if result.seeds}
-    rows = [[key, ", ".join(sorted(set(values)))] for key, values in facts.items()]
-    return [*rows, ["seeds", "; ".join(f"{some[0]} to {some[-1]}" for some in sorted(seeds))]]
+def _save(path: Path, title: str, place: Place, blocks: Iterator[Block]) -> None:
+    text = _WRITERS[place.ending](blocks)
+    if place.ending == ".html":
+        template = string.Template(_HERE.with_name("claims.html").read_text(encoding="utf-8"))
+        text = template.substitute(title=html.escape(title), up=place.up, body=text)
+    path.write_text(text, encoding="utf-8")

@@ -1,175 +1,197 @@
-"""The page's section on one claim: origin, figure, tests, arms, tuning, exact checks, literature, declaration."""
+"""The page of one claim: its answer, figure, tests, literature, what was changed, and how to run it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import yaml  # type: ignore[import-untyped]
-
-from bnexp.claims.report import figures
-from bnexp.claims.report.cells import (
-    answered,
-    claimed,
-    core_time,
-    counted,
-    effect_cell,
-    level,
-    named,
-    robust,
-    verdict,
-)
-from bnexp.claims.result import Result, TestResult
-from bnexp.compare.blocks import Block, Cell, Figure, Fold, Heading, Items, Table, Text
-from bnexp.compare.cells import BLANK, number, probability
+from bnexp.claims.answers import ALPHA
+from bnexp.claims.report import words
+from bnexp.claims.report.front import Rows, scale_cell
+from bnexp.claims.report.place import Place
+from bnexp.claims.report.reading import Reading, Scales
+from bnexp.claims.result import SideResult, TestResult
+from bnexp.compare.blocks import Block, Box, Cell, Code, Figure, Heading, Items, Links, Table, Text
+from bnexp.compare.cells import BLANK, decimals, number, probability
 from bnexp.compare.drawing import Picture
 
-Rows = list[list[str | Cell]]
 # At this size the text in a figure is as large as the page's text.
-_PIXELS_PER_INCH = 100
-_RUNS = "Runs (on the machine that made them)"
+_PIXELS_PER_INCH = 110
+_ROLES = {"secondary": "Further tests", "control": "Controls", "check": "Checks of the arms"}
 
 
-def section(result: Result, picture: Picture | None, runs_at: str) -> Iterator[Block]:
-    """Everything about a claim; ``runs_at`` leads from the page to the folder that run folders are relative to."""
-    yield Heading(2, result.sentence, result.claim)
-    if result.answer is not None:
-        yield Text(f"{answered(result)}. It holds if {' and '.join(result.answer.tests)} does.", title="Answer:")
-    yield Text(_origin(result), kind="meta")
-    if picture is not None:
-        width = round(_PIXELS_PER_INCH * picture.figure.get_figwidth())
-        yield Figure(figures.inline(picture), picture.caption, f"{picture.name}.png", width)
-    if result.tests:
-        yield from _tests(result)
-        yield Heading(3, "Arms")
-        yield Text(_settings(result), kind="note")
-        yield _arms(result)
-    if result.tuning:
-        yield Heading(3, "Tuned with other seeds")
-        yield _tuning(result)
-    if result.exact:
-        yield Heading(3, "Exact checks")
-        yield _exact(result)
-    yield Text(result.literature, title="What the literature says.")
-    yield Text(result.confounds, title="Confounds and controls.")
-    yield Text(result.would_change, title="What would change the verdict.")
-    yield Fold("Declared design", code=result.declaration)
-    if links := _runs(result):
-        yield Fold(_RUNS, links=[(Path(to).name, f"{runs_at}/{to}/") for to in links])
+def section(scales: Scales, pictures: Sequence[Picture], place: Place) -> Iterator[Block]:
+    """Everything about a claim.
 
-
-def _runs(result: Result) -> list[str]:
-    folders = (folder for test in result.tests for side in test.sides.values() for folder in side.folders)
-    return list(dict.fromkeys(folders))
-
-
-def _origin(result: Result) -> str:
-    seeds = f"{len(result.seeds)} seeds" if result.seeds else "exact"
-    tuning = f", {len(result.tuning_seeds)} for tuning" if result.tuning_seeds else ""
-    articles = f" · articles {', '.join(map(str, result.articles))}" if result.articles else ""
-    failed = f", {result.failed} failed" if result.failed else ""
-    runs = f", {counted(result.runs, 'run')}{failed}, {core_time(result.run_seconds)}" if result.runs else ""
-    return f"{result.claim} · {'; '.join(result.sources)}{articles} · profile {result.profile}: {seeds}{tuning}{runs}"
-
-
-def _tests(result: Result) -> Iterator[Block]:
-    header = ["test", "verdict", "regime", "effect, interval", "Hodges-Lehmann", "claimed", "n", "d_z", "p"]
-    rows: Rows = [
-        [
-            named(test, test.test),
-            verdict(test),
-            test.regime,
-            effect_cell(test),
-            robust(test),
-            claimed(test),
-            number(test.n, 0),
-            number(test.d_z, 2),
-            probability(test.p),
-        ]
-        for test in result.tests
-    ]
-    yield Table(header, rows, kind="tests")
-    notes = [f"{test.test} ({test.regime}): {note}." for test in result.tests for note in _notes(test)]
-    notes += _noise_floor(result)
-    if notes:
+    Args:
+        scales: the claim's readings, the first of which is told in full.
+        pictures: its figures.
+        place: of the page.
+    """
+    reading = next(iter(scales.values()))
+    yield Links("", [("all claims", f"{place.up}claims{place.ending}"), *place.further])
+    yield Heading(1, reading.claim.sentence)
+    yield _answer(reading)
+    yield from (_figure(picture, place) for picture in pictures[:1])
+    if reading.primary:
+        yield _tests(reading, "primary")
+    if notes := [*reading.other_regimes(), *_notes(reading, "primary")]:
         yield Items(notes)
+    if len(scales) > 1:
+        yield Heading(2, "At other scales")
+        rows: Rows = [[name, one.sentence, scale_cell(one)] for name, one in scales.items()]
+        yield Table(["results in", "answer", "verdict"], rows, kind="prose")
+    yield from _exact(reading)
+    yield from _background(reading, place)
+    for role, heading in _ROLES.items():
+        if any(_role(reading, name) == role for name in reading.claim.tests):
+            yield Heading(2, heading)
+            yield _tests(reading, role)
+            if notes := list(_notes(reading, role)):
+                yield Items(notes)
+    yield from _arms(reading)
+    yield from (_figure(picture, place) for picture in pictures[1:])
+    yield from _made(reading, place)
 
 
-def _notes(test: TestResult) -> Iterator[str]:
-    yield from test.notes
-    if any(side.diverged for side in test.sides.values()) and test.mcnemar is not None:
-        yield f"diverged equally often: exact McNemar p = {probability(test.mcnemar).text}"
+def _answer(reading: Reading) -> Box:
+    answer = reading.result.answer
+    p = f"p (Holm) {probability(answer.p_holm).text}" if answer is not None and answer.p_holm is not None else ""
+    facts = "; ".join(filter(None, [reading.word, *reading.marks, *reading.effects, p]))
+    lines = [Text(f"{words.capital(line)}.", kind="note") for line in (facts, reading.condition)]
+    return Box(f"answer {reading.kind}", [Text(reading.sentence), *lines])
 
 
-def _noise_floor(result: Result) -> Iterator[str]:
+def _figure(picture: Picture, place: Place) -> Figure:
+    width = round(_PIXELS_PER_INCH * picture.figure.get_figwidth())
+    return Figure("", picture.caption, place.figure(picture.name), width)
+
+
+def _background(reading: Reading, place: Place) -> Iterator[Block]:
+    claim = reading.claim
+    yield Heading(2, "What the literature says")
+    yield Text(claim.literature)
+    yield Text(f"{'; '.join(claim.sources)}.", title="Sources:", kind="note")
+    if links := place.articles(claim.articles):
+        yield Links("Statements of the source articles:", links)
+    yield Heading(2, "Confounds and controls")
+    yield Text(claim.confounds)
+    yield Heading(2, "What would change the verdict")
+    yield Text(claim.would_change)
+
+
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+
+def _role(reading: Reading, name: str) -> str:
+    """The declared role of a test; primary where it answers the claim in every regime in which it is judged."""
+    roles = {test.role for test in reading.result.tests if test.test == name}
+    return roles.pop() if len(roles) == 1 else reading.claim.tests[name].role
+
+
+def _tests(reading: Reading, role: str) -> Table:
+    claim = reading.claim
+    rows: Rows = [_test(reading, test) for test in reading.result.tests if test.role == role]
+    rows += [
+        [claim.tests[name].says, Cell(words.UNTRIED), *[""] * 4]
+        for name in reading.untried_tests
+        if claim.tests[name].role == role
+    ]
+    return Table(["test", "verdict", "effect", "claimed", "seeds", "p"], rows, kind="tests")
+
+
+def _test(reading: Reading, test: TestResult) -> list[str | Cell]:
+    claim, why = reading.claim, words.reason(reading.claim, test.detail)
+    doubts = [*([why] if why else []), *(["hangs on one seed"] if test.hangs_on else [])]
+    effect = words.effect(claim, test)
+    return [
+        Cell(test.says, test.says, note=claim.title_of(test.regime)),
+        Cell(
+            words.verdict(test.verdict, test.detail),
+            test.verdict,
+            kind=test.verdict.replace(" ", "-"),
+            note="; ".join(doubts),
+        ),
+        Cell(effect, effect, note=words.compared(claim, test) if effect else ""),
+        words.claimed(claim, test),
+        number(test.n, 0),
+        probability(test.p),
+    ]
+
+
+def _notes(reading: Reading, role: str) -> Iterator[str]:
+    """What has to be said beside the numbers of tests."""
+    for test in reading.result.tests:
+        if test.role == role:
+            about = f"{words.capital(test.says)} ({reading.claim.title_of(test.regime)}):"
+            for text in test.notes:
+                yield f"{about} {words.note(reading.claim, text)}."
+            if test.mcnemar is not None and test.mcnemar < ALPHA:
+                yield f"{about} the arms diverged unequally often, exact McNemar p = {probability(test.mcnemar).text}."
+
+
+# --- arms and tuned values --------------------------------------------------------------------------------------------
+
+
+def _arms(reading: Reading) -> Iterator[Block]:
+    claim = reading.claim
+    rows: Rows = []
+    for (measured, regime, name, times), side in _sides(reading).items():
+        level = Cell(_level(side, times), side.mean, note=measured)
+        rows.append([words.point(claim, name), claim.title_of(regime), level, f"{side.diverged} of {side.runs}"])
+    rows += [[name, Cell(words.UNTRIED), "", ""] for name in reading.untried_arms]
+    if rows:
+        yield Heading(2, "What the arms reach")
+        yield Table(["arm", "regime", "mean \u00b1 95 %", "diverged"], rows, kind="tests")
+        yield from (Text(text, kind="note") for text in _noise_floor(reading.result.tests))
+    if reading.result.tuning:
+        yield Heading(2, "Tuned with other seeds")
+        yield _tuning(reading)
+
+
+def _sides(reading: Reading) -> dict[tuple[str, str, str, int], SideResult]:
+    """What was measured, regime, name and unit (100: percent) of an arm, once for all tests that use its numbers."""
+    return {
+        (words.measured(reading.claim, test.test), test.regime, name, 100 if words.in_points(test) else 1): side
+        for test in reading.result.tests
+        for name, side in test.sides.items()
+    }
+
+
+def _level(side: SideResult, times: int) -> str:
+    """An arm's mean with half the width of its interval."""
+    if side.mean is None:
+        return BLANK
+    half = None if side.high is None else times * (side.high - side.mean)
+    digits, percent = decimals(half or 0.0, 3), " %" if times == 100 else ""
+    return f"{times * side.mean:.{digits}f}" + ("" if half is None else f" \u00b1 {half:.{digits}f}") + percent
+
+
+def _noise_floor(tests: Sequence[TestResult]) -> Iterator[str]:
     """The standard error of accuracies that comes from the number of test images alone."""
-    floors = [100 * test.noise_floor for test in result.tests if test.noise_floor is not None]
+    floors = [100 * test.noise_floor for test in tests if test.noise_floor is not None]
     if floors:
         span = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (min(floors), max(floors))))
-        yield f"The finite test set gives an accuracy a standard error of {span} pp, partly shared by arms of a seed."
+        yield f"The finite test set gives accuracies a standard error of {span} points, partly shared by the arms."
 
 
-def _settings(result: Result) -> str:
-    """The declared settings of each arm, and the setting behind ``name@value``."""
-    declared = _declared(result)
-    skipped = declared["profiles"].get(result.profile, {}).get("skip_arms", [])
-    arms = [f"{name}: {_sets(arm)}" for name, arm in declared["arms"].items() if name not in skipped]
-    axis = [f"name@value: {declared['axis']['key']}=value"] if "axis" in declared else []
-    return f"What each arm sets. {'; '.join([*arms, *axis])}."
-
-
-def _declared(result: Result) -> Any:
-    """The declaration as written in its yaml; all values are words."""
-    return yaml.load(result.declaration, yaml.BaseLoader)
-
-
-def _sets(arm: Any) -> str:
-    """The settings of an arm as declared: a list, or a mapping if the arm starts from another run."""
-    given = arm if isinstance(arm, dict) else {"settings": arm}
-    start = [f"starts from {given['init_from']}"] if "init_from" in given else []
-    return ", ".join([*given["settings"], *start]) or "nothing of its own"
-
-
-def _arms(result: Result) -> Table:
-    measures = {name: test["measure"] for name, test in _declared(result)["tests"].items()}
+def _tuning(reading: Reading) -> Table:
+    claim = reading.claim
     rows: Rows = [
         [
-            test.test,
-            test.regime,
-            name,
-            Cell(f"{side.weight:+g}", side.weight),
-            _measured(measures[test.test]),
-            level(side),
-            number(side.n, 0),
-            Cell(f"{side.diverged}/{side.runs}", side.diverged),
-        ]
-        for test in result.tests
-        for name, side in test.sides.items()
-    ]
-    header = ["test", "regime", "arm", "weight", "measured on", "mean ± 95 %", "n", "diverged"]
-    return Table(header, rows)
-
-
-def _measured(measure: Mapping[str, str]) -> str:
-    metric = measure.get("metric") or f"steps to {measure['steps_to']}"
-    return f"{metric} - {measure['minus']}" if "minus" in measure else metric
-
-
-def _tuning(result: Result) -> Table:
-    rows = [
-        [
-            choice.regime,
-            choice.point,
-            f"{choice.chosen}{' (edge)' if choice.at_edge else ''}",
+            words.point(claim, choice.point),
+            claim.title_of(choice.regime),
+            f"{choice.chosen}{' (the best is on the edge)' if choice.at_edge else ''}",
             ", ".join(f"{value}: {BLANK if mean is None else f'{mean:.3f}'}" for value, mean in choice.means),
         ]
-        for choice in result.tuning
+        for choice in reading.result.tuning
     ]
-    return Table(["regime", "arm", "chosen", "mean of the tuning metric by value"], rows)
+    return Table(["arm", "regime", "chosen", "by value, mean of what tuning goes by"], rows, kind="prose")
 
 
-def _exact(result: Result) -> Table:
+# --- exact checks, changes, how to run --------------------------------------------------------------------------------
+
+
+def _exact(reading: Reading) -> Iterator[Block]:
     rows: Rows = [
         [
             check.replace("_", " "),
@@ -179,7 +201,28 @@ def _exact(result: Result) -> Table:
             Cell(f"{row.tolerance:.2g}", row.tolerance),
             Cell("holds" if row.holds else "does not hold", kind="supported" if row.holds else "contradicted"),
         ]
-        for check, numbers in result.exact.items()
+        for check, numbers in reading.result.exact.items()
         for row in numbers
     ]
-    return Table(["check", "number", "measured", "expected", "tolerance", ""], rows)
+    if rows:
+        yield Heading(2, "Exact checks")
+        yield Table(["check", "number", "measured", "expected", "tolerance", ""], rows, kind="prose")
+
+
+def _made(reading: Reading, place: Place) -> Iterator[Block]:
+    claim, result = reading.claim, reading.result
+    yield Heading(2, "Changed after results were seen")
+    changes = [f"{change.date}: {change.what} ({change.why})" for change in claim.changes]
+    yield Items(changes) if changes else Text("No change is declared.")
+    yield Heading(2, "How to run it")
+    tuning = f" and {len(result.tuning_seeds)} for tuning" if result.tuning_seeds else ""
+    failed = f", {result.failed} of them failed" if result.failed else ""
+    runs = f"{words.counted(result.runs, 'run')}{failed}, {words.core_time(result.run_seconds)}"
+    seeds = (
+        f"{words.counted(len(result.seeds), 'seed')}{tuning}, {runs}" if result.seeds else "Exact checks, without runs"
+    )
+    yield Text(f"{words.capital(seeds)}. The second command writes this report.")
+    yield Code(
+        f"bnexp claim run {claim.id} --profile {result.profile}\nbnexp claim report outputs/claims/{result.profile}"
+    )
+    yield Links("", [("the whole declaration", place.file(f"declarations/{claim.id}.yaml"))])

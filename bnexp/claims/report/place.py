@@ -1,0 +1,63 @@
+"""Where the files of a report lie, as seen from one of its pages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnexp.compare.html import quoted
+
+# All statements of the source articles; their numbers are the anchors.
+_ARTICLES = "docs/articles.md"
+_DOCUMENTS = (
+    ("how claims are judged, and how often that is wrong", "docs/claims/protocol.md"),
+    ("every statement of the source articles, with its answer", _ARTICLES),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A page of a report.
+
+    Attributes:
+        ending: of all pages of its kind, such as ``.html``.
+        up: the way from the page to the folder of the report: empty, or ``../``.
+        folder: of the report.
+        root: the folder that runs are relative to, and in which there may be a ``docs``.
+    """
+
+    ending: str
+    up: str
+    folder: Path
+    root: Path
+
+    def page(self, claim: str) -> str:
+        """The address of a claim's page."""
+        return f"{self.up}pages/{quoted(claim)}{self.ending}"
+
+    def figure(self, name: str) -> str:
+        """The address of a figure."""
+        return f"{self.up}figures/{quoted(name)}.svg"
+
+    def file(self, name: str) -> str:
+        """The address of a file in the report's folder."""
+        return self.up + quoted(name)
+
+    def articles(self, numbers: Sequence[Any]) -> list[tuple[str, str]]:
+        """Links to statements of the source articles; none where their file is not there."""
+        to = self._outside(_ARTICLES)
+        return [(str(number), f"{to}#{str(number).lower()}") for number in numbers] if to else []
+
+    @property
+    def further(self) -> list[tuple[str, str]]:
+        """Links to what explains the report, and to its numbers."""
+        known = [(text, to) for text, name in _DOCUMENTS if (to := self._outside(name))]
+        return [*known, ("all tests", self.file("tests.csv")), ("all runs", self.file("runs.csv"))]
+
+    def _outside(self, name: str) -> str | None:
+        """The address of a file of the repository; None where it is not there."""
+        path = self.root / name
+        return self.up + quoted(os.path.relpath(path, self.folder)) if path.exists() else None

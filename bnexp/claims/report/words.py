@@ -1,0 +1,264 @@
+"""What came out, in words that need no knowledge of the code: verdicts, effects, arms, and what was measured."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from bnexp.claims.declaration import Claim, Measure, Reduce
+from bnexp.claims.result import TestResult
+from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NEGLIGIBLE, NONE, SUPPORTED
+from bnexp.compare.cells import decimals, duration
+from bnexp.config.metrics import metric_of, title
+from bnexp.runs.collect import short
+
+HOLDS, SIZE_OPEN, SMALL, FAILS, UNDECIDED = (
+    "holds",
+    "holds, size open",
+    "smaller than matters",
+    "does not hold",
+    "not decided",
+)
+# In the order in which the page tells them.
+WORDS = (HOLDS, SIZE_OPEN, SMALL, FAILS, UNDECIDED)
+# From here on a number is shown with three digits.
+_HUGE = 1e5
+UNTRIED = "not tried in this profile"
+_VERDICTS = {SUPPORTED: HOLDS, NEGLIGIBLE: SMALL, CONTRADICTED: FAILS, INCONCLUSIVE: UNDECIDED, NONE: UNDECIDED}
+_REASONS = {
+    "size open": "",
+    "reversed": "the opposite was seen",
+    "higher": "it is more",
+    "lower": "it is less",
+    "grid edge": "the best value lies at the end of those that were tried",
+    "grid step": "the values that were tried lie too far apart",
+    "censored": "runs without a number would have spoken against it",
+    "near the threshold": "the effect lies near the smallest that matters",
+}
+_CLAIMED = {
+    "greater": "more, by {} at least",
+    "less": "less, by {} at least",
+    "exceeds": "more than {}",
+    "equal": "equal within {}",
+    "at_least": "at most {} less",
+}
+_WHEN = {
+    "last": "at the end",
+    "mean": "mean over the training",
+    "median": "median over the training",
+    "max": "largest of the training",
+    "min": "smallest of the training",
+    "sd": "standard deviation over the training",
+}
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, in the plural where it needs one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def how_many(number: int, word: str) -> str:
+    """A number of claims with a verdict: "2 hold", "1 does not hold"."""
+    plural = {HOLDS: "hold", SIZE_OPEN: "hold, size open", FAILS: "do not hold"}
+    return f"{number} {word if number == 1 else plural.get(word, word)}"
+
+
+def core_time(seconds: float) -> str:
+    """Seconds as core time, with their unit."""
+    return f"{duration(seconds).text} of core time"
+
+
+def capital(text: str) -> str:
+    """The text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts of a sentence, with ``and`` before the last."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def verdict(word: str, detail: str) -> str:
+    """A verdict in plain words."""
+    return SIZE_OPEN if detail == "size open" else _VERDICTS[word]
+
+
+def reason(claim: Claim, detail: str) -> str:
+    """Why a verdict is what it is, in plain words; empty where there is nothing to say."""
+    if detail.startswith("check failed: "):
+        checks = detail.removeprefix("check failed: ").split(", ")
+        return f"a check failed: {'; '.join(claim.tests[name].says for name in checks)}"
+    if seeds := re.fullmatch(r"n = (\d+) for a verdict on the effect seen", detail):
+        return f"{seeds[1]} seeds would be needed for the effect seen"
+    return _REASONS.get(detail, note(claim, detail))
+
+
+def note(claim: Claim, text: str) -> str:
+    """A note of the protocol, with the titles of arms and settings in place of their names."""
+    name, colon, rest = text.partition(":")
+    arm = name.partition("@")[0].partition(",")[0]
+    named = f"{point(claim, name)}{colon}{rest}" if arm in claim.arms and colon else text
+    return re.sub(r"\b(\w+\.\w+)=", lambda found: f"{setting(found[1])} ", named)
+
+
+# --- arms, settings, measures -----------------------------------------------------------------------------------------
+
+
+def point(claim: Claim, name: str) -> str:
+    """An arm, or an arm at a value of the axis, by its title."""
+    arm, _, at = name.partition("@")
+    return f"{claim.title_of(arm)}, {setting(claim.axis.key)} {at}" if at and claim.axis else claim.title_of(arm)
+
+
+def setting(key: str) -> str:
+    """A setting in words, such as "learning rate"."""
+    return title(short(key).rpartition(".")[2])
+
+
+def compared(claim: Claim, test: TestResult) -> str:
+    """Which arms are compared: A against B, or a sum of arms with their weights."""
+    weights = {point(claim, name): side.weight for name, side in test.sides.items() if side.weight}
+    if sorted(weights.values()) == [-1, 1]:
+        first, second = sorted(weights, key=lambda name: -weights[name])
+        return f"{first} against {second}"
+    if test.scale == "linear":
+        return _sum(weights, ("+", "-"), " {} ")
+    return _sum(weights, ("·", "/"), " {} ").removeprefix("· ")
+
+
+def _sum(weights: dict[str, float], signs: tuple[str, str], form: str) -> str:
+    ordered = sorted(weights.items(), key=lambda item: item[1] < 0)
+    terms = [
+        form.format(signs[weight < 0]) + ("" if abs(weight) == 1 else f"{abs(weight):g} ") + f"({name})"
+        for name, weight in ordered
+    ]
+    text = "".join(terms).strip().removeprefix("+ ")
+    return text[1:-1] if len(terms) == 1 and text.startswith("(") else text
+
+
+def measured(claim: Claim, test: str) -> str:
+    """What a test measures of a run, or of the runs along the axis."""
+    measure, reduce = claim.tests[test].measure, claim.tests[test].reduce
+    words = title(measure.tag)
+    if measure.layers is not None:
+        words = f"slope over the layers of {'the logarithm of ' if 'log10' in measure.layers else ''}the {words}"
+    words += f" less {title(measure.minus)}" if measure.minus else ""
+    words = _steps(claim, measure, words) if measure.steps_to else f"{words}, {_when(measure)}"
+    return f"{_over(claim, reduce)} ({words})" if reduce else words
+
+
+def _steps(claim: Claim, measure: Measure, words: str) -> str:
+    arm = measure.target_arm
+    goal = f"is that of {claim.title_of(arm)} at the end" if arm else f"is {measure.reaches:g}"
+    return f"steps until the {words} {goal}"
+
+
+def _when(measure: Measure) -> str:
+    at = measure.at
+    if isinstance(at, dict) and "first" in at:
+        return f"where the {title(at['first'])} first is below {at['below']:g}"
+    if isinstance(at, dict):
+        return f"after {100 * at['fraction']:g} % of the steps"
+    return _WHEN[at] if isinstance(at, str) else f"after {counted(at, 'step')}"
+
+
+def _over(claim: Claim, reduce: Reduce) -> str:
+    axis = setting(claim.axis.key) if claim.axis else ""
+    return {
+        "largest": f"largest {axis} that works",
+        "share": f"share of the values of {axis} that work",
+        "count": f"number of values of {axis} that work",
+        "slope": f"slope over {axis}",
+        "best": f"best over {axis}",
+        "range": f"best less worst over {axis}",
+    }[reduce.kind]
+
+
+# --- effects ----------------------------------------------------------------------------------------------------------
+
+
+def in_points(test: TestResult) -> bool:
+    """Whether a test's numbers are shown in percent, and their differences in points."""
+    return test.is_level and test.scale == "linear" and metric_of(test.metric).is_proportion
+
+
+def is_ratio(test: TestResult) -> bool:
+    """Whether a test's differences are those of logarithms, shown as ratios."""
+    return test.scale != "linear"
+
+
+def shown(test: TestResult, difference: float) -> float:
+    """A difference as it is shown: in points, as a ratio, or as it is."""
+    if is_ratio(test):
+        return float(10.0 ** min(difference, 300) if test.scale == "log10" else math.exp(min(difference, 690)))
+    return 100 * difference if in_points(test) else difference
+
+
+def effect(claim: Claim, test: TestResult) -> str:
+    """The effect with its interval: "4 points more, between 3 and 5", "2.1 times the steps, between 1.8 and 2.6"."""
+    numbers = [shown(test, number) for number in (test.mean, test.low, test.high) if number is not None]
+    if not numbers:
+        return ""
+    if is_ratio(test):
+        return _interval(_texts(numbers, 1.0), f" times the {_quantity(claim, test)}")
+    points = " points" if in_points(test) else ""
+    if len([side for side in test.sides.values() if side.weight]) < 2:
+        return _interval(_texts(numbers, 0.0), points)
+    sign = -1 if numbers[0] < 0 else 1
+    texts = _texts([sign * number for number in numbers], 0.0)
+    word, other = ("less", "more") if sign < 0 else ("more", "less")
+    mean, *ends = texts if sign > 0 else [texts[0], *reversed(texts[1:])]
+    if ends and ends[0].startswith("-"):
+        return f"{mean}{points} {word}, between {ends[0][1:]} {other} and {ends[1]} {word}"
+    return _interval([mean, *ends], f"{points} {word}")
+
+
+def _interval(texts: Sequence[str], noun: str) -> str:
+    mean, *ends = texts
+    return f"{mean}{noun}" + (f", between {ends[0]} and {ends[1]}" if len(ends) == 2 else "")
+
+
+def _quantity(claim: Claim, test: TestResult) -> str:
+    declared = claim.tests[test.test]
+    if declared.reduce is not None and declared.reduce.kind == "largest" and claim.axis:
+        return setting(claim.axis.key)
+    return "steps" if declared.measure.steps_to else title(test.metric)
+
+
+def claimed(claim: Claim, test: TestResult) -> str:
+    """The effects that a test's sentence claims."""
+    return _CLAIMED[test.claims].format(matters(test))
+
+
+def matters(test: TestResult) -> str:
+    """The smallest effect that matters."""
+    if is_ratio(test):
+        return f"a factor of {shown(test, test.threshold):.3g}"
+    size = shown(test, test.threshold)
+    return f"{size:.3g} {'point' if size == 1 else 'points'}" if in_points(test) else f"{size:.3g}"
+
+
+def _texts(numbers: Sequence[float], neutral: float) -> list[str]:
+    """A mean and both ends: half the interval's width has one digit, more where an end would look like no effect."""
+    half = (max(numbers) - min(numbers)) / 2 or abs(numbers[0])
+    least = max(0, decimals(half, 1) - 1)
+
+    def hidden(digits: int) -> bool:
+        return any(end != neutral and round(end, digits) == neutral for end in numbers[1:])
+
+    digits = next((digits for digits in range(least, least + 3) if not hidden(digits)), least)
+    return [f"{number:.3g}" if abs(number) >= _HUGE else f"{number:.{digits}f}" for number in numbers]
+
+
+def signed(test: TestResult) -> str:
+    """The mean difference as a figure shows it, with its sign."""
+    if test.mean is None:
+        return ""
+    numbers = [shown(test, number) for number in (test.mean, test.low, test.high) if number is not None]
+    text = _texts(numbers, 1.0 if is_ratio(test) else 0.0)[0]
+    return text if is_ratio(test) or text.startswith("-") else f"+{text}"
