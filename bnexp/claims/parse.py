@@ -21,17 +21,29 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        given = yaml.load(text, _Loader)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text of yaml") from None
+    return mapping(str(path), text), text
+
+
+def mapping(where: str, text: str) -> dict[str, Any]:
+    """The mapping in a text of yaml.
+
+    Raises:
+        ValueError: ``<where>: what is wrong``, in one line.
+    """
+    try:
+        given = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{path}:{line}: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ValueError(f"{path}: not a text of yaml") from None
+        raise ValueError(f"{where}:{line}: {error.problem}") from None
+    except yaml.YAMLError:
+        raise ValueError(f"{where}: not a text of yaml") from None
     if not isinstance(given, dict):
-        raise ValueError(f"{path}: expected keys such as sentence, arms, tests")
-    return given, text
+        raise ValueError(f"{where}: expected keys such as sentence, arms, tests")
+    return given
 
 
 def parsed(where: str, given: Any, kind: Any) -> Any:

@@ -16,8 +16,8 @@ from bnexp.claims.result import FigureResult, Result
 
 def pages(folder, *results: Result) -> tuple[str, str]:
     paths = report.write(folder / "page", results, runs_at=folder)
-    assert [path.name for path in paths] == ["claims.html", "claims.md"]
-    html, markdown = (path.read_text(encoding="utf-8") for path in paths)
+    assert [path.name for path in paths] == ["claims.html", "claims.md", "seeds.csv"]
+    html, markdown = (path.read_text(encoding="utf-8") for path in paths[:2])
     return html, markdown
 
 

@@ -7,7 +7,7 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bnexp.claims.report import figures
+from bnexp.claims.report import figures, seeds
 from bnexp.claims.report.cells import answered, core_time, counted, effect_cell, named, strip, verdict
 from bnexp.claims.report.prose import ARTICLES, ERRATA, GLOSSARY, LEAD, PROTOCOL
 from bnexp.claims.report.section import section
@@ -24,7 +24,7 @@ _VERDICTS = ("supported", "contradicted", "negligible", "inconclusive", "no verd
 
 
 def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Path]:
-    """Write ``claims.html``, and ``claims.md`` with a PNG a claim.
+    """Write ``claims.html``, ``claims.md`` with a PNG a claim, and ``seeds.csv``.
 
     Args:
         folder: for the files.
@@ -32,7 +32,7 @@ def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Pat
         runs_at: the folder that the results' run folders are relative to.
 
     Returns:
-        Paths of the two pages.
+        Paths of the two pages and of the numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {result.claim: figures.draw(result) for result in results}
@@ -44,7 +44,7 @@ def write(folder: Path, results: Sequence[Result], *, runs_at: Path) -> list[Pat
     page, text = folder / "claims.html", folder / "claims.md"
     page.write_text(template.substitute(style=css, body=as_html(blocks)), encoding="utf-8")
     text.write_text(as_markdown(blocks), encoding="utf-8")
-    return [page, text]
+    return [page, text, seeds.write(folder, results)]
 
 
 def _document(results: Sequence[Result], pictures: Mapping[str, Picture | None], runs_at: str) -> Iterator[Block]:
