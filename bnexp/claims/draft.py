@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from bnexp.claims.declaration import TITLES
 from bnexp.config.metrics import larger_is_better, metric_of, title
 
 # Small enough for some minutes on two cores.
@@ -40,9 +41,7 @@ settings:
 {settings}
 arms:
 {arms}
-titles:
-{titles}
-regimes:
+{titles}regimes:
   equal: []
   tuned: {{key: optim.lr, values: [{rates}]}}
 tests:
@@ -92,7 +91,7 @@ def draft(
         id=name,
         settings=_lines(f"- {_word(word)}" for word in settings or SETTINGS),
         arms=_lines(f"{_word(arm)}: [{', '.join(map(_word, words))}]" for arm, words in arms.items()),
-        titles=_lines(f"{_word(arm)}: {_word(f'say what {arm} is')}" for arm in arms),
+        titles=_titles([arm for arm in arms if arm not in TITLES]),
         rates=", ".join(f"{rate:g}" for rate in (_OTHER_RATES if _has_other_optimizer(settings) else _RATES)),
         tests="".join(tests).rstrip(),
         primary=others[0],
@@ -118,6 +117,12 @@ def _test(arm: str, first: str, metric: str, threshold: float) -> str:
 
 def _has_other_optimizer(settings: Sequence[str]) -> bool:
     return any(word.startswith("optim=") and word != "optim=sgd" for word in settings)
+
+
+def _titles(arms: Sequence[str]) -> str:
+    """What readers see in place of names that have no title yet."""
+    lines = _lines(f"{_word(arm)}: {_word(f'say what {arm} is')}" for arm in arms)
+    return f"titles:\n{lines}\n" if arms else ""
 
 
 def _lines(texts: Iterable[str]) -> str:
