@@ -58,7 +58,7 @@ def run(given: argparse.Namespace, configs: Path) -> int:
             _tell_cost(designs)
             code, results = _all_tried(designs, means, min(lanes, len(designs)))
     if given.dry_run:
-        answer(_cost_table(costs), given.format)
+        answer(cost_table(costs), given.format)
         return 0
     if code <= _SIGNALLED and given.format != "table":
         answer(_results(results), given.format)
@@ -147,7 +147,8 @@ def _costs(designs: Sequence[Design], means: Means) -> list[cost.Cost]:
     return [cost.cost(made, each) for made, each in zip(designs, counted, strict=True)]
 
 
-def _cost_table(costs: Sequence[cost.Cost]) -> Document:
+def cost_table(costs: Sequence[cost.Cost]) -> Document:
+    """A row a claim."""
     header = ["claim", "runs", "at most", "minutes declared", "operations", "minutes at 1e13/s"]
     rows: list[list[str | Cell]] = [
         [
@@ -304,11 +305,12 @@ def pilots(given: argparse.Namespace, configs: Path) -> int:
                 _say(ended)
                 return code
             found += power.powers(made, ended.result)
-    answer(_power_table(found), given.format)
+    answer(power_table(found), given.format)
     return code
 
 
-def _power_table(found: Sequence[power.Power]) -> Document:
+def power_table(found: Sequence[power.Power]) -> Document:
+    """A row a primary test; as text, what a verdict needs in sentences."""
     header = ["claim", "profile", "test", "pilot", "effect seen", "sd", "smallest effect", "seeds for it"]
     rows: list[list[str | Cell]] = [
         [

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import re
 import signal
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import start
-from processes import until
+from processes import Ended, begin, survivors, until
 from results import case
 
 from bnexp.claims import declaration, judging, sweeps
@@ -502,8 +502,8 @@ def test_one_other_run_of_the_target_is_enough_to_count_twice(tmp_path):
 # --- the whole way ----------------------------------------------------------------------------------------------------
 
 
-def verdicts(folder: Path) -> list[dict]:
-    tests = json.loads((folder / "outputs/claims/quick/small/result.json").read_text())["tests"]
+def verdicts(folder: Path, name: str = "small") -> list[dict]:
+    tests = json.loads((folder / f"outputs/claims/quick/{name}/result.json").read_text())["tests"]
     return [{key: value for key, value in test.items() if key != "sides"} for test in tests]
 
 
@@ -540,27 +540,41 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     assert (tmp_path / "page/small.png").stat().st_size > 1000
 
 
+def finished(folder: Path) -> dict[Path, int]:
+    """The finished runs of all claims, and when their files were written."""
+    paths = folder.glob("outputs/claims/quick/*/*/*/run.json")
+    return {path: path.stat().st_mtime_ns for path in paths if '"finished"' in path.read_text()}
+
+
 @pytest.mark.slow
-def test_a_killed_claim_goes_on_to_the_same_verdicts(bnexp, tmp_path, monkeypatch):
-    text = "".join(line for line in SMALL.splitlines(True) if "tuned:" not in line).replace("steps=8", "steps=200")
-    text = text.replace("values: [0.1, 0.3, 1]", "values: [0.1]").replace("quick: {seeds: 6", "quick: {seeds: 2")
-    killed, quiet = tmp_path / "killed", tmp_path / "quiet"
-    for folder in (killed, quiet):
+def test_claims_that_are_stopped_and_killed_at_random_come_to_the_same_verdicts(bnexp, tmp_path, monkeypatch):
+    """Two at the same time, of 16 runs; undisturbed, one after the other."""
+    text = SMALL.replace("steps=8", "steps=150").replace("values: [0.1, 0.3, 1]", "values: [0.1]")
+    text = text.replace("quick: {seeds: 6", "quick: {seeds: 2")
+    ended, quiet = tmp_path / "ended", tmp_path / "quiet"
+    for folder in (ended, quiet):
         folder.mkdir()
         write(folder, text)
-    words = ("claim", "run", "small.yaml", "--profile", "quick")
-    finished = killed / "outputs/claims/quick/small/runs"
-    process = start(*words, cwd=killed)
-    until(lambda: '"finished"' in "".join(path.read_text() for path in finished.glob("*/run.json")))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert not (killed / "outputs/claims/quick/small/result.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in finished.glob("*/run.json") if '"finished"' in path.read_text()}
-    for folder in (killed, quiet):
+        write(folder, "".join(line for line in text.splitlines(True) if "tuned:" not in line), "other")
+    words = ("claim", "run", "small.yaml", "other.yaml", "--profile", "quick")
+    for number, runs in ((signal.SIGTERM, random.randint(1, 4)), (signal.SIGKILL, random.randint(5, 12))):
+        print(number, runs)
+        process = begin(ended, *words, "--jobs", "2")
+        until(lambda runs=runs: len(finished(ended)) >= runs or process.poll() is not None)
+        os.kill(process.pid, number)
+        answer = Ended(process)
+        assert answer.code == (143 if number == signal.SIGTERM else -9), answer
+        assert number == signal.SIGKILL or "stopped; the same command goes on" in answer.err
+        until(lambda: not survivors(ended))
+    done = finished(ended)
+    for folder, jobs in ((ended, "2"), (quiet, "1")):
         monkeypatch.chdir(folder)
-        assert bnexp(*words).code == 0
-    assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert verdicts(killed) == verdicts(quiet)
+        assert bnexp(*words, "--jobs", jobs).code == 0
+    assert finished(ended).items() >= done.items()
+    for name in ("small", "other"):
+        assert verdicts(ended, name) == verdicts(quiet, name)
+        found = json.loads((ended / f"outputs/claims/quick/{name}/result.json").read_text())
+        assert [each["runs"] for each in found["declared"]] == [0]
 
 
 def test_several_claims_say_how_long_they_took(bnexp, tmp_path, monkeypatch):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from results import case
 
 from bnexp.claims import cost, power
 from bnexp.claims.declaration import loads
 from bnexp.claims.design import design
 from bnexp.claims.draft import draft, words_of
+from bnexp.cli.claim_run import cost_table, power_table
+from bnexp.compare.formats import FORMATS
 
 ARMS = ("--arms", "none=[norm=none]", "deep=[norm=bn, model.depth=2]", "gn=[norm=gn, norm.groups=4]")
 
@@ -105,6 +108,31 @@ def test_operations_are_counted_and_nothing_is_run(bnexp, tmp_path, monkeypatch)
     weights = 64 * 64 + 2 * 64 * 64 + 64 * 10
     assert found["operations"] == found["runs"] * 600 * 64 * 6 * weights
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_costs_and_powers_answer_in_every_format(form):
+    found = case(mean=0.021, needed=9, needed_for_delta=None)
+    costs = cost_table([cost.Cost("x", 288, 300, 2.0, 1.2e13), cost.Cost("y", 0, 0, None)])
+    powers = power_table([power.Power("x", "quick", found, 12)])
+    said = {"costs": FORMATS[form](costs), "powers": FORMATS[form](powers)}
+    if form == "json":
+        assert json.loads(said["costs"])["claims"][1] == {
+            **{"claim": "y", "runs": 0, "most": 0, "minutes": None, "operations": None},
+        }
+        (test,) = json.loads(said["powers"])["tests"]
+        assert (test["test"], test["sd"], test["seeds for the effect seen"]) == ("equal/higher", 0.005, 9)
+        assert test["seeds for it"] is None
+    else:
+        assert "288" in said["costs"]
+        assert "0.021" in said["powers"] or "+2.10" in said["powers"]
+    if form == "table":
+        assert said["powers"].splitlines() == [
+            "x (quick), equal/higher: pilot of 8 seeds; 12 are declared",
+            "  seen +2.10 [+1.50, +2.50] pp, with a standard deviation of 0.5 pp",
+            "  a verdict needs more seeds than anybody runs for 1.5 times the smallest effect of interest, "
+            "and 9 seeds for the effect seen",
+        ]
 
 
 @pytest.mark.slow
