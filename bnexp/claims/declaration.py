@@ -254,6 +254,7 @@ class Claim:
             the first run, so it names no measured number.
         lesson: the place among the lessons that a report begins with.
         changes: what was changed after results had been seen.
+        no_quick: why there is no quick profile, where a verdict would need more than two cores and some minutes.
     """
 
     id: str
@@ -278,6 +279,7 @@ class Claim:
     answers: dict[str, str] = field(default_factory=dict)
     lesson: Positive | None = None
     changes: list[Change] = field(default_factory=list)
+    no_quick: str = ""
 
     def title_of(self, name: str) -> str:
         """What readers see in place of an arm's or a regime's name."""
@@ -300,8 +302,8 @@ def load(path: Path) -> Claim:
     return _claim(path.stem, given, text)
 
 
-def of_text(name: str, text: str) -> Claim:
-    """A claim from the text of its yaml, which a result keeps.
+def loads(name: str, text: str) -> Claim:
+    """Check the yaml of a claim that is in no file yet.
 
     Raises:
         ValueError: as ``load``.
@@ -365,6 +367,8 @@ def _check(claim: Claim) -> None:
         _check_skipped(f"{where}.{name}.skip_tests", profile, claim)
         if profile.axis and claim.axis is None:
             raise ValueError(f"{where}.{name}.axis={profile.axis}: the claim has no axis")
+    if claim.no_quick and "quick" in claim.profiles:
+        raise ValueError(f"{claim.id}.no_quick: the claim has a quick profile")
     if claim.figure.kind == "axis" and claim.axis is None:
         raise ValueError(f"{claim.id}.figure.kind=axis: the claim has no axis")
 

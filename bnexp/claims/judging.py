@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bnexp.claims import measures
 from bnexp.claims.declaration import Measure, Test
@@ -52,6 +53,7 @@ class Judged:
         differences: seed -> weighted sum of the sides; only seeds for which all sides have a value.
         mcnemar: exact p of "both diverge equally often"; None unless two points are compared.
         notes: doubts, and seeds that were left out.
+        same_as: the regime whose case is of exactly the same runs, where this one is not counted again.
     """
 
     test: str
@@ -61,22 +63,56 @@ class Judged:
     differences: Mapping[int, float]
     mcnemar: float | None
     notes: list[str] = field(default_factory=list)
+    same_as: str | None = None
 
 
 def judged(design: Design, harvest: Harvest) -> list[Judged]:
-    """Judge every test in each of its regimes; a failed check takes the verdicts of the tests that need it."""
+    """Judge every test in each of its regimes.
+
+    A failed check takes the verdicts of the tests that need it. Identical runs count once: where a tuned regime chose
+    the settings of another one for all points of a test, one of the two cases has no verdict.
+    """
     cases = [
         _Case(design, harvest, name, test, regime).judged()
         for name, test in design.tests.items()
         for regime in design.regimes_of(test)
     ]
-    return [_voided(case, design.tests[case.test].needs, cases) for case in cases]
+    cases = [_voided(case, design.tests[case.test].needs, cases) for case in cases]
+    return _counted_once(design, harvest, cases)
 
 
 def primary(design: Design, cases: Sequence[Judged]) -> list[Judged]:
-    """The cases that answer the claim, as it names them."""
+    """The cases that answer the claim, as it names them, but for those of the same runs as another one."""
     by_name = {f"{case.regime}/{case.test}": case for case in cases}
-    return [by_name[name] for name in design.claim.holds_if]
+    return [by_name[name] for name in design.claim.holds_if if by_name[name].same_as is None]
+
+
+def _counted_once(design: Design, harvest: Harvest, cases: Sequence[Judged]) -> list[Judged]:
+    """The cases, of which those of the same runs as another one name it, and lose their verdict where it is the same.
+
+    Of two such cases the one that the claim names as primary keeps its verdict, else the first one.
+    """
+    names = design.claim.holds_if
+    kept: dict[tuple[Any, ...], Judged] = {}
+    for case in sorted(cases, key=lambda case: f"{case.regime}/{case.test}" not in names):
+        kept.setdefault(_runs_judged(design, harvest, case), case)
+    return [_marked(case, kept[_runs_judged(design, harvest, case)]) for case in cases]
+
+
+def _runs_judged(design: Design, harvest: Harvest, case: Judged) -> tuple[Any, ...]:
+    """What a case has judged: equal for the same test of the same runs with the same verdict."""
+    target = design.tests[case.test].measure.target_arm
+    labels = [point.label for side in case.sides.values() for point in side.points]
+    labels += [point.label for point in design.points if point.arm == target]
+    runs = [harvest.runs.get((case.regime, label, seed)) for label in labels for seed in design.seeds]
+    return case.test, case.verdict.word, *(run.folder if run else None for run in runs)
+
+
+def _marked(case: Judged, first: Judged) -> Judged:
+    if first is case or not any(side.runs for side in case.sides.values()):
+        return case
+    numbers = replace(case.verdict, word=NONE, detail=f"same runs as {first.regime}", p=None, hangs_on=())
+    return replace(case, verdict=replace(numbers, robust_word=None), notes=[], same_as=first.regime)
 
 
 def _voided(case: Judged, needs: Sequence[str], cases: Sequence[Judged]) -> Judged:

@@ -29,10 +29,10 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def mapping(where: str, text: str) -> dict[str, Any]:
-    """The mapping that a text of yaml holds; ``where`` begins the messages.
+    """The mapping in a text of yaml.
 
     Raises:
-        ValueError: the text holds no mapping; in one line.
+        ValueError: ``<where>: what is wrong``, in one line.
     """
     try:
         given = yaml.load(text, _Loader)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from bnexp.claims.answers import Answer, answer
 from bnexp.claims.declaration import Kind, Test
+from bnexp.claims.declared import Declared
 from bnexp.claims.design import Design
 from bnexp.claims.judging import Judged, Side, primary
 from bnexp.claims.panels import Panels, metrics_of, panels
@@ -65,6 +66,7 @@ class TestResult:
         differences: seed -> difference.
         sides: arm or point -> numbers.
         noise_floor: standard error of the accuracies from the number of test images alone.
+        same_as: the regime that has judged exactly the same runs; then this one is not counted, and has no verdict.
     """
 
     __test__ = False
@@ -97,6 +99,7 @@ class TestResult:
     sides: dict[str, SideResult]
     noise_floor: float | None
     notes: list[str]
+    same_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class Result:
         run_seconds: the sum over all runs.
         seconds: that the last command took.
         provenance: of the first run.
+        declared: the declaration before the first run, and those that it was changed to.
     """
 
     claim: str
@@ -169,10 +173,16 @@ class Result:
     seconds: float
     date: str
     provenance: dict[str, Any]
+    declared: list[Declared] = field(default_factory=list)
 
 
 def conclude(
-    design: Design, harvest: Harvest, tests: Sequence[Judged], exact: Mapping[str, Sequence[Row]], seconds: float
+    design: Design,
+    harvest: Harvest,
+    tests: Sequence[Judged],
+    exact: Mapping[str, Sequence[Row]],
+    declared: Sequence[Declared],
+    seconds: float,
 ) -> Result:
     """The result of a claim.
 
@@ -181,6 +191,7 @@ def conclude(
         harvest: the runs.
         tests: their verdicts.
         exact: check -> rows.
+        declared: the history of the claim's declaration.
         seconds: that the command took.
     """
     claim = design.claim
@@ -212,6 +223,7 @@ def conclude(
         seconds=seconds,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance=first.get("provenance", {}),
+        declared=list(declared),
     )
 
 
@@ -245,6 +257,7 @@ def _test(design: Design, judged: Judged, images: int | None) -> TestResult:
         sides={name: _side(side, bounds(test, design)) for name, side in judged.sides.items()},
         noise_floor=_noise_floor(metric, judged.sides.values(), images) if _plain(test) else None,
         notes=judged.notes,
+        same_as=judged.same_as,
     )
 
 

@@ -7,16 +7,18 @@ identified by the hash of their config, so a changed declaration runs only the j
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bnexp.claims.declaration import Regime
 from bnexp.claims.design import Design, Point
 from bnexp.claims.tuning import MOST_EXTENSIONS, Scores, TunedValue, beyond, choose
 from bnexp.config import compose
+from bnexp.config.compose import JobComposer
 from bnexp.config.metrics import larger_is_better
 from bnexp.config.names import run_name
 from bnexp.config.schema import config_hash
@@ -24,7 +26,7 @@ from bnexp.runs.collect import Run, Setting, collect, newest, show
 from bnexp.sweep import plan as plans
 from bnexp.sweep.carry_out import Order, carry_out
 from bnexp.sweep.fork_server import ForkServer
-from bnexp.sweep.options import options
+from bnexp.sweep.options import Options, options
 from bnexp.sweep.plan import Entry
 
 # A run's label and words; no words if the run that it starts from has failed.
@@ -35,6 +37,23 @@ Starts = Mapping[tuple[str, int], Path]
 
 class StoppedError(Exception):
     """A signal or a full disk stopped the sweep; finished runs are kept. The argument is the exit code."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What it takes to run claims.
+
+    Attributes:
+        composer: makes configs of words.
+        server: forks the processes that train.
+        processes: that train at the same time; auto means one per core, or as the GPUs allow.
+        retry_failed: run failed jobs again.
+    """
+
+    composer: JobComposer
+    server: ForkServer
+    processes: int | Literal["auto"] = "auto"
+    retry_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +73,7 @@ class Harvest:
     all: Sequence[Run]
 
 
-def check(designs: Sequence[Design], configs: Path) -> None:
+def check(designs: Sequence[Design], composer: JobComposer) -> None:
     """Compose one run of each arm and regime, and every run that others start from.
 
     Raises:
@@ -62,10 +81,10 @@ def check(designs: Sequence[Design], configs: Path) -> None:
     """
     jobs = [(design, regime, words) for design in designs for regime, words in _samples(design)]
     try:
-        composed = compose.compose_all([words for _, _, words in jobs], configs)
+        composed = composer([words for _, _, words in jobs])
     except ValueError:
         for design in designs:  # one by one, to name the claim
-            _composed(design, [words for _, words in _samples(design)], configs)
+            _composed(design, [words for _, words in _samples(design)], composer)
         raise
     for (design, regime, _), config in zip(jobs, composed, strict=True):
         if regime is not None and regime.tuned and not config["data"].get("validation"):
@@ -84,14 +103,14 @@ def _samples(design: Design) -> Iterator[tuple[Regime | None, list[str]]]:
             yield regime, [*words, *from_run]
 
 
-def run(design: Design, folder: Path, configs: Path, *, server: ForkServer, retry_failed: bool = False) -> Harvest:
+def run(design: Design, folder: Path, means: Means) -> Harvest:
     """Run what is missing, in three sweeps one after another.
 
     Raises:
         ValueError: a run's config is wrong.
         StoppedError: a sweep was stopped before its end.
     """
-    sweeps = Sweeps(design, folder, configs, server, retry_failed)
+    sweeps = Sweeps(design, folder, means)
     starts = sweeps.before()
     return sweeps.final(starts, sweeps.tune(starts))
 
@@ -99,10 +118,10 @@ def run(design: Design, folder: Path, configs: Path, *, server: ForkServer, retr
 class Sweeps:
     """Carries out the sweeps of a claim in its folder."""
 
-    def __init__(self, design: Design, folder: Path, configs: Path, server: ForkServer, retry_failed: bool) -> None:
-        self.design, self.folder, self.configs = design, folder, configs
-        self.server, self.retry_failed = server, retry_failed
-        self.options = options(compose.launcher("stacked" if design.profile == "gpu" else "local", configs))
+    def __init__(self, design: Design, folder: Path, means: Means) -> None:
+        self.design, self.folder, self.means = design, folder, means
+        launcher = "stacked" if design.profile == "gpu" else "local"
+        self.options = replace(_options(launcher, means.composer.configs), jobs=means.processes)
         self._made: list[Run] = []
         self._failed = 0
 
@@ -177,7 +196,7 @@ class Sweeps:
 
     def _sweep(self, name: str, jobs: Sequence[Job]) -> list[Run | None]:
         """Carry out jobs; return their runs in the same order, None for a job without a result."""
-        configs = iter(_composed(self.design, [words for _, words in jobs if words is not None], self.configs))
+        configs = iter(_composed(self.design, [words for _, words in jobs if words is not None], self.means.composer))
         tag = "smoke" if self.design.profile == "smoke" else "claim"
         entries = [None if words is None else _entry(label, words, next(configs), tag) for label, words in jobs]
         wanted = list({entry.config_hash: entry for entry in entries if entry is not None}.values())
@@ -194,10 +213,15 @@ class Sweeps:
         # A sweep prints its progress; standard output is for verdicts.
         with contextlib.redirect_stdout(sys.stderr):
             command = ["claim", "run", self.design.claim.id]
-            order = Order(folder, wanted, command, self.options, retry_failed=self.retry_failed)
-            code = carry_out(order, notes=compose.notes, server=self.server)
+            order = Order(folder, wanted, command, self.options, retry_failed=self.means.retry_failed)
+            code = carry_out(order, notes=compose.notes, server=self.means.server)
         if code and not _all_tried(folder, wanted):
             raise StoppedError(code)
+
+
+@functools.cache
+def _options(launcher: str, configs: Path) -> Options:
+    return options(compose.launcher(launcher, configs))
 
 
 def _all_tried(folder: Path, wanted: Sequence[Entry]) -> bool:
@@ -207,9 +231,9 @@ def _all_tried(folder: Path, wanted: Sequence[Entry]) -> bool:
     return all(states.get(mark) in (*plans.OVER, "failed") for mark in asked)
 
 
-def _composed(design: Design, jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:
+def _composed(design: Design, jobs: Sequence[Sequence[str]], composer: JobComposer) -> list[dict[str, Any]]:
     try:
-        return compose.compose_all(jobs, configs)
+        return composer(jobs)
     except ValueError as error:
         raise ValueError(f"claim {design.claim.id}: {error}") from None
 

@@ -80,14 +80,19 @@ def _error(scores: Sequence[float | None]) -> float:
     return standard.stdev(known) / math.sqrt(len(known)) if len(known) == len(scores) > 1 else 0.0
 
 
+def is_rate(key: str) -> bool:
+    """Whether a setting is a learning rate, whose grids can grow: every positive number is one."""
+    return key.rpartition(".")[2] in LEARNING_RATES
+
+
 def beyond(key: str, tuned: TunedValue) -> float | None:
     """The value that makes a grid longer where its best value lies on its edge; None where it cannot be.
 
-    Only grids of learning rates can: every positive number is one. The new value goes on with the grid's own steps, so
+    Only grids of learning rates can. The new value goes on with the grid's own steps, so
     that 0.1, 0.3, 1 goes on with 3, and is rounded to two digits.
     """
     values = [value for value in tuned.means if isinstance(value, int | float)]
-    if not tuned.at_edge or key.rpartition(".")[2] not in LEARNING_RATES or min(values) <= 0 or len(values) < 2:
+    if not tuned.at_edge or not is_rate(key) or min(values) <= 0 or len(values) < 2:
         return None
     if tuned.best == values[0]:
         values.reverse()

@@ -1,35 +1,24 @@
-"""``bnexp claim list``, ``bnexp claim run`` and ``bnexp claim report``."""
+"""``bnexp claim list|new|run|power|report``."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bnexp.claims import declaration, judging, store, sweeps
+from bnexp.claims import declaration, power, store, sweeps
 from bnexp.claims.declaration import PROFILES, Claim
-from bnexp.claims.design import Design, design
-from bnexp.claims.report.reading import reading
-from bnexp.claims.report.words import effect
-from bnexp.claims.result import Result, conclude
-from bnexp.claims.sweeps import Harvest
+from bnexp.claims.design import design
+from bnexp.claims.draft import draft, words_of
 from bnexp.cli.arguments import parser, take_format
-from bnexp.cli.output import answer, only_the_answer
+from bnexp.cli.claim_run import FOLDER, default_profile, pilots, run, without_profile
+from bnexp.cli.output import answer
 from bnexp.compare.blocks import Cell, Document, Table
-from bnexp.compare.cells import duration, number
+from bnexp.compare.cells import number
 from bnexp.compare.data import records
 from bnexp.compare.terminal import beside, terminal_width
+from bnexp.config.compose import JobComposer
 from bnexp.config.shipped import configs_folder
-from bnexp.runs.json_file import without_nan
-from bnexp.sweep.fork_server import ForkServer
-
-FOLDER = Path("outputs/claims")
-# Exit codes above this come from signals, after which no further claim is started.
-_SIGNALLED = 128
 
 
 def main(arguments: list[str]) -> int:
@@ -39,49 +28,89 @@ def main(arguments: list[str]) -> int:
         ValueError: a claim, profile, key or value does not exist, in one line; nothing has been run.
     """
     given, configs = _options().parse_args(arguments), configs_folder()
-    if given.command == "list":
-        return _list(configs, given.format)
-    if given.command == "run":
-        return _run(given, configs)
-    return _report(given, configs)
-
-
-_FOLDERS = f"of a profile, and of others whose answers stand beside; default: {FOLDER}/<profile>"
+    commands = {"list": _list, "new": _new, "run": run, "power": pilots, "report": _report}
+    return commands[given.command](given, configs)
 
 
 def _options() -> argparse.ArgumentParser:
     options = parser("claim", "Test claims about normalization.")
-    commands = options.add_subparsers(dest="command", required=True, metavar="{list,run,report}")
+    commands = options.add_subparsers(dest="command", required=True, metavar="{list,new,run,power,report}")
     listed = commands.add_parser("list", help="the claims, with sources and minutes", allow_abbrev=False)
-    run = commands.add_parser("run", help="run and judge claims; again: only what is missing", allow_abbrev=False)
-    run.add_argument("claims", nargs="*", metavar="CLAIM", help="as in the list, or the path of a yaml")
-    run.add_argument("--all", action="store_true", help="every claim of the list")
-    run.add_argument("--profile", choices=PROFILES, help="default: gpu where there is one, else quick")
-    run.add_argument("--smoke", action="store_true", help="a few steps of everything, in seconds; no verdict")
-    run.add_argument("--retry-failed", action="store_true", help="run again what has failed")
+    new = commands.add_parser("new", help="write the yaml of a claim of your own", allow_abbrev=False)
+    _take_draft(new)
+    ran = commands.add_parser("run", help="run and judge claims; again: only what is missing", allow_abbrev=False)
+    ran.add_argument("claims", nargs="*", metavar="CLAIM", help="as in the list, or the path of a yaml")
+    ran.add_argument("--all", action="store_true", help="every claim of the list")
+    _take_running(ran)
+    ran.add_argument("--smoke", action="store_true", help="a few steps of everything, in seconds; no verdict")
+    ran.add_argument("--dry-run", action="store_true", help="runs, minutes and operations; nothing is run")
+    ran.add_argument("--jobs", type=_whole(1, 1000), metavar="N", help="claims at the same time, which share the cores")
+    piloted = commands.add_parser("power", help="the seeds that a verdict needs, from a pilot", allow_abbrev=False)
+    piloted.add_argument("claims", nargs="+", metavar="CLAIM", help="as in the list, or the path of a yaml")
+    _take_running(piloted)
+    most, about = power.FIRST_TUNING_SEED - power.FIRST_SEED, f"of the pilot; default: {power.SEEDS}"
+    piloted.add_argument("--pilot-seeds", type=_whole(2, most), default=power.SEEDS, metavar="N", help=about)
     report = commands.add_parser("report", help="all results as pages, with figures", allow_abbrev=False)
-    report.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=_FOLDERS)
-    report.add_argument("--to", type=Path, metavar="DIR", help="default: the same folder")
-    for command in (listed, run, report):
+    about = f"of a profile, and of others whose answers stand beside; default: {FOLDER}/<profile>"
+    report.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=about)
+    report.add_argument("--to", type=Path, metavar="DIR", help="default: the first folder")
+    for command in (listed, new, ran, piloted, report):
         take_format(command)
     return options
 
 
-def _list(configs: Path, form: str) -> int:
+def _take_running(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--profile", choices=PROFILES, help="default: gpu where there is one, else quick")
+    options.add_argument("--retry-failed", action="store_true", help="run again what has failed")
+
+
+def _take_draft(options: argparse.ArgumentParser) -> None:
+    options.add_argument("name", metavar="NAME", help="of the claim, and of its file NAME.yaml")
+    about = 'what is compared, such as "none=[norm=none]" "bn=[norm=bn]"; the first one is the baseline'
+    options.add_argument("--arms", nargs="+", required=True, metavar="ARM=[WORDS]", help=about)
+    options.add_argument("--metric", default="test/accuracy", metavar="TAG", help="default: test/accuracy")
+    options.add_argument("--settings", nargs="+", default=[], metavar="WORD", help="of every run; default: small ones")
+    options.add_argument("--threshold", type=float, help="the smallest difference that matters; accuracies: 0.01")
+    options.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="default: this folder")
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """Reads a number between two others."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text}: expected a whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def _list(given: argparse.Namespace, configs: Path) -> int:
     claims = [declaration.load(declaration.find(name, configs)) for name in declaration.ids(configs)]
     width = terminal_width()
     lines = [
         f"{beside(label, text, 22, width)}\n"
         for claim in claims
-        for label, text in ((claim.id, claim.sentence), ("", f"{_minutes(claim)}{'; '.join(claim.sources)}"))
+        for label, text in ((claim.id, claim.sentence), ("", f"{_minutes(claim)}; {'; '.join(claim.sources)}"))
     ]
     rows: list[list[str | Cell]] = [
-        [claim.id, claim.sentence, *(_planned(claim, name) for name in PROFILES), "; ".join(claim.sources)]
+        [
+            claim.id,
+            claim.sentence,
+            *(_planned(claim, name) for name in PROFILES),
+            "; ".join(claim.sources),
+            without_profile(claim, "quick") if _lacks_quick(claim) else "",
+        ]
         for claim in claims
     ]
-    table = Table(["claim", "sentence", *(f"{name} minutes" for name in PROFILES), "sources"], rows)
-    answer(Document([table], table, {"claims": records(table)}, "".join(lines)), form)
+    header = ["claim", "sentence", *(f"{name} minutes" for name in PROFILES), "sources", "remark"]
+    table = Table(header, rows)
+    answer(Document([table], table, {"claims": records(table)}, "".join(lines)), given.format)
     return 0
+
+
+def _lacks_quick(claim: Claim) -> bool:
+    return bool(claim.tests) and "quick" not in claim.profiles
 
 
 def _planned(claim: Claim, profile: str) -> Cell:
@@ -90,138 +119,64 @@ def _planned(claim: Claim, profile: str) -> Cell:
 
 def _minutes(claim: Claim) -> str:
     times = ", ".join(f"{name} {profile.minutes:g} min" for name, profile in claim.profiles.items())
-    return f"{times}; " if times else "seconds; "
+    return "; ".join([*([without_profile(claim, "quick")] if _lacks_quick(claim) else []), times or "seconds"])
 
 
-def _run(given: argparse.Namespace, configs: Path) -> int:
-    start, code, results = time.monotonic(), 0, list[Result]()
-    with contextlib.closing(ForkServer()) as server, only_the_answer(given.format):
-        server.begin()  # the server imports torch while the declarations are read and composed
-        designs = _designs(given, configs)
-        for made in designs:
-            ended, result = _one(made, configs, server, retry_failed=given.retry_failed)
-            results += [result] if result else []
-            if ended > _SIGNALLED:
-                return ended
-            code = max(code, ended)
-    if given.format != "table":
-        answer(_results(results), given.format)
-    elif len(designs) > 1:
-        print(f"{len(designs)} claims in {duration(time.monotonic() - start).text}", flush=True)
-    return code
+def _new(given: argparse.Namespace, configs: Path) -> int:
+    path = given.to / f"{given.name}.yaml"
+    if given.name != path.stem or "/" in given.name:
+        raise ValueError(f"claim new: {given.name}: expected a name such as my-claim, without folder and ending")
+    if path.exists():
+        raise ValueError(f"{path}: is there already; choose another name, or --to DIR")
+    text = draft(given.name, _arms(given.arms), given.metric, given.settings, given.threshold)
+    claim = declaration.loads(given.name, text)
+    sweeps.check([design(claim, "quick")], JobComposer(configs))
+    given.to.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+    table = Table(["file"], [[str(path)]])
+    said = f'{path}\nfill in what "say ..." asks for; bnexp claim run {path} --smoke tries it in seconds\n'
+    answer(Document([table], table, {"file": str(path)}, said), given.format)
+    return 0
 
 
-def _results(results: Sequence[Result]) -> Document:
-    """The verdicts; as facts, the results as their files hold them."""
-    header = ["claim", "profile", "regime", "test", "verdict", "mean", "low", "high", "p", "n"]
-    rows: list[list[str | Cell]] = [
-        [result.claim, result.profile, test.regime, test.test, test.verdict]
-        + [number(value, 4) for value in (test.mean, test.low, test.high, test.p)]
-        + [number(test.n, 0)]
-        for result in results
-        for test in result.tests
-    ]
-    table = Table(header, rows)
-    return Document([table], table, {"claims": [without_nan(asdict(result)) for result in results]})
-
-
-def _designs(given: argparse.Namespace, configs: Path) -> list[Design]:
-    """The designs of the claims to run, checked.
+def _arms(given: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """The arms of words such as ``bn=[norm=bn]``.
 
     Raises:
-        ValueError: a declaration or one of its settings is wrong.
+        ValueError: a word is none, or names an arm again.
     """
-    from bnexp.claims.exact import EXACT  # imports torch
-
-    names = declaration.ids(configs) if given.all else given.claims
-    if not names or (given.all and given.claims):
-        raise ValueError("claim run: name claims, or give --all (bnexp claim list shows them)")
-    profile = given.profile or _default_profile()
-    claims = [declaration.load(declaration.find(name, configs)) for name in names]
-    if given.all:
-        claims = [claim for claim in claims if not claim.tests or profile in claim.profiles]
-    designs = [design(claim, profile, smoke=given.smoke) for claim in claims]
-    for made in designs:
-        for name in made.claim.exact:
-            EXACT[name]
-    sweeps.check(designs, configs)
-    return designs
-
-
-def _default_profile() -> str:
-    import torch
-
-    return "gpu" if torch.cuda.is_available() else "quick"
-
-
-def _one(made: Design, configs: Path, server: ForkServer, *, retry_failed: bool) -> tuple[int, Result | None]:
-    """Run and judge a claim, and print its verdicts; returns the exit code, and the result if there is one."""
-    from bnexp.claims import exact  # imports torch
-
-    start, folder = time.monotonic(), FOLDER / made.profile / made.claim.id
-    harvest = Harvest({}, {}, 0, [])
-    try:
-        if made.tests:
-            harvest = sweeps.run(made, folder, configs, server=server, retry_failed=retry_failed)
-    except sweeps.StoppedError as stop:
-        print(f"{made.claim.id}: stopped; the same command goes on", file=sys.stderr, flush=True)
-        return int(stop.args[0]), None
-    checks = {name: exact.check(name) for name in made.claim.exact}
-    if made.profile == "smoke":
-        return _smoked(made.claim.id, harvest, judging.missing_metrics(made, harvest)), None
-    concluded = conclude(made, harvest, judging.judged(made, harvest), checks, time.monotonic() - start)
-    store.write(folder, concluded)
-    print("\n".join(lines(concluded)), flush=True)
-    return int(harvest.failed > 0), concluded
-
-
-def _smoked(name: str, harvest: Harvest, faults: Sequence[str]) -> int:
-    failed = f", {harvest.failed} failed" if harvest.failed else ""
-    print(f"{name}: smoke test, {len(harvest.all)} runs{failed}; no verdict", flush=True)
-    for fault in faults:
-        print(f"  {fault}", file=sys.stderr)
-    return int(bool(harvest.failed or faults))
-
-
-def lines(result: Result) -> list[str]:
-    """A result for a terminal: lines for the claim, its answer, each test in a regime, and each exact check."""
-    failed = f", {result.failed} failed" if result.failed else ""
-    head = f"{result.claim} ({result.profile}): {result.runs} runs{failed}, {result.seconds:.0f} s"
-    claim, answer = reading(result).claim, result.answer
-    said = [f"  claim: {_word(answer.word, answer.detail)}: {' and '.join(answer.tests)}"] if answer is not None else []
-    tests = [
-        ", ".join(filter(None, [_word(test.verdict, test.detail), effect(claim, test), f"n = {test.n}"]))
-        for test in result.tests
-    ]
-    judged = [f"  {test.regime}/{test.test}: {text}" for test, text in zip(result.tests, tests, strict=True)]
-    exact = [
-        f"  {name}: {'holds exactly' if all(row.holds for row in rows) else 'does NOT hold'} ({len(rows)} numbers)"
-        for name, rows in result.exact.items()
-    ]
-    return [head, *said, *judged, *exact]
-
-
-def _word(word: str, detail: str) -> str:
-    return f"{word} ({detail})" if detail else word
+    arms: dict[str, Sequence[str]] = {}
+    for word in given:
+        name, _, settings = word.partition("=")
+        inner = settings.removeprefix("[").removesuffix("]")
+        if not name or f"[{inner}]" != settings:
+            raise ValueError(f"--arms {word}: expected NAME=[SETTING=VALUE, ...], such as bn=[norm=bn]")
+        if name in arms:
+            raise ValueError(f"--arms {word}: {name} stands twice")
+        arms[name] = words_of(inner)
+    return arms
 
 
 def _report(given: argparse.Namespace, configs: Path) -> int:
     from bnexp.claims.report import page as report
 
-    folders = given.folders or [FOLDER / _default_profile()]
+    folders = given.folders or [FOLDER / default_profile()]
     for folder in given.folders:
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
-    names = [str(folder) for folder in folders]
-    if len({folder.name for folder in folders}) == len(folders):
-        names = [folder.resolve().name for folder in folders]
-    results = {name: store.read_all(folder) for name, folder in zip(names, folders, strict=True)}
+    results = {_named(folder, folders): store.read_all(folder) for folder in folders}
     known = {result.claim for some in results.values() for result in some}
-    declared = [
-        declaration.load(declaration.find(name, configs)) for name in declaration.ids(configs) if name not in known
-    ]
-    paths = report.write(given.to or folders[0], results, root=Path.cwd(), untried=declared)
+    missing = [name for name in declaration.ids(configs) if name not in known]
+    untried = [declaration.load(declaration.find(name, configs)) for name in missing]
+    paths = report.write(given.to or folders[0], results, root=Path.cwd(), untried=untried)
     table = Table(["file"], [[str(path)] for path in paths])
     text = "".join(f"{path}\n" for path in paths)
     answer(Document([table], table, {"files": [str(path) for path in paths]}, text), given.format)
     return 0
+
+
+def _named(folder: Path, folders: Sequence[Path]) -> str:
+    """What a report calls a folder: by its name, or by its path where another one has the same name."""
+    name = folder.resolve().name
+    return name if [each.resolve().name for each in folders].count(name) == 1 else str(folder)

@@ -109,8 +109,8 @@ def _words(place: Sequence[str], word: str, before: Sequence[str]) -> Sequence[s
 
         return GROUPS if len(before) == 2 else []
     if place == ["claim"]:
-        return ["list", "run", "report"]
-    if place == ["claim", "run"]:
+        return ["list", "new", "run", "power", "report"]
+    if place in (["claim", "run"], ["claim", "power"]):
         return sorted(path.stem for path in (configs_folder() / "claim").glob("*.yaml"))
     return _folders(word) if place[-1] in _FOLDERS else []
 

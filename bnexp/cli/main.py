@@ -28,7 +28,7 @@ bnexp: a command-line laboratory for normalization in neural networks
   bnexp evaluate [RUN]                      accuracy by three statistics
   bnexp compare FOLDER...                   runs as a table with intervals
   bnexp bench [setting=value ...]           the fastest batch size
-  bnexp claim list|run|report               claims of the literature, tested
+  bnexp claim list|new|run|power|report     claims of the literature, tested
   bnexp board [FOLDER]                      curves in TensorBoard
   bnexp export FOLDER --to csv|parquet      results as tables; onnx: a model
   bnexp list [GROUP]                        norms, models, data, ... to choose

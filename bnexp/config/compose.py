@@ -260,24 +260,43 @@ class Composer:
         return plain and not self._loader.repository.group_exists(override.key_or_group)
 
 
+class JobComposer:
+    """Composes jobs, given by their overrides, without a Hydra application around it. Reads each yaml file once."""
+
+    def __init__(self, configs: Path) -> None:
+        self.configs = configs
+        self._composer: Composer | None = None
+
+    def __call__(self, jobs: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+        """The checked configs of jobs.
+
+        Raises:
+            ValueError: an error in one of the jobs, in one line.
+        """
+        composed: list[dict[str, Any]] = []
+        words: Sequence[str] = ()
+        try:
+            with hydra.initialize_config_dir(str(self.configs.resolve()), version_base="1.3"):
+                compose = self._composer = self._composer or self._made()
+                for words in jobs:
+                    composed.append(to_dict(plain(compose(words))))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ValueError(_in_one_line(error, list(words), self.configs)) from None
+        return composed
+
+    def _made(self) -> Composer:
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("train", [], RunMode.MULTIRUN)
+        return Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
+
+
 def compose_all(jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:
-    """The checked configs of many jobs, each given by its overrides, without a Hydra application around it.
+    """The checked configs of many jobs; see ``JobComposer``.
 
     Raises:
         ValueError: an error in one of the jobs, in one line.
     """
-    composed: list[dict[str, Any]] = []
-    words: Sequence[str] = ()
-    try:
-        with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
-            loader = GlobalHydra.instance().config_loader()
-            master = loader.load_configuration("train", [], RunMode.MULTIRUN)
-            compose = Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
-            for words in jobs:
-                composed.append(to_dict(plain(compose(words))))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_in_one_line(error, list(words), configs)) from None
-    return composed
+    return JobComposer(configs)(jobs)
 
 
 def launcher(name: str, configs: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class _Found:
     Attributes:
         faults: number of a job -> what the user can fix in it.
         data: options of the data sets that were read, and ``nbytes``, their bytes.
-        shapes: shape -> size of a member, and why jobs of this shape cannot be stacked, or None.
+        shapes: shape -> size of a member, its steps, and why jobs of this shape cannot be stacked, or None.
     """
 
     faults: dict[int, str] = field(default_factory=dict)
@@ -127,7 +127,8 @@ def _try_each(todo: Mapping[int, TrainConfig], alike: Alike, found: _Found, shor
             for (key, known), jobs in by_shape.items():
                 with found.noted(jobs):
                     checked = check([todo[jobs[0]]], data, starts=not known)
-                    found.shapes[key] = {**asdict(checked.size), "unstackable": checked.unstackable}
+                    size = {**asdict(checked.size), "steps": checked.cadence.steps}
+                    found.shapes[key] = {**size, "unstackable": checked.unstackable}
                     for number in jobs:
                         with found.noted([number]):
                             require_same_beginning(todo[number], checked.cadence.steps, shorter[number])

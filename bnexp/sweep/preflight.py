@@ -88,6 +88,21 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
     return Ready(slots(options, found["gpus"], threads, per_gpu), stacking, per_gpu)
 
 
+def operations(server: ForkServer, jobs: Sequence[Entry], stop: Stop) -> list[int]:
+    """The operations of each job's training (``check.Size``), counted on blank models on the CPU.
+
+    Raises:
+        ValueError: a config is wrong.
+        RunFailedError: the fork server does not start.
+    """
+    *_, answer = _checked(server, jobs, stop, elsewhere=True)
+    found = json.loads(answer)
+    for reason in found["faults"].values():
+        raise ValueError(reason)
+    shapes = [found["shapes"][shape(entry.config)] for entry in jobs]
+    return [each["operations"] * each["steps"] for each in shapes]
+
+
 def _tell_disk(todo: Sequence[Entry], shapes: Mapping[str, Mapping[str, int]]) -> None:
     """Say how much disk the checkpoints of a large sweep take."""
     kept = [checkpoints(entry.config) for entry in todo]
@@ -162,8 +177,8 @@ def _sharing(
 
     A stack fills a GPU by itself.
     """
-    cores = max(1, _cores() // threads // gpus)
-    if cores == 1 or any(len(group) > 1 for group in groups):
+    share = max(1, cores() // threads // gpus)
+    if share == 1 or any(len(group) > 1 for group in groups):
         return 1
     code, lines = _said(server, "measure", {"config": largest.config}, stop)
     if code != 0:
@@ -172,8 +187,8 @@ def _sharing(
         print(f"one job a GPU, because what a job needs cannot be measured ({why}); {more}", file=sys.stderr)
         return 1
     found = json.loads(lines[-1])
-    many = fitting(found["job"], found["free"], cores=cores, jobs=-(-len(groups) // gpus))
-    needs = f"a job needs {found['job'] / 2**30:.1f} of {found['free'] / 2**30:.1f} GiB, {cores} cores a GPU"
+    many = fitting(found["job"], found["free"], cores=share, jobs=-(-len(groups) // gpus))
+    needs = f"a job needs {found['job'] / 2**30:.1f} of {found['free'] / 2**30:.1f} GiB, {share} cores a GPU"
     print(f"{many} jobs share a GPU ({needs}); hydra.launcher.slots_per_gpu sets it", file=sys.stderr)
     return many
 
@@ -190,7 +205,8 @@ def fitting(job: int, free: int, *, cores: int, jobs: int) -> int:
     return max(1, min(int(_SHARE * free) // job, cores, jobs))
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -198,14 +214,14 @@ def _at_once(options: Options, gpus: int, threads: int) -> int:
     """Stacks that compute at the same time: one a GPU, or one for ``threads`` cores; an engine gets them undivided."""
     if options.engine != "local":
         return 1
-    most = gpus or max(1, _cores() // threads)
+    most = gpus or max(1, cores() // threads)
     return most if options.jobs == "auto" else min(most, options.jobs)
 
 
 def slots(options: Options, gpus: int, threads: int, per_gpu: int) -> list[Mapping[str, str]]:
     """Environment of each slot. ``jobs=auto``: a slot per ``threads`` cores, or ``per_gpu`` slots per GPU."""
     if gpus == 0:
-        return [{}] * (max(1, _cores() // threads) if options.jobs == "auto" else options.jobs)
+        return [{}] * (max(1, cores() // threads) if options.jobs == "auto" else options.jobs)
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     devices = names if len(names) >= gpus and names[0] else [str(index) for index in range(gpus)]
     devices = devices[:gpus]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import re
 import signal
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import start
-from processes import until
+from processes import Ended, begin, survivors, until
 
 from bnexp.claims import declaration, judging, sweeps
 from bnexp.claims.declaration import PROFILES, load
@@ -22,6 +22,7 @@ from bnexp.claims.panels import metrics_of
 from bnexp.claims.result import conclude
 from bnexp.claims.sweeps import Harvest
 from bnexp.claims.tuning import TunedValue
+from bnexp.config.compose import JobComposer
 from bnexp.config.schema import flat
 from bnexp.config.shipped import configs_folder
 from bnexp.models.init import INITS
@@ -29,6 +30,7 @@ from bnexp.runs.collect import Run
 from bnexp.sweep.fork_server import ForkServer
 
 IDS = declaration.ids(configs_folder())
+MEANS = sweeps.Means(JobComposer(configs_folder()), ForkServer())
 SMALL = """
 # A small claim
 sentence: Batch norm is not worse.
@@ -82,7 +84,7 @@ def test_every_claim_can_be_run():
     claims = [load(configs_folder() / "claim" / f"{name}.yaml") for name in IDS]
     asked = [(claim, name) for claim in claims for name in PROFILES if name in claim.profiles or not claim.tests]
     designs = [design(claim, name) for claim, name in asked]
-    sweeps.check(designs, configs_folder())
+    sweeps.check(designs, JobComposer(configs_folder()))
     assert all(len(made.seeds) >= declaration.FEWEST_SEEDS for made in designs if made.tests)
     assert not any(set(made.seeds) & set(made.tuning_seeds) for made in designs)
     assert all(set(claim.exact) <= set(EXACT) and claim.text.startswith("# ") for claim in claims)
@@ -235,7 +237,7 @@ def test_an_arm_starts_from_the_run_of_its_seed(tmp_path):
         load(write(tmp_path, text.replace("bn: [norm=bn]", "bn: {settings: [norm=bn], init_from: first}"))), "quick"
     )
     assert made.words_before("first", 1001)[-2:] == ["steps=5", "seed=1001"]
-    carried = sweeps.Sweeps(made, tmp_path, configs_folder(), ForkServer(), retry_failed=False)
+    carried = sweeps.Sweeps(made, tmp_path, MEANS)
     starts = {("first", 3): Path("there/first,seed=3")}
     regime = made.regimes["equal"]
     label, words = carried._job(made.point("bn@1"), regime, None, 3, starts)
@@ -266,7 +268,7 @@ def test_a_grid_grows_until_its_best_value_is_inside(tmp_path, monkeypatch, peak
         scores = [{"validation/accuracy_precise": 0.9 - abs(math.log10(rate / peak)) / 100} for rate in rates]
         return [Run(tmp_path, "r", "finished", {}, "h", score, {}, 1.0, "", 10, True) for score in scores]
 
-    carried = sweeps.Sweeps(made, tmp_path, configs_folder(), ForkServer(), retry_failed=False)
+    carried = sweeps.Sweeps(made, tmp_path, MEANS)
     monkeypatch.setattr(carried, "_sweep", sweep)
     tuned = carried.tune({})["tuned", "bn@1"]
     assert (len(tuned.means), tuned.at_edge) == (tried, peak == 1e9)
@@ -276,7 +278,7 @@ def test_a_grid_grows_until_its_best_value_is_inside(tmp_path, monkeypatch, peak
 @pytest.mark.parametrize(("profile", "name"), [("quick", "local"), ("gpu", "stacked")])
 def test_the_options_are_those_of_the_ordinary_launchers(tmp_path, profile, name):
     made = design(load(write(tmp_path, SMALL.replace("  full:", "  gpu:"))), profile)
-    options = sweeps.Sweeps(made, tmp_path, configs_folder(), ForkServer(), retry_failed=False).options
+    options = sweeps.Sweeps(made, tmp_path, MEANS).options
     given = yaml.safe_load((configs_folder() / f"hydra/launcher/{name}.yaml").read_text())
     assert {key: value for key, value in options.as_dict().items() if key in given} == {
         key: value for key, value in given.items() if key != "defaults"
@@ -287,17 +289,18 @@ def test_the_options_are_those_of_the_ordinary_launchers(tmp_path, profile, name
 # --- verdicts from runs -----------------------------------------------------------------------------------------------
 
 
-def harvest(tmp_path: Path, values: dict[str, list[float | None]], tuned=None) -> Harvest:
-    """Runs of both regimes: point -> a value a seed; None is a run that diverged."""
+def harvest(tmp_path: Path, values: dict[str, list[float | None]], tuned=None, *, same: bool = False) -> Harvest:
+    """Runs of both regimes, if wanted the same ones: point -> a value a seed; None is a run that diverged."""
     runs = {}
-    for label, row in values.items():
-        for seed, value in enumerate(row):
-            folder = tmp_path / label / str(seed)
-            folder.mkdir(parents=True)
-            (folder / "metrics.csv").write_text(f"step,epoch,metric,value\n8,1.0,test/accuracy,{value or 0.1}\n")
-            status = "diverged" if value is None else "finished"
-            run = Run(folder, "r", status, {"seed": seed}, "h", {"test/accuracy": value or 0.1}, {}, 1.0, "", 10, True)
-            runs |= {(regime, label, seed): run for regime in ("equal", "tuned")}
+    for regime in ("equal", "tuned"):
+        for label, row in values.items():
+            for seed, value in enumerate(row):
+                folder = tmp_path / ("equal" if same else regime) / label / str(seed)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "metrics.csv").write_text(f"step,epoch,metric,value\n8,1.0,test/accuracy,{value or 0.1}\n")
+                how = "diverged" if value is None else "finished"
+                score = {"test/accuracy": value or 0.1}
+                runs[regime, label, seed] = Run(folder, "r", how, {"seed": seed}, "h", score, {}, 1.0, "", 10, True)
     return Harvest(runs, tuned or {}, 0, [])
 
 
@@ -396,7 +399,7 @@ def test_divergence_is_compared_by_mcnemar_and_counts_as_chance(tmp_path):
 def test_intervals_of_accuracies_end_at_0_and_1(tmp_path):
     spread = [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     made, made_of = design(load(write(tmp_path)), "quick"), harvest(tmp_path, values() | {"bn@0.1": spread})
-    found = conclude(made, made_of, judging.judged(made, made_of), {}, 1.0)
+    found = conclude(made, made_of, judging.judged(made, made_of), {}, [], 1.0)
     (level,) = (test for test in found.tests if (test.test, test.regime) == ("level", "equal"))
     assert [test.role for test in found.tests] == ["primary", "secondary", "secondary"]
     assert (found.answer.tests, found.answer.word, found.answer.p) == (["equal/level"], level.verdict, level.p)
@@ -469,11 +472,48 @@ def test_the_logarithm_of_zero_is_refused_with_a_sentence(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("primary", "kept"), [("equal", "equal"), ("tuned", "tuned")])
+def test_identical_runs_count_once_and_the_primary_test_keeps_its_verdict(tmp_path, primary, kept):
+    text = SMALL.replace("holds_if: [equal/level]", f"holds_if: [{primary}/level]")
+    made_of = harvest(tmp_path, values(), same=True)
+    cases = judged(tmp_path, made_of, text)
+    (other,) = {"equal", "tuned"} - {kept}
+    assert (cases["level", kept].verdict.word, cases["level", kept].same_as) == ("supported", None)
+    again = cases["level", other]
+    assert (again.verdict.word, again.verdict.detail, again.same_as) == ("no verdict", f"same runs as {kept}", kept)
+    assert (again.verdict.p, again.notes) == (None, [])
+    assert again.verdict.interval == cases["level", kept].verdict.interval
+    assert cases["rate", "equal"].verdict.word == "supported"
+
+
+def test_two_primary_tests_of_the_same_runs_are_one(tmp_path):
+    made = design(load(write(tmp_path, SMALL.replace("[equal/level]", "[equal/level, tuned/level]"))), "quick")
+    made_of = harvest(tmp_path, values(bn=0.7), same=True)
+    cases = judging.judged(made, made_of)
+    found = conclude(made, made_of, cases, {}, [], 1.0)
+    assert (found.answer.word, found.answer.tests) == ("contradicted", ["equal/level"])
+    assert found.answer.p == cases[0].verdict.p  # with another test it would be twice as large
+    assert [test.same_as for test in found.tests] == [None, "equal", None]
+    different = judging.judged(made, harvest(tmp_path / "apart", values(bn=0.7)))
+    assert [case.same_as for case in different] == [None] * 3
+
+
+def test_one_other_run_of_the_target_is_enough_to_count_twice(tmp_path):
+    text = SMALL.replace(
+        "measure: {metric: test/accuracy}\n    contrast: {bn@0.1: 1, none@0.10: -1}",
+        "measure: {steps_to: test/accuracy, reaches: {arm: none}}\n    contrast: {bn@0.1: 1}",
+    )
+    same, apart = harvest(tmp_path, values(), same=True), harvest(tmp_path, values())
+    runs = {**same.runs, ("tuned", "none@0.1", 2): apart.runs["tuned", "none@0.1", 2]}
+    assert judged(tmp_path, same, text)["level", "tuned"].same_as == "equal"
+    assert judged(tmp_path, Harvest(runs, {}, 0, []), text)["level", "tuned"].same_as is None
+
+
 # --- the whole way ----------------------------------------------------------------------------------------------------
 
 
-def verdicts(folder: Path) -> list[dict]:
-    tests = json.loads((folder / "outputs/claims/quick/small/result.json").read_text())["tests"]
+def verdicts(folder: Path, name: str = "small") -> list[dict]:
+    tests = json.loads((folder / f"outputs/claims/quick/{name}/result.json").read_text())["tests"]
     return [{key: value for key, value in test.items() if key != "sides"} for test in tests]
 
 
@@ -500,7 +540,7 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     assert verdicts(tmp_path) == before
     assert {run: run.stat().st_mtime_ns for run in some[1:]} == times
     reported = bnexp("claim", "report", "outputs/claims/quick", "--to", "page")
-    assert reported.out.split() == ["page/claims.html", "page/claims.md"]
+    assert reported.out.split() == ["page/claims.html", "page/claims.md", "page/seeds.csv"]
     page = (tmp_path / "page/claims.html").read_text()
     assert "Batch norm is not worse." in page
     assert "http" not in page
@@ -508,27 +548,41 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     assert (tmp_path / "page/figures/small.svg").stat().st_size > 1000
 
 
+def finished(folder: Path) -> dict[Path, int]:
+    """The finished runs of all claims, and when their files were written."""
+    paths = folder.glob("outputs/claims/quick/*/*/*/run.json")
+    return {path: path.stat().st_mtime_ns for path in paths if '"finished"' in path.read_text()}
+
+
 @pytest.mark.slow
-def test_a_killed_claim_goes_on_to_the_same_verdicts(bnexp, tmp_path, monkeypatch):
-    text = "".join(line for line in SMALL.splitlines(True) if "tuned:" not in line).replace("steps=8", "steps=200")
-    text = text.replace("values: [0.1, 0.3, 1]", "values: [0.1]").replace("quick: {seeds: 6", "quick: {seeds: 2")
-    killed, quiet = tmp_path / "killed", tmp_path / "quiet"
-    for folder in (killed, quiet):
+def test_claims_that_are_stopped_and_killed_at_random_come_to_the_same_verdicts(bnexp, tmp_path, monkeypatch):
+    """Two at the same time, of 16 runs; undisturbed, one after the other."""
+    text = SMALL.replace("steps=8", "steps=150").replace("values: [0.1, 0.3, 1]", "values: [0.1]")
+    text = text.replace("quick: {seeds: 6", "quick: {seeds: 2")
+    ended, quiet = tmp_path / "ended", tmp_path / "quiet"
+    for folder in (ended, quiet):
         folder.mkdir()
         write(folder, text)
-    words = ("claim", "run", "small.yaml", "--profile", "quick")
-    finished = killed / "outputs/claims/quick/small/runs"
-    process = start(*words, cwd=killed)
-    until(lambda: '"finished"' in "".join(path.read_text() for path in finished.glob("*/run.json")))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert not (killed / "outputs/claims/quick/small/result.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in finished.glob("*/run.json") if '"finished"' in path.read_text()}
-    for folder in (killed, quiet):
+        write(folder, "".join(line for line in text.splitlines(True) if "tuned:" not in line), "other")
+    words = ("claim", "run", "small.yaml", "other.yaml", "--profile", "quick")
+    for number, runs in ((signal.SIGTERM, random.randint(1, 4)), (signal.SIGKILL, random.randint(5, 12))):
+        print(number, runs)
+        process = begin(ended, *words, "--jobs", "2")
+        until(lambda runs=runs: len(finished(ended)) >= runs or process.poll() is not None)
+        os.kill(process.pid, number)
+        answer = Ended(process)
+        assert answer.code == (143 if number == signal.SIGTERM else -9), answer
+        assert number == signal.SIGKILL or "stopped; the same command goes on" in answer.err
+        until(lambda: not survivors(ended))
+    done = finished(ended)
+    for folder, jobs in ((ended, "2"), (quiet, "1")):
         monkeypatch.chdir(folder)
-        assert bnexp(*words).code == 0
-    assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert verdicts(killed) == verdicts(quiet)
+        assert bnexp(*words, "--jobs", jobs).code == 0
+    assert finished(ended).items() >= done.items()
+    for name in ("small", "other"):
+        assert verdicts(ended, name) == verdicts(quiet, name)
+        found = json.loads((ended / f"outputs/claims/quick/{name}/result.json").read_text())
+        assert [each["runs"] for each in found["declared"]] == [0]
 
 
 def test_several_claims_say_how_long_they_took(bnexp, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from results import case, content, exact, side
 
 from bnexp.claims import declaration
 from bnexp.claims.answers import Answer
+from bnexp.claims.declared import Declared
 from bnexp.claims.report import figures, section, words
 from bnexp.claims.report import page as report
 from bnexp.claims.report.front import front
@@ -28,7 +29,7 @@ CODE = re.compile(r"\b(small_on|tuned_precise|none@|bn@|model\.|optim\.|test/|pp
 def pages(folder: Path, *results: Result, **others: list[Result]) -> dict[str, str]:
     """The text of each file of a report."""
     written = report.write(folder / "page", {"quick": list(results), **others}, root=folder)
-    assert [path.name for path in written] == ["claims.html", "claims.md"]
+    assert [path.name for path in written] == ["claims.html", "claims.md", "seeds.csv"]
     files = [path for path in (folder / "page").rglob("*") if path.is_file()]
     return {str(path.relative_to(folder / "page")): path.read_text(encoding="utf-8") for path in files}
 
@@ -109,13 +110,12 @@ def test_results_of_other_folders_stand_beside(tmp_path):
 
 
 def test_declared_claims_without_a_result_are_named(tmp_path):
-    claims = [
-        replace(CLAIM, sentence=f"{name} is said.", profiles={name: CLAIM.profiles["quick"]})
-        for name in ("gpu", "quick")
-    ]
+    profile = CLAIM.profiles["quick"]
+    claims = [replace(CLAIM, sentence=f"{name} is said.", profiles={name: profile}) for name in ("gpu", "quick")]
+    claims[0] = replace(claims[0], no_quick="it needs a day.")
     report.write(tmp_path, {"quick": [content(case())]}, root=tmp_path, untried=claims)
     listed = (tmp_path / "claims.md").read_text().partition("without a result here")[2]
-    assert "- gpu is said. (It has no profile “quick”.)\n- quick is said. (Not run.)" in listed
+    assert "- gpu is said. (It has no profile “quick”: it needs a day.)\n- quick is said. (Not run.)" in listed
 
 
 # --- the page of a claim ----------------------------------------------------------------------------------------------
@@ -154,10 +154,14 @@ def full() -> Result:
         ),
         case(test="slope", role="secondary", metric="probe/gradients/relative/*", sides={"small_on@3": side(1)}),
     ]
+    declared = [
+        Declared("0123456789abcdef", "2026-11-19T10:00:00+00:00", 0, "0.2.0", None, None),
+        Declared("ffff", "2026-11-21T10:00:00+00:00", 3, "0.2.0", None, None),
+    ]
     tuning = [TunedResult("tuned", "bn@3", [["0", None], ["0.9", 0.25]], "0.9", True)]
     lines = {"tuned": {"bn": [[0.1, 0.8, 0.7, 0.9], [3, 0.9, 0.8, 0.95]]}, "equal": {"none": [[3, 0.5, 0.4, 0.6]]}}
     drawn = FigureResult("axis", dict.fromkeys(lines, "test/accuracy"), "optim.lr", lines)
-    return content(*tests, tuning=tuning, figure=drawn, exact={"worked_example": [exact()]})
+    return content(*tests, tuning=tuning, figure=drawn, declared=declared, exact={"worked_example": [exact()]})
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +184,14 @@ def test_a_page_says_on_which_regime_the_answer_stands_and_what_the_others_say(f
     page = found["pages/a.md"]
     equal = "under “equal settings for all” it does not hold (2 points less, between 1 and 3)"
     assert f"- The answer stands on the regime “each at its best momentum”; {equal}." in page
+
+
+def test_the_same_runs_are_told_as_such():
+    again = case(regime="equal", role="secondary", verdict="no verdict", detail="same runs as tuned", same_as="tuned")
+    found = reading(content(case(), again))
+    (said,) = found.other_regimes()
+    assert said.endswith("“each at its best momentum”; under “equal settings for all” the runs are the same.")
+    assert section._test(found, again)[1].text == "same runs"
 
 
 def test_a_page_has_tests_by_role_and_what_the_profile_leaves_out(found):
@@ -213,7 +225,12 @@ def test_a_page_tells_changes_commands_and_links_to_what_is_there(found):
         ("html", '<a href="../../docs/articles.md#000-7">000-7</a>'),
     ):
         assert link in found[f"pages/a.{ending}"]
-        assert "2026-11-20: more seeds (nothing was decided)" in found[f"pages/a.{ending}"]
+        for change in (
+            "2026-11-20: more seeds (nothing was decided)",
+            "2026-11-19: declared before the first run (SHA-256 0123456789ab)",
+            "2026-11-21: the declaration was changed after 3 runs (SHA-256 ffff)",
+        ):
+            assert change in found[f"pages/a.{ending}"]
         assert "bnexp claim run a --profile quick" in found[f"pages/a.{ending}"]
         assert "protocol" not in found[f"pages/a.{ending}"]
     assert found["declarations/a.yaml"] == full().declaration
@@ -343,6 +360,7 @@ def test_what_is_measured_is_told_in_words(test, shown):
     [
         ("", ""),
         ("size open", ""),
+        ("same runs as tuned", "as under “each at its best momentum”"),
         ("reversed", "the opposite was seen"),
         ("n = 34 for a verdict on the effect seen", "34 seeds would be needed for the effect seen"),
         ("check failed: on", "a check failed: the arm does what it is there for"),

@@ -118,7 +118,7 @@ def test_claims_answer_with_their_results(bnexp, tmp_path, monkeypatch):
     assert (result["claim"], list(result["exact"])) == ("growth", ["bias_growth"])
     assert "growth (quick)" in answer.err
     written = keys(bnexp("claim", "report", "outputs/claims/quick", "--json"), "claim report")
-    assert [path.rpartition("/")[2] for path in written["files"]] == ["claims.html", "claims.md"]
+    assert [path.rpartition("/")[2] for path in written["files"]] == ["claims.html", "claims.md", "seeds.csv"]
 
 
 def test_every_command_that_answers_has_its_row():

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bnexp.claims.declaration import Claim
-from bnexp.claims.report import figures, tables
+from bnexp.claims.report import figures, seeds, tables
 from bnexp.claims.report.front import front
 from bnexp.claims.report.place import Place
 from bnexp.claims.report.reading import Reading, Scales, reading
@@ -37,7 +37,7 @@ def write(
         untried: declared claims without a result.
 
     Returns:
-        Paths of the first page, as HTML and as Markdown.
+        Paths of the first page, as HTML and as Markdown, and of the numbers of all seeds.
 
     Raises:
         ValueError: a result holds a declaration of another version.
@@ -66,7 +66,8 @@ def write(
         for name, some in scales.items():
             page = section(some, pictures[name], below)
             _save(folder / "pages" / f"{name}{ending}", readings[name].claim.sentence, below, page)
-    return [folder / f"claims{ending}" for ending in _WRITERS]
+    every = [result for some in results.values() for result in some]
+    return [*(folder / f"claims{ending}" for ending in _WRITERS), seeds.write(folder, every)]
 
 
 def _by_claim(results: Mapping[str, Sequence[Result]]) -> dict[str, Scales]:

@@ -55,7 +55,7 @@ class Place:
     def further(self) -> list[tuple[str, str]]:
         """Links to what explains the report, and to its numbers."""
         known = [(text, to) for text, name in _DOCUMENTS if (to := self._outside(name))]
-        return [*known, ("all tests", self.file("tests.csv")), ("all runs", self.file("runs.csv"))]
+        return [*known, *((f"all {name}", self.file(f"{name}.csv")) for name in ("tests", "seeds", "runs"))]
 
     def _outside(self, name: str) -> str | None:
         """The address of a file of the repository; None where it is not there."""

@@ -132,6 +132,8 @@ class Reading:
 
     def _in_regime(self, test: TestResult) -> str:
         regime, effect = self.claim.title_of(test.regime), words.effect(self.claim, test)
+        if test.same_as is not None:
+            return f"under \u201c{regime}\u201d the runs are the same"
         came = {words.UNDECIDED: "it is not decided", words.SMALL: "the effect is smaller than matters"}
         word = words.verdict(test.verdict, test.detail)
         return f"under \u201c{regime}\u201d {came.get(word, f'it {word}')}{f' ({effect})' if effect else ''}"
@@ -143,7 +145,7 @@ def reading(result: Result) -> Reading:
     Raises:
         ValueError: the declaration in it is not one of this version.
     """
-    return Reading(result, declaration.of_text(result.claim, result.declaration))
+    return Reading(result, declaration.loads(result.claim, result.declaration))
 
 
 # Name of a folder -> its reading of a claim.

@@ -9,7 +9,7 @@ from bnexp.claims.report import words
 from bnexp.claims.report.front import Rows, scale_cell
 from bnexp.claims.report.place import Place
 from bnexp.claims.report.reading import Reading, Scales
-from bnexp.claims.result import SideResult, TestResult
+from bnexp.claims.result import Result, SideResult, TestResult
 from bnexp.compare.blocks import Block, Box, Cell, Code, Figure, Heading, Items, Links, Table, Text
 from bnexp.compare.cells import BLANK, decimals, number, probability
 from bnexp.compare.drawing import Picture
@@ -209,11 +209,20 @@ def _exact(reading: Reading) -> Iterator[Block]:
         yield Table(["check", "number", "measured", "expected", "tolerance", ""], rows, kind="prose")
 
 
+def _history(result: Result) -> Iterator[str]:
+    """When the claim was declared, and when it was declared anew."""
+    for place, declared in enumerate(result.declared):
+        what = "the declaration was changed" if place else "declared"
+        when = f"after {words.counted(declared.runs, 'run')}" if declared.runs else "before the first run"
+        yield f"{declared.date[:10]}: {what} {when} (SHA-256 {declared.digest[:12]})"
+    if not result.declared:
+        yield "When it was declared is not known."
+
+
 def _made(reading: Reading, place: Place) -> Iterator[Block]:
     claim, result = reading.claim, reading.result
     yield Heading(2, "Changed after results were seen")
-    changes = [f"{change.date}: {change.what} ({change.why})" for change in claim.changes]
-    yield Items(changes) if changes else Text("No change is declared.")
+    yield Items([*(f"{change.date}: {change.what} ({change.why})" for change in claim.changes), *_history(result)])
     yield Heading(2, "How to run it")
     tuning = f" and {len(result.tuning_seeds)} for tuning" if result.tuning_seeds else ""
     failed = f", {result.failed} of them failed" if result.failed else ""

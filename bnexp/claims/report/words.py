@@ -26,6 +26,7 @@ WORDS = (HOLDS, SIZE_OPEN, SMALL, FAILS, UNDECIDED)
 _HUGE = 1e5
 UNTRIED = "not tried in this profile"
 _VERDICTS = {SUPPORTED: HOLDS, NEGLIGIBLE: SMALL, CONTRADICTED: FAILS, INCONCLUSIVE: UNDECIDED, NONE: UNDECIDED}
+_SAME = "same runs as "
 _REASONS = {
     "size open": "",
     "reversed": "the opposite was seen",
@@ -85,6 +86,8 @@ def listed(parts: Sequence[str]) -> str:
 
 def verdict(word: str, detail: str) -> str:
     """A verdict in plain words."""
+    if detail.startswith(_SAME):
+        return "same runs"
     return SIZE_OPEN if detail == "size open" else _VERDICTS[word]
 
 
@@ -93,6 +96,8 @@ def reason(claim: Claim, detail: str) -> str:
     if detail.startswith("check failed: "):
         checks = detail.removeprefix("check failed: ").split(", ")
         return f"a check failed: {'; '.join(claim.tests[name].says for name in checks)}"
+    if detail.startswith(_SAME):
+        return f"as under \u201c{claim.title_of(detail.removeprefix(_SAME))}\u201d"
     if seeds := re.fullmatch(r"n = (\d+) for a verdict on the effect seen", detail):
         return f"{seeds[1]} seeds would be needed for the effect seen"
     return _REASONS.get(detail, note(claim, detail))
