@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from dataclasses import replace
@@ -13,7 +14,7 @@ from results import case, content, exact, side
 from bnexp.claims import declaration
 from bnexp.claims.answers import Answer
 from bnexp.claims.declared import Declared
-from bnexp.claims.report import figures, section, words
+from bnexp.claims.report import figures, section, seeds, words
 from bnexp.claims.report import page as report
 from bnexp.claims.report.front import front
 from bnexp.claims.report.place import Place
@@ -39,6 +40,20 @@ def first(*results: Result, **others: list[Result]) -> str:
     scales = report._by_claim({"quick": list(results), **others})
     drawn = {name: figures.draw_small(next(iter(some.values()))) for name, some in scales.items()}
     return as_markdown(front(list(scales.values()), drawn, [], Place(".md", "", Path("page"), Path())))
+
+
+def test_the_numbers_of_every_seed_are_one_table(tmp_path):
+    sides = {"bn@0.1": side(1, values={"0": 0.75, "10": None}), "=none": side(-1, values={"0": 0.5, "10": 0.125})}
+    seeds.write(tmp_path, [content(case(sides=sides, differences={"0": 0.25}))])
+    with (tmp_path / "seeds.csv").open(encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["claim", "profile", "regime", "test", "side", "seed", "value", "difference"]
+    assert rows == [
+        ["a", "quick", "tuned", "higher", "bn@0.1", "0", "0.75", "0.25"],
+        ["a", "quick", "tuned", "higher", "bn@0.1", "10", "", ""],
+        ["a", "quick", "tuned", "higher", "'=none", "0", "0.5", "0.25"],
+        ["a", "quick", "tuned", "higher", "'=none", "10", "0.125", ""],
+    ]
 
 
 UNDECIDED = case(
