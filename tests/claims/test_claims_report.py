@@ -221,7 +221,7 @@ def test_a_page_has_tests_by_role_and_what_the_profile_leaves_out(found):
     arms = page.partition("## What the arms reach")[2].partition("##")[0]
     measured = "test accuracy, precise statistics, at the end"
     level = f"90.0 ± 1.0 % ({measured}) | 0 of 8 |"
-    assert f"| batch norm, learning rate 3 | each at its best momentum | {level}" in arms
+    assert f"| batch norm (learning rate 3) | each at its best momentum | {level}" in arms
     assert "| layer norm | not tried in this profile |" in arms
     assert "| learning rate 0.1 | not tried in this profile |" in arms
 
@@ -229,9 +229,9 @@ def test_a_page_has_tests_by_role_and_what_the_profile_leaves_out(found):
 def test_notes_are_told_with_titles(found):
     page = found["pages/a.md"]
     about = "The accuracy is higher (each at its best momentum): "
-    assert f"- {about}batch norm, learning rate 3: best learning rate 0.1 is on the edge of 0.1 1." in page
+    assert f"- {about}batch norm (learning rate 3): best learning rate 0.1 is on the edge of 0.1 1." in page
     assert f"- {about}the arms diverged unequally often, exact McNemar p = 0.01." in page
-    assert f"- {about}no norm, learning rate 3: 7/8 reached the target." in page
+    assert f"- {about}no norm (learning rate 3): 7/8 reached the target." in page
 
 
 def test_a_page_tells_changes_commands_and_links_to_what_is_there(found):
@@ -343,11 +343,11 @@ def test_what_is_claimed_is_told_in_the_unit_of_the_effect(claims, linear, ratio
         (
             "linear",
             {"bn@3": 1, "none@3": -1, "ln": -1, "none": 1},
-            "(batch norm, learning rate 3) + (no norm) - (no norm, learning rate 3) - (layer norm)",
+            "batch norm (learning rate 3) + no norm - no norm (learning rate 3) - layer norm",
         ),
-        ("linear", {"bn": -1, "none": 0.5, "ln": 0}, "0.5 (no norm) - (batch norm)"),
+        ("linear", {"bn": -1, "none": 0.5, "ln": 0}, "0.5 no norm - batch norm"),
         ("linear", {"small_on": 1}, "the smaller net"),
-        ("log10", {"bn": 1, "ln": 1, "none": -1}, "(batch norm) · (layer norm) / (no norm)"),
+        ("log10", {"bn": 1, "ln": 1, "none": -1}, "batch norm · layer norm / no norm"),
     ],
 )
 def test_a_comparison_says_which_arm_is_compared_with_which(scale, weights, shown):
@@ -379,7 +379,7 @@ def test_what_is_measured_is_told_in_words(test, shown):
         ("reversed", "the opposite was seen"),
         ("n = 34 for a verdict on the effect seen", "34 seeds would be needed for the effect seen"),
         ("check failed: on", "a check failed: the arm does what it is there for"),
-        ("none@3, seed 3: 0 has no logarithm", "no norm, learning rate 3, seed 3: 0 has no logarithm"),
+        ("none@3, seed 3: 0 has no logarithm", "no norm (learning rate 3), seed 3: 0 has no logarithm"),
         ("5 seeds; 6 are the fewest", "5 seeds; 6 are the fewest"),
     ],
 )
@@ -415,12 +415,13 @@ def test_every_declared_claim_can_be_told():
 
 def test_a_figure_says_the_result_and_has_the_numbers_at_the_right():
     (levels, difference) = (picture := figures.draw(reading(content(case())))).figure.axes
+    compared = "Batch norm (learning rate 3) against no norm (learning rate 3)"
     title = picture.figure.get_suptitle().replace("\n", " ")
-    assert title == "Batch norm, learning rate 3 against no norm, learning rate 3: 2.0 points more, between 1.5 and 2.5"
+    assert title == f"{compared}: 2.0 points more, between 1.5 and 2.5"
     assert [text.get_text() for text in levels.texts] == [
-        "batch norm, learning rate 3",
+        "batch norm (learning rate 3)",
         "90.0",
-        "no norm, learning rate 3",
+        "no norm (learning rate 3)",
         "90.0",
     ]
     assert difference.texts[-1].get_text() == "+2.0"
@@ -449,6 +450,7 @@ def panel(kind: str, values: list) -> FigureResult:
     [
         ([3, 5, 20], "linear", "3 5 20"),
         ([0.01, 0.3, 10], "log", "0.01 0.3 10"),
+        ([0, 0.01, 0.3], "symlog", "0 0.01 0.3"),
         (["torch", "xavier"], "linear", "torch xavier"),
         ([2**power for power in range(8)], "log", "1 4 16 64"),
     ],
@@ -472,7 +474,7 @@ def test_a_lesson_draws_the_arms_of_its_answer_alone():
     lines = {name: [[1, 0.5, 0.4, 0.6], [2, 0.6, 0.5, 0.7]] for name in ("bn@3", "small_on@3", "none@3")}
     drawn = FigureResult("curves", {"tuned": "test/accuracy"}, None, {"tuned": lines})
     (axes,) = figures.draw_small(reading(content(case(), figure=drawn))).figure.axes
-    assert [text.get_text().split(",")[0] for text in axes.texts] == ["batch norm", "no norm"]
+    assert [text.get_text().split(" (")[0].split("\n")[0] for text in axes.texts] == ["batch norm", "no norm"]
 
 
 def test_without_numbers_there_is_no_figure():

@@ -47,7 +47,7 @@ _FONT = 'system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, "Liberat
 
 def draw(reading: Reading) -> Picture | None:
     """A claim's figure: what the arms reach in the regime of the answer, and the differences of the primary tests."""
-    tests = [test for test in reading.primary if test.differences and test.mean is not None]
+    tests = _tests(reading)
     if not tests:
         return None
     panels = [_context(reading, tests[0].regime, WIDTH)]
@@ -57,38 +57,41 @@ def draw(reading: Reading) -> Picture | None:
     panels += [_difference(reading, test, titled=len(tests) > 1) for test in tests]
     headline = f"{words.capital(_subject(reading, tests[0]))}: {words.effect(reading.claim, tests[0])}"
     caption = f"{reading.condition}. A faint dot is a seed; bars and bands are intervals. Grey: too small to matter."
-    return _picture(reading.claim.id, caption, [panel for panel in panels if panel], WIDTH, headline)
+    return _picture(reading.claim.id, caption, panels, WIDTH, headline)
+
+
+def _tests(reading: Reading) -> list[TestResult]:
+    """The primary tests that have numbers."""
+    return [test for test in reading.primary if test.differences and test.mean is not None]
 
 
 def _subject(reading: Reading, test: TestResult) -> str:
-    """What is compared, where that is short enough to be read at a glance."""
-    pair = len([side for side in test.sides.values() if side.weight]) <= 2
-    return words.compared(reading.claim, test) if pair else "Difference of differences"
+    """What is compared, in words that can be read at a glance."""
+    four = len([side for side in test.sides.values() if side.weight]) == 4
+    return "Difference of differences" if four else words.compared(reading.claim, test)
 
 
 def draw_small(reading: Reading) -> Picture | None:
     """The figure of a lesson: what the arms reach in the regime of the answer."""
-    tests = [test for test in reading.primary if test.differences and test.mean is not None]
+    tests = _tests(reading)
     if not tests:
         return None
-    levels = (_levels(reading, test, [test]) for test in tests)
-    arms = {name.partition("@")[0] for test in tests for name in test.sides}
-    panel = _context(reading, tests[0].regime, _SMALL, arms) or next(filter(None, levels), None)
-    return _picture(
-        f"{reading.claim.id}-small", f"{reading.condition}.", [panel or _difference(reading, tests[0])], _SMALL
-    )
+    panel = next(filter(None, (_levels(reading, test, [test]) for test in tests)), None)
+    if panel is None:
+        panel = _difference(reading, tests[0])
+    else:
+        arms = {name.partition("@")[0] for test in tests for name in test.sides}
+        panel = _context(reading, tests[0].regime, _SMALL, arms) or panel
+    return _picture(f"{reading.claim.id}-small", f"{reading.condition}.", [panel], _SMALL)
 
 
 def draw_others(reading: Reading) -> Picture | None:
     """The panels of the regimes that the answer does not stand on."""
     stands_on = {test.regime for test in reading.primary[:1]}
-    panels = [
-        _context(reading, regime, WIDTH, titled=True)
-        for regime in reading.result.figure.panels
-        if regime not in stands_on
-    ]
+    regimes = [regime for regime in reading.result.figure.panels if regime not in stands_on]
+    panels = [_context(reading, regime, WIDTH, titled=True) for regime in regimes]
     caption = "The same in the other regimes: means over seeds, with intervals."
-    return _picture(f"{reading.claim.id}-others", caption, [panel for panel in panels if panel], WIDTH)
+    return _picture(f"{reading.claim.id}-others", caption, panels, WIDTH)
 
 
 def save(picture: Picture, folder: Path) -> None:
@@ -105,9 +108,13 @@ def save(picture: Picture, folder: Path) -> None:
 Panel = tuple[float, str, "Callable[[Axes], None]"]
 
 
-def _picture(name: str, caption: str, panels: Sequence[Panel], width: float, headline: str = "") -> Picture | None:
+def _picture(
+    name: str, caption: str, given: Sequence[Panel | None], width: float, headline: str = ""
+) -> Picture | None:
+    """Panels below one another, under a headline; None if there are none."""
     from matplotlib.figure import Figure
 
+    panels = [panel for panel in given if panel is not None]
     if not panels:
         return None
     lines = textwrap.wrap(headline, int(_HEADLINE * width))
@@ -194,9 +201,10 @@ def _limit(axes: Axes, means: Sequence[float], lows: Sequence[float], highs: Seq
 
 
 def _ticks(axes: Axes, xs: Sequence[float]) -> None:
-    if min(xs) > 0 and max(xs) >= _DECADE * min(xs):
-        axes.set_xscale("log")
     values = sorted(set(xs))
+    least = next((value for value in values if value > 0), math.inf)
+    if max(values) >= _DECADE * least and min(values) >= 0:
+        axes.set_xscale("symlog", linthresh=least) if min(values) == 0 else axes.set_xscale("log")
     every = math.ceil(len(values) / _MOST_TICKS)
     axes.set_xticks(values, [f"{value:g}" if place % every == 0 else "" for place, value in enumerate(values)])
     axes.minorticks_off()
@@ -258,7 +266,9 @@ def _difference(reading: Reading, test: TestResult, *, titled: bool = False) -> 
     """The row of a test's differences, against no effect and the smallest that matters."""
     colour = _VERDICTS.get(test.verdict, _OPEN)
     ratio = words.is_ratio(test)
-    unit = ", ratio" if ratio else ", points" if words.in_points(test) else ""
+    unit = " (ratio)" if ratio else " (points)" if words.in_points(test) else ""
+    single = len([side for side in test.sides.values() if side.weight]) == 1
+    subject = words.measured(reading.claim, test.test) if single else _subject(reading, test)
 
     def fill(axes: Axes) -> None:
         values = [words.shown(test, value) for value in test.differences.values()]
@@ -270,7 +280,7 @@ def _difference(reading: Reading, test: TestResult, *, titled: bool = False) -> 
         _name_row(axes, 0, "", words.signed(test))
         _rows(axes, 1, log=ratio)
 
-    return _FRAME + _ROW, words.capital(test.says if titled else _subject(reading, test)) + unit, fill
+    return _FRAME + _ROW, words.capital(test.says if titled else subject) + unit, fill
 
 
 def _dots(axes: Axes, row: int, values: Sequence[float], ends: Sequence[float | None], colour: str) -> None:

@@ -21,6 +21,7 @@ from bnexp.compare.markdown import as_markdown
 from bnexp.compare.page import style
 
 _HERE = Path(__file__)
+_TITLE = "Claims about normalization, tested"
 _FOLDERS = ("pages", "figures", "declarations")
 _WRITERS = {".html": as_html, ".md": as_markdown}
 
@@ -46,28 +47,28 @@ def write(
         (folder / name).mkdir(parents=True, exist_ok=True)
     scales = _by_claim(results)
     readings = {name: next(iter(some.values())) for name, some in scales.items()}
-    pictures = {name: _pictures(one) for name, one in readings.items()}
     lessons = {name: figures.draw_small(one) for name, one in readings.items() if one.claim.lesson is not None}
-    for picture in [*(one for some in pictures.values() for one in some), *filter(None, lessons.values())]:
+    pictures = {name: _pictures(one) for name, one in readings.items()}
+    for picture in (*filter(None, lessons.values()), *(picture for some in pictures.values() for picture in some)):
         figures.save(picture, folder / "figures")
-    for name, one in readings.items():
-        (folder / "declarations" / f"{name}.yaml").write_text(one.result.declaration, encoding="utf-8")
-    tables.write(folder, list(readings.values()))
-    css = f"{style()}\n{_HERE.with_name('claims.css').read_text(encoding='utf-8')}"
-    (folder / "claims.css").write_text(css, encoding="utf-8")
     for ending in _WRITERS:
         top, below = Place(ending, "", folder, root), Place(ending, "../", folder, root)
-        _save(
-            folder / f"claims{ending}",
-            "Claims about normalization, tested",
-            top,
-            front(list(scales.values()), lessons, untried, top),
-        )
+        _save(folder / f"claims{ending}", _TITLE, top, front(list(scales.values()), lessons, untried, top))
         for name, some in scales.items():
-            page = section(some, pictures[name], below)
-            _save(folder / "pages" / f"{name}{ending}", readings[name].claim.sentence, below, page)
+            blocks = section(some, pictures[name], below)
+            _save(folder / "pages" / f"{name}{ending}", readings[name].claim.sentence, below, blocks)
+    _write_beside(folder, list(readings.values()))
     every = [result for some in results.values() for result in some]
     return [*(folder / f"claims{ending}" for ending in _WRITERS), seeds.write(folder, every)]
+
+
+def _write_beside(folder: Path, readings: Sequence[Reading]) -> None:
+    """Declarations, tables, and the style of the pages."""
+    for one in readings:
+        (folder / "declarations" / f"{one.claim.id}.yaml").write_text(one.result.declaration, encoding="utf-8")
+    tables.write(folder, readings)
+    css = _HERE.with_name("claims.css").read_text(encoding="utf-8")
+    (folder / "claims.css").write_text(f"{style()}\n{css}", encoding="utf-8")
 
 
 def _by_claim(results: Mapping[str, Sequence[Result]]) -> dict[str, Scales]:

@@ -105,9 +105,9 @@ def reason(claim: Claim, detail: str) -> str:
 
 def note(claim: Claim, text: str) -> str:
     """A note of the protocol, with the titles of arms and settings in place of their names."""
-    name, colon, rest = text.partition(":")
-    arm = name.partition("@")[0].partition(",")[0]
-    named = f"{point(claim, name)}{colon}{rest}" if arm in claim.arms and colon else text
+    name = re.split("[:,]", text)[0]
+    known = name.partition("@")[0] in claim.arms and name != text
+    named = point(claim, name) + text.removeprefix(name) if known else text
     return re.sub(r"\b(\w+\.\w+)=", lambda found: f"{setting(found[1])} ", named)
 
 
@@ -117,7 +117,7 @@ def note(claim: Claim, text: str) -> str:
 def point(claim: Claim, name: str) -> str:
     """An arm, or an arm at a value of the axis, by its title."""
     arm, _, at = name.partition("@")
-    return f"{claim.title_of(arm)}, {setting(claim.axis.key)} {at}" if at and claim.axis else claim.title_of(arm)
+    return f"{claim.title_of(arm)} ({setting(claim.axis.key)} {at})" if at and claim.axis else claim.title_of(arm)
 
 
 def setting(key: str) -> str:
@@ -131,19 +131,12 @@ def compared(claim: Claim, test: TestResult) -> str:
     if sorted(weights.values()) == [-1, 1]:
         first, second = sorted(weights, key=lambda name: -weights[name])
         return f"{first} against {second}"
-    if test.scale == "linear":
-        return _sum(weights, ("+", "-"), " {} ")
-    return _sum(weights, ("·", "/"), " {} ").removeprefix("· ")
-
-
-def _sum(weights: dict[str, float], signs: tuple[str, str], form: str) -> str:
-    ordered = sorted(weights.items(), key=lambda item: item[1] < 0)
+    plus, minus = ("+", "-") if test.scale == "linear" else ("·", "/")
     terms = [
-        form.format(signs[weight < 0]) + ("" if abs(weight) == 1 else f"{abs(weight):g} ") + f"({name})"
-        for name, weight in ordered
+        f"{plus if weight > 0 else minus} {'' if abs(weight) == 1 else f'{abs(weight):g} '}{name}"
+        for name, weight in sorted(weights.items(), key=lambda item: item[1] < 0)
     ]
-    text = "".join(terms).strip().removeprefix("+ ")
-    return text[1:-1] if len(terms) == 1 and text.startswith("(") else text
+    return " ".join(terms).removeprefix(f"{plus} ")
 
 
 def measured(claim: Claim, test: str) -> str:
@@ -180,6 +173,7 @@ def _over(claim: Claim, reduce: Reduce) -> str:
         "count": f"number of values of {axis} that work",
         "slope": f"slope over {axis}",
         "best": f"best over {axis}",
+        "best_at": f"{axis} that is best",
         "range": f"best less worst over {axis}",
     }[reduce.kind]
 
@@ -230,7 +224,7 @@ def _interval(texts: Sequence[str], noun: str) -> str:
 
 def _quantity(claim: Claim, test: TestResult) -> str:
     declared = claim.tests[test.test]
-    if declared.reduce is not None and declared.reduce.kind == "largest" and claim.axis:
+    if declared.reduce is not None and declared.reduce.kind in ("largest", "best_at") and claim.axis:
         return setting(claim.axis.key)
     return "steps" if declared.measure.steps_to else title(test.metric)
 
