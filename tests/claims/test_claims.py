@@ -23,6 +23,7 @@ from bnexp.claims.report import cells
 from bnexp.claims.result import conclude
 from bnexp.claims.sweeps import Harvest
 from bnexp.claims.tuning import TunedValue
+from bnexp.cli import claim as claim_command
 from bnexp.config.compose import JobComposer
 from bnexp.config.schema import flat
 from bnexp.config.shipped import configs_folder
@@ -89,6 +90,7 @@ def test_every_claim_can_be_run():
     assert all(len(made.seeds) >= declaration.FEWEST_SEEDS for made in designs if made.tests)
     assert not any(set(made.seeds) & set(made.tuning_seeds) for made in designs)
     assert all(set(claim.exact) <= set(EXACT) and claim.text.startswith("# ") for claim in claims)
+    assert all("quick" in claim.profiles or claim.no_quick for claim in claims if claim.tests)
 
 
 # With tuning, reductions, each kind of figure, slopes over layers (grad-profile) and runs that others start from
@@ -212,6 +214,28 @@ def test_the_list_names_every_claim_with_its_sources(bnexp):
     out = bnexp("claim", "list").out
     assert all(name in out for name in IDS)
     assert "Ioffe & Szegedy 2015" in out
+
+
+def test_a_claim_without_a_quick_profile_says_why(bnexp, tmp_path, monkeypatch):
+    configs = tmp_path / "configs"
+    (configs / "claim").mkdir(parents=True)
+    for path in configs_folder().iterdir():
+        if path.name != "claim":
+            (configs / path.name).symlink_to(path)
+    large = "".join(line for line in SMALL.splitlines(True) if "quick:" not in line)
+    write(configs / "claim", f"{large}no_quick: it takes a day\n", "large")
+    write(configs / "claim", f"{SMALL.partition('settings:')[0]}exact: [bias_growth]\n", "sure")
+    monkeypatch.setattr(claim_command, "configs_folder", lambda: configs)
+    monkeypatch.chdir(tmp_path)
+    assert "no quick profile: it takes a day; full 1 min; Nobody 2000" in bnexp("claim", "list").out
+    (found, _) = json.loads(bnexp("claim", "list", "--json").out)["claims"]
+    assert (found["remark"], found["quick minutes"]) == ("no quick profile: it takes a day", None)
+    ran = bnexp("claim", "run", "--all", "--profile", "quick")
+    assert ran.code == 0, ran
+    assert "large: left out: no quick profile: it takes a day\n" in ran.err
+    assert ran.out.startswith("sure (quick): 0 runs")
+    write(configs / "claim", f"{SMALL}no_quick: it takes a day\n", "large")
+    assert bnexp("claim", "list").complaint == "bnexp: large.no_quick: the claim has a quick profile"
 
 
 def test_numbers_and_words_are_those_of_yaml_1_2(tmp_path):
@@ -560,7 +584,7 @@ def test_claims_that_are_stopped_and_killed_at_random_come_to_the_same_verdicts(
     for number, runs in ((signal.SIGTERM, random.randint(1, 4)), (signal.SIGKILL, random.randint(5, 12))):
         print(number, runs)
         process = begin(ended, *words, "--jobs", "2")
-        until(lambda runs=runs: len(finished(ended)) >= runs or process.poll() is not None)
+        until(lambda runs=runs: len(finished(ended)) >= runs)
         os.kill(process.pid, number)
         answer = Ended(process)
         assert answer.code == (143 if number == signal.SIGTERM else -9), answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import re
 
@@ -19,6 +20,20 @@ def pages(folder, *results: Result) -> tuple[str, str]:
     assert [path.name for path in paths] == ["claims.html", "claims.md", "seeds.csv"]
     html, markdown = (path.read_text(encoding="utf-8") for path in paths[:2])
     return html, markdown
+
+
+def test_the_numbers_of_every_seed_are_one_table(tmp_path):
+    sides = {"bn@0.1": side(1, values={"0": 0.75, "10": None}), "=none": side(-1, values={"0": 0.5, "10": 0.125})}
+    pages(tmp_path, content(case(sides=sides, differences={"0": 0.25})))
+    with (tmp_path / "page/seeds.csv").open(encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["claim", "profile", "regime", "test", "side", "seed", "value", "difference"]
+    assert rows == [
+        ["a", "quick", "equal", "higher", "bn@0.1", "0", "0.75", "0.25"],
+        ["a", "quick", "equal", "higher", "bn@0.1", "10", "", ""],
+        ["a", "quick", "equal", "higher", "'=none", "0", "0.5", "0.25"],
+        ["a", "quick", "equal", "higher", "'=none", "10", "0.125", ""],
+    ]
 
 
 UNDECIDED = case(
