@@ -13,7 +13,6 @@ from bnexp.claims.lanes import side_by_side
 from bnexp.config.checks import RunFailedError
 from bnexp.stopping import Stop
 
-
 # The test runner has threads, of which Python 3.12 warns where a process is forked.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
