@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bnexp.claims.design import Design
@@ -67,15 +67,26 @@ def _asked(design: Design) -> Iterator[tuple[list[str], str, Sequence[int]]]:
             yield design.words(point, regime, grid[len(grid) // 2], 0), purpose, design.seeds
 
 
-def counted(designs: Sequence[Design], means: Means, stop: Stop) -> list[float]:
+def counted(designs: Sequence[Design], means: Means, stop: Stop) -> list[float | str]:
     """The operations of each claim's training, counted on blank models of all its runs.
 
+    In their place stands why a run of the claim cannot be tried, such as data that are not here.
+
     Raises:
-        ValueError: a run's config is wrong.
+        ValueError: a word is wrong.
     """
     plans = [planned(design) if design.tests else Counter() for design in designs]
     asked = list(dict.fromkeys(words for plan in plans for words in plan))
     configs = means.composer(asked)
     entries = [Entry(" ".join(words), list(words), config, "") for words, config in zip(asked, configs, strict=True)]
     each = dict(zip(asked, operations(means.server, entries, stop), strict=True)) if entries else {}
-    return [sum(runs * each[words] for words, runs in plan.items()) for plan in plans]
+    return [_total({words: each[words] for words in plan}, plan) for plan in plans]
+
+
+def _total(each: Mapping[tuple[str, ...], int | str], runs: Mapping[tuple[str, ...], int]) -> float | str:
+    total = 0.0
+    for words, found in each.items():
+        if isinstance(found, str):
+            return found
+        total += runs[words] * found
+    return total

@@ -44,7 +44,7 @@ def _options() -> argparse.ArgumentParser:
     _take_running(ran)
     ran.add_argument("--smoke", action="store_true", help="a few steps of everything, in seconds; no verdict")
     ran.add_argument("--dry-run", action="store_true", help="runs, minutes and operations; nothing is run")
-    ran.add_argument("--jobs", type=_whole(1, 1000), metavar="N", help="claims at the same time, which share the cores")
+    ran.add_argument("--jobs", type=_whole(1, 1000), metavar="N", help="claims at once; default: as cores, at most 4")
     piloted = commands.add_parser("power", help="the seeds that a verdict needs, from a pilot", allow_abbrev=False)
     piloted.add_argument("claims", nargs="+", metavar="CLAIM", help="as in the list, or the path of a yaml")
     _take_running(piloted)

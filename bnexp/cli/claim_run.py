@@ -141,10 +141,14 @@ def _tell_cost(designs: Sequence[Design]) -> None:
 
 
 def _costs(designs: Sequence[Design], means: Means) -> list[cost.Cost]:
-    stop = Stop()
+    stop, costs = Stop(), list[cost.Cost]()
     with stop.listening():
         counted = cost.counted(designs, means, stop)
-    return [cost.cost(made, each) for made, each in zip(designs, counted, strict=True)]
+    for made, found in zip(designs, counted, strict=True):
+        if isinstance(found, str):
+            print(f"{made.claim.id}: operations not counted: {found}", file=sys.stderr, flush=True)
+        costs.append(cost.cost(made, None if isinstance(found, str) else found))
+    return costs
 
 
 def cost_table(costs: Sequence[cost.Cost]) -> Document:

@@ -88,19 +88,19 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
     return Ready(slots(options, found["gpus"], threads, per_gpu), stacking, per_gpu)
 
 
-def operations(server: ForkServer, jobs: Sequence[Entry], stop: Stop) -> list[int]:
+def operations(server: ForkServer, jobs: Sequence[Entry], stop: Stop) -> list[int | str]:
     """The operations of each job's training (``check.Size``), counted on blank models on the CPU.
 
+    In their place stands why a job cannot run.
+
     Raises:
-        ValueError: a config is wrong.
         RunFailedError: the fork server does not start.
     """
     *_, answer = _checked(server, jobs, stop, elsewhere=True)
     found = json.loads(answer)
-    for reason in found["faults"].values():
-        raise ValueError(reason)
-    shapes = [found["shapes"][shape(entry.config)] for entry in jobs]
-    return [each["operations"] * each["steps"] for each in shapes]
+    faults = {int(number): reason for number, reason in found["faults"].items()}
+    sizes = [found["shapes"].get(shape(entry.config), {}) for entry in jobs]
+    return [faults.get(number) or size["operations"] * size["steps"] for number, size in enumerate(sizes)]
 
 
 def _tell_disk(todo: Sequence[Entry], shapes: Mapping[str, Mapping[str, int]]) -> None:

@@ -30,6 +30,8 @@ from bnexp.models.init import INITS
 from bnexp.runs.collect import Run
 from bnexp.sweep.fork_server import ForkServer
 
+# Several claims run in forked processes; the test runner has threads, of which Python 3.12 warns then.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 IDS = declaration.ids(configs_folder())
 MEANS = sweeps.Means(JobComposer(configs_folder()), ForkServer())
 SMALL = """

@@ -105,10 +105,16 @@ def test_runs_are_counted_before_they_are_made():
 
 def test_operations_are_counted_and_nothing_is_run(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.yaml").write_text(TEXT.replace("tuned: {", "tuned: {limits: {none: [0.1]}, "))
-    (found,) = json.loads(bnexp("claim", "run", "x.yaml", "--profile", "quick", "--dry-run", "--json").out)["claims"]
+    text = TEXT.replace("tuned: {", "tuned: {limits: {none: [0.1]}, ")
+    (tmp_path / "x.yaml").write_text(text)
+    nowhere = "- data=npz\n  - data.path=nowhere.npz"
+    (tmp_path / "lost.yaml").write_text(text.replace("- data=digits\n  - data.size=null", nowhere))
+    answer = bnexp("claim", "run", "x.yaml", "lost.yaml", "--profile", "quick", "--dry-run", "--json")
+    found, lost = json.loads(answer.out)["claims"]
     weights = 64 * 64 + 2 * 64 * 64 + 64 * 10
     assert found["operations"] == found["runs"] * 600 * 64 * 6 * weights
+    assert (lost["runs"], lost["operations"]) == (found["runs"], None)
+    assert "lost: operations not counted: data.path=nowhere.npz: " in answer.err
     assert not (tmp_path / "outputs").exists()
 
 

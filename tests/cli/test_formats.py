@@ -125,5 +125,5 @@ def test_every_command_that_answers_has_its_row():
     rows = re.findall(r"^\| `([a-z -]+)` \|", DOC, re.MULTILINE)
     assert rows == [
         *("train", "train -m", "resume", "show", "runs", "diff", "compare", "evaluate", "bench", "list"),
-        *("claim list", "claim run", "claim report"),
+        *("claim list", "claim new", "claim run", "claim power", "claim report"),
     ]
