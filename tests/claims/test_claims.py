@@ -158,6 +158,7 @@ def _louder(builder, by):
         ("threshold: 0.01", "threshold: high", "small.tests.level.threshold=high: expected a number"),
         ("kind: largest", "kind: most", "small.tests.rate.reduce.kind=most: not known"),
         (", within: 0.05", "", "small.tests.rate.reduce.within: missing; kind=largest needs it"),
+        ("{metric: test/accuracy}", "{steps_to: test/accuracy, reaches: 1, above: 0.5}", "above=0.5: goes with metric"),
         ("{metric: test/accuracy}", "{at: last}", "small.tests.level.measure.metric: give either metric or steps_to"),
         ("{metric: test/accuracy}", "{metric: test/loss, at: end}", "small.tests.level.measure.at=end: not known"),
         ("regimes: [equal]", "regimes: [other]", "small.tests.rate.regimes=other: not known"),
@@ -404,6 +405,13 @@ def test_intervals_of_accuracies_end_at_0_and_1(tmp_path):
     assert level.sides["bn@0.1"].high == 1.0
     assert 0 < level.sides["bn@0.1"].low < 0.5
     assert max(high for lines in found.figure.panels.values() for _, _, _, high in lines["bn"]) == 1.0
+
+
+def test_a_share_of_runs_is_known_to_half_a_run_of_each_arm(tmp_path):
+    text = SMALL.replace("{metric: test/accuracy}\n    contrast", "{metric: test/accuracy, above: 0.85}\n    contrast")
+    one = judged(tmp_path, harvest(tmp_path, values()), text)["level", "equal"]  # 0.9 of bn, 0.8 of none
+    assert list(one.differences.values()) == [1.0] * 6
+    assert (one.verdict.interval.low, one.verdict.interval.high) == pytest.approx((1 - 2 * 0.5 / 6, 1.0))
 
 
 def test_a_seed_without_all_values_is_left_out_and_said(tmp_path):
