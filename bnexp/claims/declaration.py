@@ -117,6 +117,7 @@ class Measure:
         drop: leave out the first layer, the last, or both.
         steps_to: a tag; the number is the first step at which it reaches ``reaches``.
         reaches: a number, or ``{arm: name}`` for the last value of that arm with the same seed.
+        above: the number is 1 where the metric is above this one, else 0, so that its mean is a share of runs.
     """
 
     metric: str | None = None
@@ -127,12 +128,15 @@ class Measure:
     drop: list[Literal["first", "last"]] = field(default_factory=list)
     steps_to: str | None = None
     reaches: Any = None
+    above: float | None = None
 
     def __post_init__(self) -> None:
         if (self.metric is None) == (self.steps_to is None):
             raise ValueError("metric: give either metric or steps_to")
         if self.minus is not None and self.steps_to is not None:
             raise ValueError(f"minus={self.minus}: goes with metric, not with steps_to")
+        if self.above is not None and self.steps_to is not None:
+            raise ValueError(f"above={self.above}: goes with metric, not with steps_to")
         if isinstance(self.at, dict):
             _require_keys(
                 "at", self.at, {"fraction": float} if "fraction" in self.at else {"first": str, "below": float}

@@ -33,8 +33,11 @@ def value(run: Run, measure: Measure, target: float | None = None) -> float | No
     Raises:
         MissingMetricError: the run has no such metric.
     """
-    if run.status == "diverged":
-        return chance(run, measure)
+    number = chance(run, measure) if run.status == "diverged" else _measured(run, measure, target)
+    return number if measure.above is None or number is None else float(number > measure.above)
+
+
+def _measured(run: Run, measure: Measure, target: float | None) -> float | None:
     curve = _curve(run, measure)
     if measure.minus is not None:
         less = _curve(run, Measure(metric=measure.minus))

@@ -1,7 +1,8 @@
 """What is known of a measured number beforehand: between which bounds it lies, and how finely it can be told.
 
-A largest working learning rate is known to one step of its axis, a share to one value in all, and steps to a target to
-the evaluation at which it was reached. Eight equal values of such a measure are no proof of equal true values.
+A largest working learning rate is known to one step of its axis, a share of rates to one value in all, a share of runs
+to one run, and steps to a target to the evaluation at which it was reached. Eight equal values of such a measure are no
+proof of equal true values.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ def bounds(test: Test, design: Design) -> Bounds:
         return UNBOUNDED
     if kind in ("share", "count"):
         return 0.0, 1.0 if kind == "share" else float(_values(design))
+    if measure.above is not None:
+        return 0.0, 1.0
     if kind not in (None, "best"):
         return UNBOUNDED
     low, high = metric_of(measure.tag).bounds
@@ -52,6 +55,8 @@ def half_step(test: Test, design: Design, number: float, run: Run | None) -> flo
         return max((b - a for a, b in itertools.pairwise(values)), default=0.0) / 2
     if kind in ("share", "count"):
         return 0.5 / (_values(design) if kind == "share" else 1)
+    if test.measure.above is not None:
+        return 0.5 / len(design.seeds)
     if kind is None and test.measure.steps_to is not None and run is not None:
         scaled = SCALES[test.scale]
         return scaled(number) - scaled(number - measures.steps_since(run, test.measure, number) / 2)

@@ -97,6 +97,7 @@ _PROBES = {
         "drift_med": "drift of the medians",
         "drift_iqr": "drift of the spread (log)",
         "drift_normalized": "drift of the medians over the spread",
+        "jitter": "change of the medians between measurements over the spread",
         **{f"q{level}": f"{level} % quantile of the pre-activation" for level in (15, 50, 85)},
         **{f"unit_q{level}": f"{level} % quantile of one unit" for level in (15, 50, 85)},
     },

@@ -5,7 +5,7 @@ tensors; ``cache`` keeps these for forked processes; ``members`` says what each 
 training batches.
 """
 
-from bnexp.data import cifar, digits, image_folder, mnist, npz
+from bnexp.data import cifar, digits, gaussian, image_folder, mnist, npz
 from bnexp.data.base import DATA, Data, Part, Raw, Split
 from bnexp.data.batches import Batches
 from bnexp.data.cache import keep, load
@@ -21,6 +21,7 @@ __all__ = [
     "Split",
     "cifar",
     "digits",
+    "gaussian",
     "image_folder",
     "keep",
     "load",

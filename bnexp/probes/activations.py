@@ -27,6 +27,10 @@ class Quantiles(Probe):
         drift_med        = mean_j max_t |q_50(j, t) - q_50(j, t0)|
         drift_iqr        = mean_j max_t |log(IQR(j, t) / IQR(j, t0))|
         drift_normalized = drift_med / mean_{j, t} IQR(j, t)
+        jitter           = mean_{j, t > t0} |q_50(j, t) - q_50(j, t-)| / mean_{j, t} IQR(j, t)
+
+    where t- is the measurement before t. A drift holds the trend of a training, and ``jitter`` what changes from one
+    measurement to the next, ``every`` steps later; it has no value at t0.
 
     ``q15``, ``q50`` and ``q85`` are means over the units. ``unit_q15`` and so on are the quantiles of one unit, the
     one whose median had moved by the median distance (the lower of two in the middle) at the second measurement. A
@@ -47,6 +51,8 @@ class Quantiles(Probe):
             self.slots[f"{layer}.first"] = z.new_full((3, units), math.nan)  # quantiles at t0
             self.slots[f"{layer}.moved"] = z.new_zeros(2, units)  # running maxima: of the median, of log IQR
             self.slots[f"{layer}.spread"] = z.new_zeros(2)  # the sum over t of mean_j IQR, and the number of t
+            self.slots[f"{layer}.median"] = z.new_full((units,), math.nan)  # at the measurement before
+            self.slots[f"{layer}.jumps"] = z.new_zeros(2)  # the sum of mean_j of its changes; their number
             self.slots[f"{layer}.unit"] = torch.zeros((), dtype=torch.int64, device=z.device)
 
     def measure(self, moment: Moment) -> Values:
@@ -55,7 +61,7 @@ class Quantiles(Probe):
         for layer, z in signals(moment.model, moment.images).before.items():
             values_UN = by_unit(z, self.values)
             now_3U = values_UN.quantile(values_UN.new_tensor(list(_LEVELS.values())), dim=1)
-            found = self._drifts(layer, now_3U) | self._levels(layer, now_3U)
+            found = self._drifts(layer, now_3U) | self._jitter(layer, now_3U) | self._levels(layer, now_3U)
             found["z"] = sample(values_UN, self.histogram)
             measured |= {f"{quantity}/{layer}": value for quantity, value in found.items()}
         return measured
@@ -71,6 +77,16 @@ class Quantiles(Probe):
         (median, ratio), (spread, count) = moved_2U.mean(1).tolist(), spread_2.tolist()
         normalized = median * count / spread if spread else math.nan
         return {"drift_med": median, "drift_iqr": ratio, "drift_normalized": normalized}
+
+    def _jitter(self, layer: str, now_3U: Tensor) -> Values:
+        """Divides by the spread of ``_drifts``, this measurement's included."""
+        before_U, jumps_2, spread_2 = (self.slots[f"{layer}.{name}"] for name in ("median", "jumps", "spread"))
+        jump = (now_3U[1] - before_U).abs().mean()
+        if not before_U.isnan().all():
+            jumps_2.add_(torch.stack([jump, torch.ones_like(jump)]))
+        before_U.copy_(now_3U[1])
+        (total, jumps), (spread, count) = jumps_2.tolist(), spread_2.tolist()
+        return {"jitter": (total / jumps) / (spread / count) if spread else math.nan} if jumps else {}
 
     def _levels(self, layer: str, now_3U: Tensor) -> Values:
         found: Values = dict(zip(_LEVELS, now_3U.mean(1).tolist(), strict=True))

@@ -163,6 +163,7 @@ def _louder(builder, by):
         ("threshold: 0.01", "threshold: high", "small.tests.level.threshold=high: expected a number"),
         ("kind: largest", "kind: most", "small.tests.rate.reduce.kind=most: not known"),
         (", within: 0.05", "", "small.tests.rate.reduce.within: missing; kind=largest needs it"),
+        ("{metric: test/accuracy}", "{steps_to: test/accuracy, reaches: 1, above: 0.5}", "above=0.5: goes with metric"),
         ("{metric: test/accuracy}", "{at: last}", "small.tests.level.measure.metric: give either metric or steps_to"),
         ("{metric: test/accuracy}", "{metric: test/loss, at: end}", "small.tests.level.measure.at=end: not known"),
         ("regimes: [equal]", "regimes: [other]", "small.tests.rate.regimes=other: not known"),
@@ -443,6 +444,13 @@ def test_a_panel_draws_the_statistics_that_its_regime_is_judged_by(tmp_path):
         found[name] = metrics_of(design(load(write(tmp_path / name, text)), "quick"))
     assert found["plain"] == dict.fromkeys(("equal", "tuned"), "test/accuracy")
     assert found["precise"] == {"equal": "test/accuracy", "tuned": "test/accuracy_precise"}
+
+
+def test_a_share_of_runs_is_known_to_half_a_run_of_each_arm(tmp_path):
+    text = SMALL.replace("{metric: test/accuracy}\n    contrast", "{metric: test/accuracy, above: 0.85}\n    contrast")
+    one = judged(tmp_path, harvest(tmp_path, values()), text)["level", "equal"]  # 0.9 of bn, 0.8 of none
+    assert list(one.differences.values()) == [1.0] * 6
+    assert (one.verdict.interval.low, one.verdict.interval.high) == pytest.approx((1 - 2 * 0.5 / 6, 1.0))
 
 
 def test_a_seed_without_all_values_is_left_out_and_said(tmp_path):

@@ -206,6 +206,9 @@ def run(tmp_path) -> Run:
         ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.01}}, 0.7),
         ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.0001}}, None),
         ({"metric": "test/accuracy", "at": {"fraction": 0.6}}, 0.8),
+        ({"metric": "test/accuracy", "above": 0.9}, 0.0),
+        ({"metric": "test/accuracy", "above": 0.7, "at": "mean"}, 1.0),
+        ({"metric": "test/accuracy", "above": 0.7, "at": 50}, None),
         ({"steps_to": "test/accuracy", "reaches": 0.75}, 200),
         ({"steps_to": "test/accuracy", "reaches": 0.95}, None),
         ({"steps_to": "train_eval/loss", "reaches": 0.05}, 200),
@@ -234,6 +237,7 @@ def test_divergence_is_chance_for_accuracies_censored_for_targets_and_missing_el
     assert measures.value(dead, Measure(metric="test/accuracy", minus="test/loss")) is None
     assert measures.value(dead, Measure(steps_to="test/accuracy", reaches=0.3)) is None
     assert measures.value(dead, Measure(metric="test/loss")) is None
+    assert measures.value(dead, Measure(metric="test/accuracy", above=0.3)) == 0.0
 
 
 # An arm over an axis of four values, two seeds: best mean 0.93 at 0.3, dead at 3.

@@ -152,6 +152,8 @@ def files_of(name, request):
         return {"path": str(request.getfixturevalue("npz")()), "layout": "nchw", "holdout": None}
     if name == "image_folder":
         return {"path": str(request.getfixturevalue("folder")), "holdout": None}
+    if name == "gaussian":
+        return {"features": 3, "samples": 40}
     assert name == "digits", f"say how the files of {name} are made for this test"
     return {}
 
@@ -164,7 +166,7 @@ def test_every_source_keeps_the_promises_of_data(name, request):
         assert split.x.dtype == torch.float32
         assert split.y.dtype == torch.int64
         assert split.x.shape == (len(split), *data.shape)
-        assert 0 <= split.x.min() < split.x.max() <= 1
+        assert name == "gaussian" or 0 <= split.x.min() < split.x.max() <= 1
         assert set(split.y.tolist()) <= set(range(data.classes))
     assert torch.equal(data.train.x, again.train.x)
     assert torch.equal(data.test.y, again.test.y)
@@ -172,6 +174,18 @@ def test_every_source_keeps_the_promises_of_data(name, request):
     assert abs(standard.mean()) < 1e-4
     limited = load({**options, "train_limit": 4, "test_limit": 2})
     assert (len(limited.train), len(limited.test)) == (4, 2)
+
+
+def test_one_linear_map_decides_the_classes_of_gaussian_vectors():
+    data = load({"name": "gaussian", "features": 5, "samples": 2000, **PLAIN})
+    x_NF, y_N = (torch.cat([getattr(split, name) for split in (data.train, data.test)]).numpy() for name in "xy")
+    assert np.abs(np.cov(x_NF.T) - np.eye(5)).max() < 0.1
+    assert np.abs(x_NF.mean(0)).max() < 0.1
+    assert 0.45 < y_N.mean() < 0.55
+    # For Gaussian x the mean of x over a class points along the map, which then sorts all of them but the nearest.
+    w_F = x_NF[y_N == 1].mean(0) - x_NF[y_N == 0].mean(0)
+    assert ((x_NF @ w_F > 0) == y_N).mean() > 0.97
+    assert len({tuple(x_F) for x_F in x_NF}) == 4000
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,10 @@ def test_drifts_are_running_maxima_over_the_steps_measured():
         )
         normalized = moved.mean() / iqr[: t + 1].mean()
         assert values["drift_normalized/hidden1"] == pytest.approx(normalized, **EXACT)
+    assert "jitter/hidden1" not in measured[0]
+    for t in (1, 2, 3):
+        jumps = np.abs(np.diff(q[: t + 1, 1], axis=0))  # [t, U]
+        assert measured[t]["jitter/hidden1"] == pytest.approx(jumps.mean() / iqr[: t + 1].mean(), **EXACT)
     unit = np.argsort(np.abs(q[1, 1] - q[0, 1]))[3]  # the middle of seven
     assert "unit_q15/hidden1" not in measured[0]
     for t in (1, 2, 3):
