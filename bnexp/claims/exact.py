@@ -297,22 +297,22 @@ def gradient_cost() -> list[Row]:
     convention = {"eps": 1e-5, "momentum": 0.1, "affine": True}
     exact = _operations({"name": "bn_scratch", "convention": "torch", "variance": "unbiased", **convention})
     constant = _operations({"name": "detached_bn", "detach": "both", **convention})
-    return [Row("operations with the exact gradient, over those with statistics as constants", exact / constant, 1.0, 0.05)]
+    return [
+        Row("operations with the exact gradient, over those with statistics as constants", exact / constant, 1.0, 0.05)
+    ]
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations that run in its with block; see ``gradient_cost``."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
+    count: int = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, given: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
         answer = operation(*given, **keywords)
         products = flop_registry.get(operation.overloadpacket)
         if products is not None:
-            self.count += products(*given, **keywords, out_val=answer)
+            self.count += int(products(*given, **keywords, out_val=answer))
         elif not operation.is_view:
             tensors = [leaf for leaf in tree_leaves((given, keywords, answer)) if isinstance(leaf, Tensor)]
             self.count += max((tensor.numel() for tensor in tensors), default=0)
@@ -323,6 +323,7 @@ def _operations(norm: dict[str, Any], units: int = 100, images: int = 60) -> int
     """The operations of a linear map and a norm, forward and backward."""
     linear, layer = nn.Linear(units, units, bias=False).double(), NORMS.bind(norm)(units).double()
     x, dy = _normal(images, units, of="x").requires_grad_(), _normal(images, units, of="dy")
-    with _Operations() as operations:
+    operations = _Operations()  # type: ignore[no-untyped-call]
+    with operations:
         torch.autograd.backward(layer(linear(x)), dy)
     return operations.count

@@ -15,7 +15,7 @@ from conftest import start
 from processes import until
 from results import case
 
-from bnexp.claims import declaration, judging, sweeps
+from bnexp.claims import declaration, exact, judging, sweeps
 from bnexp.claims.declaration import PROFILES, load
 from bnexp.claims.design import design
 from bnexp.claims.exact import EXACT, check
@@ -135,6 +135,18 @@ def test_three_percent_of_the_variance_of_weights_fail_every_number(factor, monk
     for name in ("lecun", "kaiming", "torch", "normal"):
         monkeypatch.setitem(INITS._builders, name, _louder(INITS[name], factor**0.5))
     assert [row.name for row in check("init_rms") if row.holds] == []
+
+
+def test_operations_are_counted_as_on_paper():
+    n, m = 7, 5
+    products, shift = 3 * 2 * m * n * n, 2 * m * n  # y, dx, dw; adding a bias and summing its gradient
+    assert exact._operations({"name": "none"}, units=n, images=m) == products + shift
+
+
+def test_the_gradient_of_whitening_is_told_as_costly():
+    whitening = {"name": "zca", "group_size": 20, "eps": 1e-5, "momentum": 0.1, "affine": True}
+    plain, white = (exact._operations(norm, units=20, images=50) for norm in ({"name": "none"}, whitening))
+    assert white > 2 * plain
 
 
 def _louder(builder, by):
