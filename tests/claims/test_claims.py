@@ -455,6 +455,9 @@ def test_a_metric_that_no_run_has_is_no_verdict_and_found_by_a_smoke_test(tmp_pa
     assert cases["rate", "equal"].verdict.word == "supported"
     made = design(load(write(tmp_path, text)), "quick")
     assert judging.missing_metrics(made, made_of) == ["probe/nothing: not among the metrics of the runs"]
+    alone = design(load(write(tmp_path, text.replace(", none@0.10: -1", ""))), "quick")
+    without = Harvest({key: run for key, run in made_of.runs.items() if key[1].startswith("none")}, {}, 0, [])
+    assert judging.missing_metrics(alone, without) == []  # an arm that no test measures by it need not have it
 
 
 def test_the_logarithm_of_zero_is_refused_with_a_sentence(tmp_path):
