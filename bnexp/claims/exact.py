@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from bnexp.config.registry import Registry
 from bnexp.models.init import INITS, Init
@@ -282,3 +285,45 @@ def _squares(init: Init, n: int, depth: int, network: int) -> Tensor:
         init.draw(layer, generator(0, "exact", "depth", str(number), str(network)))
         linear, relu = layer(linear), torch.relu(layer(relu))
     return torch.stack([linear.square().mean(), relu.square().mean()])
+
+
+@EXACT.register("gradient_cost")
+def gradient_cost() -> list[Row]:
+    """What the gradient through the statistics of batch norm adds to a layer: counted operations, no seconds.
+
+    A linear map of 100 units and batch norm, 60 images, forward and backward. A matrix product counts 2 operations for
+    each pair of numbers that it multiplies; any other operation of torch one for each number of its largest tensor.
+    """
+    convention = {"eps": 1e-5, "momentum": 0.1, "affine": True}
+    exact = _operations({"name": "bn_scratch", "convention": "torch", "variance": "unbiased", **convention})
+    constant = _operations({"name": "detached_bn", "detach": "both", **convention})
+    return [
+        Row("operations with the exact gradient, over those with statistics as constants", exact / constant, 1.0, 0.05)
+    ]
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that run in its with block; see ``gradient_cost``."""
+
+    count: int = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, given: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        answer = operation(*given, **keywords)
+        products = flop_registry.get(operation.overloadpacket)
+        if products is not None:
+            self.count += int(products(*given, **keywords, out_val=answer))
+        elif not operation.is_view:
+            tensors = [leaf for leaf in tree_leaves((given, keywords, answer)) if isinstance(leaf, Tensor)]
+            self.count += max((tensor.numel() for tensor in tensors), default=0)
+        return answer
+
+
+def _operations(norm: dict[str, Any], units: int = 100, images: int = 60) -> int:
+    """The operations of a linear map and a norm, forward and backward."""
+    linear, layer = nn.Linear(units, units, bias=False).double(), NORMS.bind(norm)(units).double()
+    x, dy = _normal(images, units, of="x").requires_grad_(), _normal(images, units, of="dy")
+    operations = _Operations()  # type: ignore[no-untyped-call]
+    with operations:
+        torch.autograd.backward(layer(linear(x)), dy)
+    return operations.count

@@ -129,19 +129,25 @@ def _voided(case: Judged, needs: Sequence[str], cases: Sequence[Judged]) -> Judg
 
 
 def missing_metrics(design: Design, harvest: Harvest) -> list[str]:
-    """The metrics of tests and figure that finished runs lack; for a smoke test."""
+    """The metrics of tests and figure that finished runs of their arms lack; for a smoke test."""
     faults: dict[str, None] = {}
-    wanted = [(test.measure, design.regimes_of(test)) for test in design.tests.values()]
+    wanted = [(test.measure, design.regimes_of(test), _arms(test)) for test in design.tests.values()]
     if design.claim.figure.kind != "dots":
-        wanted.append((Measure(metric=design.claim.figure.metric), design.regimes))
-    for measure, regimes in wanted:
-        for (regime, _, _), run in harvest.runs.items():
-            if regime in regimes:
+        wanted.append((Measure(metric=design.claim.figure.metric), design.regimes, set(design.arms)))
+    for measure, regimes, arms in wanted:
+        for (regime, label, _), run in harvest.runs.items():
+            if regime in regimes and label.partition("@")[0] in arms:
                 try:
                     measures.value(run, measure, target=0.0)
                 except measures.MissingMetricError as error:
                     faults.setdefault(str(error).partition(":")[0], None)
     return [f"{tag}: not among the metrics of the runs" for tag in faults]
+
+
+def _arms(test: Test) -> set[str]:
+    """The arms that a test measures."""
+    named = {name.partition("@")[0] for name in test.contrast}
+    return named if test.measure.target_arm is None else named | {test.measure.target_arm}
 
 
 class _Case:

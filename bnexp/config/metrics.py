@@ -60,6 +60,7 @@ _CONDITIONS = {
 _ALONE = {"lr": "learning rate"}
 # Probe -> quantity -> its name in words.
 _PROBES = {
+    "convergence": {"left": "share of the way to the present weights"},
     "covariance": {
         "condition": "condition number of the inputs",
         "rank": "rank of the inputs",

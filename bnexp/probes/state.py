@@ -1,4 +1,4 @@
-"""Probes of layers: covariances of inputs, norms of weights, and the error of running statistics."""
+"""Probes of layers: covariances of inputs, norms and ways of weights, and the error of running statistics."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bnexp.config.checks import Positive
 from bnexp.data import Split
 from bnexp.models.layers import keeps_variances, layers, moving_norms, stored_weight
 from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, require_layers, signals
+from bnexp.probes.invariance import weight_names
 from bnexp.training.losses import accuracy, hits
 from bnexp.training.statistics import batch_statistics, write_precise
 
@@ -115,6 +116,44 @@ class WeightNorms(Probe):
             if layer.norm is not None and layer.norm.gain is not None:
                 found["gain"] = layer.norm.gain.detach().abs().quantile(0.5).item()
             measured |= {f"{quantity}/{name}": value for quantity, value in found.items()}
+        return measured
+
+
+@PROBES.register("convergence")
+class Convergence(Probe):
+    """How near each layer already was, at a marked step m, to the weights that it has now, at step t > m.
+
+    ``left`` = ||W_m - W_t|| / ||W_0 - W_t||, with the (stored) weights W_0 before the first step: the share of the
+    distance from W_0 to W_t that was left at m. At the last step these are the final weights: layers with a smaller
+    share converged earlier (Chen, Yuille & Zhou 2023 compare layers by their distance to the final weights). Up to m it
+    is 1; nan where the weights have not moved. Keeps two copies of all weights.
+
+    Options:
+        mark: m is the first measured step from this one on.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, *, mark: Positive) -> None:
+        super().__init__()
+        self.mark, self.weights = mark, weight_names(require_layers("convergence", model))
+        parameters = dict(model.named_parameters())
+        self.slots["marked"] = torch.tensor(False, device=images.device)
+        for name, weight in self.weights.items():
+            self.slots[f"{name}.start"] = torch.full_like(parameters[weight], math.nan)
+            self.slots[f"{name}.mark"] = torch.full_like(parameters[weight], math.nan)
+
+    def measure(self, moment: Moment) -> Values:
+        """The share of each layer."""
+        reached = moment.step >= self.mark and not self.slots["marked"]
+        measured: Values = {}
+        for name, weight in self.weights.items():
+            start, mark, now = self.slots[f"{name}.start"], self.slots[f"{name}.mark"], moment.before[weight]
+            if moment.step == 1:
+                start.copy_(now)
+                mark.copy_(now)
+            measured[f"left/{name}"] = ((mark - now).norm() / (start - now).norm()).item()
+            if reached:
+                mark.copy_(now)
+        self.slots["marked"].fill_(moment.step >= self.mark)
         return measured
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from processes import Ended, begin, survivors, until
 
-from bnexp.claims import declaration, judging, sweeps
+from bnexp.claims import declaration, exact, judging, sweeps
 from bnexp.claims.declaration import PROFILES, load
 from bnexp.claims.design import design
 from bnexp.claims.exact import EXACT, check
@@ -140,6 +140,18 @@ def test_three_percent_of_the_variance_of_weights_fail_every_number(factor, monk
     for name in ("lecun", "kaiming", "torch", "normal"):
         monkeypatch.setitem(INITS._builders, name, _louder(INITS[name], factor**0.5))
     assert [row.name for row in check("init_rms") if row.holds] == []
+
+
+def test_operations_are_counted_as_on_paper():
+    n, m = 7, 5
+    products, shift = 3 * 2 * m * n * n, 2 * m * n  # y, dx, dw; adding a bias and summing its gradient
+    assert exact._operations({"name": "none"}, units=n, images=m) == products + shift
+
+
+def test_the_gradient_of_whitening_is_told_as_costly():
+    whitening = {"name": "zca", "group_size": 20, "eps": 1e-5, "momentum": 0.1, "affine": True}
+    plain, white = (exact._operations(norm, units=20, images=50) for norm in ({"name": "none"}, whitening))
+    assert white > 2 * plain
 
 
 def _louder(builder, by):
@@ -490,6 +502,9 @@ def test_a_metric_that_no_run_has_is_no_verdict_and_found_by_a_smoke_test(tmp_pa
     assert cases["rate", "equal"].verdict.word == "supported"
     made = design(load(write(tmp_path, text)), "quick")
     assert judging.missing_metrics(made, made_of) == ["probe/nothing: not among the metrics of the runs"]
+    alone = design(load(write(tmp_path, text.replace(", none@0.10: -1", ""))), "quick")
+    without = Harvest({key: run for key, run in made_of.runs.items() if key[1].startswith("none")}, {}, 0, [])
+    assert judging.missing_metrics(alone, without) == []  # an arm that no test measures by it need not have it
 
 
 def test_the_logarithm_of_zero_is_refused_with_a_sentence(tmp_path):

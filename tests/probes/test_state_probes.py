@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -279,6 +280,24 @@ def test_weight_norms():
         assert measured[f"gain/{name}"] == pytest.approx(np.median(gains), **EXACT)
     assert "row/head" in measured
     assert "gain/head" not in measured
+
+
+def test_convergence_is_the_share_of_the_way_that_was_left_at_the_mark():
+    given = moment(network(MLP, shape=(5,)), shape=(5,))
+    watched = probe("convergence", given, mark=3)
+
+    def measured(step, by):
+        """At weights that have moved by so much from those of step 1, the head's not at all."""
+        moved = {name: w if "head" in name else w + by for name, w in given.before.items()}
+        return watched.measure(dataclasses.replace(given, step=step, before=moved))
+
+    assert all(math.isnan(share) for share in measured(1, 0.0).values())
+    for step, by in ((2, 0.5), (4, 3.0)):  # 4 is the first step from the mark on
+        assert measured(step, by)["left/hidden1"] == 1.0
+    there_and_back = measured(6, -1.0)
+    assert [there_and_back[f"left/hidden{n}"] for n in (1, 2, 3)] == pytest.approx([4.0] * 3, **EXACT)
+    assert math.isnan(there_and_back["left/head"])
+    assert measured(8, 4.0)["left/hidden1"] == pytest.approx(0.25, **EXACT)
 
 
 def test_eval_mismatch():
