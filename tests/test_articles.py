@@ -94,7 +94,5 @@ def test_every_link_leads_somewhere():
 def anchors(page: Path) -> set[str]:
     """What a link can lead to in a page: its headings, as GitHub names them, and ids in its HTML."""
     text = page.read_text(encoding="utf-8")
-    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads} | set(
-        re.findall(r'id="([^"]+)"', text)
-    )
+    heads = [re.sub(r"[^\w -]", "", head.lower()) for head in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+    return {*(head.replace(" ", "-") for head in heads), *re.findall(r'id="([^"]+)"', text)}
