@@ -80,6 +80,10 @@ def test_a_claim_and_the_page_agree_on_what_it_answers(claim):
     assert named == set(said)
 
 
+def test_a_statement_that_is_wrong_leads_to_its_erratum_and_every_erratum_is_led_to():
+    assert set(re.findall(r"\(#(erratum-\w+)\)", TEXT)) == {name for name, _ in ERRATA}
+
+
 def test_every_link_leads_somewhere():
     given = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", TEXT, re.MULTILINE))
     used = set(re.findall(r"\]\[([^\]]+)\]", TEXT))
