@@ -22,6 +22,7 @@ from PIL import Image
 from bnexp.cli.commands import COMMANDS
 from bnexp.cli.completion import options_of
 from bnexp.config.compose import plain
+from bnexp.evaluations import EVALUATIONS
 from bnexp.norms import NORMS
 
 GUIDE = ROOT / "docs" / "guide"
@@ -136,6 +137,14 @@ def test_an_own_norm(type_in):
     (block,) = [block for block in listed.split("\n\n") if block.startswith("peak ")]
     assert "Divides each sample by its largest absolute value" in " ".join(block.split())
     assert set(arms(table)) == {"bn", "peak"}
+
+
+def test_an_own_evaluation(type_in):
+    with EVALUATIONS.temporarily():
+        _, table = type_in(section("evaluations.md", "An evaluation of your own"))
+    sys.modules.pop("my_bars", None)
+    assert table.startswith("test/accuracy_bar4 at the last step\n")
+    assert len(arms(table)) == 1
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
-"""A norm, a model, a data set and a probe of one's own, without a change to bnexp.
+r"""A norm, a model, a data set, a probe and an evaluation of one's own, without a change to bnexp.
 
 From this folder::
 
-    bnexp train --config-dir configs imports=[my_lab] norm=peak model=wide data=quadrants probes=[kurtosis] epochs=5
+    bnexp train --config-dir configs imports=[my_lab] norm=peak model=wide data=quadrants probes=[kurtosis] \
+        evaluations=[turned] epochs=5
 
 ``imports`` names this file, whose decorators register what is in it; ``configs`` holds one yaml for each, in which the
 numbers of the options stand. From then on they are words like all others: in sweeps, in comparisons, in claims.
@@ -11,12 +12,14 @@ numbers of the options stand. From then on they are words like all others: in sw
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from bnexp.config.checks import Positive, PositiveFloat
 from bnexp.data import DATA, Part, Raw
+from bnexp.evaluations import EVALUATIONS, Condition, Pixels
 from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS, Norm
 from bnexp.probes import PROBES, Moment, Probe
@@ -82,3 +85,17 @@ def _kurtosis(x: Tensor) -> float:
 def kurtosis(model: nn.Module, images: Tensor) -> Probe:
     """How Gaussian pre-activations are."""
     return Kurtosis()
+
+
+def _turned(degrees: float, points: Tensor) -> Tensor:
+    angle = math.radians(degrees)
+    sin, cos = math.sin(angle), math.cos(angle)
+    return points @ torch.tensor([[cos, sin], [-sin, cos]]).to(points)
+
+
+@EVALUATIONS.register("turned")
+def turned(pixels: Pixels, *, degrees: list[PositiveFloat]) -> list[Condition]:
+    """Points turned around the origin; names of metrics have the angle, as ``test/accuracy_turned90`` has."""
+    if pixels.data.shape != (2,):
+        raise ValueError(f"evaluations=[turned]: turns points of a plane, and data={pixels.data.name} has others")
+    return [Condition(f"turned{each:g}", partial(_turned, each)) for each in degrees]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import csv
+import re
 import shutil
 import sys
+from contextlib import ExitStack
 
 import pytest
 from conftest import ROOT
 
 from bnexp.data import DATA
+from bnexp.evaluations import EVALUATIONS
 from bnexp.models import MODELS
 from bnexp.norms import NORMS
 from bnexp.probes import PROBES
 
 EXAMPLE = ROOT / "docs" / "extending"
-WORDS = ("norm=peak", "model=wide", "data=quadrants", "probes=[kurtosis]", "epochs=5", "hydra.run.dir=run")
+WORDS = ("norm=peak", "model=wide", "data=quadrants", "probes=[kurtosis]", "evaluations=[turned]", "epochs=5")
 
 
 @pytest.fixture
@@ -24,28 +28,45 @@ def own_folder(tmp_path, monkeypatch):
     shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with NORMS.temporarily(), MODELS.temporarily(), DATA.temporarily(), PROBES.temporarily():
+    with ExitStack() as stack:
+        for registry in (NORMS, MODELS, DATA, PROBES, EVALUATIONS):
+            stack.enter_context(registry.temporarily())
         yield tmp_path
     sys.modules.pop("my_lab", None)
 
 
 def test_the_command_of_the_example(bnexp, own_folder):
-    answer = bnexp("train", "--config-dir", "configs", "imports=[my_lab]", *WORDS)
+    answer = bnexp("train", "--config-dir", "configs", "imports=[my_lab]", *WORDS, "hydra.run.dir=run")
     assert answer.code == 0, answer
     with (own_folder / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    accuracies = [float(row["value"]) for row in rows if row["metric"] == "test/accuracy"]
-    assert len(accuracies) == 5
-    assert accuracies[-1] > 0.8
+    accuracy, quarter, half = (_values(rows, f"test/accuracy{turned}") for turned in ("", "_turned90", "_turned180"))
+    assert len(accuracy) == 5
+    assert accuracy[-1] > 0.8
+    # A quarter turn takes every point to a neighbouring quadrant, which is of the other class; a half turn does not.
+    assert quarter[-1] < 0.2
+    assert half[-1] > 0.8
     measured = [row for row in rows if row["metric"].startswith("probe/kurtosis/kurtosis/")]
     assert measured[0]["step"] == "1"
     assert all(1 <= float(row["value"]) < 100 for row in measured)
-    assert f'"{" ".join(("--config-dir configs imports=[my_lab]", *WORDS[:5]))}' in f'"{_command()}'
+    assert _command() == ["--config-dir", "configs", "imports=[my_lab]", *WORDS]
 
 
-def _command() -> str:
-    (line,) = [line for line in (EXAMPLE / "my_lab.py").read_text().splitlines() if "bnexp train" in line]
-    return line.partition("bnexp train ")[2]
+def _values(rows: list[dict[str, str]], metric: str) -> list[float]:
+    return [float(row["value"]) for row in rows if row["metric"] == metric]
+
+
+def _command() -> list[str]:
+    """The words behind ``bnexp train`` in the docstring of the example."""
+    said = re.sub(r" \\\n +", " ", ast.get_docstring(ast.parse((EXAMPLE / "my_lab.py").read_text())) or "")
+    (command,) = re.findall(r"^ +bnexp train (.+)$", said, re.MULTILINE)
+    return command.split()
+
+
+def test_an_evaluation_of_points_is_refused_on_images(bnexp, own_folder):
+    answer = bnexp("train", "--config-dir", "configs", "imports=[my_lab]", "evaluations=[turned]", "hydra.run.dir=run")
+    assert answer.complaint == "bnexp: evaluations=[turned]: turns points of a plane, and data=digits has others"
+    assert not (own_folder / "run").exists()
 
 
 def test_a_fault_in_a_users_file_is_named_by_file_and_line(bnexp, own_folder):

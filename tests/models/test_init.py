@@ -132,6 +132,15 @@ def test_every_linear_map_is_drawn_anew_and_no_norm_is(rule):
         assert (parameter == 7).all() if name.startswith("1.") else not (parameter == 7).any(), name
 
 
+def test_the_function_of_one_article_draws_no_layer_and_would_stop_at_a_norm():
+    # weights_init of article 004 looks for these words in the names of classes, as torch's first examples did with
+    # "Conv" and "BatchNorm", and then calls constant_ without a number.
+    layers = [nn.Conv2d(1, 2, 3), nn.Linear(2, 2), nn.BatchNorm2d(2)]
+    assert not [layer for layer in layers for word in ("conv", "layer", "bn") if word in type(layer).__name__]
+    with pytest.raises(TypeError, match="'val'"):
+        nn.init.constant_(layers[2].weight)
+
+
 @pytest.mark.parametrize("norm", list(NORMS))
 def test_norms_start_with_gain_one_and_bias_zero(norm):
     layers = [module for module in network(norm).modules() if isinstance(module, Norm)]

@@ -7,6 +7,7 @@ and a variance (Wu & He 2018, eq. 1-7), written with loops over single values an
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -509,6 +510,25 @@ def test_worked_example(name):
     last(x)
     assert_close(last.running_mean, torch.tensor([7.5, 11.5, 15.5]))
     assert_close(last.running_var, torch.full((3,), 37.25 * 8 / 7, dtype=torch.float64))
+
+
+@batch_norms
+def test_the_variance_is_the_mean_of_squared_deviations_and_not_what_one_article_prints(name):
+    # Article 003 prints (1/m) sum (z - mean^2), which is mean - mean^2: below zero for 0, 1, 2, 3, 12, 13, 14, 15.
+    z = torch.tensor([0, 1, 2, 3, 12, 13, 14, 15], dtype=torch.float64)
+    printed = (z - z.mean() ** 2).mean().item()
+    assert printed == 7.5 - 7.5**2 == -48.75
+    norm = build(name, channels=1, affine=False, eps=1e-14)
+    assert_close(norm(z.view(8, 1)).flatten(), (z - 7.5) / 37.25**0.5)
+
+
+@pytest.mark.parametrize(("variance", "average"), [("unbiased", 1 / 4), ("biased", 1 / 8)])
+def test_only_the_unbiased_variance_of_small_batches_averages_to_that_of_all(variance, average):
+    # All equally likely batches of two from a fair coin, whose variance is 1/4.
+    norm = build("bn_scratch", channels=1, momentum=None, variance=variance)
+    for pair in itertools.product([0.0, 1.0], repeat=2):
+        norm(torch.tensor(pair, dtype=torch.float64).view(2, 1))
+    assert_close(norm.running_var, torch.tensor([average]))
 
 
 @batch_norms
