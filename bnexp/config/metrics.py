@@ -55,12 +55,16 @@ _SPLITS = {"train": "training", "train_eval": "training (evaluated)"}
 # Beginning of a condition's name -> the condition in words; what follows in the name is a number.
 _CONDITIONS = {
     **{kind: f"{kind} of severity" for kind in ("noise", "blur", "contrast", "brightness")},
-    **{"fgsm": "FGSM of epsilon", "pgd": "PGD of epsilon"},
+    **{"fgsm": "FGSM of epsilon", "pgd": "PGD of epsilon", "task": "task"},
 }
 _ALONE = {"lr": "learning rate"}
 # Probe -> quantity -> its name in words.
 _PROBES = {
     "convergence": {"left": "share of the way to the present weights"},
+    "boundaries": {
+        "distance": "distance to the switching of a unit",
+        "nearest": "distance to the nearest switching of a unit",
+    },
     "covariance": {
         "condition": "condition number of the inputs",
         "rank": "rank of the inputs",
@@ -102,12 +106,17 @@ _PROBES = {
         **{f"q{level}": f"{level} % quantile of the pre-activation" for level in (15, 50, 85)},
         **{f"unit_q{level}": f"{level} % quantile of one unit" for level in (15, 50, 85)},
     },
+    "rank": {"effective": "effective rank of the features", "participation": "participation ratio of the features"},
     "saturation": {
         "saturated": "share of saturated outputs",
         "zeros": "share of outputs that are 0",
         "dead": "share of dead units",
         "constant": "share of constant units",
         "gain": "mean squared slope of the activation",
+    },
+    "shattering": {
+        "neighbours": "cosine of gradients at neighbouring inputs",
+        "images": "cosine of gradients at different images",
     },
     "sharpness": {"lambda_max": "largest eigenvalue of the Hessian"},
     "signal": {

@@ -22,7 +22,7 @@ LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("model", "lenet"): {"padding": 2},
     ("data", "image_folder"): {"holdout": None},
     ("data", "npz"): {"holdout": None},
-    ("data", ANY): {"order": "shuffled", "label_noise": 0.0, "split_seed": "fixed"},
+    ("data", ANY): {"train_classes": None, "order": "shuffled", "label_noise": 0.0, "split_seed": "fixed"},
     ("optim", ANY): {"decay_weight": True, "decay_bias": True, "decay_gain": None, "decay_norm_bias": None},
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -27,6 +27,8 @@ class Preparation:
 
     Attributes:
         classes: the classes to keep in all splits; the first listed becomes label 0; None keeps all, with their labels.
+        train_classes: the kept classes that training and validation images belong to; labels, head and test images are
+            still those of all kept classes. None for all.
         validation: the fraction of the training images that is set apart; 0 for none.
         train_limit: how many of the remaining training images to use; None for all.
         test_limit: how many of the test images to use, a fixed mix of all classes; None for all.
@@ -48,6 +50,7 @@ class Preparation:
     """
 
     classes: list[Annotated[int, Range(least=0)]] | None
+    train_classes: list[Annotated[int, Range(least=0)]] | None
     validation: Fraction
     train_limit: Annotated[int | None, Range(least=1)]
     test_limit: Annotated[int | None, Range(least=1)]
@@ -144,6 +147,13 @@ class Split:
         order = torch.randperm(len(self), generator=generator(0, "mixed")).to(self.y.device)
         rows_MN = order.expand(members, -1) if self.rows is None else self.rows[:, order]
         return Split(self.x, self.y[..., order], rows_MN)
+
+    def of_classes(self, classes: Sequence[int]) -> Split:
+        """The samples of some classes, where all members have the same samples and labels."""
+        assert self.rows is None
+        assert self.y.ndim == 1
+        kept = torch.isin(self.y, torch.tensor(classes, device=self.y.device))
+        return Split(self.x[kept], self.y[kept])
 
     def of(self, member: int) -> Split:
         """The samples of one member."""

@@ -91,8 +91,9 @@ def _balanced(rows: Tensor, y: Tensor, how: Preparation) -> Tensor:
     each = how.labels_per_class
     if each is None:
         return rows
-    found = [rows[y[rows] == label][:each] for label in range(int(y.max()) + 1)]
-    for label, some in enumerate(found):
+    labels = sorted(set(y.tolist()))
+    found = [rows[y[rows] == label][:each] for label in labels]
+    for label, some in zip(labels, found, strict=True):
         if len(some) < each:
             name = label if how.classes is None else how.classes[label]
             raise ValueError(f"data.labels_per_class={each}: there are {len(some)} training images of class {name}")

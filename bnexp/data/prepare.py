@@ -46,10 +46,10 @@ def load(options: Mapping[str, Any]) -> Data:
 def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     """Choose the images, then resize, binarize, standardize and whiten them.
 
-    The choice goes in this order: ``classes``; ``validation`` images; ``train_limit`` of the images that are left;
-    ``labels_per_class`` of these. It is the same for every seed, and all statistics are taken over the chosen training
-    images. With ``split_seed=seed``, ``seen_by`` chooses after ``classes``: until then ``train`` has all images, and
-    the statistics are theirs, so that all seeds see equal pixels.
+    The choice goes in this order: ``classes`` and ``train_classes``; ``validation`` images; ``train_limit`` of the
+    images that are left; ``labels_per_class`` of these. It is the same for every seed, and all statistics are taken
+    over the chosen training images. With ``split_seed=seed``, ``seen_by`` chooses after the classes: until then
+    ``train`` has all their images, and the statistics are theirs, so that all seeds see equal pixels.
 
     Raises:
         ValueError: the data are inconsistent, or too few for what is asked.
@@ -128,6 +128,21 @@ def _classes(raw: Raw, how: Preparation) -> Sequence[int]:
     return how.classes
 
 
+def _train_classes(how: Preparation, classes: Sequence[int]) -> Sequence[int]:
+    """The source's labels of the classes to train.
+
+    Raises:
+        ValueError: one is not among the kept classes, or none is given.
+    """
+    if how.train_classes is None:
+        return classes
+    unknown = [label for label in how.train_classes if label not in classes]
+    if unknown or not how.train_classes:
+        wrong = f"{unknown[0]} is not a class of this run" if unknown else "no class"
+        raise ValueError(f"data.train_classes={how.train_classes}: {wrong}; allowed are {', '.join(map(str, classes))}")
+    return how.train_classes
+
+
 def _rows_of(raw: Raw, part: Part, classes: Sequence[int]) -> Tensor:
     """Indices of the samples of these classes, ascending.
 
@@ -146,7 +161,7 @@ def _train_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> tuple[Ten
     Raises:
         ValueError: there are fewer images than asked for, or ``whiten`` has no fixed images to take statistics over.
     """
-    kept = _rows_of(raw, raw.train, classes)
+    kept = _rows_of(raw, raw.train, _train_classes(how, classes))
     if how.split_seed == "fixed":
         train, validation = choose(_labels(raw.train.y[kept], how.classes), _SPLIT_SEED, how)
         return kept[train], kept[validation]

@@ -3,7 +3,7 @@
 ``base`` has the registry and what every evaluation says; ``evaluator`` measures them all at one moment of a training.
 """
 
-from bnexp.evaluations import attack, clean, corruption
+from bnexp.evaluations import attack, clean, corruption, tasks
 from bnexp.evaluations.base import EVALUATIONS, Condition, Pixels, Wanted, evaluation, wanted
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "clean",
     "corruption",
     "evaluation",
+    "tasks",
     "wanted",
 ]

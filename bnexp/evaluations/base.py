@@ -54,11 +54,13 @@ class Condition:
         name: in names of metrics; empty for images that are not changed.
         change: pixels [N, C, H, W] or [N, F] between 0 and 1 -> changed pixels; the same for all members.
         attack: changes the inputs of each member, knowing the member.
+        classes: only images of these classes are measured, and answered among them; None means all.
     """
 
     name: str = ""
     change: Callable[[Tensor], Tensor] | None = None
     attack: Attack | None = None
+    classes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

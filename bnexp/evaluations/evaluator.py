@@ -65,7 +65,7 @@ class Evaluator:
         self._population, self._images, self._pixels = population, images, pixels
         self._average_MP, self._decays = average_MP, list(decays)
         self._wanted = [(each, each.conditions(pixels)) for each in wanted]
-        self._views = {name: _Views(split, len(population)) for name, split in images.splits.items()}
+        self._views: dict[tuple[str, tuple[int, ...] | None], _Views] = {}
 
     def __call__(self) -> Measures:
         """Every measurement, by its tag: [M]."""
@@ -114,12 +114,17 @@ class Evaluator:
                 size,
                 attack=condition.attack,
                 calibrated="ece" in wanted.quantities,
+                classes=condition.classes,
                 forward=stack.enter_context(adapting(self._population)) if source.kind == "tent" else None,
             )
 
     def _view(self, name: str, condition: Condition, *, mixed: bool) -> Split:
         """The images of a split as a condition changes them; ``mixed``: in a random order that is always the same."""
-        views, change, pixels = self._views[name], condition.change, self._pixels
+        if (name, condition.classes) not in self._views:
+            split = self._images.splits[name]
+            some = split if condition.classes is None else split.of_classes(condition.classes)
+            self._views[name, condition.classes] = _Views(some, len(self._population))
+        views, change, pixels = self._views[name, condition.classes], condition.change, self._pixels
         if change is not None:
             views.change(lambda x: pixels.scaled(change(pixels.shown(x))))
         return views.view(changed=change is not None, mixed=mixed)

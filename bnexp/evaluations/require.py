@@ -28,7 +28,10 @@ def require(wanted: Sequence[Wanted], config: TrainConfig, model: nn.Module, bla
         ValueError: the data have no such images, or the model or the config none of the statistics.
     """
     for each in wanted:
-        each.conditions(pixels)
+        some = any(condition.classes for condition in each.conditions(pixels))
+        if some and set(each.splits) != {"test"}:
+            given = f"evaluations.{each.word}.splits=[{','.join(each.splits)}]"
+            raise ValueError(f"{given}: the images of a task are chosen among test images; use [test]")
         if "validation" in each.splits and pixels.data.validation is None:
             given = f"evaluations.{each.word}.splits=[validation]"
             raise ValueError(f"{given}: needs validation images; use data.validation=0.1")

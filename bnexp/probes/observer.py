@@ -86,7 +86,11 @@ class Observer:
         self._smoothing = label_smoothing
         self._looked_at: _Before | None = None
         members = len(population)
-        self._batches = {watch.name: train.mixed(watch.images).batch(slice(None), members) for watch in wanted}
+        like = population.theta_MP
+        self._batches = {
+            watch.name: train.mixed(watch.images).to(like.device, like.dtype).batch(slice(None), members)
+            for watch in wanted
+        }
         self.probes: dict[str, list[Probe]] = {
             watch.name: [
                 watch.build(member, x_B)

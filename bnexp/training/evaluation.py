@@ -32,6 +32,7 @@ def evaluate(
     *,
     attack: Attack | None = None,
     calibrated: bool = False,
+    classes: tuple[int, ...] | None = None,
     forward: Forward | None = None,
 ) -> Measures:
     """Mean cross-entropy (nats) and ``accuracy`` (0 to 1) of every member on all of a split: {quantity: [M]}.
@@ -42,11 +43,12 @@ def evaluate(
         batch_size: images per forward pass.
         attack: changes the inputs, batch by batch.
         calibrated: measure ``ece`` too, see ``_gaps``.
+        classes: those among which the population answers, and to which all images belong; None means all classes.
         forward: answers with logits [M, B, K] instead of the population; used in this pass alone.
     """
     population.train(False)
     by_batch = any(layer.source == "batch" for layer in batch_norms(population.members[0]))
-    given = split, batch_size, attack, calibrated, by_batch
+    given = split, batch_size, attack, calibrated, classes, by_batch
     scores = population.kept(_Scores, *given) if forward is None else _Scores(population, *given, forward)
     measures = scores()
     population.train()
@@ -63,6 +65,7 @@ class _Scores:
         batch_size: int,
         attack: Attack | None,
         calibrated: bool,
+        classes: tuple[int, ...] | None,
         by_batch: bool,
         forward: Forward | None = None,
     ) -> None:
@@ -70,6 +73,7 @@ class _Scores:
         self._attack, self._forward = attack, forward or population
         self._loss_M = torch.zeros(members, dtype=torch.float64, device=split.y.device)
         self._hits_M = torch.zeros_like(self._loss_M)
+        self._classes_K = None if classes is None else torch.tensor(classes, device=split.y.device)
         self._gap_MQ = self._loss_M.new_zeros(members, _BINS) if calibrated else None
         record = None if by_batch or population.recorder is None else population.record
         batches = places(split, batch_size, population.members[0])
@@ -95,6 +99,9 @@ class _Scores:
     def _add(self, x_MB: Tensor, y_MB: Tensor, inside_B: Tensor | None) -> None:
         x_MB = x_MB if self._attack is None else self._attack(self._population, x_MB, y_MB)
         logits_MBK = self._forward(x_MB)
+        if self._classes_K is not None:
+            logits_MBK = logits_MBK[:, :, self._classes_K]
+            y_MB = (y_MB.unsqueeze(2) == self._classes_K).long().argmax(2)
         loss_MB, right_MB = each_loss(wide(logits_MBK), y_MB).double(), right(logits_MBK, y_MB)
         if inside_B is not None:
             loss_MB, right_MB = torch.where(inside_B, loss_MB, 0.0), right_MB & inside_B

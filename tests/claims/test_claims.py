@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from processes import Ended, begin, survivors, until
+from torch import nn
 
 from bnexp.claims import declaration, exact, judging, sweeps
 from bnexp.claims.declaration import PROFILES, load
@@ -133,6 +134,16 @@ def test_weights_that_are_not_zero_are_told_from_zero_ones(rule, monkeypatch):
     }
     assert first <= failing
     assert all(name.endswith("zero weights") for name in failing)
+
+
+def test_growing_rates_and_the_angle_of_steps_need_scale_invariant_weights(monkeypatch):
+    monkeypatch.setattr(exact, "_bn", lambda channels, eps: nn.Identity())
+    assert [row.name for name in ("exponential_rate", "rotation") for row in check(name) if row.holds] == []
+
+
+def test_an_epsilon_that_matters_is_seen_by_the_check_of_growing_rates(monkeypatch):
+    monkeypatch.setattr(exact, "_TINY", 1e-5)
+    assert [row.name for row in check("exponential_rate") if row.holds] == []
 
 
 @pytest.mark.parametrize("factor", [0.97, 1.03])

@@ -27,6 +27,7 @@ from bnexp.data.prepare import moments
 CONFIGS = ROOT / "configs" / "data"
 PLAIN = {
     "classes": None,
+    "train_classes": None,
     "validation": 0,
     "train_limit": None,
     "test_limit": None,
@@ -111,7 +112,7 @@ def offline(monkeypatch):
         ({"root": 3}, "data.root=3: expected a word"),
         (
             {"crp": 4},
-            "data.crp: mnist has no such option; did you mean crop? (allowed: root, classes, validation, ",
+            "data.crp: mnist has no such option; did you mean crop? (allowed: root, classes, train_classes, ",
         ),
         ({"name": "minst"}, "data=minst: not known; did you mean mnist? (allowed: cifar10, cifar100, digits, "),
         ({"name": None}, "data={'name': None"),

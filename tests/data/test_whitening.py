@@ -11,7 +11,7 @@ from conftest import SMALL, composed
 from test_data import PLAIN, assert_refused
 
 from bnexp.config.compose import plain
-from bnexp.data import load
+from bnexp.data import load, seen_by
 from bnexp.data.whitening import whitening
 from bnexp.experiment.setup import build
 
@@ -172,6 +172,24 @@ def test_classes_are_kept_in_all_splits_and_counted_anew(options):
         assert keys(some.test.x[some.test.y == label]) == keys(every.test.x[every.test.y == source])
 
 
+@pytest.mark.parametrize("split_seed", ["fixed", "seed"])
+def test_training_images_are_of_the_classes_to_train_and_labels_and_test_images_of_all(options, split_seed):
+    every = load(options(classes=[1, 2, 7]))
+    some = load(options(classes=[1, 2, 7], train_classes=[7, 2], validation=0.1, split_seed=split_seed))
+    some = seen_by(some, [0]).of(0)
+    assert some.classes == 3
+    assert torch.equal(some.test.y, every.test.y)
+    train_x, train_y = (each[0] for each in some.train.batch(slice(None)))
+    held_x, held_y = (each[0] for each in some.validation.batch(slice(None)))
+    assert (len(train_x), len(held_x)) == (90, 10)
+    for label in (1, 2):
+        own = keys(train_x[train_y == label]) | keys(held_x[held_y == label])
+        assert own == keys(every.train.x[every.train.y == label])
+    assert set(train_y.tolist()) == {1, 2}
+    few = load(options(train_classes=[7, 2], labels_per_class=3))
+    assert few.train.y.bincount().tolist() == [0, 0, 3, 0, 0, 0, 0, 3]
+
+
 def test_all_classes_in_order_are_as_none(options):
     every, listed = load(options(validation=0.1)), load(options(classes=list(range(10)), validation=0.1))
     for one, other in zip(every.splits().values(), listed.splits().values(), strict=True):
@@ -203,6 +221,12 @@ def test_the_statistics_are_those_of_the_chosen_images(options):
         ({"classes": []}, "data.classes=[]: expected two classes or more, each once"),
         ({"classes": 5}, "data.classes=5: expected a list, such as [a,b]"),
         ({"classes": [5, -1]}, "data.classes=-1: out of range"),
+        ({"train_classes": [5, 12]}, "data.train_classes=[5, 12]: 12 is not a class of this run; allowed are 0, 1, 2"),
+        (
+            {"classes": [1, 2], "train_classes": [3]},
+            "data.train_classes=[3]: 3 is not a class of this run; allowed are 1, 2",
+        ),
+        ({"train_classes": []}, "data.train_classes=[]: no class; allowed are 0, 1, 2, 3"),
         ({"labels_per_class": 51}, "data.labels_per_class=51: there are 50 training images of class 0"),
         ({"labels_per_class": 2, "train_limit": 5}, "data.labels_per_class=2: there are "),
         ({"labels_per_class": 0}, "data.labels_per_class=0: out of range; allowed is at least 1"),

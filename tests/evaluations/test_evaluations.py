@@ -33,7 +33,7 @@ from bnexp.training.population import Population
 CLOSE = {"rtol": 0, "atol": 1e-12}
 STACKED = pytest.mark.parametrize("stacked", [False, True], ids=["one_by_one", "stacked"])
 EVERYTHING = (
-    "evaluations=[corruption,fgsm,pgd,statistics,calibration]",
+    "evaluations=[corruption,fgsm,pgd,statistics,calibration,tasks]",
     "evaluations.corruption.kinds=[noise,contrast,brightness]",
     "evaluations.corruption.severities=[5]",
     "evaluations.corruption.statistics=[running,precise,batch16,ema0.9]",
@@ -41,6 +41,8 @@ EVERYTHING = (
     "evaluations.fgsm.statistics=[running,batch16]",
     "evaluations.pgd.steps=2",
     "evaluations.statistics.splits=[train_eval,test]",
+    "evaluations.tasks.tasks=[[0,9],[3,5,8]]",
+    "evaluations.tasks.statistics=[running,batch16]",
     "evaluations.statistics.statistics=[batch9,batch16prior16,tent16,ema_weights]",
     "ema=[0.9]",
     "ema_weights=0.9",
@@ -293,6 +295,27 @@ def test_conditions_change_what_is_seen_and_leave_the_images():
     assert torch.equal(split.x, kept)
 
 
+@STACKED
+@pytest.mark.parametrize("word", ["running", "batch7"])
+def test_a_task_has_the_images_of_its_classes_and_is_answered_among_them(word, stacked):
+    split, _ = data()
+    classes, end = [4, 1, 2], "" if word == "running" else f"_{word}"
+    task = Condition("task1", classes=tuple(classes))
+    found = measured(members(stacked), {"test": split}, split, word, conditions=(task,), **SIZES)
+    own = [image for image, label in enumerate(split.y.tolist()) if label in classes]
+    part = Split(split.x[own], split.y[own])
+    batches = [part] if word == "running" else [part.mixed(18)]
+    for row in (0, 1):
+        model = network(row).train(word != "running")
+        x, y = batches[0].x, batches[0].y.tolist()
+        with torch.no_grad():
+            logits = torch.cat([model(some) for some in x.split(18 if word == "running" else 7)])[:, classes].numpy()
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        wanted = np.array([classes.index(label) for label in y])
+        assert found[f"test/accuracy_task1{end}"][row] == pytest.approx((p.argmax(1) == wanted).mean(), rel=1e-12)
+        assert found[f"test/loss_task1{end}"][row] == pytest.approx(-np.log(p[range(18), wanted]).mean(), rel=1e-9)
+
+
 # --------------------------------------------------------------------------------------------------------------- a run
 
 
@@ -322,6 +345,9 @@ REFUSED = {
     "evaluations=[fgsm] evaluations.fgsm.statistics=[ema_weights]": "needs the setting ema_weights, such as",
     "evaluations=[statistics] norm.affine=false": "statistics=[tent64]: adapts gains and biases of norms",
     "evaluations=[statistics] norm=zca": "statistics=[batch64prior16]: norm=zca keeps covariances, which take no prior",
+    "evaluations=[tasks] evaluations.tasks.tasks=[[3]]": "tasks=[[3]]: each needs two labels or more; allowed are 0",
+    "evaluations=[tasks] evaluations.tasks.tasks=[[3,10]]": "tasks=[[3, 10]]: each needs two labels or more",
+    "evaluations=[tasks] evaluations.tasks.splits=[train_eval]": "splits=[train_eval]: the images of a task are chosen",
     "evaluations=[corruption] evaluations.corruption.severities=[6]": "severities=6: out of range; allowed is ",
 }
 

@@ -104,3 +104,12 @@ def test_it_is_resumed_to_the_last_bit(tmp_path):
     states = [checkpoint.load(tmp_path / name) for name in "ab"]
     assert checkpoint.digest(states[0]) == checkpoint.digest(states[1])
     assert states[0]["parameters"]["hidden1.linear.weight"].dtype == torch.float64
+
+
+def test_probes_see_the_images_in_double():
+    made = setup(*MLP, "norm=bn", "probes=[signal]", "probes.signal.images=20", "steps=1")
+    (member,), images = made.population.members, made.data.train.mixed(20).x
+    assert images.dtype == torch.float64
+    h = member.train().hidden1(images.flatten(1))
+    (first, *_) = train(made.training, made.evaluate, made, stop=lambda: False)
+    assert first.values["probe/signal/rms/hidden1"] == [pytest.approx(h.square().mean().sqrt().item(), rel=1e-14)]

@@ -112,6 +112,14 @@ def test_the_head_is_taken_over_where_the_classes_are_the_same(sources, caplog, 
     assert "weights of step 8 of run " in line
 
 
+def test_a_task_of_the_same_classes_keeps_the_head(tmp_path):
+    trained(tmp_path / "first", "data.train_classes=[0,1,2,3,4]", "steps=2")
+    setup = start(tmp_path / "first", "data.classes=null", "data.train_classes=[5,6,7,8,9]")
+    saved, found = loaded(tmp_path / "first"), parts(setup.population.members[0])
+    assert torch.equal(found["head.weight"], saved["head.weight"])
+    assert set(setup.data.train.y.tolist()) == {5, 6, 7, 8, 9}
+
+
 def test_reset_begins_the_statistics_anew(sources):
     found = parts(start(sources / "norm=bn,seed=0", "norm_state=reset").population.members[0])
     saved = loaded(sources / "norm=bn,seed=0")

@@ -177,7 +177,10 @@ def test_a_head_that_shares_its_weight_can_be_measured_and_trained_alone(train):
     assert after[1, "gradients/update/first"] == before[1, "gradients/update/first"] > 0
 
 
-@pytest.mark.parametrize("probe", ["quantiles", "saturation", "signal"])
+OF_ACTIVATIONS = ("quantiles", "saturation", "signal", "rank", "boundaries")
+
+
+@pytest.mark.parametrize("probe", OF_ACTIVATIONS)
 def test_a_probe_of_activations_refuses_a_model_that_calls_functions(train, probe):
     answer = train("functional", probes=[probe])
     assert answer.code == 2
@@ -187,7 +190,7 @@ def test_a_probe_of_activations_refuses_a_model_that_calls_functions(train, prob
 
 
 def test_the_other_probes_measure_such_a_model_and_say_what_they_leave_out(train):
-    probes = [name for name in PROBES if name not in ("quantiles", "saturation", "signal")]
+    probes = [name for name in PROBES if name not in OF_ACTIVATIONS]
     answer = train("functional", probes=probes)
     assert answer.code == 0, answer
     said = Path("run", "train.log").read_text()
