@@ -62,13 +62,14 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = (
             PositionLayerNorm(width // heads, eps=_EPS, affine=True) if qk_norm else nn.Identity() for _ in "qk"
         )
+        self.softmax = nn.Softmax(-1)  # a module, so that a probe sees the logits
         self.out = nn.Conv1d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, T) -> (B, width, T)."""
         q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).transpose(2, 3).unbind(1)  # (B, d, heads, T) each
         q, k = self.q_norm(q), self.k_norm(k)
-        weights = torch.einsum("bdht,bdhs->bhts", q, k).div(math.sqrt(q.shape[1])).softmax(-1)
+        weights = self.softmax(torch.einsum("bdht,bdhs->bhts", q, k).div(math.sqrt(q.shape[1])))
         y: Tensor = self.out(torch.einsum("bhts,bdhs->bhdt", weights, v).flatten(1, 2))
         return y
 
@@ -113,8 +114,9 @@ def vit(
     """A vision transformer: patches, blocks of attention and a perceptron, the mean of all tokens, a linear head.
 
     Dosovitskiy et al. 2021, with two simplifications of Beyer et al. 2022: fixed positions, and the mean of tokens
-    in place of a class token. Tokens are the positions of (B, C, L): ``norm=ln_c`` is the layer norm of transformers,
-    ``bn`` normalizes over all tokens of the batch. Linear maps keep their biases.
+    in place of a class token. Tokens are the positions of (B, C, L): ``norm=ln_c`` is the layer norm of transformers
+    and ``rms_c`` their RMS norm; ``ln`` and ``rms`` take all tokens of an image together, ``bn`` all of the batch.
+    Linear maps keep their biases.
 
     Options:
         patch: side of a patch, pixels; it divides the sides of the images.
