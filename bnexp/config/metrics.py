@@ -60,11 +60,12 @@ _CONDITIONS = {
 _ALONE = {"lr": "learning rate"}
 # Probe -> quantity -> its name in words.
 _PROBES = {
-    "convergence": {"left": "share of the way to the present weights"},
+    "attention": {"logit": "largest attention logit", "entropy": "entropy of the attention (nats)"},
     "boundaries": {
         "distance": "distance to the switching of a unit",
         "nearest": "distance to the nearest switching of a unit",
     },
+    "convergence": {"left": "share of the way to the present weights"},
     "covariance": {
         "condition": "condition number of the inputs",
         "rank": "rank of the inputs",
@@ -180,6 +181,7 @@ class Statistics:
     batch<n>              those of each batch of n images; ``batch`` alone: as many as in a training batch
     batch<n>prior<N>      running and batch statistics, weighted as N and n images
     tent<n>               those of each batch; besides, gains and biases learn after each batch by its entropy
+    batch..sorted         of batches from images that are sorted by class, not mixed; also ``tent<n>sorted``
     ema<d>[_corrected]    a further running average, of the setting ``ema``
     ema_weights           precise statistics under the averaged weights of the setting ``ema_weights``
     ===================== ==============================================================================================
@@ -190,6 +192,7 @@ class Statistics:
         prior: N.
         decay: d.
         corrected: see ``bnexp.training.ema``.
+        by_class: the images are sorted by class.
     """
 
     kind: str
@@ -197,6 +200,7 @@ class Statistics:
     prior: int = 0
     decay: float = 0.0
     corrected: bool = False
+    by_class: bool = False
 
     @property
     def by_batch(self) -> bool:
@@ -208,12 +212,13 @@ class Statistics:
         """The word that ``statistics_of`` reads."""
         if self.kind == "ema":
             return f"ema{self.decay}{'_corrected' if self.corrected else ''}"
-        return f"{self.kind}{self.images or ''}{f'prior{self.prior}' if self.prior else ''}"
+        prior, order = f"prior{self.prior}" if self.prior else "", "sorted" if self.by_class else ""
+        return f"{self.kind}{self.images or ''}{prior}{order}"
 
     @property
     def title(self) -> str:
         """The statistics in words."""
-        size = f" of {self.images} images" if self.images else ""
+        size = (f" of {self.images} images" if self.images else "") + (" of few classes" if self.by_class else "")
         if self.kind == "batch":
             return f"batch statistics{size}" + (f" and a prior of {self.prior}" if self.prior else "")
         titles = {"precise": "precise statistics", "tent": f"adapted by the entropy of batches{size}"}
@@ -222,8 +227,8 @@ class Statistics:
 
 RUNNING = Statistics("running")
 _STATISTICS = re.compile(
-    r"(?P<kind>running|precise|ema_weights)|(?P<batch>batch)(?:(?P<n>[1-9]\d*)(?:prior(?P<prior>[1-9]\d*))?)?"
-    r"|tent(?P<tent>[1-9]\d*)|ema(?P<decay>[\d.e-]*\d)(?P<corrected>_corrected)?"
+    r"(?P<kind>running|precise|ema_weights)|ema(?P<decay>[\d.e-]*\d)(?P<corrected>_corrected)?"
+    r"|(?:(?P<batch>batch)(?:(?P<n>[1-9]\d*)(?:prior(?P<prior>[1-9]\d*))?)?|tent(?P<tent>[1-9]\d*))(?P<sorted>sorted)?"
 )
 
 
@@ -233,9 +238,9 @@ def statistics_of(word: str) -> Statistics | None:
     if found is None:
         return None
     if found["batch"]:
-        return Statistics("batch", int(found["n"] or 0), int(found["prior"] or 0))
+        return Statistics("batch", int(found["n"] or 0), int(found["prior"] or 0), by_class=bool(found["sorted"]))
     if found["tent"]:
-        return Statistics("tent", int(found["tent"]))
+        return Statistics("tent", int(found["tent"]), by_class=bool(found["sorted"]))
     if found["decay"]:
         return Statistics("ema", decay=float(found["decay"]), corrected=bool(found["corrected"]))
     return Statistics(found["kind"])

@@ -145,8 +145,15 @@ class Split:
     def mixed_rows(self, members: int) -> Split:
         """All samples in the order of ``mixed``, without a copy of the images: each member's rows name them."""
         order = torch.randperm(len(self), generator=generator(0, "mixed")).to(self.y.device)
-        rows_MN = order.expand(members, -1) if self.rows is None else self.rows[:, order]
-        return Split(self.x, self.y[..., order], rows_MN)
+        return self._in_order(order.expand(members, -1))
+
+    def sorted_rows(self, members: int) -> Split:
+        """All samples, class after class, without a copy of the images."""
+        return self._in_order(self.y.argsort(stable=True).expand(members, -1))
+
+    def _in_order(self, order_MN: Tensor) -> Split:
+        rows_MN = order_MN if self.rows is None else self.rows.gather(1, order_MN)
+        return Split(self.x, self.y.expand_as(order_MN).gather(1, order_MN), rows_MN)
 
     def of_classes(self, classes: Sequence[int]) -> Split:
         """The samples of some classes, where all members have the same samples and labels."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -99,7 +100,7 @@ class Evaluator:
             return
         for name in wanted.splits:
             for condition in conditions:
-                measured = self._measure(self._view(name, condition, mixed=source.by_batch), condition, wanted, source)
+                measured = self._measure(self._view(name, condition, source), condition, wanted, source)
                 for quantity, values in measured.items():
                     if quantity in wanted.quantities:
                         yield name, condition.name, quantity, values
@@ -118,8 +119,8 @@ class Evaluator:
                 forward=stack.enter_context(adapting(self._population)) if source.kind == "tent" else None,
             )
 
-    def _view(self, name: str, condition: Condition, *, mixed: bool) -> Split:
-        """The images of a split as a condition changes them; ``mixed``: in a random order that is always the same."""
+    def _view(self, name: str, condition: Condition, statistics: Statistics) -> Split:
+        """The images of a split as a condition changes them, in the order that statistics of batches ask for."""
         if (name, condition.classes) not in self._views:
             split = self._images.splits[name]
             some = split if condition.classes is None else split.of_classes(condition.classes)
@@ -127,7 +128,8 @@ class Evaluator:
         views, change, pixels = self._views[name, condition.classes], condition.change, self._pixels
         if change is not None:
             views.change(lambda x: pixels.scaled(change(pixels.shown(x))))
-        return views.view(changed=change is not None, mixed=mixed)
+        order: Order = ("sorted" if statistics.by_class else "mixed") if statistics.by_batch else "own"
+        return views.view(change is not None, order)
 
     @contextmanager
     def _under(self, statistics: Statistics) -> Iterator[None]:
@@ -147,9 +149,13 @@ class Evaluator:
             yield
 
 
+# The split's own order; a random one that is always the same; class after class.
+Order = Literal["own", "mixed", "sorted"]
+
+
 @dataclass
 class _Views:
-    """A split in the four forms that evaluations read: as it is or changed, in its order or mixed.
+    """A split in the forms that evaluations read: as it is or changed, in each order.
 
     All changes share one copy of the images, and orders are rows of these images: recorded passes keep reading the same
     memory, and nothing is copied for an order.
@@ -157,20 +163,22 @@ class _Views:
 
     split: Split
     members: int
-    kept: dict[tuple[bool, bool], Split] = field(default_factory=dict)
+    kept: dict[tuple[bool, Order], Split] = field(default_factory=dict)
 
     def change(self, change: Callable[[Tensor], Tensor]) -> None:
         """Change the copy of the images."""
-        self.view(changed=True, mixed=False).x.copy_(change(self.split.x))
+        self.view(True, "own").x.copy_(change(self.split.x))
 
-    def view(self, *, changed: bool, mixed: bool) -> Split:
-        """One of the four forms."""
-        if (changed, mixed) not in self.kept:
-            self.kept[changed, mixed] = self._made(changed=changed, mixed=mixed)
-        return self.kept[changed, mixed]
+    def view(self, changed: bool, order: Order) -> Split:
+        """One of the forms."""
+        if (changed, order) not in self.kept:
+            self.kept[changed, order] = self._made(changed, order)
+        return self.kept[changed, order]
 
-    def _made(self, *, changed: bool, mixed: bool) -> Split:
-        if mixed:
-            return self.view(changed=changed, mixed=False).mixed_rows(self.members)
+    def _made(self, changed: bool, order: Order) -> Split:
+        if order == "mixed":
+            return self.view(changed, "own").mixed_rows(self.members)
+        if order == "sorted":
+            return self.view(changed, "own").sorted_rows(self.members)
         split = self.split
         return Split(split.x.clone(), split.y, split.rows) if changed else split

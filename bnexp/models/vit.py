@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.config.checks import Depth, Positive, Width
@@ -48,6 +49,17 @@ def positions(width: int, rows: int, columns: int, *, like: Tensor) -> Tensor:
     return torch.cat([of_rows, of_columns])
 
 
+class Pointwise(nn.Conv1d):
+    """A linear map of each token, (B, C, T) -> (B, C', T); a matrix product, which is faster than its convolution."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C', T)."""
+        return F.linear(x.transpose(1, 2), self.weight.squeeze(2), self.bias).transpose(1, 2)
+
+
 class Attention(nn.Module):
     """softmax(q^T k / sqrt(d)) v over all tokens, by several heads of d = width / heads (Vaswani et al. 2017, eq. 1).
 
@@ -58,17 +70,18 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Conv1d(width, 3 * width, 1)
+        self.qkv = Pointwise(width, 3 * width)
         self.q_norm, self.k_norm = (
             PositionLayerNorm(width // heads, eps=_EPS, affine=True) if qk_norm else nn.Identity() for _ in "qk"
         )
-        self.out = nn.Conv1d(width, width, 1)
+        self.softmax = nn.Softmax(-1)  # a module, so that a probe sees the logits
+        self.out = Pointwise(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, T) -> (B, width, T)."""
         q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).transpose(2, 3).unbind(1)  # (B, d, heads, T) each
         q, k = self.q_norm(q), self.k_norm(k)
-        weights = torch.einsum("bdht,bdhs->bhts", q, k).div(math.sqrt(q.shape[1])).softmax(-1)
+        weights = self.softmax(torch.einsum("bdht,bdhs->bhts", q, k).div(math.sqrt(q.shape[1])))
         y: Tensor = self.out(torch.einsum("bhts,bdhs->bhdt", weights, v).flatten(1, 2))
         return y
 
@@ -113,8 +126,9 @@ def vit(
     """A vision transformer: patches, blocks of attention and a perceptron, the mean of all tokens, a linear head.
 
     Dosovitskiy et al. 2021, with two simplifications of Beyer et al. 2022: fixed positions, and the mean of tokens
-    in place of a class token. Tokens are the positions of (B, C, L): ``norm=ln_c`` is the layer norm of transformers,
-    ``bn`` normalizes over all tokens of the batch. Linear maps keep their biases.
+    in place of a class token. Tokens are the positions of (B, C, L): ``norm=ln_c`` is the layer norm of transformers
+    and ``rms_c`` their RMS norm; ``ln`` and ``rms`` take all tokens of an image together, ``bn`` all of the batch.
+    Linear maps keep their biases.
 
     Options:
         patch: side of a patch, pixels; it divides the sides of the images.
@@ -136,9 +150,9 @@ def vit(
     for number in range(1, blocks + 1):
         attention = Attention(width, heads, qk_norm=qk_norm)
         perceptron = named(
-            first=nn.Conv1d(width, _HIDDEN * width, 1),
+            first=Pointwise(width, _HIDDEN * width),
             activation=units.act(),
-            second=nn.Conv1d(_HIDDEN * width, width, 1),
+            second=Pointwise(_HIDDEN * width, width),
         )
         layers[f"block{number}"] = named(
             attention=Residual(attention, width, units, order), perceptron=Residual(perceptron, width, units, order)

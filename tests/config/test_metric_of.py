@@ -64,6 +64,7 @@ TITLES = {
     "test/ece_batch64": "test calibration error, batch statistics of 64 images",
     "test/ece_mine_batch8prior4": "test calibration error, mine, batch statistics of 8 images and a prior of 4",
     "test/accuracy_tent64": "test accuracy, adapted by the entropy of batches of 64 images",
+    "test/accuracy_batch64sorted": "test accuracy, batch statistics of 64 images of few classes",
     "test/accuracy_ema_weights": "test accuracy, ema weights",
     "lr": "learning rate",
     "probe/gradients/norm/hidden1": "gradient of the weights",
@@ -94,6 +95,8 @@ PARTS = {
     "test/ece_noise3_batch64prior16": ("test", "ece", "noise3", "batch64prior16"),
     "test/accuracy_my_own_ema_weights": ("test", "accuracy", "my_own", "ema_weights"),
     "test/accuracy_pgd1e-05_tent8": ("test", "accuracy", "pgd1e-05", "tent8"),
+    "test/accuracy_blur5_batch8prior16sorted": ("test", "accuracy", "blur5", "batch8prior16sorted"),
+    "test/loss_tent64sorted": ("test", "loss", "", "tent64sorted"),
     "test/accuracy_batch0": ("test", "accuracy", "batch0", "running"),
 }
 

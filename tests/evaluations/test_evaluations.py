@@ -137,6 +137,24 @@ def test_attacks_are_those_of_a_model_whose_gradient_is_known(steps, rate, stack
     assert measures["accuracy"][0] != evaluate(population, Split(x, y), 50)["accuracy"][0]
 
 
+def test_a_random_start_is_within_epsilon_and_always_the_same():
+    population, same = Population([Softmax(seed) for seed in (0, 1)], stacked=False), torch.ones(6, dtype=torch.float64)
+    x, y = images(500, 6), torch.arange(500) % 3
+    start = Ascent(0.1 * same, same, 0 * same, same, 0, random_start=True)
+    found = start(population, x.expand(2, 500, 6), y.expand(2, 500))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found, start(population, x.expand(2, 500, 6), y.expand(2, 500)))
+    moved = (found[0] - x)[(x > 0.1) & (x < 0.9)] / 0.1  # not clipped: uniform in [-1, 1]
+    assert moved.abs().max() <= 1 + 1e-12
+    assert abs(moved.mean().item()) < 5 * math.sqrt(1 / 3 / len(moved))
+    assert moved.square().mean().item() == pytest.approx(1 / 3, rel=5 * math.sqrt(0.8 / len(moved)))
+    assert (found.min(), found.max()) == (0, 1)
+    climbed = Ascent(0.1 * same, 0.03 * same, 0 * same, same, 10, random_start=True)
+    after = climbed(population, x.expand(2, 500, 6), y.expand(2, 500))
+    assert (after - x).abs().max() <= 0.1 + 1e-12
+    assert not torch.equal(after, found)
+
+
 def ready(*words: str, members: int = 2, stacked: bool = False) -> Setup:
     """Members whose running statistics have moved, with slots of averaged weights apart from the weights."""
     configs = [plain(composed(*SMALL, "precision=fp64", *words, f"seed={seed}")) for seed in range(members)]
@@ -242,6 +260,20 @@ def test_batch_statistics_are_mixed_with_the_prior(n, prior, stacked):
         conv, first, act, flat, linear, second = network(row).requires_grad_(False)
         logits = [normalized(second, linear(flat(act(normalized(first, conv(x)))))) for x in mixed.x.split(n)]
         assert found[row] == pytest.approx(F.cross_entropy(torch.cat(logits), mixed.y).item(), rel=1e-9)
+
+
+def test_sorted_batches_come_class_after_class():
+    split, _ = data()
+    labels = torch.stack([split.y, split.y.roll(1)])  # of two members, for the same images
+    found = measured(members(True), {"test": Split(split.x, labels)}, split, "batch6sorted", "tent6sorted", **SIZES)
+    for row in (0, 1):
+        of_class = [[i for i in range(30) if labels[row, i] == k] for k in range(5)]
+        assert [len(each) for each in of_class] == [6] * 5
+        model = network(row).train()
+        logits = torch.cat([model(split.x[each]) for each in of_class])
+        wanted = F.cross_entropy(logits, torch.arange(5).repeat_interleave(6)).item()
+        assert found["test/loss_batch6sorted"][row] == pytest.approx(wanted, rel=1e-9)
+        assert found["test/loss_tent6sorted"][row] != pytest.approx(wanted, rel=1e-4)
 
 
 @STACKED

@@ -104,7 +104,7 @@ def test_positions_tell_rows_from_columns():
 
 @pytest.mark.parametrize(
     ("norm", "order"),
-    [*((norm, "pre") for norm in ("ln_c", "rms", "dyt", "bn", "none")), ("ln_c", "post"), ("bn", "sandwich")],
+    [*((norm, "pre") for norm in ("ln_c", "rms_c", "dyt", "bn", "none")), ("ln_c", "post"), ("bn", "sandwich")],
 )
 def test_a_stack_learns_as_its_members_do(norm, order):
     words = (*SMALL[3:], "model=vit", "model.patch=2", "model.width=8", "model.qk_norm=true", f"model.order={order}")

@@ -72,6 +72,12 @@ def rms(norm: Norm, x: Tensor) -> Tensor:
     return affine(norm, torch.stack([sample / (mean_square(sample) + norm.eps) ** 0.5 for sample in x]))
 
 
+def rms_c(norm: Norm, x: Tensor) -> Tensor:
+    positions = [sample.reshape(len(sample), -1).unbind(1) for sample in x]
+    x_hat = [torch.stack([at / (mean_square(at) + norm.eps) ** 0.5 for at in each], 1) for each in positions]
+    return affine(norm, torch.stack(x_hat).reshape(x.shape))
+
+
 def frn(norm: Norm, x: Tensor) -> Tensor:
     x_hat = torch.stack(
         [torch.stack([each / (mean_square(each) + abs(norm.eps)) ** 0.5 for each in sample]) for sample in x]
@@ -106,6 +112,7 @@ FORMULAS: dict[str, Callable[[Norm, Tensor], Tensor]] = {
     "pca_whiten": lambda norm, x: whitened(norm, x, pca_matrix),
     "iternorm": lambda norm, x: whitened(norm, x, lambda cov: newton_matrix(cov, norm.iterations)),
     "rms": rms,
+    "rms_c": rms_c,
     "frn": frn,
     "switchable": switchable,
     "dyt": dyt,

@@ -313,7 +313,20 @@ def test_rms_ignores_the_scale_of_a_sample_and_not_its_shift():
     assert_close(norm(x).square().mean((1, 2, 3)), torch.ones(4))
 
 
-@pytest.mark.parametrize(("name", "shape"), [("rms", (4, 1)), ("rms", (4, 1, 1, 1)), ("frn", (4, CHANNELS, 1, 1))])
+def test_rms_by_position_is_torchs_on_tokens_and_another_than_that_of_the_sample():
+    norm, x = build("rms_c"), normal(4, CHANNELS, 7)
+    twin = nn.RMSNorm(CHANNELS, eps=norm.eps).double()
+    twin.weight.data.copy_(norm.gain.data)
+    assert_close(norm(x), twin(x.transpose(1, 2)).transpose(1, 2) + norm.bias[:, None])
+    by_position, by_sample = (build(name, affine=False) for name in ("rms_c", "rms"))
+    assert (by_sample(x) - by_position(x)).abs().max() > 0.1
+    assert_close(by_sample(x[..., 0]), by_position(x[..., 0]))
+
+
+ALONE = [("rms", (4, 1)), ("rms", (4, 1, 1, 1)), ("rms_c", (4, 1, 2, 2)), ("frn", (4, CHANNELS, 1, 1))]
+
+
+@pytest.mark.parametrize(("name", "shape"), ALONE)
 def test_a_mean_square_of_one_value_is_refused(name, shape):
     with pytest.raises(
         ValueError,

@@ -104,6 +104,7 @@ OWN = ("--config-dir", "configs", "imports=[own_models]", "norm=none", "steps=2"
 UNSEEN = (
     "no activation of this model can be seen; each must be a module that it calls, as Units.act() makes it (nn.ReLU, "
 )
+OF_ANY_MODEL = [name for name in PROBES if name != "attention"]  # which only transformers have
 NO_LAYER = "this model has no layer that can be seen; its weights must be in nn.Linear, nn.Conv1d or nn.Conv2d"
 
 
@@ -137,10 +138,10 @@ def told(folder: str = "run") -> dict[tuple[int, str], float]:
 
 @pytest.mark.parametrize("words", [(), ("model.bias=false",), ("model.inplace=true",)])
 def test_every_probe_measures_a_model_whose_layers_share_a_weight(train, words):
-    answer = train("tied", *words, probes=list(PROBES))
+    answer = train("tied", *words, probes=OF_ANY_MODEL)
     assert answer.code == 0, answer
     rows = told()
-    for probe in set(PROBES) - {"eval_mismatch", "covariance"}:  # of batch norms; of many images
+    for probe in set(OF_ANY_MODEL) - {"eval_mismatch", "covariance"}:  # of batch norms; of many images
         own = {tag: value for (step, tag), value in rows.items() if step == 2 and tag.startswith(f"{probe}/")}
         assert own, probe
         assert all(math.isfinite(value) for tag, value in own.items() if "slope" not in tag), own
@@ -190,7 +191,7 @@ def test_a_probe_of_activations_refuses_a_model_that_calls_functions(train, prob
 
 
 def test_the_other_probes_measure_such_a_model_and_say_what_they_leave_out(train):
-    probes = [name for name in PROBES if name not in OF_ACTIVATIONS]
+    probes = [name for name in OF_ANY_MODEL if name not in OF_ACTIVATIONS]
     answer = train("functional", probes=probes)
     assert answer.code == 0, answer
     said = Path("run", "train.log").read_text()
@@ -201,6 +202,12 @@ def test_the_other_probes_measure_such_a_model_and_say_what_they_leave_out(train
     for quantity in ("gradients/norm/second", "effective_lr/angle/second", "weight_norms/row/second", "ics/l2/head"):
         assert rows[1, quantity] > 0
     assert not any(tag.startswith(("gradients/activation", "ics/distribution")) for _, tag in rows)
+
+
+def test_a_probe_of_attention_refuses_a_model_without_any(train):
+    answer = train("tied", probes=["attention"])
+    assert answer.code == 2
+    assert answer.err == "bnexp: probes=[attention]: this model has no attention; use model=vit\n"
 
 
 @pytest.mark.parametrize("probe", ["gradients", "weight_norms"])

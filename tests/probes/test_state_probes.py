@@ -381,3 +381,39 @@ def test_a_moment_answers_from_the_same_buffers_and_puts_weights_back():
         assert torch.equal(model.head.weight, 2 * given.before["head.weight"])
     assert state(model).keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in state(model).items())
+
+
+# ----------------------------------------------------------------------------------------------------------- attention
+
+VIT = {"name": "vit", "patch": 3, "width": 8, "blocks": 2, "heads": 2, "order": "pre", "qk_norm": False}
+
+
+def test_attention_is_that_of_torchs_own():
+    given = moment(network(VIT, norm={"name": "none"}, activation="gelu"))
+    with torch.no_grad():
+        given.model.block2.attention.inner.qkv.weight.mul_(4)
+    measured, x = probe("attention", given).measure(given), given.model.patches(given.images)
+    for name in ("block1", "block2"):
+        block = getattr(given.model, name)
+        ours, tokens = block.attention.inner, block.attention.before(x).transpose(1, 2)
+        theirs = nn.MultiheadAttention(8, 2, batch_first=True, dtype=torch.float64)
+        with torch.no_grad():
+            theirs.in_proj_weight.copy_(ours.qkv.weight.squeeze(2))
+            theirs.in_proj_bias.copy_(ours.qkv.bias)
+        _, weights = theirs(tokens, tokens, tokens, average_attn_weights=False)
+        entropy = -(weights * weights.log()).sum(-1).mean().item()
+        assert measured[f"entropy/{name}.attention.inner"] == pytest.approx(entropy, **EXACT)
+        q, k, _ = (
+            (tokens @ theirs.in_proj_weight.T + theirs.in_proj_bias)
+            .detach()
+            .numpy()
+            .reshape(-1, 16, 3, 2, 4)
+            .transpose(2, 0, 3, 1, 4)
+        )
+        largest = max(
+            abs(a @ b) / 2 for image in range(IMAGES) for head in (0, 1) for a in q[image, head] for b in k[image, head]
+        )
+        assert measured[f"logit/{name}.attention.inner"] == pytest.approx(largest, **EXACT)
+        x = block(x)
+    assert 0 < measured["entropy/block2.attention.inner"] < measured["entropy/block1.attention.inner"] < math.log(16)
+    assert not any(layer._forward_pre_hooks for layer in given.model.modules())
