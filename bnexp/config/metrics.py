@@ -169,6 +169,8 @@ class Statistics:
     batch<n>              those of each batch of n images; ``batch`` alone: as many as in a training batch
     batch<n>prior<N>      running and batch statistics, weighted as N and n images
     tent<n>               those of each batch; besides, gains and biases learn after each batch by its entropy
+    own<w>                running averages of E[x] and E[x^2], with the weight w of the image's own (Summers & Dinneen
+                          2020); ``own`` alone: with the weight that has the least loss on validation images
     ema<d>[_corrected]    a further running average, of the setting ``ema``
     ema_weights           precise statistics under the averaged weights of the setting ``ema_weights``
     ===================== ==============================================================================================
@@ -179,6 +181,7 @@ class Statistics:
         prior: N.
         decay: d.
         corrected: see ``bnexp.training.ema``.
+        weight: w; 0 where the word names none.
     """
 
     kind: str
@@ -186,6 +189,7 @@ class Statistics:
     prior: int = 0
     decay: float = 0.0
     corrected: bool = False
+    weight: float = 0.0
 
     @property
     def by_batch(self) -> bool:
@@ -197,7 +201,7 @@ class Statistics:
         """The word that ``statistics_of`` reads."""
         if self.kind == "ema":
             return f"ema{self.decay}{'_corrected' if self.corrected else ''}"
-        return f"{self.kind}{self.images or ''}{f'prior{self.prior}' if self.prior else ''}"
+        return f"{self.kind}{self.images or self.weight or ''}{f'prior{self.prior}' if self.prior else ''}"
 
     @property
     def title(self) -> str:
@@ -205,14 +209,18 @@ class Statistics:
         size = f" of {self.images} images" if self.images else ""
         if self.kind == "batch":
             return f"batch statistics{size}" + (f" and a prior of {self.prior}" if self.prior else "")
-        titles = {"precise": "precise statistics", "tent": f"adapted by the entropy of batches{size}"}
+        titles = {
+            "precise": "precise statistics",
+            "tent": f"adapted by the entropy of batches{size}",
+            "own": f"own image weighed {self.weight or 'by validation'}",
+        }
         return titles.get(self.kind, _spaced(self.word))
 
 
 RUNNING = Statistics("running")
 _STATISTICS = re.compile(
     r"(?P<kind>running|precise|ema_weights)|(?P<batch>batch)(?:(?P<n>[1-9]\d*)(?:prior(?P<prior>[1-9]\d*))?)?"
-    r"|tent(?P<tent>[1-9]\d*)|ema(?P<decay>[\d.e-]*\d)(?P<corrected>_corrected)?"
+    r"|tent(?P<tent>[1-9]\d*)|own(?P<weight>0?\.\d+)?|ema(?P<decay>[\d.e-]*\d)(?P<corrected>_corrected)?"
 )
 
 
@@ -225,6 +233,8 @@ def statistics_of(word: str) -> Statistics | None:
         return Statistics("batch", int(found["n"] or 0), int(found["prior"] or 0))
     if found["tent"]:
         return Statistics("tent", int(found["tent"]))
+    if word.startswith("own"):
+        return Statistics("own", weight=float(found["weight"] or 0))
     if found["decay"]:
         return Statistics("ema", decay=float(found["decay"]), corrected=bool(found["corrected"]))
     return Statistics(found["kind"])

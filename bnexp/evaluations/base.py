@@ -23,7 +23,10 @@ from bnexp.training.evaluation import Attack
 SplitName = Literal["train_eval", "validation", "test"]
 Quantity = Literal["loss", "accuracy", "ece"]
 
-_WORDS = "running, precise, batch, batch<n>, batch<n>prior<N>, tent<n>, ema<decay>, ema_weights; n and N count images"
+_WORDS = (
+    "running, precise, batch, batch<n>, batch<n>prior<N>, tent<n>, own, own<weight>, ema<decay>, ema_weights; "
+    "n and N count images"
+)
 
 
 @dataclass(frozen=True)

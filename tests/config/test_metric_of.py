@@ -65,6 +65,8 @@ TITLES = {
     "test/ece_mine_batch8prior4": "test calibration error, mine, batch statistics of 8 images and a prior of 4",
     "test/accuracy_tent64": "test accuracy, adapted by the entropy of batches of 64 images",
     "test/accuracy_ema_weights": "test accuracy, ema weights",
+    "test/accuracy_own0.25": "test accuracy, own image weighed 0.25",
+    "test/loss_own": "test loss, own image weighed by validation",
     "lr": "learning rate",
     "probe/gradients/norm/hidden1": "gradient of the weights",
     "probe/mine/loss_change/hidden1": "loss change",
@@ -94,6 +96,9 @@ PARTS = {
     "test/ece_noise3_batch64prior16": ("test", "ece", "noise3", "batch64prior16"),
     "test/accuracy_my_own_ema_weights": ("test", "accuracy", "my_own", "ema_weights"),
     "test/accuracy_pgd1e-05_tent8": ("test", "accuracy", "pgd1e-05", "tent8"),
+    "test/accuracy_noise3_own0.0625": ("test", "accuracy", "noise3", "own0.0625"),
+    "test/loss_own": ("test", "loss", "", "own"),
+    "test/accuracy_own2": ("test", "accuracy", "own2", "running"),
     "test/accuracy_batch0": ("test", "accuracy", "batch0", "running"),
 }
 
