@@ -42,7 +42,7 @@ from bnexp.training.statistics import write_precise  # noqa: E402
 SHAPES = {"2-D": (20, 9), "sequence": (8, 9, 3), "4-D": (6, 9, 2, 2)}
 MAPS = {"2-D": "linear", "sequence": "conv1d", "4-D": "conv2d"}
 # Evaluation by the statistics of the whole batch is not what training does: corrections, noise, chunks, a first batch.
-OTHER_IN_EVALUATION = ("batch_renorm", "noisy_bn", "ghost_bn", "frozen_bn")
+OTHER_IN_EVALUATION = ("batch_renorm", "noisy_bn", "ghost_bn", "gn_bn", "frozen_bn")
 # Gradients that stop at statistics are not those of the function; noise is new at every call.
 NO_DERIVATIVE = ("batch_renorm", "detached_bn", "noisy_bn")
 

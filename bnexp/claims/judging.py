@@ -275,8 +275,10 @@ class _Case:
                 yield f"{point.label}: best {regime.key}={show(tuned.best)} is on the edge of {_grid(tuned)}"
 
     def _axis_ends(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
-        """Arms that work up to the end of the axis, if a longer axis could change the verdict."""
+        """Arms that work up to the end of the axis, or are best there, if a longer axis could change the verdict."""
         reduce = self.test.reduce
+        if reduce is not None and reduce.kind == "best_at":
+            yield from self._best_at_ends(sides)
         if reduce is None or reduce.kind != "largest":
             return
         sign = _SIGNS[self.test.claims] * (1 if verdict.word == SUPPORTED else -1)
@@ -286,6 +288,13 @@ class _Case:
             # If the verdict needs this arm to be large, a longer axis can only confirm it.
             if at_top and sign * side.weight <= 0:
                 yield f"{name}: works up to the end of the axis ({show(top)}) for {at_top} seeds; more may work"
+
+    def _best_at_ends(self, sides: Mapping[str, Side]) -> Iterator[str]:
+        for name, side in sides.items():
+            ends = {float(side.points[place].value or 0) for place in (0, -1)}
+            at_ends = sum(value in ends for value in side.values.values())
+            if at_ends:
+                yield f"{name}: is best at an end of the axis for {at_ends} seeds; the best may lie outside"
 
     def _one_sided_loss(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
         """Seeds without a value on one side, if those values would have counted against the verdict."""

@@ -153,6 +153,8 @@ def reduced(
     smallest such one working too (values that are too small do not count as failures).
     ``share``: the share of axis values that work. ``count``: how many reach ``factor`` times the best mean.
     ``slope``: least squares against log2 of the axis value, or the value itself. ``best``: the best over the axis.
+    ``best_at``: the axis value where that is, between the values: the top of the parabola through the best number and
+    its neighbours, over log2 of the axis value.
     ``range``: the best less the worst.
 
     Args:
@@ -164,7 +166,7 @@ def reduced(
         chance: what guessing scores, where that is known.
 
     Returns:
-        The number; None where no value works (``largest``), or some are missing (``slope``, ``range``).
+        The number; None where no value works (``largest``), or some are missing (``slope``, ``best_at``, ``range``).
     """
     numbers = {at: by_seed.get(seed) for at, by_seed in table.items()}
     if reduce.kind == "slope":
@@ -172,6 +174,8 @@ def reduced(
     there = [number for number in numbers.values() if number is not None]
     if reduce.kind == "best":
         return (max(there) if larger else min(there)) if there else None
+    if reduce.kind == "best_at":
+        return _best_at(numbers, larger) if len(there) == len(numbers) else None
     if reduce.kind == "range":
         return max(there) - min(there) if len(there) == len(numbers) else None
     if reduce.kind == "count":
@@ -183,6 +187,20 @@ def reduced(
         return len(works) / len(numbers)
     found = largest_working(list(numbers), works)
     return None if found is None else float(found)
+
+
+def _best_at(numbers: Mapping[Any, float | None], larger: bool) -> float:
+    """The axis value of the best number; of equal ones the middle one. At an end of the axis there is no parabola."""
+    x = [math.log2(at) for at in numbers]
+    y = [number if larger else -number for number in numbers.values() if number is not None]
+    places = [place for place, number in enumerate(y) if number == max(y)]
+    best = places[len(places) // 2]
+    if best in (0, len(y) - 1):
+        return float(list(numbers)[best])
+    (left, fall_left), (right, fall_right) = ((x[best] - x[at], y[best] - y[at]) for at in (best - 1, best + 1))
+    bend = left * fall_right - right * fall_left
+    top = x[best] - (left**2 * fall_right - right**2 * fall_left) / (2 * bend) if bend else x[best]
+    return float(2**top)
 
 
 def _slope(numbers: Mapping[Any, float | None], reduce: Reduce) -> float | None:

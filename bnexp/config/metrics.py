@@ -182,6 +182,8 @@ class Statistics:
     batch<n>prior<N>      running and batch statistics, weighted as N and n images
     tent<n>               those of each batch; besides, gains and biases learn after each batch by its entropy
     batch..sorted         of batches from images that are sorted by class, not mixed; also ``tent<n>sorted``
+    own<w>                running averages of E[x] and E[x^2], with the weight w of the image's own (Summers & Dinneen
+                          2020); ``own`` alone: with the weight that has the least loss on validation images
     ema<d>[_corrected]    a further running average, of the setting ``ema``
     ema_weights           precise statistics under the averaged weights of the setting ``ema_weights``
     ===================== ==============================================================================================
@@ -193,6 +195,7 @@ class Statistics:
         decay: d.
         corrected: see ``bnexp.training.ema``.
         by_class: the images are sorted by class.
+        weight: w; 0 where the word names none.
     """
 
     kind: str
@@ -201,6 +204,7 @@ class Statistics:
     decay: float = 0.0
     corrected: bool = False
     by_class: bool = False
+    weight: float = 0.0
 
     @property
     def by_batch(self) -> bool:
@@ -212,8 +216,9 @@ class Statistics:
         """The word that ``statistics_of`` reads."""
         if self.kind == "ema":
             return f"ema{self.decay}{'_corrected' if self.corrected else ''}"
+        number = self.images or self.weight or ""
         prior, order = f"prior{self.prior}" if self.prior else "", "sorted" if self.by_class else ""
-        return f"{self.kind}{self.images or ''}{prior}{order}"
+        return f"{self.kind}{number}{prior}{order}"
 
     @property
     def title(self) -> str:
@@ -221,13 +226,17 @@ class Statistics:
         size = (f" of {self.images} images" if self.images else "") + (" of few classes" if self.by_class else "")
         if self.kind == "batch":
             return f"batch statistics{size}" + (f" and a prior of {self.prior}" if self.prior else "")
-        titles = {"precise": "precise statistics", "tent": f"adapted by the entropy of batches{size}"}
+        titles = {
+            "precise": "precise statistics",
+            "tent": f"adapted by the entropy of batches{size}",
+            "own": f"own image weighed {self.weight or 'by validation'}",
+        }
         return titles.get(self.kind, _spaced(self.word))
 
 
 RUNNING = Statistics("running")
 _STATISTICS = re.compile(
-    r"(?P<kind>running|precise|ema_weights)|ema(?P<decay>[\d.e-]*\d)(?P<corrected>_corrected)?"
+    r"(?P<kind>running|precise|ema_weights)|ema(?P<decay>[\d.e-]*\d)(?P<corrected>_corrected)?|own(?P<weight>0?\.\d+)?"
     r"|(?:(?P<batch>batch)(?:(?P<n>[1-9]\d*)(?:prior(?P<prior>[1-9]\d*))?)?|tent(?P<tent>[1-9]\d*))(?P<sorted>sorted)?"
 )
 
@@ -241,6 +250,8 @@ def statistics_of(word: str) -> Statistics | None:
         return Statistics("batch", int(found["n"] or 0), int(found["prior"] or 0), by_class=bool(found["sorted"]))
     if found["tent"]:
         return Statistics("tent", int(found["tent"]), by_class=bool(found["sorted"]))
+    if word.startswith("own"):
+        return Statistics("own", weight=float(found["weight"] or 0))
     if found["decay"]:
         return Statistics("ema", decay=float(found["decay"]), corrected=bool(found["corrected"]))
     return Statistics(found["kind"])

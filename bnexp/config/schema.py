@@ -20,6 +20,7 @@ ANY = "*"
 # has the role ``Later``, and its default is that value.
 LATER_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("model", "lenet"): {"padding": 2},
+    ("norm", "scaled_ws"): {"alpha": None},
     ("data", "image_folder"): {"holdout": None},
     ("data", "npz"): {"holdout": None},
     ("data", ANY): {"train_classes": None, "order": "shuffled", "label_noise": 0.0, "split_seed": "fixed"},

@@ -24,7 +24,8 @@ SplitName = Literal["train_eval", "validation", "test"]
 Quantity = Literal["loss", "accuracy", "ece"]
 
 _WORDS = (
-    "running, precise, batch[<n>[prior<N>]][sorted], tent<n>[sorted], ema<decay>, ema_weights; n and N count images"
+    "running, precise, batch[<n>[prior<N>]][sorted], tent<n>[sorted], own[<weight>], ema<decay>, ema_weights; "
+    "n and N count images"
 )
 
 

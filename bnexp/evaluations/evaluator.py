@@ -18,7 +18,14 @@ from bnexp.training.ema_weights import averaged
 from bnexp.training.entropy import adapting
 from bnexp.training.evaluation import Measures, evaluate
 from bnexp.training.population import Population
-from bnexp.training.statistics import batch_statistics, precise_statistics
+from bnexp.training.statistics import batch_statistics, own_moments, precise_statistics
+
+# Split, condition and quantity of a measurement.
+Names = tuple[str, str, str]
+Row = tuple[Wanted, Names, list[float]]
+# The weights of an image's own moments among which ``own`` chooses: 0 and powers of 2. In training an image weighs
+# 1 / (batch size) in the statistics that it is normalized by.
+OWN_WEIGHTS = (RUNNING, *(Statistics("own", weight=2.0**power) for power in range(-7, 0)))
 
 
 @dataclass(frozen=True)
@@ -75,13 +82,12 @@ class Evaluator:
     def parts(self) -> Iterator[tuple[Evaluated, list[float]]]:
         """Every measurement with the parts of its tag; the statistics one after another."""
         for source, same in self._by_source().items():
-            with self._under(source):
-                rows = [(wanted, list(self._rows(wanted, found, source, same))) for wanted, found in self._wanted]
+            by_validation = source.kind == "own" and not source.weight
+            found = self._by_best_weights(same) if by_validation else self._rows(source, same)
             for statistics in same:
-                for wanted, measured in rows:
+                for wanted, (split, condition, quantity), values in found:
                     if statistics in wanted.statistics:
-                        for split, condition, quantity, values in measured:
-                            yield Evaluated(split, quantity, condition, statistics), values
+                        yield Evaluated(split, quantity, condition, statistics), values
 
     def _by_source(self) -> dict[Statistics, list[Statistics]]:
         """Statistics that are measured -> all wanted ones whose numbers are the same."""
@@ -92,18 +98,36 @@ class Evaluator:
             found.setdefault(statistics if own else RUNNING, []).append(statistics)
         return found
 
-    def _rows(
-        self, wanted: Wanted, conditions: Sequence[Condition], source: Statistics, same: Sequence[Statistics]
-    ) -> Iterator[tuple[str, str, str, list[float]]]:
-        """(split, condition, quantity, values) of one evaluation, if it wants one of the statistics."""
-        if not set(same) & set(wanted.statistics):
-            return
+    def _by_best_weights(self, same: Sequence[Statistics]) -> list[Row]:
+        """What is measured if each member weighs an image's own moments as its loss on validation images is least."""
+        images, losses = self._images, []
+        for source in OWN_WEIGHTS:
+            with self._under(source):
+                losses.append(evaluate(self._population, images.splits["validation"], images.batch_size)["loss"])
+        best_M = [OWN_WEIGHTS[column.index(min(column))] for column in zip(*losses, strict=True)]
+        found = {source: self._rows(source, same) for source in dict.fromkeys(best_M)}
+        by_member = zip(*(found[source] for source in best_M), strict=True)
+        return [(*rows[0][:2], [values[m] for m, (_, _, values) in enumerate(rows)]) for rows in by_member]
+
+    def _rows(self, source: Statistics, same: Sequence[Statistics]) -> list[Row]:
+        """What is measured under some statistics, of the evaluations that want one of the statistics ``same``."""
+        with self._under(source):
+            return [
+                (wanted, names, values)
+                for wanted, conditions in self._wanted
+                if set(same) & set(wanted.statistics)
+                for names, values in self._values(wanted, conditions, source)
+            ]
+
+    def _values(
+        self, wanted: Wanted, conditions: Sequence[Condition], source: Statistics
+    ) -> Iterator[tuple[Names, list[float]]]:
         for name in wanted.splits:
             for condition in conditions:
                 measured = self._measure(self._view(name, condition, source), condition, wanted, source)
                 for quantity, values in measured.items():
                     if quantity in wanted.quantities:
-                        yield name, condition.name, quantity, values
+                        yield (name, condition.name, quantity), values
 
     def _measure(self, split: Split, condition: Condition, wanted: Wanted, source: Statistics) -> Measures:
         images = self._images
@@ -140,6 +164,8 @@ class Evaluator:
                 stack.enter_context(precise_statistics(population, images.train, images.train_batch_size))
             elif statistics.by_batch:
                 stack.enter_context(batch_statistics(*population.networks(), prior=statistics.prior))
+            elif statistics.kind == "own":
+                stack.enter_context(own_moments(*population.networks(), weight=statistics.weight))
             elif statistics.kind == "ema":
                 index = self._decays.index(statistics.decay)
                 stack.enter_context(average_as_running(population, index, corrected=statistics.corrected))

@@ -36,11 +36,13 @@ def require(wanted: Sequence[Wanted], config: TrainConfig, model: nn.Module, bla
             given = f"evaluations.{each.word}.splits=[validation]"
             raise ValueError(f"{given}: needs validation images; use data.validation=0.1")
         for statistics in each.statistics:
-            for fault in _faults(statistics, config, model, blank_B):
+            for fault in _faults(statistics, config, model, blank_B, pixels):
                 raise ValueError(f"evaluations.{each.word}.statistics=[{statistics.word}]: {fault}")
 
 
-def _faults(statistics: Statistics, config: TrainConfig, model: nn.Module, blank_B: Tensor) -> Iterator[str]:
+def _faults(
+    statistics: Statistics, config: TrainConfig, model: nn.Module, blank_B: Tensor, pixels: Pixels
+) -> Iterator[str]:
     if statistics.kind == "ema" and statistics.decay not in config.ema:
         yield f"needs the setting ema=[{statistics.decay}]"
     if statistics.kind == "ema_weights" and config.ema_weights is None:
@@ -49,9 +51,18 @@ def _faults(statistics: Statistics, config: TrainConfig, model: nn.Module, blank
         yield "adapts gains and biases of norms, and this model has none; use norm.affine=true"
     if statistics.prior and not all(keeps_variances(layer) for layer in moving_norms(model)):
         yield f"norm={config.norm['name']} keeps covariances, which take no prior"
+    elif statistics.kind == "own":
+        yield from _own_faults(statistics, config, model, pixels)
     elif statistics.by_batch and batch_norms(model):
         try:
             with batch_statistics(model, prior=statistics.prior), torch.no_grad():
                 model.train(False)(blank_B[: statistics.images or config.micro_batch_size])
         except ValueError as error:
             yield f"{str(error).partition(';')[0]}; use larger batches"
+
+
+def _own_faults(statistics: Statistics, config: TrainConfig, model: nn.Module, pixels: Pixels) -> Iterator[str]:
+    if not all(keeps_variances(layer) for layer in moving_norms(model)):
+        yield f"norm={config.norm['name']} keeps covariances, beside which an image's own moments have no weight"
+    elif not statistics.weight and pixels.data.validation is None:
+        yield "chooses the weight by validation images; use data.validation=0.1, or own0.1 for a weight of 0.1"

@@ -185,5 +185,5 @@ def require_spread(
 
 
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
-    """View a [C] tensor so that it broadcasts along axis 1 of ``x``."""
-    return parameter if x.ndim == 2 else parameter.view(-1, *[1] * (x.ndim - 2))
+    """View a tensor [C] or [B, C] so that it broadcasts along the first axes of ``x``, (B, C, ...)."""
+    return parameter if x.ndim == 2 else parameter.view(*parameter.shape, *[1] * (x.ndim - 2))

@@ -26,7 +26,8 @@ class BatchStatistics(Norm, ABC):
 
     Training normalizes by the batch at hand and moves the running statistics. Evaluation normalizes by the running
     statistics; with ``source = "batch"`` it normalizes by the batch at hand, mixed with the running statistics where
-    there is a ``prior``, and changes no buffer. Subclasses define ``by_batch`` and ``by_running``.
+    there is a ``prior``, and changes no buffer. Subclasses define ``by_batch`` and ``by_running``, and, if they do more
+    than center and scale by given statistics, ``by_moments``.
 
     Args:
         eps: added to the variance, inside the root.
@@ -40,6 +41,7 @@ class BatchStatistics(Norm, ABC):
         least_values: how many values a channel of a batch must have.
         source: which statistics evaluation uses; the caller may set it.
         prior: how many samples the running statistics count as, next to those of the batch; 0 for none.
+        own: the weight of a sample's own moments, next to the running statistics; 0 for none.
         frozen: the layer stays in evaluation mode.
         running_mean: [C], 0 at first.
         running_var: [C], 1 at first.
@@ -51,6 +53,7 @@ class BatchStatistics(Norm, ABC):
     least_values: int = 2
     source: Literal["running", "batch"] = "running"
     prior = 0
+    own = 0.0
     frozen = False
     running_mean: Tensor
     running_var: Tensor
@@ -71,7 +74,7 @@ class BatchStatistics(Norm, ABC):
             ValueError: the statistics of the batch are needed and a channel has a single value.
         """
         if not self.training and self.source == "running":
-            return self.by_running(x)
+            return self.by_own(x) if self.own else self.by_running(x)
         if not self.training and self.prior:
             return self.by_mixture(x)
         self.require_values(x)
@@ -89,6 +92,21 @@ class BatchStatistics(Norm, ABC):
             return self.by_running(x)
         finally:
             self.running_mean, self.running_var = kept
+
+    def by_own(self, x: Tensor) -> Tensor:
+        """Normalize each sample by (1 - a) * running + a * own, E[x] and E[x^2] alike, with a the weight ``own``.
+
+        Summers & Dinneen 2020, and the authors' code; their own moments of a vector are its values.
+        """
+        var_BC, mean_BC = torch.var_mean(self.wide(x).reshape(*x.shape[:2], -1), 2, correction=0)
+        apart_BC, kept = mean_BC - self.running_mean, 1 - self.own
+        mean_BC = self.running_mean + self.own * apart_BC
+        var_BC = kept * self.running_var + self.own * (var_BC + kept * apart_BC.square())
+        return self.by_moments(x, mean_BC, var_BC)
+
+    def by_moments(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """Normalize by the given statistics in place of the running ones, [C] each or, sample by sample, [B, C]."""
+        return self.scaled(self.standardized(self.wide(x), mean, var)).to(x.dtype)
 
     def require_values(self, x: Tensor) -> None:
         """Refuse a batch of fewer than ``least_values`` values a channel."""
@@ -146,7 +164,7 @@ class BatchStatistics(Norm, ABC):
         self.running_var.copy_(products)
 
     def standardized(self, wide: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        """(x - mean) / sqrt(var + eps) by the given statistics, [C] each."""
+        """(x - mean) / sqrt(var + eps) by the given statistics, [C] or [B, C] each."""
         return (wide - per_channel(mean, wide)) * per_channel((var + self.eps).rsqrt(), wide)
 
     def unbiased_var(self, var: Tensor, x: Tensor) -> Tensor:

@@ -25,14 +25,15 @@ class MeanOnlyBatchNorm(BatchStatistics):
         mean = self.wide(x).mean(pooled_axes(x))
         if track:
             self.advance(mean, self.running_var)
-        return self._centred(x, mean)
+        return self.by_moments(x, mean, self.running_var)
 
     def by_running(self, x: Tensor) -> Tensor:
         """Subtract the running mean."""
-        return self._centred(x, self.running_mean)
+        return self.by_moments(x, self.running_mean, self.running_var)
 
-    def _centred(self, x: Tensor, mean: Tensor) -> Tensor:
-        return self.scaled(self.wide(x) - per_channel(mean, x)).to(x.dtype)
+    def standardized(self, wide: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """Subtract the given mean."""
+        return wide - per_channel(mean, wide)
 
     @torch.no_grad()
     def restore(self, x: Tensor) -> None:
@@ -53,14 +54,15 @@ class VarianceOnlyBatchNorm(BatchStatistics):
         var, mean = torch.var_mean(self.wide(x), pooled_axes(x), correction=0)
         if track:
             self.advance(mean, self.unbiased_var(var, x))
-        return self._divided(x, var)
+        return self.by_moments(x, mean, var)
 
     def by_running(self, x: Tensor) -> Tensor:
         """Divide by the running standard deviation."""
-        return self._divided(x, self.running_var)
+        return self.by_moments(x, self.running_mean, self.running_var)
 
-    def _divided(self, x: Tensor, var: Tensor) -> Tensor:
-        return self.scaled(self.wide(x) * per_channel((var + self.eps).rsqrt(), x)).to(x.dtype)
+    def standardized(self, wide: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """Divide by the root of the given variance."""
+        return wide * per_channel((var + self.eps).rsqrt(), wide)
 
     @torch.no_grad()
     def restore(self, x: Tensor) -> None:

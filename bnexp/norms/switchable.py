@@ -39,7 +39,11 @@ class SwitchableNorm(BatchStatistics):
 
     def by_running(self, x: Tensor) -> Tensor:
         """Normalize with the batch's part from the running statistics."""
-        return self._mixed(x, _moments(self.wide(x)), (self.running_var[None], self.running_mean[None]))
+        return self.by_moments(x, self.running_mean[None], self.running_var[None])
+
+    def by_moments(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """Normalize with the batch's part from the given statistics, [1, C] or [B, C]."""
+        return self._mixed(x, _moments(self.wide(x)), (var, mean))
 
     def _mixed(self, x: Tensor, instance: tuple[Tensor, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
         values = values_per_statistic(x, *range(1, x.ndim))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import Positive, PositiveFloat
-from bnexp.norms.base import NORMS, Norm, Scaled, per_channel
+from bnexp.norms.base import NORMS, Branch, Norm, Scaled, per_channel
 from bnexp.norms.batch import Momentum, pooled_axes
 from bnexp.norms.group import GroupNorm, fitting_groups
 from bnexp.norms.moment_only import MeanOnlyBatchNorm
@@ -121,6 +121,22 @@ class NormalizedWeights(FilterNorm):
         """Normalize the map's filters, which need at least two weights each."""
         require_several_weights(linear, norm=self.name)
         normalize_filters(linear, self.rule())
+
+
+class BranchWeights(NormalizedWeights):
+    """The same at the end of a residual branch, times one learnt number, [1].
+
+    Args:
+        alpha: where this number starts.
+    """
+
+    def __init__(self, *given: Any, alpha: float, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.alpha = nn.Parameter(torch.full((1,), alpha))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift x, (B, C, ...), and scale all of it."""
+        return per_channel(self.alpha, x) * super().forward(x)
 
 
 class WeightNorm(FilterNorm):
@@ -291,23 +307,34 @@ def weight_standardization(channels: int, *, eps: PositiveFloat, affine: bool) -
 
 
 @NORMS.register("scaled_ws", Capabilities(bias_in_linear=True))
-def scaled_ws(channels: int, *, scale: PositiveFloat, eps: PositiveFloat, affine: bool) -> Norm:
+def scaled_ws(
+    channels: int,
+    *,
+    scale: PositiveFloat,
+    eps: PositiveFloat,
+    alpha: float | None,
+    affine: bool,
+    branch: Branch | None = None,
+) -> Norm:
     """Scaled weight standardization, by output unit: y = gain * scale * <(w - mean) / (sqrt(fan_in) sd), x> + bias.
 
     The sd is the biased one. Training and evaluation are the same, for vectors and maps alike.
 
-    Brock, De & Smith 2021, eq. 2, and their code (eps).
+    Brock, De & Smith 2021, eq. 2, and their code (eps); their networks have SkipInit, too (De & Smith 2020).
 
     Options:
         scale: the paper's gamma, which restores the variance that the activation takes away: sqrt(2 / (1 - 1 / pi)) for
             relu, 1 for identity.
         eps: the least fan_in * sd^2.
+        alpha: where a learnt number starts that scales the end of each residual branch; null: there is none.
 
     Raises:
         ValueError: a filter has a single weight.
     """
     # sqrt(fan_in) * sd is the length of w - mean.
     rule = partial(UnitFilters, eps=eps, scale=scale, centered=True)
+    if alpha is not None and branch is not None and branch.last:
+        return BranchWeights(channels, name="scaled_ws", rule=rule, affine=affine, alpha=alpha)
     return NormalizedWeights(channels, name="scaled_ws", rule=rule, affine=affine)
 
 

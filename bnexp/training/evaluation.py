@@ -47,8 +47,8 @@ def evaluate(
         forward: answers with logits [M, B, K] instead of the population; used in this pass alone.
     """
     population.train(False)
-    by_batch = any(layer.source == "batch" for layer in batch_norms(population.members[0]))
-    given = split, batch_size, attack, calibrated, classes, by_batch
+    moved = any(layer.source == "batch" or layer.own for layer in batch_norms(population.members[0]))
+    given = split, batch_size, attack, calibrated, classes, moved
     scores = population.kept(_Scores, *given) if forward is None else _Scores(population, *given, forward)
     measures = scores()
     population.train()
@@ -66,7 +66,7 @@ class _Scores:
         attack: Attack | None,
         calibrated: bool,
         classes: tuple[int, ...] | None,
-        by_batch: bool,
+        moved: bool,
         forward: Forward | None = None,
     ) -> None:
         self._population, self._images, members = population, len(split), len(population)
@@ -75,7 +75,7 @@ class _Scores:
         self._hits_M = torch.zeros_like(self._loss_M)
         self._classes_K = None if classes is None else torch.tensor(classes, device=split.y.device)
         self._gap_MQ = self._loss_M.new_zeros(members, _BINS) if calibrated else None
-        record = None if by_batch or population.recorder is None else population.record
+        record = None if moved or population.recorder is None else population.record
         batches = places(split, batch_size, population.members[0])
         if record is not None:  # no norm looks at a batch as a whole, so that the last one can be filled up
             batches = [slice(start, start + batch_size) for start in range(0, len(split), batch_size)]

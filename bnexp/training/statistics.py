@@ -45,6 +45,24 @@ def batch_statistics(*models: nn.Module, prior: int = 0) -> Iterator[None]:
 
 
 @contextmanager
+def own_moments(*models: nn.Module, weight: float) -> Iterator[None]:
+    """Evaluate each image by the running statistics and its own moments inside the with block, except in frozen layers.
+
+    Args:
+        models: their layers change.
+        weight: of the image's own moments; see ``BatchStatistics.by_own``.
+    """
+    layers = [layer for model in models for layer in moving_norms(model)]
+    for layer in layers:
+        layer.own = weight
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.own = 0.0
+
+
+@contextmanager
 def precise_statistics(population: Population, train: Split, batch_size: int) -> Iterator[None]:
     """Evaluate with the population statistics of ``train`` under the present weights, inside the with block.
 

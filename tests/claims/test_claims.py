@@ -398,6 +398,18 @@ def test_the_end_of_the_axis_is_no_verdict_where_more_could_turn_it(tmp_path):
     assert "works up to the end of the axis" in one.notes[0]
 
 
+def test_a_best_value_at_the_end_of_the_axis_is_no_verdict(tmp_path):
+    inside = values() | {"none@0.3": [0.85] * 6, "none@1": [0.8] * 6, "bn@0.1": [0.7] * 6, "bn@1": [0.84] * 6}
+    text = SMALL.replace("{kind: largest, within: 0.05}", "{kind: best_at}").replace(
+        "threshold: 0.3", "threshold: 0.01"
+    )
+    assert judged(tmp_path / "in", harvest(tmp_path / "a", inside), text)["rate", "equal"].verdict.word == "supported"
+    at_end = inside | {"bn@1": [0.89] * 6}
+    one = judged(tmp_path / "out", harvest(tmp_path / "b", at_end), text)["rate", "equal"]
+    assert (one.verdict.word, one.verdict.detail) == ("inconclusive", "grid edge")
+    assert "bn: is best at an end of the axis for 6 seeds" in one.notes[0]
+
+
 def test_an_effect_of_one_step_of_the_axis_is_no_verdict(tmp_path):
     near = values() | {"bn@1": [None] * 6}
     one = judged(tmp_path, harvest(tmp_path, near))["rate", "equal"]

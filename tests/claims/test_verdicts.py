@@ -282,6 +282,19 @@ def test_the_range_over_the_axis_needs_all_its_values():
     assert measures.reduced(table, Reduce(kind="range"), 1, larger=True) is None
 
 
+@pytest.mark.parametrize("axis", [[0.1, 0.2, 0.4, 0.8, 1.6], [0.1, 0.3, 1, 3, 10]])
+@pytest.mark.parametrize("larger", [True, False])
+def test_the_best_place_is_the_top_of_a_parabola(axis, larger):
+    best_at, top = Reduce(kind="best_at"), 0.5
+    table = {at: {0: 0.9 - 0.02 * math.log(at / top) ** 2} for at in axis}
+    table = table if larger else {at: {0: 1 - row[0]} for at, row in table.items()}
+    assert measures.reduced(table, best_at, 0, larger=larger) == pytest.approx(top)
+    rising = {at: {0: at, 1: 1.0, 2: None} for at in axis}
+    assert measures.reduced(rising, best_at, 0, larger=larger) == (axis[-1] if larger else axis[0])
+    assert measures.reduced(rising, best_at, 1, larger=larger) == axis[2]  # all alike: the middle
+    assert measures.reduced(rising, best_at, 2, larger=larger) is None
+
+
 def test_losses_are_reduced_the_other_way_round():
     losses = {at: {seed: 1 - value for seed, value in row.items()} for at, row in TABLE.items()}
     assert measures.reduced(losses, Reduce(kind="largest", within=0.05), 0, larger=False) == 0.3

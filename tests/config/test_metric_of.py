@@ -66,6 +66,8 @@ TITLES = {
     "test/accuracy_tent64": "test accuracy, adapted by the entropy of batches of 64 images",
     "test/accuracy_batch64sorted": "test accuracy, batch statistics of 64 images of few classes",
     "test/accuracy_ema_weights": "test accuracy, ema weights",
+    "test/accuracy_own0.25": "test accuracy, own image weighed 0.25",
+    "test/loss_own": "test loss, own image weighed by validation",
     "lr": "learning rate",
     "probe/gradients/norm/hidden1": "gradient of the weights",
     "probe/mine/loss_change/hidden1": "loss change",
@@ -97,6 +99,9 @@ PARTS = {
     "test/accuracy_pgd1e-05_tent8": ("test", "accuracy", "pgd1e-05", "tent8"),
     "test/accuracy_blur5_batch8prior16sorted": ("test", "accuracy", "blur5", "batch8prior16sorted"),
     "test/loss_tent64sorted": ("test", "loss", "", "tent64sorted"),
+    "test/accuracy_noise3_own0.0625": ("test", "accuracy", "noise3", "own0.0625"),
+    "test/loss_own": ("test", "loss", "", "own"),
+    "test/accuracy_own2": ("test", "accuracy", "own2", "running"),
     "test/accuracy_batch0": ("test", "accuracy", "batch0", "running"),
 }
 

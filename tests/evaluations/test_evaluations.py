@@ -43,7 +43,7 @@ EVERYTHING = (
     "evaluations.statistics.splits=[train_eval,test]",
     "evaluations.tasks.tasks=[[0,9],[3,5,8]]",
     "evaluations.tasks.statistics=[running,batch16]",
-    "evaluations.statistics.statistics=[batch9,batch16prior16,tent16,ema_weights]",
+    "evaluations.statistics.statistics=[batch9,batch16prior16,tent16,own,own0.25,ema_weights]",
     "ema=[0.9]",
     "ema_weights=0.9",
 )
@@ -297,13 +297,31 @@ def test_tent_lowers_the_entropy_of_each_batch_after_it_was_answered(stacked):
     assert all(torch.equal(buffer, before[1][name]) for name, buffer in population.buffers.items())
 
 
+@STACKED
+def test_each_member_weighs_an_images_own_moments_by_the_validation_images(stacked):
+    split, _ = data()
+    said_by_one = network(1).eval()(split.x).argmax(1)  # whose own moments therefore should not matter
+    splits, weights = {"validation": Split(split.x, said_by_one), "test": split}, [2.0**power for power in range(-7, 0)]
+    words = ["running", *(f"own{weight}" for weight in weights)]
+    found = measured(members(stacked), splits, split, "own", *words, **SIZES)
+    best = []
+    for row in (0, 1):
+        losses = [found[f"validation/loss{end}"][row] for end in ("", *(f"_{word}" for word in words[1:]))]
+        best.append(losses.index(min(losses)))
+        assert len(set(losses)) == len(losses)
+        for split_ in ("validation", "test"):
+            wanted = found[f"{split_}/loss{f'_{words[best[-1]]}' if best[-1] else ''}"][row]
+            assert found[f"{split_}/loss_own"][row] == wanted
+    assert best[0] > best[1]
+
+
 def test_norms_without_batch_statistics_get_the_same_numbers_but_from_tent():
     split, _ = data()
-    words = ("running", "precise", "batch4", "batch4prior9", "tent4")
+    words = ("running", "precise", "batch4", "batch4prior9", "own", "own0.5", "tent4")
     found = measured(members(False, "gn"), {"test": split}, split, *words, **SIZES)
-    losses = [found[f"test/loss{end}"] for end in ("", "_precise", "_batch4", "_batch4prior9", "_tent4")]
-    assert losses[:4] == [losses[0]] * 4
-    assert losses[4] != losses[0]
+    *losses, adapted = [found[f"test/loss{end}"] for end in ("", *(f"_{word}" for word in words[1:]))]
+    assert losses == [losses[0]] * 6
+    assert adapted != losses[0]
 
 
 def test_conditions_change_what_is_seen_and_leave_the_images():
@@ -380,6 +398,9 @@ REFUSED = {
     "evaluations=[tasks] evaluations.tasks.tasks=[[3]]": "tasks=[[3]]: each needs two labels or more; allowed are 0",
     "evaluations=[tasks] evaluations.tasks.tasks=[[3,10]]": "tasks=[[3, 10]]: each needs two labels or more",
     "evaluations=[tasks] evaluations.tasks.splits=[train_eval]": "splits=[train_eval]: the images of a task are chosen",
+    "evaluations=[fgsm] evaluations.fgsm.statistics=[own] data.validation=0": "statistics=[own]: chooses the weight by",
+    "evaluations=[fgsm] evaluations.fgsm.statistics=[own0.1] norm=zca": "beside which an image's own moments have no",
+    "evaluations=[fgsm] evaluations.fgsm.statistics=[own0]": "statistics=own0: not known (allowed: running, ",
     "evaluations=[corruption] evaluations.corruption.severities=[6]": "severities=6: out of range; allowed is ",
 }
 

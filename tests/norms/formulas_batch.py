@@ -39,11 +39,24 @@ def batch_norm(norm: Norm, x: Tensor) -> Tensor:
     return by_channel(norm, x, standard(norm.eps))
 
 
-def ghost(norm: Norm, x: Tensor) -> Tensor:
+def chunks(norm: Norm, x: Tensor) -> list[Tensor]:
     starts = list(range(0, len(x), norm.size))
     if len(starts) > 1 and len(x) - starts[-1] == 1:
         starts.pop()
-    return torch.cat([batch_norm(norm, x[a:b]) for a, b in zip(starts, [*starts[1:], len(x)], strict=True)])
+    return [x[a:b] for a, b in zip(starts, [*starts[1:], len(x)], strict=True)]
+
+
+def ghost(norm: Norm, x: Tensor) -> Tensor:
+    return torch.cat([batch_norm(norm, part) for part in chunks(norm, x)])
+
+
+def group_batch(norm: Norm, x: Tensor) -> Tensor:
+    width = x.shape[1] // norm.groups
+    x_hat = [
+        torch.cat([standard(norm.eps)(part[:, c : c + width]) for c in range(0, x.shape[1], width)], 1)
+        for part in chunks(norm, x)
+    ]
+    return by_channel(norm, torch.cat(x_hat), lambda values: values)
 
 
 def detached(norm: Norm, x: Tensor) -> Tensor:
@@ -113,6 +126,7 @@ FORMULAS: dict[str, Callable[[Norm, Tensor], Tensor]] = {
     "var_only_bn": variance_only,
     "noisy_bn": noisy,
     "sync_bn": batch_norm,
+    "gn_bn": group_batch,
 }
 # law -> the norms whose definition contradicts it, each with its reason behind it.
 EXEMPT: dict[str, set[str]] = {
@@ -124,6 +138,7 @@ EXEMPT: dict[str, set[str]] = {
     "order": {
         "batch_renorm",  # the second call corrects by what the first left behind
         "noisy_bn",  # the noise belongs to places in the batch
+        "gn_bn",  # so do the chunks, which are of two samples
     },
     "bfloat16": {
         "batch_renorm",  # the second call corrects by what the first left behind

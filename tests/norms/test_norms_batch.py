@@ -48,7 +48,7 @@ def sides(norm: nn.Module, x: Tensor) -> list[Tensor]:
 # ------------------------------------------------------------------------------------------------- running statistics
 
 
-@family
+@pytest.mark.parametrize("name", [name for name in FAMILY if name != "gn_bn"])
 @momenta
 def test_running_statistics_are_those_of_bn(name, momentum):
     norm, bn = build(name, momentum=momentum), build("bn", momentum=momentum)
@@ -123,7 +123,7 @@ def test_statistics_of_bfloat16_are_taken_in_float32(name):
     assert_close(buffers(norm), buffers(wide), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", [name for name in FAMILY if name != "gn_bn"])
 @pytest.mark.parametrize("shape", [(1, CHANNELS), (1, CHANNELS, 1, 1)])
 def test_one_value_per_channel_is_refused_in_training(name, shape):
     norm = small(name)
@@ -133,7 +133,9 @@ def test_one_value_per_channel_is_refused_in_training(name, shape):
     assert norm.eval()(normal(*shape)).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["ghost_bn", "batch_renorm", "detached_bn", "mean_only_bn", "sync_bn", "frozen_bn"])
+@pytest.mark.parametrize(
+    "name", ["ghost_bn", "gn_bn", "batch_renorm", "detached_bn", "mean_only_bn", "sync_bn", "frozen_bn"]
+)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_large_mean_in_float32(name, layout):
     x = (1000 + 0.1 * torch.randn(4, CHANNELS, 8, 8)).float().contiguous(memory_format=layout)
@@ -145,7 +147,7 @@ def test_large_mean_in_float32(name, layout):
 # --------------------------------------------------------------------------------------------- laws of batch statistics
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILY if name not in ("detached_bn", "var_only_bn")])
+@pytest.mark.parametrize("name", [name for name in FAMILY if name not in ("detached_bn", "var_only_bn", "gn_bn")])
 def test_a_bias_of_the_convolution_before_learns_nothing(name):
     conv, norm, x = nn.Conv2d(2, CHANNELS, 3).double(), small(name), normal(7, 2, 5, 5)
     if name == "noisy_bn":
@@ -155,7 +157,7 @@ def test_a_bias_of_the_convolution_before_learns_nothing(name):
     assert_close(bias_grad, torch.zeros(CHANNELS))
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILY if name not in ("detached_bn", "mean_only_bn")])
+@pytest.mark.parametrize("name", [name for name in FAMILY if name not in ("detached_bn", "mean_only_bn", "gn_bn")])
 def test_the_weights_before_learn_a_direction_only(name):
     conv, norm, x = nn.Conv2d(2, CHANNELS, 3, bias=False).double(), small(name, eps=1e-14), normal(7, 2, 5, 5)
     (weight_grad,) = gradients(norm(conv(x)), conv.weight)
@@ -219,6 +221,83 @@ def test_one_chunk_is_batch_norm(size):
     norm.load_state_dict(bn.state_dict())
     assert_close(sides(norm, x), sides(bn, x))
     assert_close(buffers(norm), buffers(bn))
+
+
+# ----------------------------------------------------------------------------------------------------- group and batch
+
+
+def pooled_second_moments(x: Tensor, moments: tuple[Tensor, Tensor], own: float, groups: int, eps: float) -> Tensor:
+    """The answer of the authors' code in evaluation, sample by sample: weighted E[x] and E[x^2], averaged by group."""
+    rows = []
+    for sample in x:
+        values = sample.reshape(len(sample), -1)
+        means = (1 - own) * moments[0] + own * values.mean(1)
+        squares = (1 - own) * moments[1] + own * (values**2).mean(1)
+        x_hat = torch.zeros_like(values)
+        for group in torch.arange(len(sample)).chunk(groups):
+            mean, square = means[group].mean(), squares[group].mean()
+            x_hat[group] = (values[group] - mean) / (square - mean**2 + eps) ** 0.5
+        rows.append(x_hat.view_as(sample))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("name", "groups"), [("gn_bn", 3), ("gn_bn", CHANNELS), ("bn", CHANNELS)])
+@pytest.mark.parametrize("own", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [SHAPE, (7, CHANNELS)])
+@momenta
+def test_evaluation_by_moving_moments_and_those_of_the_sample(name, groups, own, shape, momentum):
+    norm = build(name, momentum=momentum, **({"groups": groups, "uneven": "refuse"} if name == "gn_bn" else {}))
+    moments = torch.zeros(CHANNELS).double(), torch.ones(CHANNELS).double()
+    for seen, size in enumerate((6, 4, 5), 1):
+        x, rate = normal(size, *shape[1:]), momentum or 1 / seen
+        norm(x)
+        values = x.transpose(0, 1).flatten(1)
+        moments = tuple(
+            (1 - rate) * old + rate * new
+            for old, new in zip(moments, (values.mean(1), (values**2).mean(1)), strict=True)
+        )
+    if name == "bn":  # keeps the average variance, not that of the average moments
+        moments = norm.running_mean, norm.running_var + norm.running_mean**2
+    x = normal(*shape)
+    norm.eval().own = own
+    x_hat = pooled_second_moments(x, moments, own, groups, norm.eps)
+    assert_close(norm(x), per_channel(norm.gain, x) * x_hat + per_channel(norm.bias, x))
+
+
+@pytest.mark.parametrize("name", ["mean_only_bn", "var_only_bn", "switchable", "bn_scratch"])
+def test_a_sample_alone_weighs_in_as_in_a_batch_of_one(name):
+    norm, x = build(name), normal(*SHAPE)
+    norm(normal(*SHAPE))
+    norm.eval().own = 0.3
+    found = norm(x)
+    mean, square = norm.running_mean.clone(), norm.running_var + norm.running_mean**2
+    norm.own = 0.0
+    for sample, answer in zip(x, found, strict=True):
+        values = sample.flatten(1)
+        norm.running_mean = 0.7 * mean + 0.3 * values.mean(1)
+        norm.running_var = 0.7 * square + 0.3 * (values**2).mean(1) - norm.running_mean**2
+        assert_close(norm(sample[None])[0], answer)
+
+
+def test_one_value_per_group_is_refused_and_two_are_not():
+    norm = build("gn_bn", groups=CHANNELS, uneven="refuse")
+    with pytest.raises(ValueError, match=r"^norm=gn_bn: .* one value per group, .*; use a larger batch_size, or "):
+        norm(normal(1, CHANNELS))
+    assert norm.batches_seen == 0
+    assert build("gn_bn")(normal(1, CHANNELS)).isfinite().all()
+
+
+@pytest.mark.parametrize("groups", [1, 3, CHANNELS])
+def test_one_sample_a_group_of_channels_or_one_channel_are_known_norms(groups):
+    x = normal(6, CHANNELS, 2, 2).requires_grad_()
+    norm, ghost_bn = (build(name, size=3) for name in ("gn_bn", "ghost_bn"))
+    norm.groups = groups
+    norm.load_state_dict(ghost_bn.state_dict())
+    if groups == CHANNELS:
+        assert_close(sides(norm, x), sides(ghost_bn, x))
+    gn = build("gn", groups=groups)
+    gn.load_state_dict({"gain": norm.gain, "bias": norm.bias})
+    assert_close(sides(norm, x[:1]), sides(gn, x[:1]))
 
 
 # ----------------------------------------------------------------------------------------------------- renormalization

@@ -417,6 +417,21 @@ def test_skipinit_scales_the_end_of_a_branch_by_one_number(kind):
     assert NORMS.bind({"name": "skipinit", "alpha": 0.25})(6, branch=Branch(5, 2, last=True)).gain.item() == 0.25
 
 
+@pytest.mark.parametrize("kind", LINEARS)
+def test_scaled_weight_standardization_scales_the_end_of_a_branch_if_asked(kind):
+    inside, ends = Branch(5, 2, last=False), Branch(5, 2, last=True)
+    both = layer("scaled_ws", kind, branch=ends, alpha=0.25)
+    x = normal(*LINEARS[kind][1]).requires_grad_()
+    plain = layer("scaled_ws", kind)
+    plain.load_state_dict({key: value for key, value in both.state_dict().items() if key != "1.alpha"})
+    wanted = plain(x) * both[1].alpha.sum()
+    assert_close(both(x), wanted)
+    assert_close(gradients(both(x), x, both[1].alpha), gradients(wanted, x, both[1].alpha))
+    for branch, alpha in ((inside, 0.25), (None, 0.25), (ends, None)):
+        assert layer("scaled_ws", branch=branch, alpha=alpha).state_dict().keys() == plain.state_dict().keys()
+    assert NORMS.bind(options("norm", "scaled_ws") | {"alpha": 0})(6, branch=ends).alpha.item() == 0
+
+
 @pytest.mark.parametrize("kind", ["linear", "conv2d"])
 @pytest.mark.parametrize("last", [True, False])
 def test_fixup_shifts_inputs_and_outputs_by_scalars(kind, last):
