@@ -260,6 +260,14 @@ class Composer:
         return plain and not self._loader.repository.group_exists(override.key_or_group)
 
 
+def composer(configs: Path) -> Composer:
+    """What composes configs without a Hydra application around it."""
+    with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("train", [], RunMode.MULTIRUN)
+    return Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
+
+
 class JobComposer:
     """Composes jobs, given by their overrides, without a Hydra application around it. Reads each yaml file once."""
 
@@ -276,18 +284,12 @@ class JobComposer:
         composed: list[dict[str, Any]] = []
         words: Sequence[str] = ()
         try:
-            with hydra.initialize_config_dir(str(self.configs.resolve()), version_base="1.3"):
-                compose = self._composer = self._composer or self._made()
-                for words in jobs:
-                    composed.append(to_dict(plain(compose(words))))
+            compose = self._composer = self._composer or composer(self.configs)
+            for words in jobs:
+                composed.append(to_dict(plain(compose(words))))
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(_in_one_line(error, list(words), self.configs)) from None
         return composed
-
-    def _made(self) -> Composer:
-        loader = GlobalHydra.instance().config_loader()
-        master = loader.load_configuration("train", [], RunMode.MULTIRUN)
-        return Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
 
 
 def compose_all(jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:
