@@ -429,6 +429,13 @@ def test_a_figure_says_the_result_and_has_the_numbers_at_the_right():
     assert [x for x, _ in dots.get_offsets()] == pytest.approx([2 + 0.1 * seed for seed in range(8)])
 
 
+def test_the_headline_of_several_tests_is_that_of_the_one_that_decides():
+    against = case(test="gap", verdict="contradicted", mean=-0.02, low=-0.03, high=-0.01)
+    answer = Answer("contradicted", "reversed", ["tuned/higher", "tuned/gap"], 0.01, 0.02)
+    picture = figures.draw(reading(content(case(), against, answer=answer)))
+    assert picture.figure.get_suptitle().replace("\n", " ").endswith(": 2 points less, between 1 and 3")
+
+
 def test_an_svg_has_the_colours_of_light_and_dark_pages(tmp_path):
     figures.save(figures.draw(reading(content(case(verdict="contradicted")))), tmp_path)
     svg = (tmp_path / "a.svg").read_text()

@@ -55,7 +55,8 @@ def draw(reading: Reading) -> Picture | None:
         alike = {(test.regime, words.measured(reading.claim, test.test)): test for test in tests}
         panels = [_levels(reading, test, tests) for test in alike.values()]
     panels += [_difference(reading, test, titled=len(tests) > 1) for test in tests]
-    headline = f"{words.capital(_subject(reading, tests[0]))}: {words.effect(reading.claim, tests[0])}"
+    decides = next((test for test in tests if words.verdict(test.verdict, "") == reading.word), tests[0])
+    headline = f"{words.capital(_subject(reading, decides))}: {words.effect(reading.claim, decides)}"
     caption = f"{reading.condition}. A faint dot is a seed; bars and bands are intervals. Grey: too small to matter."
     return _picture(reading.claim.id, caption, panels, WIDTH, headline)
 
