@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bnexp.api import train as train
     from bnexp.api import train_all as train_all
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _API = ("Run", "find", "load", "train", "train_all")
 
