@@ -16,6 +16,8 @@ from bnexp.sweep.preflight import operations
 # Operations a second of one H100 with stacks in tf32: measured were 4e12 (LeNet), 8e12 (MLP) and 18e12 (ResNet-20),
 # see docs/performance.md.
 GPU_RATE = 1e13
+# Settings of runs that start from another one. Counted is the same run without them, as there is no such folder yet.
+_OF_A_START = ("norm_state", "pixel_scale")
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,16 @@ def counted(designs: Sequence[Design], means: Means, stop: Stop) -> list[float |
         ValueError: a word is wrong.
     """
     plans = [planned(design) if design.tests else Counter() for design in designs]
-    asked = list(dict.fromkeys(words for plan in plans for words in plan))
+    asked = list(dict.fromkeys(_alone(words) for plan in plans for words in plan))
     configs = means.composer(asked)
     entries = [Entry(" ".join(words), list(words), config, "") for words, config in zip(asked, configs, strict=True)]
     each = dict(zip(asked, operations(means.server, entries, stop), strict=True)) if entries else {}
-    return [_total({words: each[words] for words in plan}, plan) for plan in plans]
+    return [_total({words: each[_alone(words)] for words in plan}, plan) for plan in plans]
+
+
+def _alone(words: Sequence[str]) -> tuple[str, ...]:
+    """The words of a run that starts anew."""
+    return tuple(word for word in words if word.partition("=")[0] not in _OF_A_START)
 
 
 def _total(each: Mapping[tuple[str, ...], int | str], runs: Mapping[tuple[str, ...], int]) -> float | str:

@@ -109,11 +109,15 @@ def test_operations_are_counted_and_nothing_is_run(bnexp, tmp_path, monkeypatch)
     (tmp_path / "x.yaml").write_text(text)
     nowhere = "- data=npz\n  - data.path=nowhere.npz"
     (tmp_path / "lost.yaml").write_text(text.replace("- data=digits\n  - data.size=null", nowhere))
-    answer = bnexp("claim", "run", "x.yaml", "lost.yaml", "--profile", "quick", "--dry-run", "--json")
-    found, lost = json.loads(answer.out)["claims"]
+    later = text.replace("  bn: [norm=bn]", "  bn: {settings: [norm=bn, norm_state=frozen], init_from: first}")
+    (tmp_path / "later.yaml").write_text(later + "before: {first: [norm=bn]}\n")
+    answer = bnexp("claim", "run", "x.yaml", "lost.yaml", "later.yaml", "--profile", "quick", "--dry-run", "--json")
+    found, lost, later = json.loads(answer.out)["claims"]
     weights = 64 * 64 + 2 * 64 * 64 + 64 * 10
     assert found["operations"] == found["runs"] * 600 * 64 * 6 * weights
     assert (lost["runs"], lost["operations"]) == (found["runs"], None)
+    assert later["runs"] == found["runs"] + 12 + 5  # those that others start from
+    assert later["operations"] == later["runs"] * 600 * 64 * 6 * weights
     assert "lost: operations not counted: data.path=nowhere.npz: " in answer.err
     assert not (tmp_path / "outputs").exists()
 
