@@ -13,6 +13,7 @@ from results import case, content, exact, side
 
 from bnexp.claims import declaration
 from bnexp.claims.answers import Answer
+from bnexp.claims.declaration import Measure
 from bnexp.claims.declared import Declared
 from bnexp.claims.report import figures, section, seeds, words
 from bnexp.claims.report import page as report
@@ -368,6 +369,12 @@ def test_a_comparison_says_which_arm_is_compared_with_which(scale, weights, show
 )
 def test_what_is_measured_is_told_in_words(test, shown):
     assert words.measured(CLAIM, test) == shown
+
+
+def test_a_share_of_runs_is_told_in_words():
+    trains = replace(CLAIM.tests["higher"], measure=Measure(metric="test/accuracy", above=0.5))
+    told = words.measured(replace(CLAIM, tests={"trains": trains}), "trains")
+    assert told == "share of runs with more than 50 % (test accuracy, at the end)"
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,9 @@ def measured(claim: Claim, test: str) -> str:
         words = f"slope over the layers of {'the logarithm of ' if 'log10' in measure.layers else ''}the {words}"
     words += f" less {title(measure.minus)}" if measure.minus else ""
     words = _steps(claim, measure, words) if measure.steps_to else f"{words}, {_when(measure)}"
+    if measure.above is not None:
+        least = f"{100 * measure.above:g} %" if metric_of(measure.tag).is_proportion else f"{measure.above:g}"
+        words = f"share of runs with more than {least} ({words})"
     return f"{_over(claim, reduce)} ({words})" if reduce else words
 
 
