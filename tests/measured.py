@@ -1,4 +1,4 @@
-"""A population measured under some statistics, as a run measures it."""
+"""What tests measure: a population under some statistics, as a run measures it; any model by its probes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from bnexp.config.metrics import statistics_of
 from bnexp.data import Split
 from bnexp.evaluations import Condition, Pixels, Wanted
 from bnexp.evaluations.evaluator import Evaluator, Images
+from bnexp.probes import PROBES
 from bnexp.training.population import Population
 
 QUANTITIES = ("loss", "accuracy")
+# Only transformers have attention.
+PROBES_OF_ANY_MODEL = tuple(word for word in PROBES if word != "attention")
 
 
 def measured(

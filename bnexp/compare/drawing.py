@@ -102,7 +102,7 @@ def line(axes: Axes, x: Sequence[float], y: Sequence[float], style: Style, **mor
     """A line in an arm's style, with markers where there are few points, or the colour alone does not tell the arm."""
     marker = style.marker if len(x) <= _MARKERS or style.dash != "-" else ""
     every = max(1, len(x) // _MARKERS)
-    axes.plot(x, y, style.dash, color=style.colour, marker=marker, markevery=every, **more)
+    axes.plot(x, y, linestyle=style.dash, color=style.colour, marker=marker, markevery=every, **more)
 
 
 def legend(figure: Figure, entries: Sequence[Entry], title: str) -> None:

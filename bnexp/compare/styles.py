@@ -21,8 +21,8 @@ INK = "#1c1c1e"
 # The ink on a dark page.
 CHALK = "#ececea"
 COLOURS = (INK, "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a3ffc")
-DASHES = ("-", "--", ":", "-.")
-MARKERS = ("o", "s", "^", "D")
+DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v")
 CORE = ("none", "bn", "ln", "in", "gn")
 
 
@@ -31,7 +31,7 @@ class Style:
     """How an arm is drawn, in the words of matplotlib."""
 
     colour: str
-    dash: str
+    dash: str | tuple[float, tuple[float, ...]]
     marker: str
 
 

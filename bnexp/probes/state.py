@@ -126,7 +126,7 @@ class Convergence(Probe):
     ``left`` = ||W_m - W_t|| / ||W_0 - W_t||, with the (stored) weights W_0 before the first step: the share of the
     distance from W_0 to W_t that was left at m. At the last step these are the final weights: layers with a smaller
     share converged earlier (Chen, Yuille & Zhou 2023 compare layers by their distance to the final weights). Up to m it
-    is 1; nan where the weights have not moved. Keeps two copies of all weights.
+    is 1; nan where the weights have not moved. It has no value at the first step. Keeps two copies of all weights.
 
     Options:
         mark: m is the first measured step from this one on.
@@ -150,7 +150,8 @@ class Convergence(Probe):
             if moment.step == 1:
                 start.copy_(now)
                 mark.copy_(now)
-            measured[f"left/{name}"] = ((mark - now).norm() / (start - now).norm()).item()
+            else:
+                measured[f"left/{name}"] = ((mark - now).norm() / (start - now).norm()).item()
             if reached:
                 mark.copy_(now)
         self.slots["marked"].fill_(moment.step >= self.mark)

@@ -56,8 +56,8 @@ def test_a_norm_has_its_colour_in_both_kinds_of_dashboards(script):
     program = script[: script.index("};") + 2] + f"console.log(JSON.stringify([{asked}]))"
     answer = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True).stdout
     numbers, colours = json.loads(answer)
-    assert numbers == [1, 30, 6, 6]  # of the core, the last, and others behind the core
-    assert colours == ["#0072b2", "#cc79a7", "#1c1c1e", "#1c1c1e", None, None]
+    assert numbers == [1, 32, 6, 6]  # of the core, the last, and others behind the core
+    assert colours == ["#0072b2", "#cc79a7", "#0072b2", "#1c1c1e", None, None]
 
 
 def test_the_palette_is_ours(script):

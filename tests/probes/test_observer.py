@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from conftest import SMALL_RUN, composed
+from measured import PROBES_OF_ANY_MODEL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnexp.config.compose import plain
@@ -26,7 +27,8 @@ from bnexp.training.population import Population
 WORDS = (*SMALL_RUN, "norm=bn", "model.depth=2", "model.dropout=0.2", "data.crop=1", "checkpoint_every=4")
 MEMBERS = (("seed=0", "optim.lr=0.1"), ("seed=1", "optim.lr=0.03"))
 WILD = ("seed=5", "optim.lr=1e30")
-ALL = [f"probes=[{','.join(PROBES)}]", *(f"probes.{word}.{key}" for word in PROBES for key in ("every=5", "images=40"))]
+ALL = [f"probes=[{','.join(PROBES_OF_ANY_MODEL)}]"]
+ALL += [f"probes.{word}.{key}" for word in PROBES_OF_ANY_MODEL for key in ("every=5", "images=40")]
 ALL += ["probes.covariance.images=150"]
 
 
@@ -97,7 +99,7 @@ def test_a_resumed_run_has_the_same_curves(tmp_path, watched, step):
 def test_probes_are_due_at_the_first_step_at_multiples_and_at_the_last(watched):
     steps = {step for step, _, _ in rows(watched / "seed=0", "probe/signal/rms")}
     assert steps == {1, 5, 10, 15, 20, 21}
-    for word in PROBES:
+    for word in PROBES_OF_ANY_MODEL:
         assert rows(watched / "seed=0", f"probe/{word}/"), word
 
 

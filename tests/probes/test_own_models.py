@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from conftest import SMALL_RUN
+from measured import PROBES_OF_ANY_MODEL
 
 from bnexp.models import MODELS
-from bnexp.probes import PROBES
 from bnexp.runs import metrics
 
 MODELS_FILE = '''
@@ -104,7 +104,6 @@ OWN = ("--config-dir", "configs", "imports=[own_models]", "norm=none", "steps=2"
 UNSEEN = (
     "no activation of this model can be seen; each must be a module that it calls, as Units.act() makes it (nn.ReLU, "
 )
-OF_ANY_MODEL = [name for name in PROBES if name != "attention"]  # which only transformers have
 NO_LAYER = "this model has no layer that can be seen; its weights must be in nn.Linear, nn.Conv1d or nn.Conv2d"
 
 
@@ -138,10 +137,10 @@ def told(folder: str = "run") -> dict[tuple[int, str], float]:
 
 @pytest.mark.parametrize("words", [(), ("model.bias=false",), ("model.inplace=true",)])
 def test_every_probe_measures_a_model_whose_layers_share_a_weight(train, words):
-    answer = train("tied", *words, probes=OF_ANY_MODEL)
+    answer = train("tied", *words, probes=PROBES_OF_ANY_MODEL)
     assert answer.code == 0, answer
     rows = told()
-    for probe in set(OF_ANY_MODEL) - {"eval_mismatch", "covariance"}:  # of batch norms; of many images
+    for probe in set(PROBES_OF_ANY_MODEL) - {"eval_mismatch", "covariance"}:  # of batch norms; of many images
         own = {tag: value for (step, tag), value in rows.items() if step == 2 and tag.startswith(f"{probe}/")}
         assert own, probe
         assert all(math.isfinite(value) for tag, value in own.items() if "slope" not in tag), own
@@ -191,7 +190,7 @@ def test_a_probe_of_activations_refuses_a_model_that_calls_functions(train, prob
 
 
 def test_the_other_probes_measure_such_a_model_and_say_what_they_leave_out(train):
-    probes = [name for name in OF_ANY_MODEL if name not in OF_ACTIVATIONS]
+    probes = [name for name in PROBES_OF_ANY_MODEL if name not in OF_ACTIVATIONS]
     answer = train("functional", probes=probes)
     assert answer.code == 0, answer
     said = Path("run", "train.log").read_text()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from conftest import ROOT
+from measured import PROBES_OF_ANY_MODEL
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
@@ -32,7 +33,6 @@ from bnexp.probes.sharpness import hessian, largest_eigenvalue
 from bnexp.runs import checkpoint, metrics
 
 CONFIGS = ROOT / "configs"
-WORDS = tuple(PROBES)
 SHAPE, CLASSES = (1, 12, 12), 4
 
 
@@ -87,7 +87,7 @@ def assert_close(value: Any, expected: Any, tolerance: float = 1e-10) -> None:
 
 
 @pytest.mark.parametrize("norm", ["none", "bn", "gn", "weight_norm"])
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", PROBES_OF_ANY_MODEL)
 def test_it_measures_finite_numbers_under_the_same_names_and_leaves_the_weights(word, norm):
     model = network(norm)
     moment, probe = stepped(model), built(word, model)
@@ -98,7 +98,7 @@ def test_it_measures_finite_numbers_under_the_same_names_and_leaves_the_weights(
     assert all(torch.equal(kept[name], moment.before[name]) for name in kept)
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", PROBES_OF_ANY_MODEL)
 def test_it_draws_nothing_from_the_global_generator(word):
     model = network()
     torch.manual_seed(7)
@@ -108,7 +108,7 @@ def test_it_draws_nothing_from_the_global_generator(word):
     assert torch.equal(after, torch.rand(1))
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", PROBES_OF_ANY_MODEL)
 def test_building_it_leaves_the_model(word):
     model = network()
     start = copy.deepcopy(model.state_dict())
