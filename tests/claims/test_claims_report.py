@@ -319,6 +319,12 @@ def test_an_effect_of_one_arm_is_its_value_and_a_ratio_names_what_it_is_of():
     )
     loss = {"scale": "log", "metric": "test/loss", "mean": -0.7, "low": -0.8, "high": -0.6}
     assert words.effect(CLAIM, case(**loss)) == "0.50 times the test loss, between 0.45 and 0.55"
+    gap = {**loss, "test": "gap"}
+    assert words.effect(CLAIM, case(**gap)) == "0.50 times the difference, between 0.45 and 0.55"
+    power = {"scale": "log10", "sides": {"bn@3": side(0.83), "none@3": side(-0.83)}, "threshold": 0.75}
+    exponent = case(mean=0.88, low=0.79, high=0.97, **power)
+    assert words.effect(CLAIM, exponent) == "an exponent of 0.88, between 0.79 and 0.97"
+    assert (words.signed(exponent), words.matters(exponent)) == ("+0.88", "0.75")
 
 
 @pytest.mark.parametrize(

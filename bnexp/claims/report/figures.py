@@ -257,7 +257,7 @@ def _levels(reading: Reading, test: TestResult, tests: Sequence[TestResult]) -> 
             _name_row(
                 axes, row, words.point(reading.claim, name), f"{ends[0]:.{digits}f}" if ends[0] is not None else ""
             )
-        _rows(axes, len(sides), log=words.is_ratio(test))
+        _rows(axes, len(sides), log=test.scale != "linear")
 
     title = words.capital(measured) + (", %" if times == 100 else "")
     return _FRAME + _ROW * len(sides), title, fill
@@ -268,6 +268,7 @@ def _difference(reading: Reading, test: TestResult, *, titled: bool = False) -> 
     colour = _VERDICTS.get(test.verdict, _OPEN)
     ratio = words.is_ratio(test)
     unit = " (ratio)" if ratio else " (points)" if words.in_points(test) else ""
+    unit = " (exponent)" if words.is_exponent(test) else unit
     single = len([side for side in test.sides.values() if side.weight]) == 1
     subject = words.measured(reading.claim, test.test) if single else _subject(reading, test)
 

@@ -191,7 +191,12 @@ def in_points(test: TestResult) -> bool:
 
 def is_ratio(test: TestResult) -> bool:
     """Whether a test's differences are those of logarithms, shown as ratios."""
-    return test.scale != "linear"
+    return test.scale != "linear" and not is_exponent(test)
+
+
+def is_exponent(test: TestResult) -> bool:
+    """Whether the weights make an exponent of logarithms, such as 0.83 = 1 / log10(16) of a 16 times larger batch."""
+    return test.scale != "linear" and any(abs(side.weight) not in (0, 1) for side in test.sides.values())
 
 
 def shown(test: TestResult, difference: float) -> float:
@@ -208,6 +213,9 @@ def effect(claim: Claim, test: TestResult) -> str:
         return ""
     if is_ratio(test):
         return _interval(_texts(numbers, 1.0), f" times the {_quantity(claim, test)}")
+    if is_exponent(test):
+        mean, *ends = _texts(numbers, 0.0)
+        return _interval([f"an exponent of {mean}", *ends], "")
     points = " points" if in_points(test) else ""
     if len([side for side in test.sides.values() if side.weight]) < 2:
         return _interval(_texts(numbers, 0.0), points)
@@ -229,6 +237,8 @@ def _quantity(claim: Claim, test: TestResult) -> str:
     declared = claim.tests[test.test]
     if declared.reduce is not None and declared.reduce.kind in ("largest", "best_at") and claim.axis:
         return setting(claim.axis.key)
+    if declared.measure.minus:
+        return "difference"
     return "steps" if declared.measure.steps_to else title(test.metric)
 
 
