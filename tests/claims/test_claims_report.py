@@ -319,6 +319,8 @@ def test_an_effect_of_one_arm_is_its_value_and_a_ratio_names_what_it_is_of():
     )
     loss = {"scale": "log", "metric": "test/loss", "mean": -0.7, "low": -0.8, "high": -0.6}
     assert words.effect(CLAIM, case(**loss)) == "0.50 times the test loss, between 0.45 and 0.55"
+    near = case(mean=-0.0033, low=-0.0053, high=-0.0013, threshold=0.005)  # rounded, an end would be the threshold
+    assert words.effect(CLAIM, near) == "0.33 points less, between 0.13 and 0.53"
     gap = {**loss, "test": "gap"}
     assert words.effect(CLAIM, case(**gap)) == "0.50 times the difference, between 0.45 and 0.55"
     power = {"scale": "log10", "sides": {"bn@3": side(0.83), "none@3": side(-0.83)}, "threshold": 0.75}

@@ -212,15 +212,15 @@ def effect(claim: Claim, test: TestResult) -> str:
     if not numbers:
         return ""
     if is_ratio(test):
-        return _interval(_texts(numbers, 1.0), f" times the {_quantity(claim, test)}")
+        return _interval(_texts(test, numbers), f" times the {_quantity(claim, test)}")
     if is_exponent(test):
-        mean, *ends = _texts(numbers, 0.0)
+        mean, *ends = _texts(test, numbers)
         return _interval([f"an exponent of {mean}", *ends], "")
     points = " points" if in_points(test) else ""
     if len([side for side in test.sides.values() if side.weight]) < 2:
-        return _interval(_texts(numbers, 0.0), points)
+        return _interval(_texts(test, numbers), points)
     sign = -1 if numbers[0] < 0 else 1
-    texts = _texts([sign * number for number in numbers], 0.0)
+    texts = _texts(test, [sign * number for number in numbers])
     word, other = ("less", "more") if sign < 0 else ("more", "less")
     mean, *ends = texts if sign > 0 else [texts[0], *reversed(texts[1:])]
     if ends and ends[0].startswith("-"):
@@ -255,13 +255,18 @@ def matters(test: TestResult) -> str:
     return f"{size:.3g} {'point' if size == 1 else 'points'}" if in_points(test) else f"{size:.3g}"
 
 
-def _texts(numbers: Sequence[float], neutral: float) -> list[str]:
-    """A mean and both ends: half the interval's width has one digit, more where an end would look like no effect."""
+def _texts(test: TestResult, numbers: Sequence[float]) -> list[str]:
+    """A mean and both ends: half the interval's width has one digit.
+
+    It has more where an end would look like no effect, or like the smallest that matters.
+    """
     half = (max(numbers) - min(numbers)) / 2 or abs(numbers[0])
     least = max(0, decimals(half, 1) - 1)
 
+    marks = [shown(test, mark) for mark in (0.0, test.threshold, -test.threshold)]
+
     def hidden(digits: int) -> bool:
-        return any(end != neutral and round(end, digits) == neutral for end in numbers[1:])
+        return any(end != mark and round(end, digits) == round(mark, digits) for end in numbers[1:] for mark in marks)
 
     digits = next((digits for digits in range(least, least + 3) if not hidden(digits)), least)
     return [f"{number:.3g}" if abs(number) >= _HUGE else f"{number:.{digits}f}" for number in numbers]
@@ -272,5 +277,5 @@ def signed(test: TestResult) -> str:
     if test.mean is None:
         return ""
     numbers = [shown(test, number) for number in (test.mean, test.low, test.high) if number is not None]
-    text = _texts(numbers, 1.0 if is_ratio(test) else 0.0)[0]
+    text = _texts(test, numbers)[0]
     return text if is_ratio(test) or text.startswith("-") else f"+{text}"
