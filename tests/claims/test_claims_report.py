@@ -357,6 +357,8 @@ def test_what_is_claimed_is_told_in_the_unit_of_the_effect(claims, linear, ratio
         ("linear", {"bn": -1, "none": 0.5, "ln": 0}, "0.5 no norm - batch norm"),
         ("linear", {"small_on": 1}, "the smaller net"),
         ("log10", {"bn": 1, "ln": 1, "none": -1}, "batch norm · layer norm / no norm"),
+        ("log10", {"none": -0.83, "bn": 0.83}, "batch norm against no norm"),
+        ("log10", {"bn": 3.32, "ln": -1.66, "none": -1.66}, "2 batch norm / layer norm / no norm"),
     ],
 )
 def test_a_comparison_says_which_arm_is_compared_with_which(scale, weights, shown):

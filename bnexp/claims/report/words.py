@@ -128,6 +128,9 @@ def setting(key: str) -> str:
 def compared(claim: Claim, test: TestResult) -> str:
     """Which arms are compared: A against B, or a sum of arms with their weights."""
     weights = {point(claim, name): side.weight for name, side in test.sides.items() if side.weight}
+    if is_exponent(test):
+        unit = min(map(abs, weights.values()))
+        weights = {name: weight / unit for name, weight in weights.items()}
     if sorted(weights.values()) == [-1, 1]:
         first, second = sorted(weights, key=lambda name: -weights[name])
         return f"{first} against {second}"
