@@ -236,3 +236,8 @@ def test_the_readme_is_short_and_begins_with_the_two_commands():
     assert len(lines) <= 130
     for command in ("uv run bnexp train norm=bn", "uv run pytest"):
         assert [line for line in lines if line.startswith(f"    pip install uv && {command} ")]
+
+
+def test_the_readme_counts_the_norms():
+    norms = len(list((ROOT / "configs" / "norm").glob("*.yaml")))
+    assert f"one of {norms} norms" in (ROOT / "README.md").read_text(encoding="utf-8")

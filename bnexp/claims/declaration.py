@@ -289,6 +289,11 @@ class Claim:
         """What readers see in place of an arm's or a regime's name."""
         return self.titles.get(name) or TITLES.get(name, name)
 
+    def without(self, profile: str) -> str:
+        """That the claim has no such profile, and why where it says so."""
+        why = f": {self.no_quick}" if profile == "quick" and self.no_quick else ""
+        return f"no {profile} profile{why}"
+
     @property
     def title(self) -> str:
         """The comment line that the yaml begins with."""

@@ -11,7 +11,7 @@ from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import design
 from bnexp.claims.draft import draft, words_of
 from bnexp.cli.arguments import parser, take_format
-from bnexp.cli.claim_run import FOLDER, default_profile, pilots, run, without_profile
+from bnexp.cli.claim_run import FOLDER, default_profile, pilots, run
 from bnexp.cli.output import answer
 from bnexp.compare.blocks import Cell, Document, Table
 from bnexp.compare.cells import number
@@ -99,7 +99,7 @@ def _list(given: argparse.Namespace, configs: Path) -> int:
             claim.sentence,
             *(_planned(claim, name) for name in PROFILES),
             "; ".join(claim.sources),
-            without_profile(claim, "quick") if _lacks_quick(claim) else "",
+            claim.without("quick") if _lacks_quick(claim) else "",
         ]
         for claim in claims
     ]
@@ -119,7 +119,7 @@ def _planned(claim: Claim, profile: str) -> Cell:
 
 def _minutes(claim: Claim) -> str:
     times = ", ".join(f"{name} {profile.minutes:g} min" for name, profile in claim.profiles.items())
-    return "; ".join([*([without_profile(claim, "quick")] if _lacks_quick(claim) else []), times or "seconds"])
+    return "; ".join([*([claim.without("quick")] if _lacks_quick(claim) else []), times or "seconds"])
 
 
 def _new(given: argparse.Namespace, configs: Path) -> int:

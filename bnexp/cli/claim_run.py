@@ -109,13 +109,7 @@ def _with_profile(claims: Sequence[Claim], profile: str) -> Iterator[Claim]:
         if not claim.tests or profile in claim.profiles:
             yield claim
         else:
-            print(f"{claim.id}: left out: {without_profile(claim, profile)}", file=sys.stderr, flush=True)
-
-
-def without_profile(claim: Claim, profile: str) -> str:
-    """That a claim has no such profile, and why where it says so."""
-    why = f": {claim.no_quick}" if profile == "quick" and claim.no_quick else ""
-    return f"no {profile} profile{why}"
+            print(f"{claim.id}: left out: {claim.without(profile)}", file=sys.stderr, flush=True)
 
 
 def default_profile() -> str:

@@ -31,12 +31,8 @@ class RMSNorm(Norm):
         return self.scaled(F.rms_norm(x, x.shape[1:], eps=self.eps))
 
 
-class PositionRMSNorm(Norm):
+class PositionRMSNorm(RMSNorm):
     """y = gain * x / sqrt(mean_nhw(x^2) + eps) + bias for each sample n and position h, w, over its C values."""
-
-    def __init__(self, channels: int, *, eps: float, affine: bool) -> None:
-        super().__init__(channels, affine=affine)
-        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, (B, C, ...).

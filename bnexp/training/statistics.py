@@ -6,9 +6,10 @@ running averages lag behind at a high learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,40 +27,39 @@ from bnexp.training.population import Population
 Moments = tuple[Tensor, ...]
 
 
-@contextmanager
-def batch_statistics(*models: nn.Module, prior: int = 0) -> Iterator[None]:
+def batch_statistics(*models: nn.Module, prior: int = 0) -> AbstractContextManager[None]:
     """Evaluate with the statistics of each evaluated batch inside the with block, except in frozen layers.
 
     Args:
         models: their layers change.
         prior: see ``BatchStatistics``.
     """
-    layers = [layer for model in models for layer in moving_norms(model)]
-    for layer in layers:
-        layer.source, layer.prior = "batch", prior
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.source, layer.prior = "running", 0
+    return _evaluating(models, source="batch", prior=prior)
 
 
-@contextmanager
-def own_moments(*models: nn.Module, weight: float) -> Iterator[None]:
+def own_moments(*models: nn.Module, weight: float) -> AbstractContextManager[None]:
     """Evaluate each image by the running statistics and its own moments inside the with block, except in frozen layers.
 
     Args:
         models: their layers change.
         weight: of the image's own moments; see ``BatchStatistics.by_own``.
     """
+    return _evaluating(models, own=weight)
+
+
+@contextmanager
+def _evaluating(models: Sequence[nn.Module], **how: Any) -> Iterator[None]:
+    """Set attributes of moving norms inside the with block; then they have those of their class again."""
     layers = [layer for model in models for layer in moving_norms(model)]
     for layer in layers:
-        layer.own = weight
+        for name, value in how.items():
+            setattr(layer, name, value)
     try:
         yield
     finally:
         for layer in layers:
-            layer.own = 0.0
+            for name in how:
+                setattr(layer, name, getattr(type(layer), name))
 
 
 @contextmanager

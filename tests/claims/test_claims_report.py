@@ -131,7 +131,7 @@ def test_declared_claims_without_a_result_are_named(tmp_path):
     claims[0] = replace(claims[0], no_quick="it needs a day.")
     report.write(tmp_path, {"quick": [content(case())]}, root=tmp_path, untried=claims)
     listed = (tmp_path / "claims.md").read_text().partition("without a result here")[2]
-    assert "- gpu is said. (It has no profile “quick”: it needs a day.)\n- quick is said. (Not run.)" in listed
+    assert "- gpu is said. (It has no quick profile: it needs a day.)\n- quick is said. (Not run.)" in listed
 
 
 # --- the page of a claim ----------------------------------------------------------------------------------------------

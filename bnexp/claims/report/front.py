@@ -108,8 +108,7 @@ def scale_cell(reading: Reading | None) -> Cell:
 def _why(claim: Claim, readings: Sequence[Reading]) -> str:
     profiles = list(dict.fromkeys(one.result.profile for one in readings))
     missing = [profile for profile in profiles if claim.profiles and profile not in claim.profiles]
-    why = f": {claim.no_quick.rstrip('.')}" if missing == ["quick"] and claim.no_quick else ""
-    return f"(It has no profile \u201c{missing[0]}\u201d{why}.)" if missing else "(Not run.)"
+    return f"(It has {claim.without(missing[0]).rstrip('.')}.)" if missing else "(Not run.)"
 
 
 def _made_with(readings: Sequence[Reading]) -> list[list[str]]:
