@@ -4,7 +4,8 @@ A claim is made up by drawing one difference a seed from a law with a known mean
 effect of interest is half a standard deviation, and a whole one for equality, which 12 seeds could not show else.
 For each law and each false verdict the first table gives how often it comes; in brackets how often without a mark (it
 hangs on one seed, or the Hodges-Lehmann interval says otherwise), and how often it survives Bonferroni's adjustment for
-32 claims, which is the hardest step of Holm's. The second table tunes and judges two arms that are equal.
+all claims with tests that ship, which is the hardest step of Holm's. The second table tunes and judges two arms that
+are equal.
 
     python scripts/claim_errors.py [--claims 10000] [--seeds 12]
 """
@@ -18,12 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnexp.claims.declaration import Kind
+from bnexp.claims.declaration import Kind, ids, load
 from bnexp.claims.tuning import choose
 from bnexp.claims.verdicts import CONTRADICTED, NEGLIGIBLE, SUPPORTED, Verdict, judge
+from bnexp.config.shipped import configs_folder
 
 DELTA = 0.5
-CLAIMS_OF_A_SUITE = 32
+CLAIMS_OF_A_SUITE = sum(bool(load(configs_folder() / "claim" / f"{name}.yaml").tests) for name in ids(configs_folder()))
 # One seed in so many collapses, and falls by so many standard deviations of the others.
 RARE, FALL = 10, 6
 # Of a counted measure: the step of its grid in standard deviations.
@@ -141,6 +143,7 @@ def main() -> None:
     options.add_argument("--claims", type=int, default=10_000)
     options.add_argument("--seeds", type=int, default=12)
     given = options.parse_args()
+    print(f"{CLAIMS_OF_A_SUITE} claims have tests\n")
     print(f"| law | {' | '.join(case.title for case in CASES)} |\n|{' --- |' * (1 + len(CASES))}")
     for law in LAWS:
         print(f"| {law} | {' | '.join(map(str, errors(law, given.claims, given.seeds).values()))} |", flush=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from bnexp.claims import parse
-from bnexp.config.checks import NonNegative, Positive, PositiveFloat, checked, unknown
+from bnexp.config.checks import NonNegative, Positive, PositiveFloat, Range, checked, unknown
 
 PROFILES = ("quick", "full", "gpu")
 # The claimed contrast: above 0, below 0, above the threshold (a sentence with a number, such as "twice the steps"),
@@ -30,6 +30,8 @@ TITLES = {
 }
 # What a claim's ``answers`` may be given for. ``holds`` and ``fails`` are for a claim of exact checks alone.
 ANSWERS = ("supported", "negligible", "contradicted", "inconclusive", "holds", "fails")
+# Tuning seeds begin here, so that they never meet the seeds of a verdict.
+FIRST_TUNING_SEED = 1000
 # A verdict needs six seeds: with five pairs the smallest sign-flip p is 0.0625.
 FEWEST_SEEDS = 6
 
@@ -212,16 +214,26 @@ class Test:
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is run: seeds and budget; for small machines also fewer values, arms and tests."""
+    """How much is run: seeds and budget; for small machines also fewer values, arms and tests.
+
+    Attributes:
+        first_seed: the seeds of the verdict begin here. A claim that is asked again with more seeds, since those of its
+            first results decided nothing, takes seeds that it has not seen.
+    """
 
     seeds: Positive
     minutes: PositiveFloat
+    first_seed: Annotated[int, Range(least=0)] = 0
     tuning_seeds: Positive = 5
     settings: list[str] = field(default_factory=list)
     axis: list[Any] = field(default_factory=list)
     tuned: list[Any] = field(default_factory=list)
     skip_arms: list[str] = field(default_factory=list)
     skip_tests: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.first_seed + self.seeds > FIRST_TUNING_SEED:
+            raise ValueError(f"seeds: {FIRST_TUNING_SEED} and above are those of tuning")
 
 
 @dataclass(frozen=True)

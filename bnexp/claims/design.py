@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bnexp.claims.declaration import ArmSpec, Axis, Claim, Profile, Regime, Test
+from bnexp.claims.declaration import FIRST_TUNING_SEED, ArmSpec, Axis, Claim, Profile, Regime, Test
 from bnexp.config.checks import unknown
 from bnexp.runs.collect import Setting, show
 
-# Tuning seeds begin here, so that they never meet the seeds of a verdict.
-FIRST_TUNING_SEED = 1000
 # They make a smoke test quick. Its runs show only that a claim can be run and measured.
 SMOKE_WORDS = (
     *("steps=6", "eval_every=6", "log_every=3", "device=cpu"),
@@ -120,7 +118,7 @@ def design(claim: Claim, profile: str, *, smoke: bool = False) -> Design:
         regimes={name: _with_grid(regime, chosen) for name, regime in claim.regimes.items()},
         tests={name: test for name, test in claim.tests.items() if name not in chosen.skip_tests},
         settings=(*claim.settings, *chosen.settings),
-        seeds=tuple(range(chosen.seeds)),
+        seeds=tuple(range(chosen.first_seed, chosen.first_seed + chosen.seeds)),
         tuning_seeds=tuple(range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + chosen.tuning_seeds)),
     )
     _check_contrasts(made)

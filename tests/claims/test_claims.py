@@ -199,6 +199,8 @@ def _louder(builder, by):
         ("limits: {none:", "limits: {ln:", "small.regimes.tuned.limits=ln: not known"),
         ("values: [0.1, 0.3, 1]", "values: [1, 0.1]", "small.axis.values=[1, 0.1]: expected rising numbers"),
         ("seeds: 6, t", "seeds: six, t", "small.profiles.quick.seeds=six: expected a whole number"),
+        ("seeds: 6, t", "seeds: 6, first_seed: 995, t", "quick.seeds: 1000 and above are those of tuning"),
+        ("seeds: 6, t", "seeds: 6, first_seed: -1, t", "small.profiles.quick.first_seed=-1: out of range"),
         ("  full:", "  huge:", "small.profiles=huge: not known"),
         ("none: [norm=none]", "none: [norm=none]\n  none: [norm=bn]", "none: stands twice"),
         ("arms:", "arms: [", "yaml:"),
@@ -300,6 +302,13 @@ def test_a_profile_changes_axis_and_budget(tmp_path):
     made = design(load(write(tmp_path)), "full")
     assert [point.label for point in made.points] == [f"{arm}@{lr}" for arm in ("none", "bn") for lr in (0.1, 0.3, 1)]
     assert made.settings[-1] == "steps=16"
+
+
+def test_a_claim_that_is_asked_again_has_seeds_that_it_has_not_seen(tmp_path):
+    first = design(load(write(tmp_path)), "quick")
+    again = design(load(write(tmp_path, SMALL.replace("seeds: 6, t", "seeds: 8, first_seed: 6, t"))), "quick")
+    assert (first.seeds, again.seeds) == ((0, 1, 2, 3, 4, 5), (6, 7, 8, 9, 10, 11, 12, 13))
+    assert again.tuning_seeds == first.tuning_seeds
 
 
 @pytest.mark.parametrize(("peak", "tried"), [(0.3, 3), (1.0, 4), (10.0, 6), (1e9, 7)])
