@@ -99,6 +99,16 @@ _PROBES = {
         "coupling": "relative change of the input",
         "distribution": "shift of the distribution (sd)",
     },
+    "landscape": {
+        "loss_min": "least loss along the gradient",
+        "loss_max": "largest loss along the gradient",
+        "predictiveness_max": "largest change of the gradient",
+        "predictiveness_median": "median change of the gradient",
+        "relative_predictiveness_max": "largest relative change of the gradient",
+        "relative_predictiveness_median": "median relative change of the gradient",
+        "beta": "change of the gradient over the distance (beta)",
+        "beta_invariant": "change of the gradient over the distance, by weight scale",
+    },
     "quantiles": {
         "drift_med": "drift of the medians",
         "drift_iqr": "drift of the spread (log)",

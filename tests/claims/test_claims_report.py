@@ -322,11 +322,32 @@ def test_an_effect_of_one_arm_is_its_value_and_a_ratio_names_what_it_is_of():
     near = case(mean=-0.0033, low=-0.0053, high=-0.0013, threshold=0.005)  # rounded, an end would be the threshold
     assert words.effect(CLAIM, near) == "0.33 points less, between 0.13 and 0.53"
     gap = {**loss, "test": "gap"}
-    assert words.effect(CLAIM, case(**gap)) == "0.50 times the difference, between 0.45 and 0.55"
+    between = "the gap between test accuracy and test accuracy, batch statistics"
+    assert words.effect(CLAIM, case(**gap)) == f"0.50 times {between}, between 0.45 and 0.55"
     power = {"scale": "log10", "sides": {"bn@3": side(0.83), "none@3": side(-0.83)}, "threshold": 0.75}
     exponent = case(mean=0.88, low=0.79, high=0.97, **power)
     assert words.effect(CLAIM, exponent) == "an exponent of 0.88, between 0.79 and 0.97"
     assert (words.signed(exponent), words.matters(exponent)) == ("+0.88", "0.75")
+
+
+def test_an_effect_without_a_unit_says_what_it_is_on():
+    slope = {"test": "slope", "metric": "probe/gradients/relative/*", "sides": {"small_on@3": side(1)}}
+    told = words.effect_of(CLAIM, case(mean=-0.0253, low=-0.04, high=-0.01, **slope))
+    assert told == "-0.03, between -0.04 and -0.01 (slope over the layers of the logarithm of the gradient over weight)"
+    assert words.effect_of(CLAIM, case()) == words.effect(CLAIM, case()) == "2.0 points more, between 1.5 and 2.5"
+    assert words.effect_of(CLAIM, case(mean=None, low=None, high=None)) == ""
+
+
+def test_tests_that_came_out_differently_are_told_one_by_one():
+    extra = case(test="extra", says="it helps as well", verdict="negligible", mean=0.001, low=-0.002, high=0.004)
+    both = Answer("negligible", "", ["tuned/higher", "tuned/extra"], 0.01, 0.02)
+    found = first(content(case(), extra, answer=both))
+    assert "Holds: the accuracy is higher.\n\nSmaller than matters: it helps as well.\n" in found
+    effects = "holds: 2.0 points more, between 1.5 and 2.5; smaller than matters: 0.1 points more, between 0.2 less"
+    assert effects in found
+    alike = first(content(case(), case(test="extra", says="it helps as well"), answer=both))
+    assert "it helps as well" not in alike
+    assert "| 2.0 points more, between 1.5 and 2.5; 2.0 points more, between 1.5 and 2.5 |" in alike
 
 
 @pytest.mark.parametrize(

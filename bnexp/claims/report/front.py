@@ -64,8 +64,9 @@ def _lesson(reading: Reading, picture: Picture | None, place: Place) -> Box:
     blocks: list[Block] = [Heading(3, number + reading.sentence)]
     if picture is not None:
         blocks.append(Figure("", picture.caption, place.figure(picture.name)))
-    marks = [Text(f"{words.capital('; '.join(reading.marks))}.", kind="note")] if reading.marks else []
-    return Box("lesson", [*blocks, *marks, Links("", [(reading.claim.sentence, place.page(reading.claim.id))])])
+    marks = [f"{words.capital('; '.join(reading.marks))}."] if reading.marks else []
+    notes = [Text(note, kind="note") for note in [*marks, *reading.parts]]
+    return Box("lesson", [*blocks, *notes, Links("", [(reading.claim.sentence, place.page(reading.claim.id))])])
 
 
 # --- the table of claims ----------------------------------------------------------------------------------------------

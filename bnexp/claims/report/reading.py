@@ -64,9 +64,13 @@ class Reading:
 
     @property
     def effects(self) -> list[str]:
-        """The effects of the primary tests; without tests, how many numbers are as expected."""
+        """The effects of the primary tests; without tests, how many numbers are as expected.
+
+        Where several tests came out differently, each with its verdict.
+        """
         if self.result.answer is not None:
-            return [effect for test in self.primary if (effect := words.effect(self.claim, test))]
+            effects = [(word, words.effect_of(self.claim, test)) for word, test in self._verdicts]
+            return [f"{word}: {effect}" if self._differs else effect for word, effect in effects if effect]
         rows = [row.holds for rows in self.result.exact.values() for row in rows]
         return [f"{sum(rows)} of {words.counted(len(rows), 'number')} as expected"]
 
@@ -83,6 +87,19 @@ class Reading:
             *([] if answer.survives else ["does not survive the adjustment for all claims"]),
             *(["hangs on one seed"] if fragile else []),
         ]
+
+    @property
+    def parts(self) -> list[str]:
+        """What came out of each of several tests, where they came out differently: a sentence each."""
+        return [f"{words.capital(word)}: {test.says}." for word, test in self._verdicts if self._differs]
+
+    @property
+    def _verdicts(self) -> list[tuple[str, TestResult]]:
+        return [(words.verdict(test.verdict, test.detail), test) for test in self.primary]
+
+    @property
+    def _differs(self) -> bool:
+        return len({word for word, _ in self._verdicts}) > 1
 
     @property
     def condition(self) -> str:

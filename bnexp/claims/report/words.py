@@ -145,9 +145,7 @@ def compared(claim: Claim, test: TestResult) -> str:
 def measured(claim: Claim, test: str) -> str:
     """What a test measures of a run, or of the runs along the axis."""
     measure, reduce = claim.tests[test].measure, claim.tests[test].reduce
-    words = title(measure.tag)
-    if measure.layers is not None:
-        words = f"slope over the layers of {'the logarithm of ' if 'log10' in measure.layers else ''}the {words}"
+    words = title(measure.tag) if measure.layers is None else _slope(measure)
     words += f" less {title(measure.minus)}" if measure.minus else ""
     words = _steps(claim, measure, words) if measure.steps_to else f"{words}, {_when(measure)}"
     if measure.above is not None:
@@ -236,13 +234,28 @@ def _interval(texts: Sequence[str], noun: str) -> str:
     return f"{mean}{noun}" + (f", between {ends[0]} and {ends[1]}" if len(ends) == 2 else "")
 
 
+def effect_of(claim: Claim, test: TestResult) -> str:
+    """The effect, with what it is an effect on where neither a unit nor a ratio says so."""
+    told, named = effect(claim, test), in_points(test) or is_ratio(test) or is_exponent(test)
+    return told if named or not told else f"{told} ({_quantity(claim, test)})"
+
+
 def _quantity(claim: Claim, test: TestResult) -> str:
-    declared = claim.tests[test.test]
-    if declared.reduce is not None and declared.reduce.kind in ("largest", "best_at") and claim.axis:
+    measure, reduce = claim.tests[test.test].measure, claim.tests[test.test].reduce
+    if reduce is not None and reduce.kind in ("largest", "best_at") and claim.axis:
         return setting(claim.axis.key)
-    if declared.measure.minus:
-        return "difference"
-    return "steps" if declared.measure.steps_to else title(test.metric)
+    if reduce is not None:
+        return _over(claim, reduce)
+    if measure.layers is not None:
+        return _slope(measure)
+    if measure.minus:
+        return f"gap between {title(measure.tag)} and {title(measure.minus)}"
+    return "steps" if measure.steps_to else title(test.metric)
+
+
+def _slope(measure: Measure) -> str:
+    log = "the logarithm of " if "log10" in (measure.layers or "") else ""
+    return f"slope over the layers of {log}the {title(measure.tag)}"
 
 
 def claimed(claim: Claim, test: TestResult) -> str:
