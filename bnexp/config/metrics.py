@@ -55,7 +55,7 @@ _SPLITS = {"train": "training", "train_eval": "training (evaluated)"}
 # Beginning of a condition's name -> the condition in words; what follows in the name is a number.
 _CONDITIONS = {
     **{kind: f"{kind} of severity" for kind in ("noise", "blur", "contrast", "brightness")},
-    **{"fgsm": "FGSM of epsilon", "pgd": "PGD of epsilon", "task": "task"},
+    **{"*": "corruptions of severity", "fgsm": "FGSM of epsilon", "pgd": "PGD of epsilon", "task": "task"},
 }
 _ALONE = {"lr": "learning rate"}
 # Probe -> quantity -> its name in words.
@@ -170,7 +170,7 @@ def title(tag: str) -> str:
 
 
 def _condition_title(condition: str) -> str:
-    match = re.fullmatch(r"([a-z]+)([\d.e-]+)", condition)
+    match = re.fullmatch(r"([a-z]+|\*)([\d.e-]+)", condition)
     known = match and _CONDITIONS.get(match[1])
     return f"{known} {match[2]}" if match and known else _spaced(condition)
 
@@ -237,6 +237,8 @@ class Statistics:
         if self.kind == "batch":
             return f"batch statistics{size}" + (f" and a prior of {self.prior}" if self.prior else "")
         titles = {
+            "ema": f"running average with decay {self.decay:g}{', corrected' if self.corrected else ''}",
+            "ema_weights": "averaged weights",
             "precise": "precise statistics",
             "tent": f"adapted by the entropy of batches{size}",
             "own": f"own image weighed {self.weight or 'by validation'}",

@@ -409,6 +409,23 @@ def test_a_share_of_runs_is_told_in_words():
 
 
 @pytest.mark.parametrize(
+    ("metric", "at", "shown"),
+    [
+        ("test/accuracy_*5_batch64", "last", "test accuracy, corruptions of severity 5, batch statistics of 64 images"),
+        ("test/accuracy_ema0.9005", "last", "test accuracy, running average with decay 0.9005"),
+        ("test/accuracy_ema0.9_corrected", "last", "test accuracy, running average with decay 0.9, corrected"),
+        ("test/accuracy_ema_weights", "last", "test accuracy, averaged weights"),
+        ("probe/rank/effective/head", 1, "effective rank of the features"),
+        ("probe/landscape/beta", "last", "change of the gradient over the distance (beta)"),
+    ],
+)
+def test_an_evaluation_and_a_probe_are_told_in_words(metric, at, shown):
+    asked = replace(CLAIM.tests["higher"], measure=Measure(metric=metric, at=at))
+    when = "at the end" if at == "last" else "at step 1"  # a probe looks at the step itself, before its update
+    assert words.measured(replace(CLAIM, tests={"one": asked}), "one") == f"{shown}, {when}"
+
+
+@pytest.mark.parametrize(
     ("detail", "shown"),
     [
         ("", ""),
@@ -472,6 +489,14 @@ def test_the_headline_of_several_tests_is_that_of_the_one_that_decides():
     answer = Answer("contradicted", "reversed", ["tuned/higher", "tuned/gap"], 0.01, 0.02)
     picture = figures.draw(reading(content(case(), against, answer=answer)))
     assert picture.figure.get_suptitle().replace("\n", " ").endswith(": 2 points less, between 1 and 3")
+    small = case(test="gap", mean=0.001, low=-0.002, high=0.004)  # as good as: both hold, one says more
+    picture = figures.draw(reading(content(small, case())))
+    assert picture.figure.get_suptitle().replace("\n", " ").endswith(": 2.0 points more, between 1.5 and 2.5")
+
+
+def test_an_axis_with_a_single_value_is_no_axis():
+    levels, _ = figures.draw(reading(content(case(), figure=panel("axis", [4])))).figure.axes
+    assert levels.texts[0].get_text() == "batch norm (learning rate 3)"
 
 
 def test_an_svg_has_the_colours_of_light_and_dark_pages(tmp_path):

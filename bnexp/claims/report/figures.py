@@ -50,12 +50,12 @@ def draw(reading: Reading) -> Picture | None:
     tests = _tests(reading)
     if not tests:
         return None
-    panels = [_context(reading, tests[0].regime, WIDTH)]
+    panels = [_curves(reading, tests[0].regime, WIDTH)]
     if panels == [None]:
         alike = {(test.regime, words.measured(reading.claim, test.test)): test for test in tests}
         panels = [_levels(reading, test, tests) for test in alike.values()]
     panels += [_difference(reading, test, titled=len(tests) > 1) for test in tests]
-    decides = next((test for test in tests if words.verdict(test.verdict, "") == reading.word), tests[0])
+    decides = _deciding(reading, tests)
     headline = f"{words.capital(_subject(reading, decides))}: {words.effect(reading.claim, decides)}"
     caption = f"{reading.condition}. A faint dot is a seed; bars and bands are intervals. Grey: too small to matter."
     return _picture(reading.claim.id, caption, panels, WIDTH, headline)
@@ -64,6 +64,12 @@ def draw(reading: Reading) -> Picture | None:
 def _tests(reading: Reading) -> list[TestResult]:
     """The primary tests that have numbers."""
     return [test for test in reading.primary if test.differences and test.mean is not None]
+
+
+def _deciding(reading: Reading, tests: Sequence[TestResult]) -> TestResult:
+    """Of the tests that came out as the claim did, the one whose effect is the largest by what matters."""
+    alike = [test for test in tests if words.verdict(test.verdict, "") == reading.word]
+    return max(alike or tests, key=lambda test: abs(test.mean or 0.0) / test.threshold)
 
 
 def _subject(reading: Reading, test: TestResult) -> str:
@@ -82,7 +88,7 @@ def draw_small(reading: Reading) -> Picture | None:
         panel = _difference(reading, tests[0])
     else:
         arms = {name.partition("@")[0] for test in tests for name in test.sides}
-        panel = _context(reading, tests[0].regime, _SMALL, arms) or panel
+        panel = _curves(reading, tests[0].regime, _SMALL, arms) or panel
     return _picture(f"{reading.claim.id}-small", f"{reading.condition}.", [panel], _SMALL)
 
 
@@ -138,6 +144,13 @@ def _picture(
 
 # Arm or point -> its points [x, mean, low, high]; none is empty.
 Lines = Mapping[str, "Sequence[Sequence[Any]]"]
+
+
+def _curves(reading: Reading, regime: str, width: float, arms: Collection[str] | None = None) -> Panel | None:
+    """As ``_context``; None also for an axis with a single value, at which rows of dots show more."""
+    given = reading.result.figure
+    values = {x for points in given.panels.get(regime, {}).values() for x, *_ in points}
+    return None if given.kind == "axis" and len(values) == 1 else _context(reading, regime, width, arms)
 
 
 def _context(
@@ -249,7 +262,7 @@ def _levels(reading: Reading, test: TestResult, tests: Sequence[TestResult]) -> 
     def fill(axes: Axes) -> None:
         styles = _styles(sides)
         halves = [times * (side.high - side.mean) for side in sides.values() if side.high and side.mean]
-        digits = min(4, decimals(max(halves, default=0.0), 2))
+        digits = decimals(max(halves, default=0.0), 2)
         for row, ((name, side), style) in enumerate(zip(sides.items(), styles, strict=True)):
             values = [times * value for value in side.values.values() if value is not None]
             ends = [None if end is None else times * end for end in (side.mean, side.low, side.high)]

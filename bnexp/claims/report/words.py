@@ -10,7 +10,7 @@ from bnexp.claims.declaration import Claim, Measure, Reduce
 from bnexp.claims.result import TestResult
 from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NEGLIGIBLE, NONE, SUPPORTED
 from bnexp.compare.cells import decimals, duration
-from bnexp.config.metrics import metric_of, title
+from bnexp.config.metrics import metric_of, probed_of, title
 from bnexp.runs.collect import short
 
 HOLDS, SIZE_OPEN, SMALL, FAILS, UNDECIDED = (
@@ -166,6 +166,8 @@ def _when(measure: Measure) -> str:
         return f"where the {title(at['first'])} first is below {at['below']:g}"
     if isinstance(at, dict):
         return f"after {100 * at['fraction']:g} % of the steps"
+    if isinstance(at, int) and probed_of(measure.tag):  # what a step itself is like, before its update
+        return f"at step {at}"
     return _WHEN[at] if isinstance(at, str) else f"after {counted(at, 'step')}"
 
 
