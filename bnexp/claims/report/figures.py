@@ -239,9 +239,11 @@ def _most_lines(names: Sequence[str]) -> int:
 def _name_ends(axes: Axes, lines: Lines, names: Sequence[str], height: float) -> None:
     bottom, top = axes.get_ylim()
     ends = [(points[-1][1] - bottom) / (top - bottom) for points in lines.values()]
-    places = spread(ends, gap=_GAP * _most_lines(names) / height)
+    gap = _GAP * _most_lines(names) / height
+    highest = 1 - gap / 2  # the name at the top ends below the title
+    places = spread([end / highest for end in ends], gap / highest)
     for name, place, style in zip(names, places, _styles(lines), strict=True):
-        axes.text(1.02, place, name, color=style.colour, transform=axes.transAxes, va="center", fontsize=9)
+        axes.text(1.02, highest * place, name, color=style.colour, transform=axes.transAxes, va="center", fontsize=9)
 
 
 # --- a row of dots an arm, and one for the difference -----------------------------------------------------------------
