@@ -638,7 +638,7 @@ def finished(folder: Path) -> dict[Path, int]:
 @pytest.mark.slow
 def test_claims_that_are_stopped_and_killed_at_random_come_to_the_same_verdicts(bnexp, tmp_path, monkeypatch):
     """Two at the same time, of 16 runs; undisturbed, one after the other."""
-    text = SMALL.replace("steps=8", "steps=150").replace("values: [0.1, 0.3, 1]", "values: [0.1]")
+    text = SMALL.replace("steps=8", "steps=60").replace("values: [0.1, 0.3, 1]", "values: [0.1]")
     text = text.replace("quick: {seeds: 6", "quick: {seeds: 2")
     ended, quiet = tmp_path / "ended", tmp_path / "quiet"
     for folder in (ended, quiet):
