@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import zygote
+
+from bnexp.sweep import fork_server
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +34,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _PLACES = [str(ROOT), *map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
 os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(_PLACES))
 
+# Runs force their files to the disk, which takes its time; a folder in memory is faster, where there is room for it.
+_MEMORY = Path("/dev/shm")
+if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4e9:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
 # Workers of the test runner share the cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -44,6 +53,15 @@ SWITCHES = {"decay_weight": True, "decay_bias": True, "decay_gain": None, "decay
 def pytest_sessionstart(session: pytest.Session) -> None:
     """From here on a warning is an error: other plugins, which may be installed anywhere, warn while they start."""
     session.config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def warm_fork_servers():
+    """Sweeps in this process do not wait for another one to import torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fork_server, "spawn", fork_server.spawn)  # it is put back at the end
+        zygote.use(zygote.begun()[0])
+        yield
 
 
 @pytest.fixture
@@ -84,11 +102,19 @@ def bnexp(monkeypatch, capsys):
     return run
 
 
-def start(*arguments: str, cwd: Path, **options) -> subprocess.Popen[str]:
-    """A bnexp in a process of its own, in a session of its own so that signals reach it alone."""
-    program = "import sys; from bnexp.cli.main import main; sys.exit(main())"
+def start(*arguments: str, cwd: Path, cold: bool = False, **options) -> subprocess.Popen[str]:
+    """A bnexp in a process of its own, in a session of its own so that signals reach it alone.
+
+    Where it is ``cold``, or has limits that what it starts must inherit (``preexec_fn``), its sweeps import torch.
+    """
+    program, descriptors = "from bnexp.cli.main import main; sys.exit(main())", []
+    if not cold and "preexec_fn" not in options:
+        descriptors = [zygote.begun()[0].fileno()]
+        warm = f"import socket, zygote; zygote.use(socket.socket(fileno={descriptors[0]})); sys.path.pop()"
+        program = f"sys.path.append({str(ROOT / 'tests')!r}); {warm}; {program}"
     return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
+        [sys.executable, "-c", f"import sys; {program}", *arguments],
+        pass_fds=descriptors,
         cwd=cwd,
         env=os.environ | options.pop("env", {}),
         stdout=subprocess.PIPE,

@@ -18,12 +18,28 @@ from bnexp.sweep.engine import EngineDiedError
 Message = dict[str, Any]
 
 # The imports must start no threads, because a forked child would not have them, and must count GPUs without the driver.
-_FORK_SAFE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+FORK_SAFE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 def complaint(lines: Sequence[str]) -> str | None:
     """The last error line that a child of the fork server has printed (``worker``), or None."""
     return next((line.removeprefix("bnexp: ") for line in reversed(lines) if line.startswith("bnexp: ")), None)
+
+
+def spawn(connection: socket.socket) -> subprocess.Popen[bytes]:
+    """Start a process that imports torch and serves the other end of a connection."""
+    # The same module path as here, so that jobs of a sweep find a user's modules where a single run finds them.
+    serve = f"from bnexp.experiment.worker import serve; serve({connection.fileno()})"
+    # While it imports torch, it does not look at the connection.
+    end = f"from bnexp.stopping import end_with_parent; end_with_parent({signal.SIGKILL:d})"
+    alone = f"os.getppid() == {os.getpid()} or os._exit(1)"
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import os, sys; sys.path[:] = {sys.path!r}; {end}; {alone}; {serve}"],
+        pass_fds=[connection.fileno()],
+        stdin=subprocess.DEVNULL,
+        env=os.environ | FORK_SAFE,
+        start_new_session=True,
+    )
 
 
 class ForkServer:
@@ -46,20 +62,8 @@ class ForkServer:
     def _started(self) -> subprocess.Popen[bytes]:
         self._connection, theirs = socket.socketpair()
         self._received, self._was_asked = b"", False
-        # The same module path as here, so that jobs of a sweep find a user's modules where a single run finds them.
-        serve = f"from bnexp.experiment.worker import serve; serve({theirs.fileno()})"
-        # While it imports torch, it does not look at the connection.
-        end = f"from bnexp.stopping import end_with_parent; end_with_parent({signal.SIGKILL:d})"
-        alone = f"os.getppid() == {os.getpid()} or os._exit(1)"
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"import os, sys; sys.path[:] = {sys.path!r}; {end}; {alone}; {serve}"],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=os.environ | _FORK_SAFE,
-            start_new_session=True,
-        )
-        theirs.close()
-        return process
+        with theirs:
+            return spawn(theirs)
 
     def close(self) -> None:
         """End the fork server and everything that runs in it; returns when all these processes are gone."""

@@ -129,7 +129,7 @@ def test_without_a_folder_the_newest_run_is_shown_and_said(bnexp):
 
 
 def test_how_to_go_on_with_a_run_that_stopped(bnexp, place):
-    make_run(place / "outputs" / "late one", "norm=bn", hour=10, status="interrupted", step=7)
+    make_run(place / "outputs" / "late one", "norm=bn", *SMALL_RUN, hour=10, status="interrupted", step=7)
     make_run(place / "outputs" / "killed", "norm=bn", "imports=[my_lab]", hour=11, status="running", step=9)
     assert "status   interrupted at 7 of 21" in bnexp("show", "outputs/late one").out
     assert "go on    bnexp resume 'outputs/late one'" in bnexp("show", "outputs/late one").out

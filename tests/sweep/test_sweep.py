@@ -48,7 +48,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture
 def place(tmp_path):
-    """A working folder with the user's norm; whatever runs with its mark at the end of a test is an orphan."""
+    """A working folder with the user's norm; whatever works in it at the end of a test is an orphan."""
     furnish(tmp_path)
     yield tmp_path
     assert survivors(tmp_path) == []
@@ -87,7 +87,7 @@ FAULTS = {
     "kill": "killed by SIGKILL (out of memory?)",
     "exit": "ended with exit code 3 before its last step",
     "exit 0": "ended with exit code 0 before its last step",
-    "hang": "not finished after 8 s",
+    "hang": "not finished after 6 s",
     "memory": "memory",
 }
 
@@ -96,7 +96,7 @@ FAULTS = {
 def test_a_job_that_fails_fails_alone_and_can_be_tried_again(place, undisturbed):
     for number, kind in enumerate(FAULTS):
         (place / f"fault-t{number}").write_text(kind)
-    timing = ("hydra.launcher.timeout_s=8", "hydra.launcher.grace_s=0.5")
+    timing = ("hydra.launcher.timeout_s=6", "hydra.launcher.grace_s=0.5")
     answer = sweep(place, f"norm.tag={TAGS}", "hydra.launcher.jobs=2", *timing)
     assert answer.code == 1, answer
     assert "Traceback" not in answer.out + answer.err
@@ -273,7 +273,7 @@ def test_a_disk_too_full_for_a_last_line_is_not_the_jobs_fault(place):
 
 
 def test_a_supervisor_that_is_killed_while_torch_is_imported_takes_that_process_along(place):
-    process = begin(place, *WORDS, "hydra.sweep.dir=s", "norm.tag=t0")
+    process = begin(place, *WORDS, "hydra.sweep.dir=s", "norm.tag=t0", cold=True)
     until(lambda: any("end_with_parent" in command for command in survivors(place)))
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
