@@ -60,7 +60,7 @@ def warm_fork_servers():
     """Sweeps in this process do not wait for another one to import torch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fork_server, "spawn", fork_server.spawn)  # it is put back at the end
-        zygote.use(zygote.begun()[0])
+        zygote.use()
         yield
 
 
@@ -109,9 +109,9 @@ def start(*arguments: str, cwd: Path, cold: bool = False, **options) -> subproce
     """
     program, descriptors = "from bnexp.cli.main import main; sys.exit(main())", []
     if not cold and "preexec_fn" not in options:
-        descriptors = [zygote.begun()[0].fileno()]
-        warm = f"import socket, zygote; zygote.use(socket.socket(fileno={descriptors[0]})); sys.path.pop()"
-        program = f"sys.path.append({str(ROOT / 'tests')!r}); {warm}; {program}"
+        descriptors = [zygote.connection().fileno()]
+        warm = f"import socket, zygote; asked = socket.socket(fileno={descriptors[0]}); zygote.use(lambda: asked)"
+        program = f"sys.path.append({str(ROOT / 'tests')!r}); {warm}; sys.path.pop(); {program}"
     return subprocess.Popen(
         [sys.executable, "-c", f"import sys; {program}", *arguments],
         pass_fds=descriptors,

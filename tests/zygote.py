@@ -14,12 +14,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 
 from bnexp.sweep import fork_server
 from bnexp.sweep.fork_server import FORK_SAFE
 
 _MOST = 1 << 20
+_STARTED: list[subprocess.Popen[bytes]] = []  # keeps it from being collected
 
 
 class Forked:
@@ -47,22 +49,24 @@ class Forked:
 
 
 @cache
-def begun() -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """A process that imports torch, which ends with this one, and the connection to it."""
+def connection() -> socket.socket:
+    """The connection to a process that imports torch, and ends with this one. The first call starts it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     program = f"import sys; sys.path[:] = {sys.path!r}; from zygote import main; main({theirs.fileno()})"
-    process = subprocess.Popen([sys.executable, "-c", program], pass_fds=[theirs.fileno()], env=os.environ | FORK_SAFE)
+    _STARTED.append(
+        subprocess.Popen([sys.executable, "-c", program], pass_fds=[theirs.fileno()], env=os.environ | FORK_SAFE)
+    )
     theirs.close()
-    return ours, process
+    return ours
 
 
-def use(zygote: socket.socket) -> None:
-    """Let the fork servers of this process come from a zygote."""
+def use(zygote: Callable[[], socket.socket] = connection) -> None:
+    """Let the fork servers of this process come from the other end of a connection."""
 
     def spawn(served: socket.socket) -> Forked:
         told, tell = os.pipe()
         place = {"path": sys.path, "cwd": os.getcwd(), "environ": os.environ | FORK_SAFE}
-        socket.send_fds(zygote, [json.dumps(place).encode()], [served.fileno(), tell, 1, 2])
+        socket.send_fds(zygote(), [json.dumps(place).encode()], [served.fileno(), tell, 1, 2])
         os.close(tell)
         return Forked(told)
 
