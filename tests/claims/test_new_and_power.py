@@ -156,7 +156,9 @@ def test_a_pilot_tells_the_seeds_that_a_verdict_needs(bnexp, tmp_path, monkeypat
     (found,) = json.loads(bnexp(*words, "--json").out)["tests"]
     assert (found["claim"], found["test"], found["pilot"], found["declared"]) == ("x", "tuned/bn", 3, 7)
     assert found["seeds for the effect seen"] >= 6
-    told = bnexp(*words).out.splitlines()
+    again = bnexp(*words)
+    assert again.code == 0
+    told = again.out.splitlines()
     assert told[0] == "x (quick), tuned/bn: pilot of 3 seeds; 7 are declared"
     assert f"{found['seeds for it']} seeds for 1.5 times the smallest effect of interest" in told[2]
     assert not list((tmp_path / "outputs/claims").glob("quick"))

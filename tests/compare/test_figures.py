@@ -53,6 +53,15 @@ def test_a_probe_with_layers_is_drawn_over_depth(tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == ["bn"]
 
 
+def test_two_layers_have_a_depth_and_one_has_none(tmp_path):
+    final = {"probe/gradients/norm/hidden1": 1.0, "probe/gradients/norm/head": 2.0, "probe/ics/l2/head": 3.0}
+    final["test/accuracy"] = 0.9
+    write_run(tmp_path / "bn", final=final)
+    rows = [f"{step},0.5,{tag},{value}" for step in (1, 9) for tag, value in final.items()]
+    (tmp_path / "bn" / "metrics.csv").write_text("\n".join(["step,epoch,metric,value", *rows, ""]))
+    assert sorted(pictures(tmp_path)) == ["curves", "depth_gradients", "dots"]
+
+
 def test_a_single_evaluation_is_drawn_as_a_point(tmp_path):
     (write_run(tmp_path / "bn") / "metrics.csv").write_text("step,epoch,metric,value\n9,1,test/accuracy,0.9\n")
     (axes,) = pictures(tmp_path)["curves"].axes
