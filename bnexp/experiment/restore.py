@@ -103,18 +103,18 @@ def evaluate_run(
     return step, setup.compare_statistics(split)
 
 
-def restored(job: Job, config: TrainConfig | None = None, *, best: bool = False) -> tuple[Setup, int]:
+def restored(job: Job, config: TrainConfig, *, best: bool = False) -> tuple[Setup, int]:
     """A run as a checkpoint has it, and the checkpoint's step; nothing is written.
 
     Args:
         job: from ``saved_job``.
-        config: its settings, but for those of the machine, if the checkpoint is to be used on another one.
+        config: its settings; those of the machine may be others.
         best: take its best checkpoint instead of its last.
 
     Raises:
         ValueError: there is no usable checkpoint, or the data cannot be read.
     """
-    setup = build([config or job.config], stacked=False, resumed=[True])
+    setup = build([config], stacked=False, resumed=[True])
     state = checkpoint.load_best(job.folder) if best else checkpoint.load(job.folder)
     if state is None:
         raise ValueError(f"{job.folder}: has no checkpoint; the run has not saved one, or kept none")

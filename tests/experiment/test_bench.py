@@ -148,6 +148,7 @@ def test_sizes_that_are_not_possible_are_told_and_the_rest_goes_on():
     assert "      1000  not possible: batch_size=1000: larger than" in text
     assert text.index("         8  ") < text.index("      1000  ")
     assert "tune the learning rate and the regularization again" in text
+    assert text.splitlines()[1].endswith("peak memory of the process")
 
 
 def failing_at_8(monkeypatch, error):
