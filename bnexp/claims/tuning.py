@@ -56,7 +56,8 @@ def choose(scores: Scores, larger: bool) -> TunedValue:
     least = rank(best)[0] - _error(scores[best])
     near = _stretch(values, best, {value for value in values if rank(value)[0] >= least}) if ordered else [best]
     middle = near[(len(near) - 1) // 2 : len(near) // 2 + 1]
-    return TunedValue(means, best, max(middle, key=rank), at_edge=ordered and best in (values[0], values[-1]))
+    at_edge = ordered and len(values) > 1 and best in (values[0], values[-1])  # one value is a choice and no grid
+    return TunedValue(means, best, max(middle, key=rank), at_edge)
 
 
 def _stretch(values: Sequence[Setting], best: Setting, good: set[Setting]) -> list[Setting]:

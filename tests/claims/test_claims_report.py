@@ -69,6 +69,9 @@ UNDECIDED = case(
 # --- the first page ---------------------------------------------------------------------------------------------------
 
 
+PAIR = "batch norm (learning rate 3) against no norm (learning rate 3)"
+
+
 def test_claims_are_counted_by_their_answers_in_plain_words():
     words_of = ("supported", "supported", "negligible", "contradicted", "inconclusive")
     results = [
@@ -91,7 +94,7 @@ def test_a_claim_has_one_row_with_its_answer_its_effect_and_its_marks():
     row = (
         "| [Norms help.](pages/a.md) | Holds in small nets: norms help. | "
         "holds (does not survive the adjustment for all claims; hangs on one seed) | "
-        "2.0 points more, between 1.5 and 2.5 | 0.08 |"
+        f"2.0 points more, between 1.5 and 2.5, {PAIR} | 0.08 |"
     )
     assert row in first(content(case(hangs_on=["3"]), answer=answer))
 
@@ -118,7 +121,7 @@ def test_results_of_other_folders_stand_beside(tmp_path):
     found = pages(tmp_path, content(case()), gpu=[other, content(case(), claim="b", profile="gpu")])
     head, _, *rows = [line for line in found["claims.md"].splitlines() if line.startswith("| ")][:6]
     assert head == "| claim | answer | verdict | effect | p (Holm) | on gpu |"
-    beside = "smaller than matters (0.0 points more, between 0.2 less and 0.2 more; CIFAR-10, 8 seeds) |"
+    beside = f"smaller than matters (0.0 points more, between 0.2 less and 0.2 more, {PAIR}; CIFAR-10, 8 seeds) |"
     assert any("(pages/a.md)" in row and row.endswith(beside) for row in rows)
     assert any("(pages/b.md)" in row and "holds (on gpu alone)" in row for row in rows)
     assert "| gpu | In small nets norms help too little. | smaller than matters (" in found["pages/a.md"]
@@ -334,8 +337,15 @@ def test_an_effect_without_a_unit_says_what_it_is_on():
     slope = {"test": "slope", "metric": "probe/gradients/relative/*", "sides": {"small_on@3": side(1)}}
     told = words.effect_of(CLAIM, case(mean=-0.0253, low=-0.04, high=-0.01, **slope))
     assert told == "-0.03, between -0.04 and -0.01 (slope over the layers of the logarithm of the gradient over weight)"
-    assert words.effect_of(CLAIM, case()) == words.effect(CLAIM, case()) == "2.0 points more, between 1.5 and 2.5"
+    assert words.effect_of(CLAIM, case()) == f"2.0 points more, between 1.5 and 2.5, {PAIR}"
+    share = words.effect_of(CLAIM, case(is_level=False, metric="test/loss"))
+    assert share == f"0.020 more, between 0.015 and 0.025 (test loss), {PAIR}"
     assert words.effect_of(CLAIM, case(mean=None, low=None, high=None)) == ""
+
+
+def test_a_note_says_verdicts_as_the_page_does():
+    told = words.note(CLAIM, "by the Hodges-Lehmann interval, which one seed moves little, it is inconclusive")
+    assert told == "by the Hodges-Lehmann interval, which one seed moves little, the verdict would be: not decided"
 
 
 def test_tests_that_came_out_differently_are_told_one_by_one():
@@ -343,11 +353,11 @@ def test_tests_that_came_out_differently_are_told_one_by_one():
     both = Answer("negligible", "", ["tuned/higher", "tuned/extra"], 0.01, 0.02)
     found = first(content(case(), extra, answer=both))
     assert "Holds: the accuracy is higher.\n\nSmaller than matters: it helps as well.\n" in found
-    effects = "holds: 2.0 points more, between 1.5 and 2.5; smaller than matters: 0.1 points more, between 0.2 less"
+    effects = f"holds: 2.0 points more, between 1.5 and 2.5, {PAIR}; smaller than matters: 0.1 points more, between"
     assert effects in found
     alike = first(content(case(), case(test="extra", says="it helps as well"), answer=both))
     assert "it helps as well" not in alike
-    assert "| 2.0 points more, between 1.5 and 2.5; 2.0 points more, between 1.5 and 2.5 |" in alike
+    assert f"| 2.0 points more, between 1.5 and 2.5, {PAIR}; 2.0 points more, between 1.5 and 2.5, {PAIR} |" in alike
 
 
 @pytest.mark.parametrize(

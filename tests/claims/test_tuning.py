@@ -23,6 +23,7 @@ from bnexp.claims.tuning import TunedValue, beyond, choose
         ({0.1: [0.1, 0.1], 0.3: [0.8, 0.8], 1: [0.8, 0.8], 3: [0.7, 0.95]}, 3, 1, True),
         ({0.1: [None, 0.9], 0.3: [0.5, 0.5], 1: [0.4, 0.4]}, 0.3, 0.3, False),
         ({0.1: [0.9], 0.3: [0.9], 1: [0.9]}, 0.3, 0.3, False),
+        ({0.1: [0.9, 0.8]}, 0.1, 0.1, False),  # a fixed rate has no edge
         ({0.1: [None, None], 0.3: [None, None], 1: [None, None]}, 0.3, 0.3, False),
         ({"a": [0.8, 0.8], "b": [0.7, 0.9], "c": [0.7, 0.95]}, "c", "c", False),
         ({3: [0.1, 0.1], 0.3: [0.8, 0.8], 1: [0.9, 0.9]}, 1, 1, False),  # a grid that grew downwards

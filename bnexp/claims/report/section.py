@@ -57,7 +57,8 @@ def _answer(reading: Reading) -> Box:
     answer = reading.result.answer
     p = f"p (Holm) {probability(answer.p_holm).text}" if answer is not None and answer.p_holm is not None else ""
     facts = "; ".join(filter(None, [reading.word, *reading.marks, *reading.effects, p]))
-    lines = [Text(f"{words.capital(line)}.", kind="note") for line in (facts, reading.condition)]
+    told = [f"{words.capital(line)}." for line in (facts, reading.condition)]
+    lines = [Text(line, kind="note") for line in [*reading.parts, *told]]
     return Box(f"answer {reading.kind}", [Text(reading.sentence), *lines])
 
 

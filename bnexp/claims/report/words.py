@@ -108,7 +108,8 @@ def note(claim: Claim, text: str) -> str:
     name = re.split("[:,]", text)[0]
     known = name.partition("@")[0] in claim.arms and name != text
     named = point(claim, name) + text.removeprefix(name) if known else text
-    return re.sub(r"\b(\w+\.\w+)=", lambda found: f"{setting(found[1])} ", named)
+    told = re.sub(r"\b(\w+\.\w+)=", lambda found: f"{setting(found[1])} ", named)
+    return re.sub(r"it is (\w+)$", lambda found: f"the verdict would be: {_VERDICTS.get(found[1], found[1])}", told)
 
 
 # --- arms, settings, measures -----------------------------------------------------------------------------------------
@@ -237,9 +238,12 @@ def _interval(texts: Sequence[str], noun: str) -> str:
 
 
 def effect_of(claim: Claim, test: TestResult) -> str:
-    """The effect, with what it is an effect on where neither a unit nor a ratio says so."""
+    """The effect, with what it is on where neither a unit nor a ratio says so, and which of two arms comes first."""
     told, named = effect(claim, test), in_points(test) or is_ratio(test) or is_exponent(test)
-    return told if named or not told else f"{told} ({_quantity(claim, test)})"
+    if not told:
+        return ""
+    what = told if named else f"{told} ({_quantity(claim, test)})"
+    return f"{what}, {compared(claim, test)}" if sum(bool(side.weight) for side in test.sides.values()) == 2 else what
 
 
 def _quantity(claim: Claim, test: TestResult) -> str:
