@@ -54,9 +54,10 @@ def _counts(readings: Sequence[Reading]) -> str:
     found = [one.word for one in readings]
     counts = "; ".join(words.how_many(found.count(word), word) for word in words.WORDS if word in found)
     runs, seconds = sum(one.result.runs for one in readings), sum(one.result.run_seconds for one in readings)
-    return (
-        f"{words.counted(len(readings), 'claim')}: {counts}. {words.counted(runs, 'run')}, {words.core_time(seconds)}."
-    )
+    lost = sum(one.result.answer is not None and not one.result.answer.survives for one in readings)
+    adjusted = f"{lost} of the answers {'does' if lost == 1 else 'do'} not survive the adjustment for all claims. "
+    told = f"{words.counted(runs, 'run')}, {words.core_time(seconds)}."
+    return f"{words.counted(len(readings), 'claim')}: {counts}. {adjusted if lost else ''}{told}"
 
 
 def _lesson(reading: Reading, picture: Picture | None, place: Place) -> Box:

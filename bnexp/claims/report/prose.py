@@ -16,7 +16,8 @@ READ = (
     "compared seed by seed.",
     "p is the share of sign patterns of the differences that lie as far from the verdict's own null hypothesis; "
     "p (Holm) is adjusted for all claims of this page, so that all answers below 0.05 are right together in 95 "
-    "of 100 such pages. An answer that does not survive that says so, and so does one that hangs on a single "
+    "of 100 such pages, if differences are symmetric; where they are not, more are wrong, as the protocol measures. "
+    "An answer that does not survive that says so, and so does one that hangs on a single "
     "seed. The p of further tests are those of single tests.",
     "Regimes: equal settings for all arms, or each arm at its own best, which was found with other seeds and "
     "with images set apart from the training set. The answer stands on the tests that were declared for it; a "
