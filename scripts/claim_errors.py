@@ -16,6 +16,7 @@ import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from bnexp.claims.verdicts import CONTRADICTED, NEGLIGIBLE, SUPPORTED, Verdict, 
 from bnexp.config.shipped import configs_folder
 
 DELTA = 0.5
-CLAIMS_OF_A_SUITE = sum(bool(load(configs_folder() / "claim" / f"{name}.yaml").tests) for name in ids(configs_folder()))
 # One seed in so many collapses, and falls by so many standard deviations of the others.
 RARE, FALL = 10, 6
 # Of a counted measure: the step of its grid in standard deviations.
@@ -48,6 +48,12 @@ def _counted(rng: np.random.Generator, n: int) -> np.ndarray:
     """Differences of two numbers that are each rounded down to a grid."""
     first, second = rng.normal(0, math.sqrt(0.5), (2, n))
     return STEP * (np.floor(first / STEP) - np.floor(second / STEP))
+
+
+@cache
+def claims_of_a_suite() -> int:
+    """The claims that ship and have tests."""
+    return sum(bool(load(configs_folder() / "claim" / f"{name}.yaml").tests) for name in ids(configs_folder()))
 
 
 LAWS: Mapping[str, Law] = {
@@ -107,7 +113,7 @@ def errors(law: str, claims: int, seeds: int) -> dict[str, Rate]:
 def _rate(found: Sequence[Verdict], case: Case) -> Rate:
     false = [verdict for verdict in found if case.is_false(verdict)]
     unmarked = [verdict for verdict in false if not verdict.hangs_on and verdict.robust_word == verdict.word]
-    adjusted = [verdict for verdict in false if (verdict.p or 0) * CLAIMS_OF_A_SUITE < 0.05]
+    adjusted = [verdict for verdict in false if (verdict.p or 0) * claims_of_a_suite() < 0.05]
     return Rate(*(len(some) / len(found) for some in (false, unmarked, adjusted)))
 
 
@@ -143,7 +149,7 @@ def main() -> None:
     options.add_argument("--claims", type=int, default=10_000)
     options.add_argument("--seeds", type=int, default=12)
     given = options.parse_args()
-    print(f"{CLAIMS_OF_A_SUITE} claims have tests\n")
+    print(f"{claims_of_a_suite()} claims have tests\n")
     print(f"| law | {' | '.join(case.title for case in CASES)} |\n|{' --- |' * (1 + len(CASES))}")
     for law in LAWS:
         print(f"| {law} | {' | '.join(map(str, errors(law, given.claims, given.seeds).values()))} |", flush=True)

@@ -88,21 +88,17 @@ def test_every_claim_can_be_run():
     claims = [load(configs_folder() / "claim" / f"{name}.yaml") for name in IDS]
     asked = [(claim, name) for claim in claims for name in PROFILES if name in claim.profiles or not claim.tests]
     designs = [design(claim, name) for claim, name in asked]
-    composer = JobComposer(configs_folder())
-    sweeps.check([made for made in designs if made.profile == "full"], composer)
-    for made in filter(lambda made: made.points, designs):  # an arm tells whether a profile's settings are right
-        point, regime = made.points[0], next(iter(made.regimes.values()))
-        composer([made.words(point, regime, next(iter(made.grid(regime, point.arm)), None), 0)])
+    sweeps.check(designs, JobComposer(configs_folder()))
     assert all(len(made.seeds) >= declaration.FEWEST_SEEDS for made in designs if made.tests)
     assert not any(set(made.seeds) & set(made.tuning_seeds) for made in designs)
     assert all(set(claim.exact) <= set(EXACT) and claim.text.startswith("# ") for claim in claims)
     assert all("quick" in claim.profiles or claim.no_quick for claim in claims if claim.tests)
 
 
-# With tuning, a reduction over an axis, shares of runs, and runs that others start from (finetune); test_verdicts.py
-# has every way to measure and to reduce, on made-up numbers.
-SMOKED = ("bn-depth-plain40", "bn-max-lr")
-SMOKED_ON_REAL_DATA = ("finetune",)
+# With tuning, reductions, each kind of figure, slopes over layers (grad-profile) and runs that others start from
+# (finetune); test_verdicts.py has every way to measure and to reduce, on made-up numbers.
+SMOKED = ("bn-depth-plain40", "bn-max-lr", "ics-deep-linear", "tuning-ease")
+SMOKED_ON_REAL_DATA = ("finetune", "grad-profile")
 
 
 @pytest.mark.slow

@@ -156,8 +156,8 @@ def test_the_seeds_told_for_what_matters_bring_the_verdict_in_four_of_five(claim
     made_up = [x + 0.2 for x in (1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0)]
     n = judge(made_up, claims, 0.8).needed_for_delta
     rng = np.random.default_rng(1)
-    words = [judge(list(rng.normal(0.8 * effect, math.sqrt(8 / 7), n)), claims, 0.8).word for _ in range(200)]
-    assert 0.72 < words.count("supported") / 200 < 0.9
+    words = [judge(list(rng.normal(0.8 * effect, math.sqrt(8 / 7), n)), claims, 0.8).word for _ in range(400)]
+    assert 0.74 < words.count("supported") / 400 < 0.9
 
 
 @pytest.mark.parametrize("n", range(6))

@@ -94,7 +94,7 @@ def test_what_a_run_says_never_ends_a_comparison(folder, facts):
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # names of several long words
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(facts=mutated(SANE))
 def test_what_a_run_says_never_ends_a_figure_or_a_page(folder, tmp_path_factory, facts):
     (folder / "strange" / "run.json").write_text(json.dumps(facts))

@@ -445,17 +445,19 @@ def test_a_machine_that_is_not_as_it_was_is_said(tmp_path, caplog):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_before_the_first_step_ends_the_program_at_once(tmp_path, number, code):
-    words = ("model=mlp", "model.depth=1500", "model.width=4", "data.size=null")  # takes a second to build
+    words = ("model=mlp", "model.depth=3000", "model.width=4", "data.size=null")  # takes seconds to build
     process = start("train", *words, "hydra.run.dir=run", cwd=tmp_path)
-    while not (tmp_path / "run").exists() and process.poll() is None:
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "libtorch" not in maps.read_text() and process.poll() is None:
         time.sleep(0.02)
-    time.sleep(0.3)  # the model is being built
+    time.sleep(3)  # torch is being imported, or the model built
     process.send_signal(number)
     asked = time.monotonic()
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - asked < 5
     assert process.returncode in (code, -number), out + err
     assert "Traceback" not in err
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()  # there was nothing to save yet
 
 
 @pytest.mark.slow
