@@ -99,6 +99,7 @@ def test_the_model_of_a_run_repeats_its_accuracy(trained):
         run.data("tests")
 
 
+@pytest.mark.slow
 def test_raw_pixels_are_prepared_as_those_of_training(tmp_path):
     numbers = np.random.default_rng(0)
     arrays = {f"x_{part}": numbers.integers(0, 256, (60, 12, 12), dtype=np.uint8) for part in ("train", "test")}
@@ -145,6 +146,7 @@ def test_modules_that_a_run_names_are_imported_only_if_the_user_names_them(train
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_results_are_read_without_torch(trained):
     program = f"""
 import bnexp, sys
@@ -158,6 +160,7 @@ print("torch" in sys.modules)
     assert answer.stdout.split() == ["False", "True"], answer.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_saves(tmp_path):
     program = f"import bnexp; bnexp.train(*{SMALL!r}, 'epochs=20000', 'hydra.run.dir=run')"
     child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
@@ -169,12 +172,14 @@ def test_an_interrupted_training_saves(tmp_path):
     assert bnexp.load("run").status == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_failed_job_names_the_folder_of_the_others():
     words = (*SMALL, "steps=50000", "norm=bn,ln", "hydra.sweep.dir=both", "hydra.launcher.timeout_s=0.001")
     with pytest.raises(RunFailedError, match=r"\(in both\)$"):
         bnexp.train_all(*words)
 
 
+@pytest.mark.slow
 def test_the_model_data_and_labels_are_those_of_the_run_also_with_its_own_images_and_in_double(tmp_path):
     words = ("data.split_seed=seed", "data.label_noise=0.3", "precision=fp64", "checkpoint_best=true", "eval_every=2")
     run = bnexp.train(*SMALL, *words, "norm=none", "steps=6", "optim.lr=0.5")

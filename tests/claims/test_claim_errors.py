@@ -25,6 +25,7 @@ def test_every_law_has_the_mean_and_the_spread_that_it_is_said_to_have(simulatio
 
 
 @pytest.mark.parametrize("law", ["normal", "counted"])
+@pytest.mark.slow
 def test_false_verdicts_are_rare_under_symmetric_laws(simulation, law):
     rates = simulation.errors(law, claims=200, seeds=12)
     two_sided, one_sided = 0.025, 0.05
@@ -35,6 +36,7 @@ def test_false_verdicts_are_rare_under_symmetric_laws(simulation, law):
         assert rate.adjusted <= 0.005, title
 
 
+@pytest.mark.slow
 def test_skew_errs_more_often_than_it_should_as_the_page_says(simulation):
     rates = simulation.errors("lognormal", claims=200, seeds=12)
     assert rates["no effect: reversed"].all > 0.08

@@ -119,6 +119,7 @@ def test_every_exact_statement_holds(name):
 
 
 @pytest.mark.parametrize("wrong", [1.44, 1.45, 1.485, 1.5])
+@pytest.mark.slow
 def test_the_growth_by_mean_field_is_told_from_other_numbers(wrong):
     (row,) = check("mean_field_growth")
     assert not row._replace(expected=wrong).holds
@@ -147,6 +148,7 @@ def test_an_epsilon_that_matters_is_seen_by_the_check_of_growing_rates(monkeypat
 
 
 @pytest.mark.parametrize("factor", [0.97, 1.03])
+@pytest.mark.slow
 def test_three_percent_of_the_variance_of_weights_fail_every_number(factor, monkeypatch):
     for name in ("lecun", "kaiming", "torch", "normal"):
         monkeypatch.setitem(INITS._builders, name, _louder(INITS[name], factor**0.5))

@@ -116,6 +116,7 @@ def _yaml(root: Path, commit: str, path: Path) -> str:
     return git(root, "show", f"{commit}:{path.relative_to(root)}") if commit else path.read_text()
 
 
+@pytest.mark.slow
 def test_declarations_that_changed_after_their_results_say_so():
     if not git(ROOT, "rev-parse", "--verify", f"{SECOND_EDITION}^{{commit}}"):
         pytest.skip("needs git's history since the second edition; this is a shallow clone, or no checkout")

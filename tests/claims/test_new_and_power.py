@@ -22,6 +22,7 @@ ARMS = ("--arms", "none=[norm=none]", "deep=[norm=bn, model.depth=2]", "gn=[norm
 # --- new --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_new_claim_runs_at_once(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written = bnexp("claim", "new", "mine", *ARMS, "--settings", "data=digits", "data.size=null", "model=mlp")
@@ -103,6 +104,7 @@ def test_runs_are_counted_before_they_are_made():
     assert (smoke.runs, smoke.most, smoke.minutes) == (3 * 2 + 3 * 2 + 3 * 2, 18, None)
 
 
+@pytest.mark.slow
 def test_operations_are_counted_and_nothing_is_run(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = TEXT.replace("tuned: {", "tuned: {limits: {none: [0.1]}, ")

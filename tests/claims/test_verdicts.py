@@ -152,6 +152,7 @@ def test_inconclusive_says_how_many_seeds_bring_a_verdict():
 
 
 @pytest.mark.parametrize(("claims", "effect"), [("greater", 1.5), ("exceeds", 1.5), ("equal", 0.0), ("at_least", 0.0)])
+@pytest.mark.slow
 def test_the_seeds_told_for_what_matters_bring_the_verdict_in_four_of_five(claims, effect):
     made_up = [x + 0.2 for x in (1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0)]
     n = judge(made_up, claims, 0.8).needed_for_delta

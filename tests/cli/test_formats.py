@@ -42,6 +42,7 @@ def place(tmp_path, monkeypatch):
     ["list", "list norms", "runs", "show", "diff outputs/one outputs/two", "compare outputs", "claim list"],
 )
 @pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.slow
 def test_every_answer_in_every_format(bnexp, place, command, form):
     answer = bnexp(*command.split(), "--format", form)
     assert answer.code == 0, answer

@@ -77,6 +77,7 @@ SANE = {
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(facts=mutated(SANE))
+@pytest.mark.slow
 def test_what_a_run_says_never_ends_a_comparison(folder, facts):
     (folder / "strange" / "run.json").write_text(json.dumps(facts))
     runs, skips = collect([folder])
@@ -96,6 +97,7 @@ def test_what_a_run_says_never_ends_a_comparison(folder, facts):
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # names of several long words
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(facts=mutated(SANE))
+@pytest.mark.slow
 def test_what_a_run_says_never_ends_a_figure_or_a_page(folder, tmp_path_factory, facts):
     (folder / "strange" / "run.json").write_text(json.dumps(facts))
     assert draw_everything(folder, tmp_path_factory.mktemp("made"))
@@ -112,6 +114,7 @@ def draw_everything(runs: Path, out: Path) -> str:
 
 
 @pytest.mark.parametrize("first", range(0, len(STRANGE), 5))
+@pytest.mark.slow
 def test_strange_values_of_a_setting_are_drawn_as_text(tmp_path, first):
     values = STRANGE[first : first + 5]
     write_run(tmp_path / "runs" / "a", settings={"activation": "relu"})

@@ -98,6 +98,7 @@ def test_both_colour_schemes_are_there(page):
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page.read_text()
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_png_svg_and_pdf(tmp_path, capsys):
     fine = [(0.9, 0.9), (0.91, 0.92)]
     results = {(norm, lr): fine for norm in ("bn", "gn") for lr in (0.1, 0.3)} | {("gn", 1.0): [fine[0], "diverged"]}
@@ -126,6 +127,7 @@ def test_the_axes_of_an_accuracy_end_with_its_values(tmp_path):
     assert 0.85 < low < 0.9 < 0.93 < high < 0.97
 
 
+@pytest.mark.slow
 def test_two_calls_write_the_same_bytes(page, runs, tmp_path, capsys):
     first = page.read_bytes()
     main([str(runs), "--baseline", "norm=bn", "--html", str(page), "--figures", str(tmp_path / "a")])
@@ -193,6 +195,7 @@ def test_every_number_of_an_arm_leads_to_its_runs(page):
 
 
 @pytest.mark.parametrize("norms", [["bn", "ln"], [f"norm_number_{number}" for number in range(9)]], ids=len)
+@pytest.mark.slow
 def test_every_line_of_a_figure_has_its_name(tmp_path, norms):
     for norm in norms:
         write_run(tmp_path / "runs" / norm, norm=norm)

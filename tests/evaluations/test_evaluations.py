@@ -369,6 +369,7 @@ def test_a_task_has_the_images_of_its_classes_and_is_answered_among_them(word, s
 # --------------------------------------------------------------------------------------------------------------- a run
 
 
+@pytest.mark.slow
 def test_stacked_and_recorded_evaluations_are_those_one_by_one():
     alone, stack = ready("norm=bn", *EVERYTHING), ready("norm=bn", *EVERYTHING, stacked=True)
     before = [matrix.clone() for matrix in (stack.population.theta_MP, *stack.population.buffers.values())]

@@ -182,6 +182,7 @@ def test_killed_between_its_last_checkpoint_and_its_end_it_trains_no_further(sto
 
 
 @pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+@pytest.mark.slow
 def test_each_member_of_a_stack_stops_by_itself(tmp_path, stacked):
     words = {name: (*STOP, f"optim.lr={lr}", "epochs=6") for name, lr in (("a", 0.02), ("b", 2), ("c", 1))}
 

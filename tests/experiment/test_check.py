@@ -44,6 +44,7 @@ REFUSED = ONCE_MISSED | {
 
 
 @pytest.mark.parametrize("words", ONCE_MISSED)
+@pytest.mark.slow
 def test_a_run_and_a_sweep_say_the_same_line_and_leave_nothing(words, bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     alone = bnexp("train", *SMALL, *words.split())

@@ -67,6 +67,7 @@ def test_a_split_that_the_data_do_not_have_is_refused(tmp_path):
         evaluate_run(Job(plain(composed(*words, "epochs=2")), tmp_path / "run", "test"), "validation")
 
 
+@pytest.mark.slow
 def test_real_data_train_with_batch_norm_above_a_linear_model(real_data, tmp_path):
     words = ("data=fashion_mnist", f"data.root={real_data}", "data.train_limit=3000", "batch_size=100")
     words = (*words, "eval_every=1000")

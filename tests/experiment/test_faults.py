@@ -12,6 +12,7 @@ from conftest import SMALL_RUN, start
 from bnexp.runs.paths import RunPaths, SweepPaths
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_before_the_start_leaves_no_folder(tmp_path):
     def no_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -23,6 +24,7 @@ def test_a_disk_that_is_full_before_the_start_leaves_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_there_stays(tmp_path):
     def no_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -143,6 +143,7 @@ def test_the_newest_checkpoint_is_damaged(long, finished):
 
 
 @pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+@pytest.mark.slow
 def test_a_stack_trained_longer_is_one_stack(tmp_path, stacked):
     def members(place: str, *words: str, longer: bool = False) -> list[Job]:
         return [job(tmp_path / place / seed, f"seed={seed}", *words, longer=longer) for seed in "01"]
@@ -210,6 +211,7 @@ def test_a_run_of_an_older_version_with_a_special_last_step_is_refused(bnexp, fi
 SWEEP = (*SMALL_RUN, "log_every=4", "eval_every=5", "norm=none", "optim.lr=0.1,1e30", "stop_after=3")
 
 
+@pytest.mark.slow
 def test_a_sweep_is_trained_longer(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert bnexp("train", "-m", *SWEEP, "hydra.sweep.dir=s").code == 0

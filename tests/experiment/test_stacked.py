@@ -120,6 +120,7 @@ def test_a_stack_that_was_stopped_goes_on(tmp_path, stacked):
         assert (ours / "metrics.csv").read_bytes() == (theirs / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_members_may_differ_in_every_number_of_their_optimizer(tmp_path):
     members = {
         "a": ("optim.beta1=0.5", "optim.beta2=0.9", "optim.eps=0.1"),

@@ -60,6 +60,7 @@ def watched(tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", ["alone", "stacked"])
+@pytest.mark.slow
 def test_probes_change_nothing(tmp_path, watched, how):
     """Weights, buffers and curves are bit for bit those without probes."""
     names = [own[0] for own in MEMBERS]

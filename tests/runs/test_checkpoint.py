@@ -309,6 +309,7 @@ for number in map(int, sys.argv[2:]):
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_while_saving_leaves_its_last_checkpoint(tmp_path):
     steps = {2: 0, 3: 0, 4: 1}
     subprocess.run([sys.executable, "-c", DYING, str(tmp_path), *map(str, steps)], check=True)

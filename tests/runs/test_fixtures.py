@@ -149,6 +149,7 @@ def test_one_whose_biases_are_still_in_the_norms_is_evaluated_and_started_from(b
     assert new.code == 0, new
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_is_resumed(bnexp, folders):
     before = (folders / "sweep/norm=bn/run.json").read_bytes()
     answer = bnexp("resume", str(folders / "sweep"))

@@ -169,6 +169,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_column_of_hparams_is_there_and_of_one_kind_whatever_was_chosen(tmp_path):
     expected, _ = columns(tmp_path, SMALL)
     assert {name for name, kind in expected.items() if kind == "number_value"} == {

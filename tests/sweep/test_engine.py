@@ -469,6 +469,7 @@ def test_a_node_without_the_folder_says_so(tmp_path, config):
     assert f"has no folder {tmp_path}/nowhere, in which the sweep was started; engines need" in line
 
 
+@pytest.mark.slow
 def test_a_node_runs_a_task_in_the_folder_of_the_user_and_one_without_a_gpu_refuses(tmp_path, config, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("s").mkdir()
@@ -482,6 +483,7 @@ def test_a_node_runs_a_task_in_the_folder_of_the_user_and_one_without_a_gpu_refu
     assert run_json.read(tmp_path / "s" / "seed=0")["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_node_lets_its_process_save_when_time_is_over(tmp_path, config):
     plan = planned(tmp_path, config | {"epochs": 10_000, "log_every": 10_000}, 1)
     travels = work(task(plan), 60.0, needs_gpu=False)

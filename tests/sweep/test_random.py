@@ -86,6 +86,7 @@ def finals(place: Path) -> dict[tuple[str, int], float]:
     return {(run["config"]["optim"]["lr"], run["config"]["seed"]): run["final"]["validation/accuracy"] for run in runs}
 
 
+@pytest.mark.slow
 def test_a_random_sweep_grows_by_more_samples_and_its_best_draw_is_found(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = bnexp(*RANDOM, RATE, "seed=0,1", "optim.momentum=0.5,0.9", "hydra.sweeper.samples=2")

@@ -27,6 +27,7 @@ def test_the_job_is_named_and_nothing_is_left(bnexp, here):
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_several_are_counted_and_different_faults_of_all_jobs_have_no_rest(bnexp, here):
     answer = bnexp("train", "-m", *SMALL_RUN, "norm=bn,ln", "optim.lr=-1,-2", "hydra.sweep.dir=s")
     assert answer.err == "bnexp: job norm=bn,optim.lr=-1: optim.lr=-1.0: out of range; " + (
@@ -38,6 +39,7 @@ def test_several_are_counted_and_different_faults_of_all_jobs_have_no_rest(bnexp
 
 
 @pytest.mark.parametrize("launcher", ["local", "basic", "stacked"])
+@pytest.mark.slow
 def test_the_rest_is_run_and_the_refused_are_counted(bnexp, here, launcher):
     answer = bnexp(*GRID, SKIP, f"hydra/launcher={launcher}")
     assert answer.code == 0, answer
@@ -55,6 +57,7 @@ def test_the_rest_is_run_and_the_refused_are_counted(bnexp, here, launcher):
     assert "sweep: 1 refused, 3 finished, of 4 jobs in s" in again.out
 
 
+@pytest.mark.slow
 def test_what_no_run_can_have_is_refused_for_its_job_alone(bnexp, here):
     words = ("train", "-m", *SMALL_RUN, "hydra.sweep.dir=s", "epochs=0,1", "precision=fp32,fp31")
     answer = bnexp(*words)

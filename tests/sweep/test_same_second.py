@@ -83,6 +83,7 @@ def test_the_folder_that_was_really_taken_is_named_where_nothing_can_be_printed(
 
 
 @pytest.mark.parametrize("launcher", ["local", "basic"])
+@pytest.mark.slow
 def test_two_equal_sweeps(bnexp, one_second, launcher):
     words = ("train", "-m", *SMALL_RUN, "norm=none,ln", f"hydra/launcher={launcher}")
     answers = [bnexp(*words) for _ in range(2)]

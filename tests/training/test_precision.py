@@ -250,6 +250,7 @@ def test_a_training_that_overflows_goes_the_way_of_torchs_grad_scaler(stacked):
 
 
 @pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.slow
 def test_a_network_without_norm_trains_in_fp16_as_in_fp32(bnexp, tmp_path, seed):
     """Its first gradients overflow; with momentum going on in these steps, seed 3 stayed at an accuracy of 0.28."""
     words = ("model=lenet", "norm=none", "data.size=16", "data.train_limit=300", "batch_size=32", "steps=60")

@@ -56,6 +56,7 @@ def test_a_replayed_training_is_bit_for_bit_the_same():
     assert recorder.replayed == len([step for step in range(1, 21) if step not in watched | small]) - 3
 
 
+@pytest.mark.slow
 def test_a_stack_is_replayed_too():
     recorder = Again()
     setup, _ = trained(recorder, members=3, stacked=True)
