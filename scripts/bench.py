@@ -6,6 +6,7 @@
 Training: four networks and four norms, on one thread of the CPU, and on a GPU (fp32 and bf16) where there is one.
 
   bare        torch's own layers and torch.optim.SGD on one batch that stays in memory: the limit of eager execution
+  fresh       the same on a new batch in each step, whose images are gathered from memory
   bnexp       the whole loop: new batches, metrics, divergence check, a record at the end of each round
   d2l         the loop of Dive into Deep Learning: a DataLoader, metrics read in every step
   lightning   PyTorch Lightning's Trainer and a DataLoader (if the extra ``bench`` is installed)
@@ -144,6 +145,7 @@ def ways_of(config: TrainConfig, images: competitors.Images, members: Sequence[i
     steps = max(1, min(round(SECONDS / min(once() for _ in range(5))), len(setup.data.train) // size))
     ways = {
         "bare": competitors.bare(net(), x, y, steps, precision),
+        "fresh": competitors.fresh(net(), setup.data.train.x, setup.data.train.y, size, steps, precision),
         "bnexp": bnexp_loop(setup, steps),
         "d2l": competitors.d2l(net(), images, size, steps, device, precision),
     }
@@ -183,7 +185,7 @@ def training(config: TrainConfig, images: competitors.Images, members: Sequence[
     ways, steps = ways_of(config, images, members)
     seconds = turns({name: way for name, (way, _) in ways.items()}, rounds)
     each = {name: [time / count for time in seconds[name]] for name, (_, count) in ways.items()}
-    pairs = {other: ("bnexp", other) for other in ("bare", "d2l", "lightning") if other in ways}
+    pairs = {other: ("bnexp", other) for other in ("bare", "fresh", "d2l", "lightning") if other in ways}
     one = "graph" if "graph" in ways else "bnexp"
     pairs |= {"forward": ("evaluation", "forward")} | {name: (name, one) for name in ways if name.startswith("x")}
     pairs |= {"graph": ("graph", "bnexp")} if "graph" in ways else {}
@@ -258,7 +260,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def training_tables(found: Sequence[Mapping[str, Any]]) -> str:
     """Single models, then populations."""
     place = [[each[key] for key in ("case", "norm", "device", "precision")] for each in found]
-    ratios = ("bare", "d2l", "lightning", "forward", "graph")
+    ratios = ("bare", "fresh", "d2l", "lightning", "forward", "graph")
     single = [
         [
             *where,
@@ -269,7 +271,7 @@ def training_tables(found: Sequence[Mapping[str, Any]]) -> str:
         for where, each in zip(place, found, strict=True)
     ]
     head = ["case", "norm", "device", "precision"]
-    overs = ("over bare", "over d2l", "over lightning", "evaluation over forward", "graph over none")
+    overs = ("over bare", "over fresh", "over d2l", "over lightning", "evaluation over forward", "graph over none")
     text = table([*head, "batch", "images/s", *overs], single)
     several = [
         [*where, name.removeprefix("x"), cell(each["images_per_s"][name], 0), cell(ratio)]

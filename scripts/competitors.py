@@ -10,7 +10,7 @@ import itertools
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -91,17 +91,29 @@ def timed(run: Callable[[], object], device: torch.device) -> Way:
 
 def bare(net: nn.Module, x: Tensor, y: Tensor, steps: int, precision: str) -> Way:
     """One batch that stays on the device: the limit of eager execution."""
+    return _learning(net, lambda: itertools.repeat((x, y), steps), x.device, precision)
+
+
+def fresh(net: nn.Module, x: Tensor, y: Tensor, batch_size: int, steps: int, precision: str) -> Way:
+    """The same with a new batch in each step, of images [N, ...] that lie anywhere in the device's memory."""
+    batches = torch.randperm(len(x), device=x.device)[: steps * batch_size].view(steps, batch_size)
+    return _learning(net, lambda: ((x.index_select(0, rows), y[rows]) for rows in batches), x.device, precision)
+
+
+def _learning(
+    net: nn.Module, batches: Callable[[], Iterable[tuple[Tensor, Tensor]]], device: torch.device, precision: str
+) -> Way:
     optimizer = torch.optim.SGD(net.parameters(), lr=LR)
 
     def run() -> None:
-        for _ in range(steps):
+        for x, y in batches():
             optimizer.zero_grad()
-            with autocast(x.device, precision):
+            with autocast(device, precision):
                 logits = net(x)
             F.cross_entropy(logits.float(), y).backward()
             optimizer.step()
 
-    return timed(run, x.device)
+    return timed(run, device)
 
 
 def forward(net: nn.Module, x: Tensor, batch_size: int, precision: str) -> Way:
