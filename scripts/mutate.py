@@ -5,8 +5,9 @@
     uv run python scripts/mutate.py --seed 0 --only bnexp/probes/state.py
 
 One expression or statement is changed at a time, in a temporary copy of the repository; the working tree is only read.
-The tests are the files that name the module, then those of its room; first without the slow ones. A survivor is
-printed as ``file:line: before -> after``: it needs a test, or changes nothing. The exit code is 1 if there are any.
+The tests are the files that name the module, then those of its room; first without the slow ones; with --thorough all
+others after them, which take ten minutes. A survivor is printed as ``file:line: before -> after``: it needs a test, or
+changes nothing. The exit code is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -147,13 +148,14 @@ class Copy:
             else:
                 shutil.copy2(ROOT / name, folder / name)
 
-    def fate(self, mutation: Mutation, limit: float) -> str:
+    def fate(self, mutation: Mutation, limit: float, *, thorough: bool) -> str:
         """``killed``, ``timed out`` or ``survived``."""
+        tests = [tests_of(mutation.path), ["tests"]] if thorough else [tests_of(mutation.path)]
         file = self.folder / mutation.path
         source = file.read_bytes()
         file.write_bytes(mutation.applied(source))
         try:
-            codes = (self.passed(tests_of(mutation.path), mark, limit) for mark in ("not slow", "slow"))
+            codes = (self.passed(files, mark, limit) for files in tests for mark in ("not slow", "slow"))
             return "survived" if all(codes) else "killed"
         except subprocess.TimeoutExpired:
             return "timed out"
@@ -181,8 +183,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutation after so many")
-    parser.add_argument("--limit", type=float, default=300, help="seconds for the tests of one mutation")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for tests at a time")
     parser.add_argument("--only", type=Path, nargs="*", help="modules to change, instead of all")
+    parser.add_argument("--thorough", action="store_true", help="try a survivor with all tests")
     given = parser.parse_args()
     modules = [path.relative_to(ROOT) for path in sorted((ROOT / "bnexp").rglob("*.py"))]
     chosen = drawn(given.only or modules, given.count, given.seed)
@@ -197,7 +200,7 @@ def main() -> int:
                 return "not tried"
             copy = copies.get()
             try:
-                fate = copy.fate(mutation, given.limit)
+                fate = copy.fate(mutation, given.limit, thorough=given.thorough)
             finally:
                 copies.put(copy)
             print(f"{fate:10s}{mutation}", flush=True)

@@ -24,6 +24,9 @@ if sys.dont_write_bytecode:
     sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".pytest_cache" / "bytecode")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Most users' output is buffered, so that a fault of it shows late.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 import torch  # noqa: E402
 
 # Tests that a shell has started in the background are told to ignore Ctrl-C; the commands that they start must not.

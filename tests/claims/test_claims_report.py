@@ -208,6 +208,17 @@ def test_a_page_says_on_which_regime_the_answer_stands_and_what_the_others_say(f
     assert f"- The answer stands on the regime “each at its best momentum”; {equal}." in page
 
 
+def test_each_primary_test_of_two_says_on_which_regime_it_stands(tmp_path):
+    of_gap = {"test": "gap", "says": "the gap is higher"}
+    elsewhere = {"regime": "equal", "role": "secondary"}
+    tests = case(), case(**of_gap), case(**elsewhere), case(**of_gap, **elsewhere)
+    answer = Answer("supported", "", ["tuned/higher", "tuned/gap"], 0.001, 0.002)
+    page = pages(tmp_path, content(*tests, answer=answer))["pages/a.md"]
+    where = "stands on the regime “each at its best momentum”; under “equal settings for all” it holds"
+    assert f"- “{case().says.capitalize()}” {where}" in page
+    assert f"- “The gap is higher” {where}" in page
+
+
 def test_the_same_runs_are_told_as_such():
     again = case(regime="equal", role="secondary", verdict="no verdict", detail="same runs as tuned", same_as="tuned")
     found = reading(content(case(), again))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import os
 import sys
 
@@ -51,6 +52,17 @@ def test_runs_come_newest_first_with_what_differs(bnexp):
     assert second.split()[2] == "norm=ln,seed=0,optim.lr=0.1"
     assert third.split()[2] == "norm=gn,seed=0,norm.groups=4"
     assert note == "1 runs of claims and smoke tests left out; --all takes them too."
+
+
+def test_a_column_of_tags_is_there_where_a_run_has_one(bnexp):
+    heads, rows = {}, {}
+    for words in ([], ["--all"]):
+        head, _, *lines = bnexp("runs", *words).out.splitlines()
+        heads[len(words)] = re.split(r"  +", head.rstrip())
+        rows[len(words)] = lines[0].split()
+    assert "tags" not in heads[0]
+    assert heads[1][-3:] == ["status", "tags", "folder"]
+    assert rows[1][-3:] == ["finished", "claim", "outputs/claims/a"]
 
 
 @pytest.mark.parametrize(
