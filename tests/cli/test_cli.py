@@ -451,8 +451,8 @@ def test_ctrl_c_while_the_program_starts_prints_nothing(tmp_path, seconds):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in err
-    if process.returncode == 130:  # the run had begun, and has saved
-        assert "go on with: bnexp resume" in out
+    if process.returncode == 130:  # it reads the data and has nothing to save, or the run had begun, and has saved
+        assert not out or "go on with: bnexp resume" in out
     else:
         assert (process.returncode, out, err, list(tmp_path.iterdir())) == (-signal.SIGINT, "", "", [])
 

@@ -174,6 +174,19 @@ def test_gradients_are_those_of_the_last_loss_only(stacked):
 
 
 @EXECUTORS
+def test_a_parameter_that_the_logits_do_not_depend_on_has_no_gradient(stacked):
+    members = models()
+    for member in members:
+        member.register_parameter("spare", nn.Parameter(torch.ones(3, dtype=torch.float64)))
+    population = Population(members, stacked=stacked)
+    population.gradient_MP.fill_(1)
+    population.learn(*batch(0, 3), PLAIN)
+    gradients = dict(population.gradients())
+    assert torch.equal(gradients.pop("spare"), torch.zeros(3, 3, dtype=torch.float64))
+    assert all(gradient.any() for gradient in gradients.values())
+
+
+@EXECUTORS
 def test_dropout_masks_are_bitwise_those_of_a_member_alone(stacked):
     def member(seed: int) -> nn.Module:
         linear = nn.Linear(50, 50, bias=False)
