@@ -76,8 +76,8 @@ def open_folder(job: Job, said: Sequence[logging.LogRecord]) -> Iterator[Path]:
 
 
 def _take_back(folder: Path, error: BaseException | None) -> None:
-    """Remove a new folder if the disk was full before anything stood in it by which it is known."""
-    if isinstance(error, StorageFailedError | OSError) and not RunPaths(folder).run_json.exists():
+    """Remove a new folder if a full disk or a signal ended the run before anything stood in it by which it is known."""
+    if isinstance(error, StorageFailedError | OSError | SystemExit) and not RunPaths(folder).run_json.exists():
         shutil.rmtree(folder, ignore_errors=True)
 
 

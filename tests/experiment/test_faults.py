@@ -7,8 +7,11 @@ import os
 import resource
 
 import pytest
-from conftest import SMALL_RUN, start
+from conftest import SMALL_RUN, composed, start
 
+from bnexp.config.compose import plain
+from bnexp.experiment.folder import open_folder
+from bnexp.experiment.job import Job
 from bnexp.runs.paths import RunPaths, SweepPaths
 
 
@@ -35,6 +38,17 @@ def test_a_folder_that_was_there_stays(tmp_path):
     process.communicate(timeout=120)
     assert process.returncode == 1
     assert (tmp_path / "run" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_signal_before_a_new_folder_is_known_leaves_none(tmp_path, known):
+    job = Job(plain(composed(*SMALL_RUN)), tmp_path / "run", "run")
+    with pytest.raises(SystemExit), open_folder(job, []) as folder:
+        assert RunPaths(folder).train_log.exists()
+        if known:
+            RunPaths(folder).run_json.touch()
+        raise SystemExit(130)
+    assert job.folder.exists() == known
 
 
 @pytest.mark.parametrize("name", ["run.json", "checkpoint.pt", "metrics.csv", "timing.csv", "train.log"])
