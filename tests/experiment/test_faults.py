@@ -43,11 +43,16 @@ def test_a_folder_that_was_there_stays(tmp_path):
 @pytest.mark.parametrize("known", [False, True])
 def test_a_signal_before_a_new_folder_is_known_leaves_none(tmp_path, known):
     job = Job(plain(composed(*SMALL_RUN)), tmp_path / "run", "run")
-    with pytest.raises(SystemExit), open_folder(job, []) as folder:
-        assert RunPaths(folder).train_log.exists()
-        if known:
-            RunPaths(folder).run_json.touch()
-        raise SystemExit(130)
+
+    def begin():
+        with open_folder(job, []) as folder:
+            assert RunPaths(folder).train_log.exists()
+            if known:
+                RunPaths(folder).run_json.touch()
+            raise SystemExit(130)
+
+    with pytest.raises(SystemExit):
+        begin()
     assert job.folder.exists() == known
 
 

@@ -136,11 +136,12 @@ def test_maps_are_thinned_out_evenly():
     assert thin["q50/hidden2"] == full["q50/hidden2"]
 
 
-def test_thinned_maps_hold_every_column():
-    column_W = torch.arange(32.0)
-    z = column_W.expand(128, 2, 32, 32)
-    thin_UN = by_unit(z, 4096)
-    assert thin_UN.shape[1] <= 4096
+@pytest.mark.parametrize(("width", "most"), [(32, 4096), (2, 256)])
+def test_thinned_maps_hold_every_column(width, most):
+    column_W = torch.arange(float(width))
+    z = column_W.expand(128, 2, width, width)
+    thin_UN = by_unit(z, most)
+    assert thin_UN.shape[1] <= most
     assert set(thin_UN[0].tolist()) == set(column_W.tolist())
     assert abs(thin_UN.mean() - column_W.mean()) < 0.05
 

@@ -197,6 +197,17 @@ def test_what_a_job_leaves_behind_and_a_killed_server_do_no_harm(place, undistur
 
 
 @pytest.mark.slow
+def test_a_server_that_is_killed_a_fourth_time_ends_the_sweep(place):
+    for number in range(4):
+        (place / f"fault-t{number}").write_text("kill the server")
+    answer = sweep(place, "norm.tag=t0,t1,t2,t3", "hydra.launcher.jobs=1")
+    assert answer.code == 1
+    assert answer.err.count("they go on from checkpoints") == 3
+    assert "stopped: the fork server was killed again and again" in answer.out
+    assert list(states(place).values()) == ["finished"] * 3 + ["interrupted"]
+
+
+@pytest.mark.slow
 def test_a_grid_grows_and_a_changed_config_is_refused(place, undisturbed):
     first = sweep(place, "norm.tag=t0,t1", "hydra.launcher.jobs=2")
     assert first.code == 0, first
