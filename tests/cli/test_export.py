@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from conftest import SMALL_RUN, start
 from made import make_run
 
 import bnexp as package
+from bnexp.compare.export import wide
+from bnexp.runs.collect import read
 
 
 @pytest.fixture
@@ -36,6 +39,14 @@ def test_csv_has_all_results_and_no_formulas(bnexp, place):
     assert [float(row["value"]) for row in long[::2]] == [1 / 3, 1 / 4]
     assert [row["value"] for row in long[1::2]] == ["nan", "nan"]
     assert [row["folder"] for row in long] == ["outputs/gn"] * 2 + ["outputs/ln"] * 2
+
+
+def test_a_column_is_of_one_kind(place):
+    runs = [read(place / "outputs" / name) for name in ("gn", "ln")]
+    mixed = [replace(run, settings=run.settings | {"x": x}) for run, x in zip(runs, (3, "all"), strict=True)]
+    flags = [replace(run, settings=run.settings | {"x": x}) for run, x in zip(runs, (3, True), strict=True)]
+    some = [replace(run, settings=run.settings | {"x": x}) for run, x in zip(runs, (3, None), strict=True)]
+    assert [wide(each)["x"] for each in (mixed, flags, some)] == [["3", "all"], ["3", "True"], [3, None]]
 
 
 def test_parquet_is_read_back_with_equal_numbers(bnexp, place):

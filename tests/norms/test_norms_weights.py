@@ -252,6 +252,7 @@ def test_filters_of_one_weight_have_no_spread(name):
     norm = NORMS.bind(options("norm", name))(6)
     with pytest.raises(ValueError, match=f"^norm={name}: a filter of a single weight has no spread"):
         norm.attach(nn.Linear(1, 6))
+    norm.attach(nn.Linear(2, 6))
 
 
 # ---------------------------------------------------------------------------------------------------- weight norm alone

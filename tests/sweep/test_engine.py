@@ -83,6 +83,16 @@ def test_each_end_becomes_its_jobs_state_and_is_told(tmp_path, config, capsys):
     assert f"try the failed again: bnexp resume {tmp_path} --retry-failed" in told
 
 
+@pytest.mark.parametrize(
+    ("states", "goes_on"), [("finished", False), ("finished interrupted", True), ("failed", False)]
+)
+def test_a_summary_names_the_command_that_goes_on_if_anything_is_left(tmp_path, config, states, goes_on):
+    plan = planned(tmp_path, config, len(states.split()))
+    for entry, state in zip(plan.entries, states.split(), strict=True):
+        entry.state = state
+    assert (f"go on with: bnexp resume {tmp_path}" in summary(plan, plan.entries, None)) == goes_on
+
+
 def test_a_task_that_somebody_cancels_has_failed_and_the_others_go_on(tmp_path, config):
     (tmp_path / "do-seed=0").write_text("wait")
     plan, engine = planned(tmp_path, config, 3), Fake()
@@ -487,16 +497,20 @@ def test_a_node_runs_a_task_in_the_folder_of_the_user_and_one_without_a_gpu_refu
 def test_a_node_lets_its_process_save_when_time_is_over(tmp_path, config):
     plan = planned(tmp_path, config | {"epochs": 10_000, "log_every": 10_000}, 1)
     travels = work(task(plan), 60.0, needs_gpu=False)
+    took_s = []
 
     def over():
         while not (tmp_path / "seed=0" / "timing.csv").exists():
             time.sleep(0.02)
+        asked = time.monotonic()
         travels.save()
+        took_s.append(time.monotonic() - asked)
 
     thread = threading.Thread(target=over)
     thread.start()
     code, _ = travels()
     thread.join()
+    assert took_s[0] < 30  # not all the time that it might have taken
     saved = run_json.read(tmp_path / "seed=0")
     assert (code, saved["status"]) == (128 + signal.SIGTERM, "interrupted")
     assert (tmp_path / "seed=0" / "checkpoint.pt").exists()
