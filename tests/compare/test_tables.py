@@ -127,6 +127,18 @@ def test_the_axes_of_an_accuracy_end_with_its_values(tmp_path):
     assert 0.85 < low < 0.9 < 0.93 < high < 0.97
 
 
+def test_the_axes_of_a_heat_map_hold_every_cell_whole(tmp_path):
+    results = {(norm, lr): [(0.9, 0.9)] for norm in ("bn", "gn") for lr in (0.1, 0.3, 1.0)}
+    runs, _ = collect([grid(tmp_path, results)])
+    (axes,) = (
+        drawn.figure.axes[0] for drawn in figures.pictures(group(runs), "test/accuracy") if drawn.name == "heat_map"
+    )
+    assert (axes.get_xlim(), axes.get_ylim()) == ((-0.5, 2.5), (1.5, -0.5))  # the first row is at the top
+    cells = [cell.get_bbox() for cell in axes.patches]
+    assert len(cells) == 6
+    assert all(-0.5 < cell.x0 < cell.x1 < 2.5 and -0.5 < cell.y0 < cell.y1 < 1.5 for cell in cells)
+
+
 @pytest.mark.slow
 def test_two_calls_write_the_same_bytes(page, runs, tmp_path, capsys):
     first = page.read_bytes()
