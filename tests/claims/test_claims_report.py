@@ -66,6 +66,14 @@ UNDECIDED = case(
 )
 
 
+def test_the_numbers_that_a_test_has_not_are_empty_in_its_row(tmp_path):
+    decided, undecided = csv.DictReader(pages(tmp_path, content(case(), UNDECIDED))["tests.csv"].splitlines())
+    assert (undecided["verdict"], undecided["detail"]) == ("no verdict", "no seed has all values")
+    numbers = ["mean", "low", "high", "hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high"]
+    assert all(float(decided[name]) for name in numbers)
+    assert not any(undecided[name] for name in numbers)
+
+
 # --- the first page ---------------------------------------------------------------------------------------------------
 
 

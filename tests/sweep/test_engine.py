@@ -18,7 +18,7 @@ from engine_fake import Fake
 
 from bnexp.cli import hydra_plugins
 from bnexp.config.compose import plain
-from bnexp.config.schema import to_dict
+from bnexp.config.schema import config_hash, to_dict
 from bnexp.runs import run_json
 from bnexp.stopping import Stop
 from bnexp.sweep import carry_out as carrying
@@ -221,6 +221,17 @@ def test_a_sweep_with_an_engine_can_go_on_here_and_keeps_its_engine(bnexp, engin
     assert len(engines) == 1
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["launcher"]["engine"] == "slurm"
     assert bnexp("resume", "s", "--cancel").code == 0
+
+
+def test_a_sweep_whose_tasks_are_cancelled_says_how_its_jobs_ended(bnexp, engines, config, tmp_path):
+    (tmp_path / "s").mkdir()
+    plan = planned(tmp_path / "s", config, 2)
+    job = plan.entries[0]
+    facts = {"name": job.name, "config": job.config, "config_hash": config_hash(job.config), "overrides": job.overrides}
+    (tmp_path / "s" / job.name).mkdir()
+    run_json.write(tmp_path / "s" / job.name, {"format": run_json.FORMAT, **facts, "status": "finished", "final": {}})
+    answer = bnexp("resume", "s", "--cancel")
+    assert (answer.code, answer.out.splitlines()[0]) == (0, "sweep: 1 finished, 1 waiting, of 2 jobs in s")
 
 
 @pytest.mark.parametrize("words", [("epochs=9",), ("--here",)])
@@ -431,10 +442,29 @@ def test_what_sbatch_is_asked_for(slurm, monkeypatch, given, device, asked, need
     assert carried.work.given["needs_gpu"] is needs_gpu
 
 
+def test_slurm_gets_further_tasks_once_it_has_half_of_them_or_fewer(slurm, monkeypatch):
+    slurm("")
+    executor = MagicMock()
+    executor.submit.side_effect = (MagicMock(job_id=str(number)) for number in range(6))
+    monkeypatch.setitem(sys.modules, "submitit", MagicMock(SlurmExecutor=lambda *_, **__: executor))
+    engine, room = Slurm(options({**LOCAL, "engine": "slurm", **SLURM, "jobs": 10})), []
+    engine.begin(1)
+    for threads in range(1, 7):  # of different needs: each is an array of its own
+        room.append(engine.room())
+        engine.submit([small_task("cpu", threads=threads, number=threads)])
+    assert [*room, engine.room()] == [10, 9, 8, 7, 6, 5, 0]
+
+
 @pytest.mark.parametrize(
     ("remote", "slots", "device", "gpus"),
     [
-        *[({}, 1, "cuda", 1.0), ({}, 4, "cuda", 0.25), ({}, 4, "cpu", 0.0), ({}, 4, "auto", 0.0)],
+        *[
+            ({}, 1, "cuda", 1.0),
+            ({}, "auto", "cuda", 1.0),
+            ({}, 4, "cuda", 0.25),
+            ({}, 4, "cpu", 0.0),
+            ({}, 4, "auto", 0.0),
+        ],
         *[({"num_gpus": 0.5}, 4, "auto", 0.5), ({"num_gpus": 2, "num_cpus": 5}, 1, "cuda", 2.0)],
     ],
 )
