@@ -571,3 +571,11 @@ def test_two_processes_with_unequal_parts_are_one_with_the_whole_batch(tmp_path)
 def test_options_are_checked(name, changes, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         build(name, **changes)
+
+
+@family
+def test_statistics_of_each_image_are_used_as_those_of_all_are(name):
+    norm, x = build(name).double(), normal(*SHAPE)
+    mean_BC, var_BC = normal(*SHAPE[:2]), normal(*SHAPE[:2]).square()
+    rows = zip(x.split(1), mean_BC, var_BC, strict=True)
+    assert_close(norm.standardized(x, mean_BC, var_BC), torch.cat([norm.standardized(*row) for row in rows]))

@@ -483,6 +483,17 @@ def test_what_ray_is_asked_for(monkeypatch, remote, slots, device, gpus):
     assert carried.given["needs_gpu"] is (gpus > 0)
 
 
+@pytest.mark.parametrize(("resources", "told"), [({"CPU": 8.0}, True), ({"GPU": 0.0}, True), ({"GPU": 1.0}, False)])
+def test_a_cluster_of_ray_without_a_gpu_is_told(monkeypatch, capsys, resources, told):
+    ray = MagicMock()
+    ray.nodes.return_value = [{"Alive": True, "Resources": resources}, {"Alive": False, "Resources": {"GPU": 8.0}}]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    engine = Ray(options({**LOCAL, "engine": "ray", **RAY, "slots_per_gpu": 2}))  # half a GPU a task
+    engine.begin(1)
+    engine.submit([small_task("cpu"), small_task("cuda")])
+    assert ("no node of this Ray cluster has a GPU" in capsys.readouterr().err) == told
+
+
 def test_a_machine_without_slurm_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="there is no sbatch on this machine; start it on a login node"):
