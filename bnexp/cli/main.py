@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bnexp import __version__
 from bnexp.cli.commands import command
-from bnexp.cli.output import drop_output, say
+from bnexp.cli.output import drop, say, settle_messages
 from bnexp.config.checks import RunFailedError
 
 HELP = """\
@@ -62,6 +62,8 @@ def main() -> int:
         return _one_line(str(error), 1)
     except Exception as error:
         return _crashed(error)
+    finally:
+        settle_messages()
 
 
 @contextlib.contextmanager
@@ -100,7 +102,7 @@ def _one_line(text: str, code: int) -> int:
 def _storage_failed(error: OSError) -> int:
     """Report an unusable path or a full or broken disk; a closed pipe is no error, the reader has seen enough."""
     if isinstance(error, BrokenPipeError):
-        drop_output()
+        drop(sys.stdout)
         return 0
     where = f"{error.filename}: " if error.filename else ""
     return _one_line(f"{where}{error.strerror or error}", 2 if error.errno in _WRONG_PLACE else 1)

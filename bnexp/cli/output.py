@@ -1,4 +1,4 @@
-"""Writes to standard output, whose reader may be gone, or whose disk may be full."""
+"""Writes to standard output and error, whose reader may be gone, or whose disk may be full."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import contextlib
 import os
 import sys
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TextIO
 
 from bnexp.compare.blocks import Document
 from bnexp.compare.formats import FORMATS
 from bnexp.config.checks import RunFailedError
 
 
-def drop_output() -> None:
-    """Send all further standard output to /dev/null; otherwise Python would report the error again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def drop(stream: TextIO) -> None:
+    """Send all that a stream still holds, or will get, to /dev/null; otherwise Python would fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def settle_messages() -> None:
+    """Drop the messages that nobody reads any more: they are no fault of the command."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        drop(sys.stderr)
 
 
 def say(text: str, *, end: str = "", also: str = "") -> None:
@@ -35,7 +43,7 @@ def say(text: str, *, end: str = "", also: str = "") -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        drop_output()
+        drop(sys.stdout)
         raise RunFailedError(f"standard output cannot be written ({error.strerror}){also}") from None
 
 
