@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bnexp import __version__
 from bnexp.cli.commands import command
-from bnexp.cli.output import drop, say, settle_messages
+from bnexp.cli.output import drop, require_streams, say, settle_messages
 from bnexp.config.checks import RunFailedError
 
 HELP = """\
@@ -47,6 +47,7 @@ _WRONG_PLACE = (
 
 def main() -> int:
     """Run the command of ``sys.argv``; exit code 0: done, 1: failed, 2: wrong input, 130 or 143: stopped."""
+    require_streams()
     try:
         with _dying_of_ctrl_c():
             code = _dispatch(sys.argv[1:])
@@ -95,7 +96,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _one_line(text: str, code: int) -> int:
-    print("bnexp: " + " ".join(text.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code tells it, too
+        print("bnexp: " + " ".join(text.split()), file=sys.stderr)
     return code
 
 

@@ -18,6 +18,13 @@ def drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def require_streams() -> None:
+    """Give a program that was started without standard output or error (``2>&-``) one that forgets everything."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  it stays open to the end
+
+
 def settle_messages() -> None:
     """Drop the messages that nobody reads any more: they are no fault of the command."""
     try:

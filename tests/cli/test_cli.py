@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -441,6 +442,15 @@ def test_output_that_cannot_be_written_says_where_the_finished_run_is(tmp_path):
     assert done.stderr.splitlines()[-1] == (
         "bnexp: standard output cannot be written (No space left on device); run: run (finished)"
     )
+
+
+@pytest.mark.parametrize(("words", "code"), [("list norms", 0), ("train sed=1", 2)])
+@pytest.mark.parametrize("place", ["2>&-", "2>/dev/full", ">&- 2>&-", "2>&1 | true"])
+def test_messages_that_cannot_be_written_change_no_exit_code(tmp_path, words, code, place):
+    program = shlex.quote("import sys; from bnexp.cli.main import main; sys.exit(main())")
+    command = f'{sys.executable} -c {program} {words} {place}; exit "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (code, "", [])
 
 
 @pytest.mark.slow
