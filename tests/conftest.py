@@ -109,7 +109,10 @@ def start(*arguments: str, cwd: Path, cold: bool = False, **options) -> subproce
     """A bnexp in a process of its own, in a session of its own so that signals reach it alone.
 
     Where it is ``cold``, or has limits that what it starts must inherit (``preexec_fn``), its sweeps import torch.
+    Under a limit of a file's size it writes no bytecode, which Python would leave cut short for all other tests.
     """
+    if "preexec_fn" in options:
+        options["env"] = options.get("env", {}) | {"PYTHONDONTWRITEBYTECODE": "1"}
     program, descriptors = "from bnexp.cli.main import main; sys.exit(main())", []
     if not cold and "preexec_fn" not in options:
         descriptors = [zygote.connection().fileno()]

@@ -20,9 +20,11 @@ def drop(stream: TextIO) -> None:
 
 def require_streams() -> None:
     """Give a program that was started without standard output or error (``2>&-``) one that forgets everything."""
-    for name in ("stdout", "stderr"):
+    for number, name in enumerate(("stdout", "stderr"), 1):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  it stays open to the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            os.set_inheritable(number, True)  # processes that a sweep starts write there, too
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115  it stays open
 
 
 def settle_messages() -> None:

@@ -454,6 +454,15 @@ def test_messages_that_cannot_be_written_change_no_exit_code(tmp_path, words, co
 
 
 @pytest.mark.slow
+def test_a_sweep_needs_no_standard_output(tmp_path):
+    program = shlex.quote("import sys; from bnexp.cli.main import main; sys.exit(main())")
+    words = shlex.join(("train", "-m", *SMALL_RUN, "seed=0,1", "hydra.sweep.dir=s"))
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -c {program} {words} >&- 2>&-"], cwd=tmp_path)
+    assert done.returncode == 0
+    assert len(list(tmp_path.glob("s/*/checkpoint.pt"))) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.3, 0.6, 1.0, 1.5])
 def test_ctrl_c_while_the_program_starts_prints_nothing(tmp_path, seconds):
     process = start("train", "epochs=50", cwd=tmp_path)
