@@ -15,15 +15,19 @@ from bnexp.config.checks import RunFailedError
 
 def drop(stream: TextIO) -> None:
     """Send all that a stream still holds, or will get, to /dev/null; otherwise Python would fail again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    _lead_nowhere(stream.fileno())
+
+
+def _lead_nowhere(number: int) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    os.set_inheritable(number, True)  # a new file that got this very number is closed for processes started later
 
 
 def require_streams() -> None:
-    """Give a program that was started without standard output or error (``2>&-``) one that forgets everything."""
+    """Give a program that was started without standard output or error (``2>&-``) one that leads to /dev/null."""
     for number, name in enumerate(("stdout", "stderr"), 1):
         if getattr(sys, name) is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-            os.set_inheritable(number, True)  # processes that a sweep starts write there, too
+            _lead_nowhere(number)
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115  it stays open
 
 
