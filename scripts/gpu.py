@@ -9,12 +9,14 @@ It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm
   runs         the same in tf32, bf16 and fp16: recorded and stacked
   fp32         errors of CUDA's fp32, operator by operator, and layer by layer in trainings that leave the CPU's
   populations  images a second of bnexp's loop, beside a bare CUDA graph of one network
+  tries        what it costs and brings to let cuDNN try kernels
   packing      a stack's convolutions by how many members share a dense group
   evaluation   evaluations over forward passes of the same images
   profile      the kernels of a step
   commands     wall seconds of whole commands, and where they go
   kill         a run and a stack, killed with SIGKILL and resumed: bit for bit the undisturbed ones
-  compiled     populations with compile=true; compiling takes long
+  compiling    the first steps of populations with compile=true, all at the same time
+  compiled     the rates of these populations
 
 Each case runs in another process, which is replaced if it dies or hangs. When the minutes are over, what is missing is
 named. All rows go into the file while they come; the exit code is 1 if a check failed.
@@ -73,11 +75,13 @@ SECTIONS: dict[str, tuple[Callable[[Place], list[Case]], bool]] = {
     "runs": (lambda at: exactness.cases("formats", device=at.device, smoke=at.smoke), True),
     "fp32": (lambda at: fp32.cases(device=at.device, smoke=at.smoke), True),
     "populations": (lambda at: rates.population_cases(at.scope, smoke=at.smoke, compiled=False), False),
+    "tries": (lambda at: rates.trying_cases(at.scope, smoke=at.smoke), False),
     "packing": (lambda at: rates.packing_cases(at.scope, smoke=at.smoke), False),
     "evaluation": (lambda at: rates.few_cases("evaluation_rates", at.scope, smoke=at.smoke), False),
     "profile": (lambda at: rates.few_cases("profile", at.scope, smoke=at.smoke), False),
     "commands": (lambda at: commands.command_cases(device=at.device, images=at.images, smoke=at.smoke), False),
     "kill": (lambda at: commands.kill_cases(device=at.device, images=at.images, smoke=at.smoke), False),
+    "compiling": (lambda at: rates.compiling_cases(at.scope, smoke=at.smoke), True),
     "compiled": (lambda at: rates.population_cases(at.scope, smoke=at.smoke, compiled=True), False),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -68,8 +68,8 @@ class Batches:
         start = step % self.per_epoch * self._batch_size
         return self._batch(self._plan_KMN[:, :, start : start + self._batch_size])
 
-    def open(self, step: int) -> bool:
-        """Make the epoch of a step the one that ``recorded`` reads; True if the batch of this step is full."""
+    def open(self, step: int) -> int:
+        """Make the epoch of a step the one that ``recorded`` reads; returns its full batches from this step's on."""
         epoch, batch = divmod(step, self.per_epoch)
         if epoch != self._open:
             plan_KMN = self._planned(epoch)
@@ -79,13 +79,13 @@ class Batches:
                 self._plan_KMN = plan_KMN.to(self._images.device, non_blocking=True)
             torch.sub(self._within_B, epoch * self.per_epoch * self._batch_size, out=self._first_B)
             self._open = epoch
-        return not self._remainder or batch < self.per_epoch - 1
+        return self.per_epoch - (self._remainder > 0) - batch
 
-    def recorded(self, step_1: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch of a step of the open epoch, if it is full; its number, [1], is read on the device alone."""
+    def recorded(self, step_S: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The full batches of steps of the open epoch; the steps' numbers, [S], are read on the device alone."""
         self._is_recorded = True
-        at_B = torch.add(self._first_B, step_1, alpha=self._batch_size)
-        return self._batch(self._plan_KMN.index_select(2, at_B))
+        for at_B in torch.add(self._first_B, step_S.unsqueeze(1), alpha=self._batch_size):
+            yield self._batch(self._plan_KMN.index_select(2, at_B))
 
     def _batch(self, plan_KMB: Tensor) -> tuple[Tensor, Tensor]:
         """Images and labels by the random choices of a batch."""

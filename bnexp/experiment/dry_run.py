@@ -17,7 +17,7 @@ from bnexp.experiment.setup import Setup, build
 from bnexp.record import Record
 from bnexp.training.evaluation import evaluate
 from bnexp.training.loop import Cadence, Progress, train
-from bnexp.training.step import untried_kernels
+from bnexp.training.step import MOST_TOGETHER, untried_kernels
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,8 @@ def dry_run(configs: Sequence[TrainConfig]) -> None:
     setup = build(configs, stacked=True, resumed=[True] * len(configs))
     size = min(setup.eval_batch_size, len(setup.data.train))
     with untried_kernels():
-        # After the warm-up, a CUDA graph captures one step and replays the next.
-        for _ in records(setup, setup.config.batch_size, every=1, count=WARM_UP + 1):
-            pass
+        # After the warm-up, CUDA graphs capture and replay several steps, and one.
+        list(records(setup, setup.config.batch_size, every=WARM_UP + MOST_TOGETHER + 1, count=1))
         evaluate(setup.population, setup.data.train.mixed(size), size)
 
 

@@ -19,7 +19,15 @@ from bnexp.training.losses import accuracy, hits
 from bnexp.training.optim import Optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
-from bnexp.training.step import Batches, Done, NumberedStep, RecordableBatches, RecordedStep, Step
+from bnexp.training.step import (
+    MOST_TOGETHER,
+    Batches,
+    Done,
+    NumberedStep,
+    RecordableBatches,
+    RecordedStep,
+    Step,
+)
 
 # Number of recorded steps that are added to the sums at once.
 _MOST_NOTED = 16
@@ -67,6 +75,11 @@ class Cadence:
         """True if the curves have a point at ``step`` whatever the length of the run."""
         return step % self.log_every == 0 or step % self.eval_every == 0
 
+    def together(self, most: int) -> int:
+        """Steps to do at once, so that few are left over before the loop must yield a record."""
+        between = min(self.log_every, self.eval_every, self.checkpoint_every)
+        return -(-between // -(-between // most))
+
     def halts(self, step: int) -> bool:
         """True if the loop must yield a record after ``step``."""
         return any(self.due(step, every) for every in (self.log_every, self.eval_every, self.checkpoint_every))
@@ -99,10 +112,10 @@ class Progress:
         self.survived_M = torch.zeros(members, dtype=torch.int64, device=device)
         self._noted: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def count(self, images: int) -> None:
-        """Count one step on ``images`` images per member."""
-        self.step += 1
-        self.seen += images
+    def count(self, done: Done) -> None:
+        """Count what was done."""
+        self.step += done.steps
+        self.seen += done.images
 
     def note(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
         """Record a step's losses and logits; several steps are added to the sums together."""
@@ -110,23 +123,27 @@ class Progress:
         if len(self._noted) == _MOST_NOTED:
             self.add_up()
 
-    def add(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
-        """Add a step to the sums at once, as a captured step must, in few kernels; see ``add_up``."""
-        self.loss_M.add_(loss_M, alpha=y_MB.shape[1])
-        self.hits_M.add_(hits(logits_MBK, y_MB))
-        self.alive_M.logical_and_(loss_M < math.inf)
-        self.survived_M.add_(self.alive_M)
-
     def add_up(self) -> None:
         """Add the recorded steps to the sums, on the device.
 
         Losses are added one by one, so the sum does not depend on how many steps are added together. Hits and survival
         are whole numbers, so all steps are counted in a few operations.
         """
-        if not self._noted:
-            return
-        losses, logits, classes = zip(*self._noted, strict=True)
-        self._noted.clear()
+        noted, self._noted = self._noted, []
+        if len(noted) == 1:
+            self._add(*noted[0])
+        elif noted:
+            self._add_all(noted)
+
+    def _add(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
+        """Add one step, in few kernels; the sums are those of ``_add_all``."""
+        self.loss_M.add_(loss_M, alpha=y_MB.shape[1])
+        self.hits_M.add_(hits(logits_MBK, y_MB))
+        self.alive_M.logical_and_(loss_M < math.inf)
+        self.survived_M.add_(self.alive_M)
+
+    def _add_all(self, noted: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+        losses, logits, classes = zip(*noted, strict=True)
         for loss_M, y_MB in zip(losses, classes, strict=True):
             self.loss_M.add_(loss_M, alpha=y_MB.shape[1])
         self.hits_M.add_(hits(torch.cat(logits, 1), torch.cat(classes, 1)))
@@ -215,7 +232,7 @@ def train(
         training: updated in place.
         evaluate: measures the population on other data.
         watcher: measures steps.
-        stop: asked after each step; True ends the loop with a record of that step.
+        stop: asked after each step, or the few that were done at once; True ends the loop with a record of that step.
 
     Yields:
         Records; without values at a step where only a checkpoint is due. A member whose loss was not finite is no
@@ -223,16 +240,18 @@ def train(
     """
     progress, cadence, optimizer = training.progress, training.cadence, training.optimizer
     training.population.train()
-    step, unwatched = _steps(training)
+    watched_step, unwatched_step = _steps(training)
     while progress.step < cadence.steps:
         number = progress.step
         watched = watcher if watcher is not None and watcher.due(number + 1) else None
         if watched:
             watched.before(number + 1, *training.batches(number))
-        loss_M, images = (step if watched else unwatched)(number)
-        progress.count(images)
-        factor = training.factors[number]
-        observed = watched.after(optimizer.lr_M1[:, 0] * factor, loss_M) if watched else ({}, {})
+            done = watched_step(number)
+        else:
+            done = unwatched_step(number, _unseen(cadence, watcher, number, unwatched_step.together))
+        progress.count(done)
+        factor = training.factors[progress.step - 1]
+        observed = watched.after(optimizer.lr_M1[:, 0] * factor, done.loss_M) if watched else ({}, {})
         progress.stopping = stop()
         if progress.stopping or watched or cadence.halts(progress.step):
             yield _record(cadence, progress, optimizer.lr_M1 * factor, evaluate, observed)
@@ -240,22 +259,33 @@ def train(
                 return
 
 
-def _steps(training: Training) -> tuple[Callable[[int], Done], Callable[[int], Done]]:
+def _unseen(cadence: Cadence, watcher: Watcher | None, number: int, most: int) -> int:
+    """How many steps, from this one on, can be done at once: none is watched, and none halts but the last."""
+    count = 1
+    while count < most and not cadence.halts(number + count):
+        if watcher is not None and watcher.due(number + count + 1):
+            break
+        count += 1
+    return count
+
+
+def _steps(training: Training) -> tuple[NumberedStep, NumberedStep | RecordedStep]:
     """The eager step for watched steps, and the step for all others: the eager step again, or its replay."""
-    # A captured step also updates the sums.
-    records = training.population.recorder is not None
-    note = training.progress.add if records else training.progress.note
     step = Step(
         training.population,
         training.optimizer,
         training.precision,
-        note,
+        training.progress.note,
         label_smoothing=training.label_smoothing,
         accumulate=training.accumulate,
     )
     batches, factors = training.batches, training.factors
     eager = NumberedStep(step, batches, factors)
-    return eager, RecordedStep(step, cast("RecordableBatches", batches), factors) if records else eager
+    if training.population.recorder is None:
+        return eager, eager
+    batches = cast("RecordableBatches", batches)
+    together = training.cadence.together(MOST_TOGETHER)
+    return eager, RecordedStep(step, batches, factors, settle=training.progress.add_up, together=together)
 
 
 def _record(cadence: Cadence, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, observed: Observed) -> Record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -14,6 +14,8 @@ from bnexp.training.optim import Optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
+# The most steps in one recording: of what a step costs besides its own kernels, a tenth is left.
+MOST_TOGETHER = 8
 # Eager warm-up steps before CUDA-graph capture: libraries choose their kernels and allocate buffers in them.
 _WARM_UP = 3
 
@@ -25,23 +27,24 @@ Batches = Callable[[int], tuple[Tensor, Tensor]]
 
 
 class Done(NamedTuple):
-    """What a step gives: the losses [M], which the next step may overwrite, and the images a member has seen."""
+    """What was done: the losses [M] of the last step, which the next one may overwrite; images a member; steps."""
 
     loss_M: Tensor
     images: int
+    steps: int
 
 
 class RecordableBatches(Protocol):
-    """Batches that can also be taken by a number that only the device knows; see ``bnexp.data.Batches``."""
+    """Batches that can also be taken by numbers that only the device knows; see ``bnexp.data.Batches``."""
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """See ``Batches``."""
 
-    def open(self, step: int) -> bool:
-        """Bring what ``recorded`` needs for a step onto the device; True if the batch of this step is full."""
+    def open(self, step: int) -> int:
+        """Bring what ``recorded`` needs onto the device; returns how many batches are full, from this step's on."""
 
-    def recorded(self, step_1: Tensor) -> tuple[Tensor, Tensor]:
-        """The full batch of a step; its number, [1], is on the device."""
+    def recorded(self, step_S: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The full batches of steps; their numbers, [S], are on the device."""
 
 
 class Step:
@@ -108,59 +111,87 @@ class NumberedStep:
         factors: [steps], the schedule: the base learning rates are multiplied by these numbers.
     """
 
+    together = 1
+
     def __init__(self, step: Step, batches: Batches, factors: Tensor) -> None:
         self._step, self._batches, self._factors = step, batches, factors
 
-    def __call__(self, number: int) -> Done:
-        """Do the step with this number, from 0."""
+    def __call__(self, number: int, most: int = 1) -> Done:
+        """Do the step with this number, from 0; ``most`` is at least 1."""
         x_MB, y_MB = self._batches(number)
-        return Done(self._step(x_MB, y_MB, self._factors[number]), y_MB.shape[1])
+        return Done(self._step(x_MB, y_MB, self._factors[number]), y_MB.shape[1], 1)
 
 
 class RecordedStep:
-    """A numbered step captured as a CUDA graph and replayed: one launch instead of one per kernel.
+    """Numbered steps captured as CUDA graphs and replayed: one launch instead of one per kernel.
 
-    Launches limit small nets. The recording holds the whole step: it takes its batch, augments it and looks its factor
-    up by a number on the device, which it then increases. Batches that are not full run eagerly, and so do the first
+    Launches limit small nets. A recording holds the whole step: it takes its batch, augments it and looks its factor
+    up by a number on the device, which it then increases. Another recording holds several steps: they read their
+    numbers and add up what was noted in the kernels of one. Batches that are not full run eagerly, and so do the first
     steps, and all steps where the population cannot record (``Population.record``).
 
     Args:
         step: does the work.
         batches: see ``RecordableBatches``.
         factors: see ``NumberedStep``.
+        settle: adds up what ``step`` has noted, on the device.
+        together: steps of the recording that holds several.
     """
 
-    def __init__(self, step: Step, batches: RecordableBatches, factors: Tensor) -> None:
-        self._step, self._batches, self._factors = step, batches, factors
+    def __init__(
+        self,
+        step: Step,
+        batches: RecordableBatches,
+        factors: Tensor,
+        *,
+        settle: Callable[[], None],
+        together: int = 1,
+    ) -> None:
+        self._step, self._batches, self._factors, self._settle = step, batches, factors, settle
+        self.together = together
         self._eager = NumberedStep(step, batches, factors)
-        self._replay: Callable[[], None] | None = None
-        self._number_1 = torch.zeros(1, dtype=torch.int64, device=factors.device)
-        self._there = 0  # the step whose number is on the device
+        self._replays: dict[int, Callable[[], None] | None] = {}
+        self._done: dict[int, Done] = {}
+        self._ahead_S = torch.arange(together, device=factors.device)
+        self._number_S = self._ahead_S.clone()  # of the next steps
+        self._there = 0  # the step whose number is the first on the device
         self._left = _WARM_UP
-        self._done: Done | None = None
 
-    def __call__(self, number: int) -> Done:
-        """Do the step with this number, from 0."""
-        if not self._batches.open(number):
+    def __call__(self, number: int, most: int = 1) -> Done:
+        """Do the step with this number, from 0, or ``together`` steps if these are recorded and at most ``most``."""
+        full = self._batches.open(number)
+        if not full:
             with untried_kernels():
-                return self._eager(number)
-        if self._left == 0 and self._replay is None:
-            self._replay = self._step.population.record(self._work)
-        if self._replay is None:
-            self._left -= 1  # after a capture that failed it is negative
-            return self._eager(number)
+                return self._done_eagerly(number)
+        if self._left:
+            self._left -= 1
+            return self._done_eagerly(number)
+        count = self.together if min(full, most) >= self.together else 1
+        if count not in self._replays:
+            self._replays[count] = self._step.population.record(partial(self._work, count))
+        replay = self._replays[count]
+        if replay is None:
+            return self._done_eagerly(number)
         if self._there != number:
-            self._number_1.fill_(number)
-        self._replay()
-        self._there = number + 1
-        assert self._done is not None
-        return self._done
+            torch.add(self._ahead_S, number, out=self._number_S)
+        replay()
+        self._there = number + count
+        return self._done[count]
 
-    def _work(self) -> None:
-        x_MB, y_MB = self._batches.recorded(self._number_1)
-        loss_M = self._step(x_MB, y_MB, self._factors.index_select(0, self._number_1))
-        self._number_1.add_(1)
-        self._done = Done(loss_M, y_MB.shape[1])
+    def _done_eagerly(self, number: int) -> Done:
+        done = self._eager(number)
+        self._settle()
+        return done
+
+    def _work(self, count: int) -> None:
+        number_S, images = self._number_S[:count], 0
+        factors = self._factors.index_select(0, number_S).unbind()
+        for (x_MB, y_MB), factor in zip(self._batches.recorded(number_S), factors, strict=True):
+            loss_M = self._step(x_MB, y_MB, factor)
+            images += y_MB.shape[1]
+        self._settle()
+        self._number_S.add_(count)
+        self._done[count] = Done(loss_M, images, count)
 
 
 def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:

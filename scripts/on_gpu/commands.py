@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bnexp.cli.main import main as bnexp
+from bnexp.experiment.dry_run import members_that_fit
 from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
 from bnexp.runs import checkpoint
@@ -148,7 +149,9 @@ def timed(name: str, words: Sequence[str], *, place: Path, runs: int, forked: bo
 
 
 def in_process(name: str, words: Sequence[str], *, place: Path, members: int) -> list[Row]:
-    """Where the seconds of a population's runs go: the cumulative times of bnexp's functions, then of the libraries'.
+    """Where the seconds of a task go: the cumulative times of bnexp's functions, then the own ones of the libraries'.
+
+    The task of a stack begins with the dry run that measures its memory.
 
     The profiler makes Python slower; what waits for the GPU counts where it waits.
     """
@@ -158,6 +161,8 @@ def in_process(name: str, words: Sequence[str], *, place: Path, members: int) ->
     jobs = [Job(replace(config, seed=seed), place / name, name) for seed, name in enumerate(names)]
     profiler = cProfile.Profile()
     start = time.perf_counter()
+    if members > 1 and config.device != "cpu":
+        profiler.runcall(members_that_fit, [job.config for job in jobs], 1)
     profiler.runcall(run, jobs, stop=lambda: False, stacked=members > 1)
     total = time.perf_counter() - start
     rows: list[Row] = [{"inside": name, "function": "all", "calls": 1, "cumulative s": total, "own s": ""}]

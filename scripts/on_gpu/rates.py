@@ -20,13 +20,18 @@ from bnexp.experiment.setup import Setup, build_model
 from bnexp.training import kernels
 from bnexp.training.evaluation import evaluate
 from bnexp.training.precision import allow_tf32
-from on_gpu.exactness import forget
+from bnexp.training.step import MOST_TOGETHER
+from on_gpu.exactness import composed, forget
 from on_gpu.workers import Case, Row
 
 # The networks (``bench.CASES`` has their words and batch sizes) and the sizes of populations.
 POPULATIONS = {"mlp": (1, 16, 64), "lenet": (1, 16, 64), "resnet20": (1, 16)}
+# A recipe, with its own batch size.
+RECIPE = "cifar10_fast"
 EVALUATED = (("lenet", 1), ("lenet", 64), ("mlp", 1))
-PROFILED = (("lenet", 64), ("mlp", 64), ("resnet20", 16))
+PROFILED = (("lenet", 64), ("mlp", 64), ("resnet20", 16), (RECIPE, 1))
+# What cuDNN tries kernels for, and how many it tries; 0 follows its rules.
+TRIED, TRIES = (("lenet", 64, "tf32"), ("lenet", 64, "bf16"), (RECIPE, 1, "bf16")), (0, 3, 10)
 PRECISIONS = ("tf32", "bf16")
 _NORM = "bn"
 _KERNELS = 15
@@ -61,7 +66,12 @@ def write(folder: Path, *, smoke: bool) -> None:
 
 def setup_of(case: str, members: int, scope: Scope, *words: str) -> Setup:
     """A population that is ready to start."""
-    return population(config_of(case, _NORM, scope.images, *words), members, stacked=members > 1)
+    if case == RECIPE:
+        data = ("data=npz", f"data.path={scope.images}/colour.npz", "data.layout=nhwc")
+        (config,) = composed((f"experiment={case}", *data, *words))
+    else:
+        config = config_of(case, _NORM, scope.images, *words)
+    return population(config, members, stacked=members > 1)
 
 
 def wait() -> None:
@@ -118,10 +128,10 @@ def loop_seconds(setup: Setup, scope: Scope) -> float:
     for _ in range(WARM_UP + 2):
         next(first)
     once = seconds_of(lambda: next(first))
-    steps = max(1, round(scope.seconds / once))
-    loop = records(setup, size, every=max(WARM_UP + 2, steps), count=scope.rounds + 1)
+    whole = max(2, round(scope.seconds / once / MOST_TOGETHER)) * MOST_TOGETHER  # full recordings alone
+    loop = records(setup, size, every=whole, count=scope.rounds + 1)
     next(loop)  # captures, and compiles
-    return statistics.median(seconds_of(lambda: next(loop)) for _ in range(scope.rounds)) / max(WARM_UP + 2, steps)
+    return statistics.median(seconds_of(lambda: next(loop)) for _ in range(scope.rounds)) / whole
 
 
 def rate(case: str, members: int, precision: str, scope: Scope, *words: str) -> float:
@@ -171,6 +181,25 @@ def population_rates(case: str, precision: str, scope: Scope, sizes: Sequence[in
                 row["graph over eager"] = found / row["eager"]
             rows.append(row)
     return rows
+
+
+def compiling(case: str, precision: str, members: int, scope: Scope) -> list[Row]:
+    """How long a population takes to compile; later processes find what was compiled on the disk."""
+    setup = setup_of(case, members, scope, *scope.words(precision, f"compile={scope.device == 'cuda'}", "graph=true"))
+    seconds = seconds_of(lambda: next(records(setup, setup.config.batch_size, every=WARM_UP, count=1)))
+    forget()
+    return [{"net": case, "precision": precision, "members": members, "first steps, compiling, s": seconds}]
+
+
+def trying(case: str, members: int, precision: str, tries: int, scope: Scope) -> list[Row]:
+    """What it costs to let cuDNN try so many kernels, and what it brings; for a process that has tried none."""
+    setup = setup_of(case, members, scope, *scope.words(precision, "graph=true"))
+    torch.backends.cudnn.benchmark = tries > 0 and scope.device == "cuda"
+    torch.backends.cudnn.benchmark_limit = tries
+    first = seconds_of(lambda: next(records(setup, setup.config.batch_size, every=WARM_UP, count=1)))
+    found = setup.config.batch_size * members / loop_seconds(setup, scope)
+    row: Row = {"net": case, "members": members, "precision": precision, "kernels tried": tries}
+    return [row | {"first steps, s": first, "images/s": found}]
 
 
 # -------------------------------------------------------------------------------------------- packed convolutions
@@ -315,6 +344,30 @@ def population_cases(scope: Scope, *, smoke: bool, compiled: bool) -> list[Case]
         )
         for case, sizes in (largest if compiled else nets).items()
         for precision in (PRECISIONS[:1] if smoke else PRECISIONS)
+    ]
+
+
+def compiling_cases(scope: Scope, *, smoke: bool) -> list[Case]:
+    """Those that ``population_cases`` measures compiled."""
+    found = []
+    for case in population_cases(scope, smoke=smoke, compiled=True):
+        net, precision, (size,) = (case.given[name] for name in ("case", "precision", "sizes"))
+        given = {"case": net, "precision": precision, "members": size, "scope": scope}
+        found.append(replace(case, call="on_gpu.rates:compiling", given=given))
+    return found
+
+
+def trying_cases(scope: Scope, *, smoke: bool) -> list[Case]:
+    """Each in a process of its own, which knows of no kernels."""
+    return [
+        Case(
+            f"{case} x{members} {precision}, {tries} tried",
+            "on_gpu.rates:trying",
+            {"case": case, "members": members, "precision": precision, "tries": tries, "scope": scope},
+            fresh=True,
+        )
+        for case, members, precision in ((("mlp", 2, "fp32"),) if smoke else TRIED)
+        for tries in (TRIES[:1] if smoke else TRIES)
     ]
 
 

@@ -16,6 +16,7 @@ from bnexp.training.losses import hits, mean_loss, mean_losses
 from bnexp.training.optim import OPTIMS, optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
+from bnexp.training.step import Done
 
 CPU = torch.device("cpu")
 SGD = {
@@ -178,9 +179,10 @@ def test_steps_added_up_together_come_to_what_they_come_to_one_by_one():
         loss[1] = math.nan if step >= 20 else loss[1]
         together.note(loss, logits, y)
         disturbed.note(loss, logits, y)
-        single.add(loss, logits, y)
+        single.note(loss, logits, y)
+        single.add_up()
         for progress in (together, single, disturbed):
-            progress.count(size)
+            progress.count(Done(loss, size, 1))
         if step % 5 == 0:
             assert disturbed.state(0) == single.state(0)
     assert together.diverged_at() == disturbed.diverged_at() == single.diverged_at() == [None, 21]
@@ -193,7 +195,7 @@ def test_an_evaluation_does_not_hide_an_earlier_loss_that_was_not_finite():
     progress = Progress(1, CPU)
     for loss in (1.0, math.nan, math.nan):
         progress.note(torch.tensor([loss]), torch.zeros(1, 4, 3), torch.zeros(1, 4, dtype=torch.int64))
-        progress.count(4)
+        progress.count(Done(torch.tensor([loss]), 4, 1))
     progress.judge({"test/loss": [math.nan]})
     assert progress.diverged_at() == [2]
 

@@ -114,10 +114,12 @@ def test_batches_drawn_ahead_and_taken_by_a_number_on_the_device_are_the_batches
     ahead = Batches(*given, batch_size=29, drop_last=drop_last, ahead=True)
     steps = [*range(2 * plainly.per_epoch), 1]  # and back to the first epoch
     for step in steps:
-        x_MB, y_MB = plainly(step)
+        _, y_MB = plainly(step)
         full = ahead.open(step)
-        assert full == (y_MB.shape[1] == 29)
-        found = ahead.recorded(torch.tensor([step])) if full else ahead(step)
-        assert torch.equal(found[0], x_MB)
-        assert torch.equal(found[1], y_MB)
-        assert found[1].dtype == torch.int64
+        assert bool(full) == (y_MB.shape[1] == 29)
+        found = list(ahead.recorded(torch.arange(step, step + full))) if full else [ahead(step)]
+        for later, (x, y) in enumerate(found):
+            assert torch.equal(x, plainly(step + later)[0])
+            assert torch.equal(y, plainly(step + later)[1])
+            assert y.dtype == torch.int64
+        assert (step + max(full, 1)) % plainly.per_epoch in (0, plainly.per_epoch - 1)  # to the end, or to the rest

@@ -56,6 +56,21 @@ def test_a_replayed_training_is_bit_for_bit_the_same():
     assert recorder.replayed == len([step for step in range(1, 21) if step not in watched | small]) - 3
 
 
+@pytest.mark.parametrize("members", [1, 3])
+def test_several_steps_in_one_recording_are_bit_for_bit_the_steps(members):
+    """Nine full batches and a small one an epoch; a record every four steps, and probes in between."""
+    recorder = Again()
+    words = ("batch_size=16", "steps=40", "data.train_limit=152", "probes.gradients.every=13")
+    setup, records = trained(recorder, *words, members=members)
+    wanted, expected = trained(None, *words, members=members)
+    torch.testing.assert_close(weights(setup), weights(wanted), rtol=0, atol=0)
+    assert repr(records) == repr(expected)
+    assert recorder.recorded == 2  # of four steps, and of one
+    watched = {1, 13, 26, 39, 40}
+    alone = [step for step in range(1, 41) if step % 10 and step not in watched]
+    assert recorder.replayed == len(alone) - 3 - 3 * 3  # 5 to 8, 21 to 24, 33 to 36
+
+
 @pytest.mark.slow
 def test_a_stack_is_replayed_too():
     recorder = Again()

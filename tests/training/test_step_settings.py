@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -65,7 +65,8 @@ class Recorded:
 
     def __init__(self, step: Step) -> None:
         step.population.recorder = again
-        self.number, self.do = 0, RecordedStep(step, self, torch.ones(STEPS, dtype=torch.float64))
+        ones = torch.ones(STEPS, dtype=torch.float64)
+        self.number, self.do = 0, RecordedStep(step, self, ones, settle=lambda: None)
 
     def __call__(self, *given: Any) -> Any:
         if len(given) == 1:  # a step asks for its batch
@@ -73,12 +74,12 @@ class Recorded:
         self.batch, self.number = given[:2], self.number + 1
         return self.do(self.number - 1)
 
-    def open(self, number: int) -> bool:
-        return True
+    def open(self, number: int) -> int:
+        return 1
 
-    def recorded(self, number_1: Tensor) -> tuple[Tensor, Tensor]:
+    def recorded(self, number_1: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         assert number_1.tolist() == [self.number - 1]
-        return self.batch
+        yield self.batch
 
 
 class Ours:
