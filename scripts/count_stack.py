@@ -2,10 +2,11 @@
 
     python scripts/count_stack.py [--members 8] [--models mlp,lenet,resnet] [--norms none,bn,ln,gn,in] [words...]
 
-A kernel is an operation of torch that writes numbers: views and the mere allocation of memory are left out, and an
-operation on a list of tensors counts once. Bytes are those of the tensors that the kernels write. Counted over forward
-pass, loss, backward pass and update on a CPU, in the second step. Prints a Markdown table: kernels of the stack over
-those of one member, and bytes of the stack over those of its members. The words are settings, as of ``bnexp train``.
+A kernel is an operation of torch that writes numbers: views and the mere allocation of memory are left out. An
+operation on a list of tensors counts once if all lie densely in memory, in the same way; else once a tensor. Bytes
+are those of the tensors that the kernels write. Counted over forward pass, loss, backward pass and update on a CPU, in
+the second step. Prints a Markdown table: kernels of the stack over those of one member, and bytes of the stack over
+those of its members. The words are settings, as of ``bnexp train``.
 """
 
 from __future__ import annotations
@@ -52,9 +53,24 @@ class Count(TorchDispatchMode):
         name = operation.overloadpacket.__name__
         written = {id(t): t for t in (*_tensors(answer), *_mutated(operation, given, keywords))}
         if not operation.is_view and name not in _ALLOCATIONS | {"_unsafe_view", "_reshape_alias"} and written:
-            self.kernels[name] += 1
+            self.kernels[name] += _launches(given)
             self.bytes[name] += sum(t.numel() * t.element_size() for t in written.values())
         return answer
+
+
+def _launches(given: Sequence[Any]) -> int:
+    """How many kernels an operation takes on a GPU, where torch has one for lists of tensors that lie alike."""
+    lists = [each for each in given if isinstance(each, list | tuple) and each and isinstance(each[0], Tensor)]
+    if not lists or any(len(each) != len(lists[0]) for each in lists):
+        return 1
+    rows = [[each.stride() for each in row] for row in zip(*lists, strict=True)]
+    alike = all(strides.count(strides[0]) == len(strides) for strides in rows)
+    return 1 if alike and all(_dense(each) for each in lists[0]) else len(lists[0])
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether a tensor has no gap between its first and its last number."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) == x.numel()
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from bnexp.evaluations import Pixels
 from bnexp.evaluations.require import require
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
 from bnexp.experiment.init_from import Takeover, apply_norm_state, takeover
-from bnexp.experiment.machine import pick_device, prepare_machine
+from bnexp.experiment.machine import limit_tries, pick_device, prepare_machine
 from bnexp.experiment.pixel_scale import attach_scale
 from bnexp.memory import require as require_memory
 from bnexp.models.init import Init, adjust
@@ -98,6 +98,7 @@ def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: b
     batches = make_batches(configs, seen)
     _require_validation(config, seen)
     cadence = make_cadence(config, batches.per_epoch)
+    limit_tries(cadence.steps)
     choices[0].schedule(cadence.steps)
     size, taken = _tried(config, choices[0], seen.of(0), batches.sizes(), cadence.steps, starts=starts)
     return Checked(configs, choices, data, cadence, size, _unstackable(config), taken)

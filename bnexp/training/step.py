@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -194,25 +194,29 @@ class RecordedStep:
         self._done[count] = Done(loss_M, images, count)
 
 
-def cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
-    """Capture the kernels of ``work`` as a CUDA graph without running them; returns a function that replays them all.
+class CudaGraphs:
+    """Captures the kernels of some work as a CUDA graph without running them; a replay runs them all.
 
-    All graphs of this process share one pool of memory. They are replayed one after another, and no graph needs another
-    one's intermediate results; what outlives a capture keeps its place in the pool.
-
-    Raises:
-        RuntimeError: ``work`` waits for the device, or allocates memory in a way that capture forbids.
+    The graphs of one recorder share one pool of memory, which lives as long as they do. They are replayed one after
+    another, and no graph needs another one's intermediate results; what outlives a capture keeps its place in the pool.
     """
-    graph = torch.cuda.CUDAGraph()
-    # Only this thread's calls are captured: another one draws the next epoch's batches.
-    with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
-        work()
-    return graph.replay
 
+    def __init__(self) -> None:
+        self._first: torch.cuda.CUDAGraph | None = None  # a pool without a living graph cannot be captured into
 
-@cache
-def _pool() -> Any:
-    return torch.cuda.graph_pool_handle()
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Capture work.
+
+        Raises:
+            RuntimeError: ``work`` waits for the device, or allocates memory in a way that capture forbids.
+        """
+        graph = torch.cuda.CUDAGraph()
+        pool = None if self._first is None else self._first.pool()
+        # Only this thread's calls are captured: another one draws the next epoch's batches.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            work()
+        self._first = self._first or graph
+        return graph.replay
 
 
 @contextmanager

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import cProfile
 import json
 import os
-import pstats
 import shutil
 import signal
 import subprocess
@@ -24,10 +22,11 @@ from bnexp.experiment.run import run
 from bnexp.runs import checkpoint
 from bnexp.runs.paths import RunPaths
 from on_gpu.exactness import composed
+from on_gpu.sampling import Sampler
 from on_gpu.workers import Case, Row
 
 ROOT = Path(__file__).parent.parent.parent
-_LINES = 25
+_LINES = 40
 # Random images, of the shapes of Fashion-MNIST and CIFAR-10: for training, for testing, and one image.
 IMAGES = {"grey": (24_000, 4_000, (28, 28)), "colour": (50_000, 10_000, (32, 32, 3))}
 # Programs whose seconds every command pays.
@@ -149,39 +148,36 @@ def timed(name: str, words: Sequence[str], *, place: Path, runs: int, forked: bo
 
 
 def in_process(name: str, words: Sequence[str], *, place: Path, members: int) -> list[Row]:
-    """Where the seconds of a task go: the cumulative times of bnexp's functions, then the own ones of the libraries'.
+    """Where the seconds of a task go, by bnexp's functions, then by the ones of libraries themselves.
 
-    The task of a stack begins with the dry run that measures its memory.
-
-    The profiler makes Python slower; what waits for the GPU counts where it waits.
+    The task of a stack begins with the dry run that measures its memory. What waits for the GPU counts where it waits.
     """
     (config,) = composed(words)
     place = emptied(place)
     names = [f"seed={seed}" for seed in range(members)]
     jobs = [Job(replace(config, seed=seed), place / name, name) for seed, name in enumerate(names)]
-    profiler = cProfile.Profile()
-    start = time.perf_counter()
-    if members > 1 and config.device != "cpu":
-        profiler.runcall(members_that_fit, [job.config for job in jobs], 1)
-    profiler.runcall(run, jobs, stop=lambda: False, stacked=members > 1)
-    total = time.perf_counter() - start
-    rows: list[Row] = [{"inside": name, "function": "all", "calls": 1, "cumulative s": total, "own s": ""}]
-    stats = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
-    found = [(_place(*where), calls, own, summed) for where, (_, calls, own, summed, _) in stats.items()]
-    ours = sorted((each for each in found if each[0].startswith("bnexp/")), key=lambda each: -each[3])[:_LINES]
-    others = sorted((each for each in found if not each[0].startswith("bnexp/")), key=lambda each: -each[2])[
-        : _LINES // 2
-    ]
+    with Sampler() as sampler:
+        if members > 1 and config.device != "cpu":
+            members_that_fit([job.config for job in jobs], 1)
+        run(jobs, stop=lambda: False, stacked=members > 1)
+    rows: list[Row] = [{"inside": name, "function": "all", "s": sampler.seconds, "s alone": ""}]
+    ours = [each for each in sampler.within if _is_ours(each)]
+    others = [each for each in sampler.alone if not _is_ours(each)]
+    chosen = sorted(ours, key=lambda each: -sampler.within[each])[:_LINES]
+    chosen += sorted(others, key=lambda each: -sampler.alone[each])[: _LINES // 2]
     return rows + [
-        {"inside": name, "function": function, "calls": calls, "cumulative s": summed, "own s": own}
-        for function, calls, own, summed in ours + others
-        if summed > 0.005 * total
+        {"inside": name, "function": _place(*each), "s": sampler.within[each], "s alone": sampler.alone.get(each, 0.0)}
+        for each in chosen
     ]
+
+
+def _is_ours(where: tuple[str, int, str]) -> bool:
+    return where[0].startswith(f"{ROOT}/bnexp/")
 
 
 def _place(file: str, line: int, function: str) -> str:
-    short = file.partition(f"{ROOT}/")[2] or "/".join(Path(file).parts[-2:])
-    return f"{short}:{line} {function}" if file != "~" else function
+    short = file.removeprefix(f"{ROOT}/") if file.startswith(f"{ROOT}/") else "/".join(Path(file).parts[-2:])
+    return f"{short}:{line} {function}"
 
 
 def imports(device: str) -> list[Row]:

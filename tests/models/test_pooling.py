@@ -7,9 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch.func import grad, vmap
 
+from bnexp.models import pooling
 from bnexp.models.pooling import HalvingPool
 
 POOL = HalvingPool()
+
+
+@pytest.fixture(params=["rows", "squares"], autouse=True)
+def way(request, monkeypatch):
+    """As on a CPU, and as on a GPU."""
+    if request.param == "squares":
+        monkeypatch.setattr(pooling, "on_cpu", lambda x: False)
+    return request.param
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 8, 6), (1, 1, 2, 2), (2, 3, 7, 4), (2, 3, 4, 5), (5, 4, 4)])
@@ -42,3 +51,13 @@ def test_members_that_are_mapped_over_are_pooled_one_by_one():
 def test_lower_precision_is_rounded_once(dtype):
     x = torch.randn(2, 3, 8, 8).to(dtype)
     assert torch.equal(POOL(x), F.avg_pool2d(x, 2))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_order_of_the_memory_stays_that_of_the_maps(layout):
+    """As kernels read channels last, another order would be copied."""
+    x = torch.randn(2, 3, 8, 6).contiguous(memory_format=layout).requires_grad_()
+    y = POOL(x)
+    (slope,) = torch.autograd.grad(y, x, torch.randn(2, 3, 4, 3).contiguous(memory_format=layout))
+    assert y.is_contiguous(memory_format=layout)
+    assert slope.is_contiguous(memory_format=layout)

@@ -15,7 +15,7 @@ from bnexp.experiment.setup import Setup, build
 from bnexp.record import Record
 from bnexp.training.loop import train
 from bnexp.training.population import Recorder
-from bnexp.training.step import cuda_graph
+from bnexp.training.step import CudaGraphs
 
 # Everything that a step touches: statistics, momentum, a schedule, dropout, averages; batches of two sizes, a probe;
 # micro-batches of two sizes.
@@ -138,6 +138,6 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 @pytest.mark.parametrize("members", [1, 4])
 def test_graphs_train_as_kernels_do(words, members):
     """Within rounding: libraries may choose other kernels in a recording."""
-    setup, _ = trained(cuda_graph, *words, "device=cuda", members=members, stacked=members > 1)
+    setup, _ = trained(CudaGraphs(), *words, "device=cuda", members=members, stacked=members > 1)
     wanted, _ = trained(None, *words, "device=cuda", members=members, stacked=members > 1)
     torch.testing.assert_close(weights(setup), weights(wanted), rtol=1e-3, atol=1e-4)
