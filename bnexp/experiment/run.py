@@ -6,11 +6,10 @@ import contextlib
 import logging
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -22,6 +21,7 @@ from bnexp.experiment.job import Job, Outcome
 from bnexp.experiment.longer import change, former, require_length, seal
 from bnexp.experiment.restore import data_changed, restore
 from bnexp.experiment.setup import Setup, build
+from bnexp.experiment.writers import Writers
 from bnexp.runs import checkpoint, run_json
 from bnexp.runs.logbook import Logbook
 from bnexp.runs.paths import RunPaths
@@ -31,9 +31,6 @@ from bnexp.training.population import Stacked
 
 log = logging.getLogger(__name__)
 
-Made = TypeVar("Made")
-# Threads that write the files of a stack.
-_WRITERS = 16
 # Facts of the provenance and the executor that can change the last bits of a result.
 _BITS = ("torch", "device", "device_name", "cpu_capability", "threads", "stacked", "graph")
 
@@ -73,11 +70,13 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:
     resumed = [restore(setup, row, job) for row, job in enumerate(jobs)]
     with ExitStack() as open_books:
-        books = _side_by_side(lambda row: _open_book(jobs[row], setup, resumed[row]), range(len(jobs)))
+        # A GPU trains on while checkpoints are written; on a CPU, the thread would take the core of another job.
+        writers = open_books.enter_context(Writers(ahead=setup.population.theta_MP.device.type == "cuda"))
+        books = writers.each(lambda row: _open_book(jobs[row], setup, resumed[row]), range(len(jobs)))
         for book in books:
             open_books.callback(book.close)
         try:
-            return _keep_records(jobs, setup, books, stop)
+            return _keep_records(jobs, setup, books, writers, stop)
         except Exception as error:
             if _can_go_on(error, len(jobs)):
                 for book in books:
@@ -166,7 +165,7 @@ def _record_failure(book: Logbook, error: Exception) -> None:
 
 
 def _keep_records(
-    jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], stop: Callable[[], bool]
+    jobs: Sequence[Job], setup: Setup, books: Sequence[Logbook], writers: Writers, stop: Callable[[], bool]
 ) -> list[Outcome]:
     """Write each record to the logbooks of members still training; finish the logbooks of members that end early."""
     progress, cadence = setup.training.progress, setup.training.cadence
@@ -187,7 +186,9 @@ def _keep_records(
             for row in going:
                 books[row].enter(record, row, seconds, rate)
             ends = {row: how for row in going if (how := _early_end(setup, books[row], diverged[row]))}
-            _save_due(setup, {row: books[row] for row in going if diverged[row] is None}, ends)
+            _save_due(setup, {row: books[row] for row in going if diverged[row] is None}, ends, writers)
+            if ends:
+                writers.wait()
             for row, how in ends.items():
                 ended[row] = _end(jobs[row], books[row], setup, seconds, **how)
             display.show(record)
@@ -196,7 +197,8 @@ def _keep_records(
     seconds, _ = setup.clock.look(progress.step)
     status = "finished" if progress.step == cadence.steps else "interrupted"
     rest = [row for row in range(len(jobs)) if row not in ended]
-    found = _side_by_side(lambda row: _end(jobs[row], books[row], setup, seconds, status=status), rest)
+    writers.wait()
+    found = writers.each(lambda row: _end(jobs[row], books[row], setup, seconds, status=status), rest)
     ended |= dict(zip(rest, found, strict=True))
     return [ended[row] for row in range(len(jobs))]
 
@@ -223,8 +225,8 @@ def _early_end(setup: Setup, book: Logbook, diverged_at: int | None) -> dict[str
     return {}
 
 
-def _save_due(setup: Setup, books: Mapping[int, Logbook], ends: Collection[int]) -> None:
-    """Write the checkpoints of members that are due, or their last; weights that are not finite are never saved."""
+def _save_due(setup: Setup, books: Mapping[int, Logbook], ends: Collection[int], writers: Writers) -> None:
+    """Save the members that are due, or their last state; weights that are not finite are never saved."""
     progress, cadence = setup.training.progress, setup.training.cadence
     all_due = progress.stopping or cadence.due(progress.step, cadence.checkpoint_every)
     best = {row for row in books if setup.config.checkpoint_best and books[row].best_step == progress.step}
@@ -233,33 +235,23 @@ def _save_due(setup: Setup, books: Mapping[int, Logbook], ends: Collection[int])
         return
     finite = setup.finite()
     rows = [row for row in rows if finite[row]]
+    due = [row for row in rows if all_due or row in ends]
     states = dict(zip(rows, setup.states(rows), strict=True))
+    writers.wait()  # one checkpoint after another
+    writers.each(lambda row: books[row].flush(), due)
+    marks = {row: books[row].marks for row in due}
+    both = CHECKPOINTS[setup.config.checkpoint_keep] > 1
 
     def save(row: int) -> None:
-        state = {"config_hash": books[row].facts["config_hash"], **states[row]}
+        folder, state = books[row].folder, {"config_hash": books[row].facts["config_hash"], **states[row]}
         if row in best:
-            checkpoint.save_best(books[row].folder, state)
-        if all_due or row in ends:
-            _save(setup, books[row], state)
+            checkpoint.save_best(folder, state)
+        if row in marks:
+            checkpoint.save(folder, state, marks[row], both=both)
 
-    _side_by_side(save, rows)
-
-
-def _side_by_side(work: Callable[[int], Made], rows: Sequence[int]) -> list[Made]:
-    """``work`` of each row, in threads if there are several: it waits for the disk most of the time."""
-    if len(rows) < 2:
-        return [work(row) for row in rows]
-    with ThreadPoolExecutor(_WRITERS) as threads:
-        return list(threads.map(work, rows))
-
-
-def _save(setup: Setup, book: Logbook, state: checkpoint.State) -> None:
-    """Write a member's checkpoint after flushing its logbook."""
-    book.flush()
-    checkpoint.save(book.folder, state, book.marks, both=CHECKPOINTS[setup.config.checkpoint_keep] > 1)
-    progress = setup.training.progress
-    if not (progress.stopping or progress.step == setup.training.cadence.steps):  # else ``_end`` does
-        book.update("running", step=progress.step)
+    writers.later(save, rows)
+    if not (progress.stopping or progress.step == cadence.steps):  # else ``_end`` does
+        writers.each(lambda row: books[row].update("running", step=progress.step), due)
 
 
 def _end(job: Job, book: Logbook, setup: Setup, seconds: float, *, status: str, **at: int) -> Outcome:

@@ -1,0 +1,110 @@
+"""Checkpoints that are written while the training goes on, as on a GPU."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import SMALL_RUN, composed
+
+from bnexp.config.compose import plain
+from bnexp.experiment import run as runs
+from bnexp.experiment.folder import StorageFailedError
+from bnexp.experiment.job import Job
+from bnexp.experiment.writers import Writers
+from bnexp.runs import checkpoint, run_json
+
+WORDS = (*SMALL_RUN, "norm=bn", "optim.momentum=0.9", "checkpoint_every=4", "checkpoint_best=true", "stop_after=9")
+WORDS = (*WORDS, "data.validation=0.2", "eval_every=4")
+
+
+class Slow:
+    """Saves checkpoints only when it is told to."""
+
+    def __init__(self) -> None:
+        self.go, self.saved = threading.Event(), list[int]()
+
+    def __call__(self, folder: Path, state: checkpoint.State, *given: object, **keywords: bool) -> None:
+        assert self.go.wait(30)
+        self.saved.append(state["step"])
+        _save(folder, state, *given, **keywords)
+
+
+_save = checkpoint.save
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    monkeypatch.setattr(runs, "Writers", lambda ahead: Writers(ahead=True))
+
+
+def jobs(folder: Path, members: int) -> list[Job]:
+    return [Job(plain(composed(*WORDS, f"seed={seed}")), folder / str(seed), "test") for seed in range(members)]
+
+
+def test_what_is_done_later_is_done_by_the_next_wait():
+    go, done = threading.Event(), list[int]()
+
+    def work(row: int) -> None:
+        assert go.wait(30)
+        done.append(row)
+
+    with Writers(ahead=True) as writers:
+        writers.later(work, [1, 2])
+        assert done == []
+        go.set()
+        writers.wait()
+        assert sorted(done) == [1, 2]
+        writers.later(lambda row: done.append(row), [3])
+    assert sorted(done) == [1, 2, 3]  # the end waits, too
+    with Writers(ahead=False) as writers:
+        writers.later(lambda row: done.append(row), [4])
+        assert done[-1] == 4
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch, ahead, members):
+    slow = Slow()
+    monkeypatch.setattr(checkpoint, "save", slow)
+    steps = iter(range(100))
+
+    def stop() -> bool:
+        step = next(steps) + 1
+        if step == 7:  # three steps after the first checkpoint was due, and one before the next
+            assert slow.saved == []
+            slow.go.set()
+        return False
+
+    found = runs.run(jobs(tmp_path, members), stop=stop, stacked=members > 1)
+    assert [each.status for each in found] == ["finished"] * members
+    assert sorted(set(slow.saved)) == [4, 8, 12, 16, 20, 21]
+    state = checkpoint.load(tmp_path / "0")
+    assert state is not None
+    assert state["step"] == run_json.read(tmp_path / "0")["step"] == 21
+
+
+def test_stopped_and_resumed_it_is_the_undisturbed_run(tmp_path, ahead):
+    runs.run(jobs(tmp_path / "whole", 1), stop=lambda: False)
+    for steps in (3, 4, 6, 100):
+        left = iter(range(steps))
+        runs.run(jobs(tmp_path / "run", 1), stop=lambda left=left: next(left, None) is None)
+    whole, again = (tmp_path / name / "0" for name in ("whole", "run"))
+    assert (whole / "metrics.csv").read_bytes() == (again / "metrics.csv").read_bytes()
+    for load in (checkpoint.load, checkpoint.load_best):
+        assert checkpoint.digest(load(whole)) == checkpoint.digest(load(again))
+
+
+def test_a_disk_that_is_full_ends_the_run_at_the_next_checkpoint(tmp_path, monkeypatch, ahead):
+    def full(folder: Path, state: checkpoint.State, *given: object, **keywords: bool) -> None:
+        if state["step"] > 4:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        _save(folder, state, *given, **keywords)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(StorageFailedError, match="No space left"):
+        runs.run(jobs(tmp_path, 1), stop=lambda: False)
+    assert run_json.read(tmp_path / "0")["status"] == "interrupted"
+    monkeypatch.setattr(checkpoint, "save", _save)
+    assert runs.run(jobs(tmp_path, 1), stop=lambda: False)[0].status == "finished"
