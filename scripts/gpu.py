@@ -145,7 +145,7 @@ def main() -> int:
     print(json.dumps(document, indent=1), flush=True)
     document["left_out"] = []
     log = given.json.with_suffix(".log")
-    count = 1 if given.smoke else PROCESSES
+    count = PROCESSES if not given.smoke and any(SECTIONS[section][1] for section in sections) else 1
     workers = Workers(count, given.device == "cuda", log, ["on_gpu.exactness"])
     with tempfile.TemporaryDirectory() as folder, workers:
         at = Place(given.device, Path(folder), given.smoke)
