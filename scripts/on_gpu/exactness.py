@@ -54,7 +54,7 @@ class Trained:
     """What a training of some members came to.
 
     Attributes:
-        losses: of each two steps, [M].
+        losses: the mean of the steps up to each record, [M].
         evaluated: measures of the evaluation after the last step, [M] each.
         weights: of all members by name, [M, ...].
         replays: how often a CUDA graph was replayed.
@@ -171,10 +171,10 @@ def exact(norm: str, model: str, *, device: str, steps: int, members: int) -> li
 
 def formats(norm: str, model: str, *, device: str, steps: int, members: int) -> list[Row]:
     """One norm in one model in the short number formats, recorded and stacked where it can be."""
-    words, row, faults = words_of(norm, model, steps), {"norm": norm, "model": model}, []
+    words, row, faults = (*words_of(norm, model, steps), "log_every=1"), {"norm": norm, "model": model}, []
     can = NORMS.capabilities(norm)
     ways = [(*words, f"precision={name}", f"device={device}", f"graph={can.graph}") for name in FORMATS]
-    on_cpu, *configs = composed((*words, "precision=fp64", "device=cpu", "graph=false", "steps=2"), *ways)
+    on_cpu, *configs = composed((*words, "precision=fp64", "device=cpu", "graph=false", "steps=1"), *ways)
     try:
         first = trained(on_cpu, members=members).losses[0]
     except ValueError as refused:
@@ -182,9 +182,9 @@ def formats(norm: str, model: str, *, device: str, steps: int, members: int) -> 
     for (name, bound), config in zip(FORMATS.items(), configs, strict=True):
         found = trained(config, members=members, stacked=can.stacks)
         row[name] = distance(found.losses[0], first)
-        if not row[name] <= bound:
+        if not row[name] <= bound and norm not in AMPLIFIES:
             faults.append(f"{name}: the first loss is {row[name]:.1e} from that in double precision")
-        if not all(math.isfinite(loss) for losses in found.losses for loss in losses) or len(found.losses) < steps // 2:
+        if not all(math.isfinite(loss) for losses in found.losses for loss in losses) or len(found.losses) < steps:
             faults.append(f"{name}: the losses are not finite")
         if can.graph and device != "cpu" and not found.replays:
             faults.append(f"{name}: no step was replayed")
