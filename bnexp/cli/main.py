@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bnexp import __version__
 from bnexp.cli.commands import command
-from bnexp.cli.output import drop, require_streams, say, settle_messages
+from bnexp.cli.output import drop, require_streams, say
 from bnexp.config.checks import RunFailedError
 
 HELP = """\
@@ -63,8 +63,6 @@ def main() -> int:
         return _one_line(str(error), 1)
     except Exception as error:
         return _crashed(error)
-    finally:
-        settle_messages()
 
 
 @contextlib.contextmanager
@@ -96,8 +94,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _one_line(text: str, code: int) -> int:
-    with contextlib.suppress(OSError):  # the exit code tells it, too
-        print("bnexp: " + " ".join(text.split()), file=sys.stderr)
+    print("bnexp: " + " ".join(text.split()), file=sys.stderr)
     return code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from contextlib import AbstractContextManager
@@ -23,20 +24,36 @@ def _lead_nowhere(number: int) -> None:
     os.set_inheritable(number, True)  # a new file that got this very number is closed for processes started later
 
 
+class _Messages(io.FileIO):
+    """Standard error, which drops what cannot be written: the exit code tells how a command has ended, too."""
+
+    def write(self, data: Any) -> int:
+        """Write some bytes; returns how many are dealt with."""
+        try:
+            written = super().write(data)
+        except OSError:
+            written = None
+        return memoryview(data).nbytes if written is None else written
+
+
 def require_streams() -> None:
-    """Give a program that was started without standard output or error (``2>&-``) one that leads to /dev/null."""
+    """Give the process streams that do not fail where nobody can mend it.
+
+    A program that was started without standard output or error (``2>&-``) gets one that leads to /dev/null. Messages
+    whose reader is gone (``2>&1 | head -1``), or whose disk is full, are dropped. A stream that somebody else has put
+    into the place of standard error is left alone.
+    """
     for number, name in enumerate(("stdout", "stderr"), 1):
         if getattr(sys, name) is None:
             _lead_nowhere(number)
-            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115  it stays open
-
-
-def settle_messages() -> None:
-    """Drop the messages that nobody reads any more: they are no fault of the command."""
-    try:
-        sys.stderr.flush()
-    except OSError:
-        drop(sys.stderr)
+            opened = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  it stays open
+            setattr(sys, name, opened)
+            setattr(sys, f"__{name}__", opened)
+    own = sys.__stderr__
+    if own is not None and sys.stderr is own and not isinstance(getattr(own.buffer, "raw", None), _Messages):
+        buffer = io.BufferedWriter(_Messages(own.fileno(), "w", closefd=False))
+        messages = io.TextIOWrapper(buffer, encoding=own.encoding, errors="backslashreplace", line_buffering=True)
+        sys.stderr = sys.__stderr__ = messages  # type: ignore[misc]
 
 
 def say(text: str, *, end: str = "", also: str = "") -> None:

@@ -38,9 +38,8 @@ class SweepDisplay:
         self.say(_line(entry, accuracy, seconds, None if self.bar.disable else shutil.get_terminal_size().columns))
 
     def say(self, text: str) -> None:
-        """Write a line, above the bar if there is one; a closed stderr does not end the sweep."""
-        with contextlib.suppress(OSError):
-            tqdm.write(text, file=sys.stderr)
+        """Write a line, above the bar if there is one."""
+        tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Close the bar."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -451,6 +452,18 @@ def test_messages_that_cannot_be_written_change_no_exit_code(tmp_path, words, co
     command = f'{sys.executable} -c {program} {words} {place}; exit "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (code, "", [])
+
+
+@pytest.mark.slow
+def test_a_sweep_is_carried_out_though_nobody_reads_its_messages(tmp_path):
+    """One of them says, before any job starts, that a setting has no effect."""
+    program = shlex.quote("import sys; from bnexp.cli.main import main; sys.exit(main())")
+    words = (*SMALL_RUN, "optim.nesterov=true", "optim.momentum=0", "seed=0,1", "hydra.sweep.dir=s")
+    command = f"{sys.executable} -c {program} {shlex.join(('train', '-m', *words))} 2>&1 | true"
+    users = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=users)
+    assert done.stderr == ""
+    assert len(list(tmp_path.glob("s/*/checkpoint.pt"))) == 2
 
 
 @pytest.mark.slow
