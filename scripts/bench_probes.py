@@ -51,8 +51,10 @@ def setups() -> dict[str, tuple[Setup, list[Watch]]]:
 def step(setup: Setup, number: int) -> torch.Tensor:
     """One training step; its loss."""
     training = setup.training
-    one = Step(training.population, training.optimizer, training.precision, training.progress.note)
-    return one(*training.batches(number), training.factors[0])
+    one = Step(training.population, training.optimizer, training.precision)
+    noted = one(*training.batches(number), training.factors[0])
+    training.progress.note(noted)
+    return noted.loss_M
 
 
 def steps(setup: Setup) -> None:

@@ -89,7 +89,7 @@ def counted(config: TrainConfig, members: int) -> Count:
     configs = [replace(config, seed=seed) for seed in range(members)]
     training = build(configs, stacked=members > 1).training
     training.population.train()
-    step = Step(training.population, training.optimizer, training.precision, lambda *_: None)
+    step = Step(training.population, training.optimizer, training.precision)
     x_MB, y_MB = training.batches(0)
     for _ in range(2):
         count = Count()

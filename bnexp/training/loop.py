@@ -23,6 +23,7 @@ from bnexp.training.step import (
     MOST_TOGETHER,
     Batches,
     Done,
+    Noted,
     NumberedStep,
     RecordableBatches,
     RecordedStep,
@@ -110,42 +111,40 @@ class Progress:
         self.hits_M = torch.zeros(members, dtype=torch.int64, device=device)
         self.alive_M = torch.ones(members, dtype=torch.bool, device=device)
         self.survived_M = torch.zeros(members, dtype=torch.int64, device=device)
-        self._noted: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._noted: list[Noted] = []
 
     def count(self, done: Done) -> None:
         """Count what was done."""
         self.step += done.steps
         self.seen += done.images
 
-    def note(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
-        """Record a step's losses and logits; several steps are added to the sums together."""
-        self._noted.append((loss_M, logits_MBK, y_MB))
+    def note(self, noted: Noted) -> None:
+        """Keep what is known of a step; several steps are added to the sums together."""
+        self._noted.append(noted)
         if len(self._noted) == _MOST_NOTED:
             self.add_up()
 
     def add_up(self) -> None:
-        """Add the recorded steps to the sums, on the device.
+        """Add the steps that were kept to the sums, on the device."""
+        noted, self._noted = self._noted, []
+        self.add(noted)
+
+    def add(self, noted: Sequence[Noted]) -> None:
+        """Add steps to the sums at once, on the device.
 
         Losses are added one by one, so the sum does not depend on how many steps are added together. Hits and survival
         are whole numbers, so all steps are counted in a few operations.
         """
-        noted, self._noted = self._noted, []
-        if len(noted) == 1:
-            self._add(*noted[0])
-        elif noted:
-            self._add_all(noted)
-
-    def _add(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
-        """Add one step, in few kernels; the sums are those of ``_add_all``."""
-        self.loss_M.add_(loss_M, alpha=y_MB.shape[1])
-        self.hits_M.add_(hits(logits_MBK, y_MB))
-        self.alive_M.logical_and_(loss_M < math.inf)
-        self.survived_M.add_(self.alive_M)
-
-    def _add_all(self, noted: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+        if not noted:
+            return
+        for step in noted:
+            self.loss_M.add_(step.loss_M, alpha=step.y_MB.shape[1])
+        if len(noted) == 1:  # in fewer kernels
+            (loss_M, logits_MBK, y_MB), *_ = noted
+            self.hits_M.add_(hits(logits_MBK, y_MB))
+            self.survived_M.add_(self.alive_M.logical_and_(loss_M < math.inf))
+            return
         losses, logits, classes = zip(*noted, strict=True)
-        for loss_M, y_MB in zip(losses, classes, strict=True):
-            self.loss_M.add_(loss_M, alpha=y_MB.shape[1])
         self.hits_M.add_(hits(torch.cat(logits, 1), torch.cat(classes, 1)))
         finite_SM = torch.stack(losses) < math.inf  # a cross-entropy is never -inf, and nan is not less
         alive_SM = torch.cat([self.alive_M.unsqueeze(0), finite_SM]).cumprod(0)
@@ -275,17 +274,16 @@ def _steps(training: Training) -> tuple[NumberedStep, NumberedStep | RecordedSte
         training.population,
         training.optimizer,
         training.precision,
-        training.progress.note,
         label_smoothing=training.label_smoothing,
         accumulate=training.accumulate,
     )
-    batches, factors = training.batches, training.factors
-    eager = NumberedStep(step, batches, factors)
+    batches, factors, progress = training.batches, training.factors, training.progress
+    eager = NumberedStep(step, batches, factors, progress.note)
     if training.population.recorder is None:
         return eager, eager
     batches = cast("RecordableBatches", batches)
     together = training.cadence.together(MOST_TOGETHER)
-    return eager, RecordedStep(step, batches, factors, settle=training.progress.add_up, together=together)
+    return eager, RecordedStep(step, batches, factors, progress.add, together=together)
 
 
 def _record(cadence: Cadence, progress: Progress, lr_M1: Tensor, evaluate: Evaluate, observed: Observed) -> Record:

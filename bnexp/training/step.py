@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -20,10 +20,16 @@ MOST_TOGETHER = 8
 _WARM_UP = 3
 
 
-# A function called with the losses [M], the logits [M, B, K] and the classes [M, B] of each step.
-Note = Callable[[Tensor, Tensor, Tensor], None]
 # Step number, from 0 -> inputs (M, B, ...) and classes [M, B].
 Batches = Callable[[int], tuple[Tensor, Tensor]]
+
+
+class Noted(NamedTuple):
+    """What is known of a step's batch: its losses [M], logits [M, B, K] and classes [M, B]."""
+
+    loss_M: Tensor
+    logits_MBK: Tensor
+    y_MB: Tensor
 
 
 class Done(NamedTuple):
@@ -48,7 +54,7 @@ class RecordableBatches(Protocol):
 
 
 class Step:
-    """Forward, backward, update, and recording of the results; all on the device, and nothing waits for it.
+    """Forward, backward and update; all on the device, and nothing waits for it.
 
     A member whose gradient overflows in fp16 is not updated, and its loss counts as in any other step.
 
@@ -56,7 +62,6 @@ class Step:
         population: updated in place.
         optimizer: updates the population.
         precision: number formats of the step.
-        note: records the step's losses and logits.
         label_smoothing: of the loss, see ``mean_loss``.
         accumulate: parts that the batch is split into, see ``_learn``.
     """
@@ -66,22 +71,19 @@ class Step:
         population: Population,
         optimizer: Optimizer,
         precision: Precision,
-        note: Note,
         *,
         label_smoothing: float = 0.0,
         accumulate: int = 1,
     ) -> None:
-        self.population, self.optimizer, self.precision, self.note = population, optimizer, precision, note
+        self.population, self.optimizer, self.precision = population, optimizer, precision
         self._smoothing, self._parts = label_smoothing, accumulate
 
-    def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Tensor:
-        """Train on a batch (x_MB..., y_MB) at ``factor`` (a scalar tensor) times the base rates; returns losses [M]."""
+    def __call__(self, x_MB: Tensor, y_MB: Tensor, factor: Tensor) -> Noted:
+        """Train on a batch (x_MB..., y_MB) at ``factor`` (a scalar tensor) times the base rates."""
         loss_M, logits_MBK = self._learn(x_MB, y_MB)
         sound_M = self.precision.unscale(self.population.gradient_MP, self.optimizer.frozen_MP)
         self.optimizer.step(factor, sound_M)
-        loss_M = self.precision.judged(loss_M)
-        self.note(loss_M, logits_MBK, y_MB)
-        return loss_M
+        return Noted(self.precision.judged(loss_M), logits_MBK, y_MB)
 
     def _learn(self, x_MB: Tensor, y_MB: Tensor) -> tuple[Tensor, Tensor]:
         """Losses, logits and gradient of a batch: means over its images, summed up over one micro-batch after another.
@@ -109,17 +111,19 @@ class NumberedStep:
         step: does the work.
         batches: step number -> batch.
         factors: [steps], the schedule: the base learning rates are multiplied by these numbers.
+        note: told what is known of each step.
     """
 
     together = 1
 
-    def __init__(self, step: Step, batches: Batches, factors: Tensor) -> None:
-        self._step, self._batches, self._factors = step, batches, factors
+    def __init__(self, step: Step, batches: Batches, factors: Tensor, note: Callable[[Noted], None]) -> None:
+        self._step, self._batches, self._factors, self._note = step, batches, factors, note
 
     def __call__(self, number: int, most: int = 1) -> Done:
         """Do the step with this number, from 0; ``most`` is at least 1."""
-        x_MB, y_MB = self._batches(number)
-        return Done(self._step(x_MB, y_MB, self._factors[number]), y_MB.shape[1], 1)
+        noted = self._step(*self._batches(number), self._factors[number])
+        self._note(noted)
+        return Done(noted.loss_M, noted.y_MB.shape[1], 1)
 
 
 class RecordedStep:
@@ -127,14 +131,14 @@ class RecordedStep:
 
     Launches limit small nets. A recording holds the whole step: it takes its batch, augments it and looks its factor
     up by a number on the device, which it then increases. Another recording holds several steps: they read their
-    numbers and add up what was noted in the kernels of one. Batches that are not full run eagerly, and so do the first
-    steps, and all steps where the population cannot record (``Population.record``).
+    numbers and add up what is known of them in the kernels of one. Batches that are not full run eagerly, and so do the
+    first steps, and all steps where the population cannot record (``Population.record``).
 
     Args:
         step: does the work.
         batches: see ``RecordableBatches``.
         factors: see ``NumberedStep``.
-        settle: adds up what ``step`` has noted, on the device.
+        add: adds up what is known of steps, on the device.
         together: steps of the recording that holds several.
     """
 
@@ -143,13 +147,13 @@ class RecordedStep:
         step: Step,
         batches: RecordableBatches,
         factors: Tensor,
+        add: Callable[[Sequence[Noted]], None],
         *,
-        settle: Callable[[], None],
         together: int = 1,
     ) -> None:
-        self._step, self._batches, self._factors, self._settle = step, batches, factors, settle
+        self._step, self._batches, self._factors, self._add = step, batches, factors, add
         self.together = together
-        self._eager = NumberedStep(step, batches, factors)
+        self._eager = NumberedStep(step, batches, factors, lambda noted: add([noted]))
         self._replays: dict[int, Callable[[], None] | None] = {}
         self._done: dict[int, Done] = {}
         self._ahead_S = torch.arange(together, device=factors.device)
@@ -162,36 +166,30 @@ class RecordedStep:
         full = self._batches.open(number)
         if not full:
             with untried_kernels():
-                return self._done_eagerly(number)
+                return self._eager(number)
         if self._left:
             self._left -= 1
-            return self._done_eagerly(number)
+            return self._eager(number)
         count = self.together if min(full, most) >= self.together else 1
         if count not in self._replays:
             self._replays[count] = self._step.population.record(partial(self._work, count))
         replay = self._replays[count]
         if replay is None:
-            return self._done_eagerly(number)
+            return self._eager(number)
         if self._there != number:
             torch.add(self._ahead_S, number, out=self._number_S)
         replay()
         self._there = number + count
         return self._done[count]
 
-    def _done_eagerly(self, number: int) -> Done:
-        done = self._eager(number)
-        self._settle()
-        return done
-
     def _work(self, count: int) -> None:
-        number_S, images = self._number_S[:count], 0
+        number_S = self._number_S[:count]
         factors = self._factors.index_select(0, number_S).unbind()
-        for (x_MB, y_MB), factor in zip(self._batches.recorded(number_S), factors, strict=True):
-            loss_M = self._step(x_MB, y_MB, factor)
-            images += y_MB.shape[1]
-        self._settle()
+        batches = self._batches.recorded(number_S)
+        noted = [self._step(*batch, factor) for batch, factor in zip(batches, factors, strict=True)]
+        self._add(noted)
         self._number_S.add_(count)
-        self._done[count] = Done(loss_M, images, count)
+        self._done[count] = Done(noted[-1].loss_M, sum(each.y_MB.shape[1] for each in noted), count)
 
 
 class CudaGraphs:

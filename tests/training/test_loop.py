@@ -16,7 +16,7 @@ from bnexp.training.losses import hits, mean_loss, mean_losses
 from bnexp.training.optim import OPTIMS, optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
-from bnexp.training.step import Done
+from bnexp.training.step import Done, Noted
 
 CPU = torch.device("cpu")
 SGD = {
@@ -177,10 +177,9 @@ def test_steps_added_up_together_come_to_what_they_come_to_one_by_one():
         logits, y = torch.randn(2, size, 4), torch.randint(4, (2, size))
         loss = mean_losses(logits, y)
         loss[1] = math.nan if step >= 20 else loss[1]
-        together.note(loss, logits, y)
-        disturbed.note(loss, logits, y)
-        single.note(loss, logits, y)
-        single.add_up()
+        together.note(Noted(loss, logits, y))
+        disturbed.note(Noted(loss, logits, y))
+        single.add([Noted(loss, logits, y)])
         for progress in (together, single, disturbed):
             progress.count(Done(loss, size, 1))
         if step % 5 == 0:
@@ -194,7 +193,7 @@ def test_steps_added_up_together_come_to_what_they_come_to_one_by_one():
 def test_an_evaluation_does_not_hide_an_earlier_loss_that_was_not_finite():
     progress = Progress(1, CPU)
     for loss in (1.0, math.nan, math.nan):
-        progress.note(torch.tensor([loss]), torch.zeros(1, 4, 3), torch.zeros(1, 4, dtype=torch.int64))
+        progress.note(Noted(torch.tensor([loss]), torch.zeros(1, 4, 3), torch.zeros(1, 4, dtype=torch.int64)))
         progress.count(Done(torch.tensor([loss]), 4, 1))
     progress.judge({"test/loss": [math.nan]})
     assert progress.diverged_at() == [2]

@@ -235,7 +235,7 @@ def test_a_training_that_overflows_goes_the_way_of_torchs_grad_scaler(stacked):
     models, (x, y) = population(norm=UNNORMALIZED).members, large_data()
     theirs = [by_grad_scaler(*member) for member in zip(models, x, y, strict=True)]
     ours = optimizer([OPTIMS.bind({"name": "sgd", "decay_norm": True, **SWITCHES, **RULE})] * 2, pop)
-    step = Step(pop, ours, how, lambda *noted: None)
+    step = Step(pop, ours, how)
     start = [flat(member) for member in pop.members]
     left_out = [0, 0]
     for number in range(STEPS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from bnexp.experiment.setup import Setup, build
 from bnexp.record import Record
 from bnexp.training.loop import train
 from bnexp.training.population import Recorder
-from bnexp.training.step import CudaGraphs
+from bnexp.training.step import CudaGraphs, RecordedStep, Step
 
 # Everything that a step touches: statistics, momentum, a schedule, dropout, averages; batches of two sizes, a probe;
 # micro-batches of two sizes.
@@ -105,6 +105,39 @@ def test_what_cannot_be_recorded_is_done_kernel_by_kernel_and_said(caplog):
     assert said == (
         "graph: CUDA graph capture failed (operation not permitted when stream is capturing); running eagerly"
     )
+
+
+def test_of_a_capture_that_fails_halfway_nothing_is_added_up():
+    """A recording of several steps may run out of memory in a later one; its tensors hold no numbers then."""
+    setup, _ = trained(None)
+    added: list[int] = []
+    tried: list[int] = []
+
+    class Batches:
+        def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return setup.training.batches(step)
+
+        def open(self, step: int) -> int:
+            return 4
+
+        def recorded(self, step_S: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for number in step_S.tolist():
+                if len(tried) == 2:
+                    raise RuntimeError("out of memory")
+                tried.append(number)
+                yield setup.training.batches(number)
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        work()
+        return work
+
+    setup.population.recorder = record
+    step = Step(setup.population, setup.training.optimizer, setup.training.precision)
+    steps = RecordedStep(step, Batches(), setup.training.factors, lambda noted: added.append(len(noted)), together=4)
+    done = [steps(number, 4).steps for number in range(5)]
+    assert len(tried) == 2
+    assert done == [1] * 5  # after three that warm up, those of a capture that has failed
+    assert added == [1] * 5
 
 
 def test_without_cuda_a_graph_has_no_effect_and_the_log_says_so(caplog):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from bnexp.training.loop import train
 from bnexp.training.optim import OPTIMS, optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
-from bnexp.training.step import RecordedStep, Step
+from bnexp.training.step import Noted, RecordedStep, Step
 
 CPU = torch.device("cpu")
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -63,10 +63,10 @@ def again(work: Callable[[], None]) -> Callable[[], None]:
 class Recorded:
     """A recorded step, called like the step itself."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, add: Callable[[Sequence[Noted]], None]) -> None:
         step.population.recorder = again
         ones = torch.ones(STEPS, dtype=torch.float64)
-        self.number, self.do = 0, RecordedStep(step, self, ones, settle=lambda: None)
+        self.number, self.do = 0, RecordedStep(step, self, ones, add)
 
     def __call__(self, *given: Any) -> Any:
         if len(given) == 1:  # a step asks for its batch
@@ -93,11 +93,11 @@ class Ours:
             self.rule.average(settings["ema_weights"])
         self.noted: list[tuple[Tensor, Tensor]] = []
         options = {name: settings[name] for name in ("label_smoothing", "accumulate") if name in settings}
-        step = Step(self.population, self.rule, Precision("fp32", count, CPU), self.note, **options)
-        self.step = Recorded(step) if recorded else step
+        step = Step(self.population, self.rule, Precision("fp32", count, CPU), **options)
+        self.step = Recorded(step, self.note) if recorded else lambda *given: self.note([step(*given)])
 
-    def note(self, loss_M: Tensor, logits_MBK: Tensor, y_MB: Tensor) -> None:
-        self.noted.append((loss_M.clone(), logits_MBK))
+    def note(self, noted: Sequence[Noted]) -> None:
+        self.noted += [(each.loss_M.clone(), each.logits_MBK) for each in noted]
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["eager", "recorded"])
