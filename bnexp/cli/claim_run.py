@@ -21,7 +21,7 @@ from bnexp.claims.result import Result, TestResult
 from bnexp.claims.sweeps import Means
 from bnexp.claims.trial import Ended
 from bnexp.claims.verdicts import MATTERS
-from bnexp.cli.output import answer, only_the_answer
+from bnexp.cli.output import answer, message_file, only_the_answer
 from bnexp.compare.blocks import Cell, Document, Table
 from bnexp.compare.cells import duration, number
 from bnexp.compare.data import records
@@ -188,7 +188,7 @@ class _Work:
 def _into_its_log(folder: Path) -> Iterator[None]:
     """Write a claim's progress into its folder, while several claims run at the same time."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = RunPaths(folder).output_log.open("a", encoding="utf-8")
+    log = message_file(RunPaths(folder).output_log)
     with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         yield
 

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, TextIO
 
 from bnexp.compare.blocks import Document
@@ -24,8 +25,8 @@ def _lead_nowhere(number: int) -> None:
     os.set_inheritable(number, True)  # a new file that got this very number is closed for processes started later
 
 
-class _Messages(io.FileIO):
-    """Standard error, which drops what cannot be written: the exit code tells how a command has ended, too."""
+class _Dropping(io.FileIO):
+    """A file that drops what cannot be written: messages, next to which the exit code tells how a command has ended."""
 
     def write(self, data: Any) -> int:
         """Write some bytes; returns how many are dealt with."""
@@ -50,10 +51,21 @@ def require_streams() -> None:
             setattr(sys, name, opened)
             setattr(sys, f"__{name}__", opened)
     own = sys.__stderr__
-    if own is not None and sys.stderr is own and not isinstance(getattr(own.buffer, "raw", None), _Messages):
-        buffer = io.BufferedWriter(_Messages(own.fileno(), "w", closefd=False))
-        messages = io.TextIOWrapper(buffer, encoding=own.encoding, errors="backslashreplace", line_buffering=True)
-        sys.stderr = sys.__stderr__ = messages  # type: ignore[misc]
+    if own is not None and sys.stderr is own and not isinstance(getattr(own.buffer, "raw", None), _Dropping):
+        sys.stderr = sys.__stderr__ = _text(_Dropping(own.fileno(), "w", closefd=False), own.encoding)  # type: ignore[misc,assignment]
+
+
+def message_file(path: Path) -> TextIO:
+    """A file that messages are appended to, and that drops those that cannot be written.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return _text(_Dropping(path, "a"), "utf-8")
+
+
+def _text(raw: _Dropping, encoding: str) -> TextIO:
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=True)
 
 
 def say(text: str, *, end: str = "", also: str = "") -> None:

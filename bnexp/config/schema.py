@@ -131,7 +131,7 @@ class TrainConfig:
     threads: Annotated[int, Range(least=1, most=1024)] = 1
     channels_last: bool = False
     compile: bool = False
-    # On CUDA: capture one step as a CUDA graph, and replay it for the others; auto does where the norm allows it.
+    # On CUDA: capture steps as CUDA graphs, one or several at once, and replay them; auto does if the norm allows it.
     graph: Annotated[Any, bool | Literal["auto"]] = "auto"
     deterministic: bool = False
     # Steps between points of the training curves, evaluations and checkpoints; null means once per epoch.

@@ -28,6 +28,7 @@ class Batches:
 
     Attributes:
         per_epoch: batches an epoch.
+        full: those of them that have ``batch_size`` samples.
 
     Raises:
         ValueError: the training split is smaller than a batch.
@@ -46,6 +47,7 @@ class Batches:
         self._rows_MN = torch.arange(total).expand(len(seeds), -1) if data.train.rows is None else data.train.rows.cpu()
         self._seeds, self._batch_size = tuple(seeds), batch_size
         self._remainder = 0 if drop_last else total % batch_size
+        self.full = total // batch_size
         self._within_B = torch.arange(batch_size, device=self._images.device)
         self._first_B = self._within_B.clone()  # the places of step 0, were the open epoch the only one
         self._open: int | None = None
@@ -79,7 +81,7 @@ class Batches:
                 self._plan_KMN = plan_KMN.to(self._images.device, non_blocking=True)
             torch.sub(self._within_B, epoch * self.per_epoch * self._batch_size, out=self._first_B)
             self._open = epoch
-        return self.per_epoch - (self._remainder > 0) - batch
+        return self.full - batch
 
     def recorded(self, step_S: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The full batches of steps of the open epoch; the steps' numbers, [S], are read on the device alone."""

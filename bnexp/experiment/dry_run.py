@@ -69,7 +69,7 @@ def dry_run(configs: Sequence[TrainConfig]) -> None:
     setup = build(configs, stacked=True, resumed=[True] * len(configs))
     size = min(setup.eval_batch_size, len(setup.data.train))
     with untried_kernels():
-        # After the warm-up, CUDA graphs capture and replay several steps, and one.
+        # After the warm-up, CUDA graphs capture and replay several steps, and one; in a short epoch, one alone.
         list(records(setup, setup.config.batch_size, every=WARM_UP + MOST_TOGETHER + 1, count=1))
         evaluate(setup.population, setup.data.train.mixed(size), size)
 

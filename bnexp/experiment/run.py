@@ -40,7 +40,7 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
 
     Args:
         jobs: one per member.
-        stop: asked after every step; True saves and ends the run as ``interrupted``.
+        stop: asked after every step, or the few that a GPU does at once; True saves, and ends the run as interrupted.
         stacked: see ``Population``.
 
     Raises:
@@ -249,9 +249,9 @@ def _save_due(setup: Setup, books: Mapping[int, Logbook], ends: Collection[int],
         if row in marks:
             checkpoint.save(folder, state, marks[row], both=both)
 
-    writers.later(save, rows)
     if not (progress.stopping or progress.step == cadence.steps):  # else ``_end`` does
         writers.each(lambda row: books[row].update("running", step=progress.step), due)
+    writers.later(save, rows)
 
 
 def _end(job: Job, book: Logbook, setup: Setup, seconds: float, *, status: str, **at: int) -> Outcome:

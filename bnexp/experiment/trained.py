@@ -85,9 +85,10 @@ def trained(folder: Path, *, imports: Sequence[str], device: str, best: bool = F
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Give back what preparing a training changes: threads, number formats, determinism, the random numbers."""
+    """Give back what preparing a training changes: threads, number formats, determinism, tries, random numbers."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    benchmark = torch.backends.cudnn.benchmark
+    cudnn = torch.backends.cudnn
+    tries = cudnn.benchmark, cudnn.benchmark_limit
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     formats = products.fp32_precision, convolutions.fp32_precision
     try:
@@ -97,5 +98,5 @@ def _process_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
         if deterministic:
             torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = benchmark
+        cudnn.benchmark, cudnn.benchmark_limit = tries
         products.fp32_precision, convolutions.fp32_precision = formats

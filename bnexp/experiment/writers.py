@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
+
+log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 # Threads for the members of a stack.
@@ -27,12 +30,19 @@ class Writers:
 
     def __exit__(self, *error: object) -> None:
         self._threads.shutdown()
+        for each in self._pending:  # the training has failed; what it raised is told
+            if (reason := each.exception()) is not None:
+                log.warning("a checkpoint could not be written: %s", reason)
 
     def each(self, work: Callable[[int], Made], rows: Sequence[int]) -> list[Made]:
-        """``work`` of each row, in threads if there are several."""
+        """``work`` of each row, in threads if there are several.
+
+        Raises:
+            Exception: what the work of the first row that failed raised; no thread works any more then.
+        """
         if len(rows) < 2:
             return [work(row) for row in rows]
-        return list(self._threads.map(work, rows))
+        return _results([self._threads.submit(work, row) for row in rows])
 
     def later(self, work: Callable[[int], None], rows: Sequence[int]) -> None:
         """``work`` of each row, which the next ``wait`` waits for; at once if nothing is written ahead."""
@@ -45,8 +55,12 @@ class Writers:
         """Wait for what is to be done later.
 
         Raises:
-            Exception: what the work raised.
+            Exception: see ``each``.
         """
         pending, self._pending = self._pending, []
-        for each in pending:
-            each.result()
+        _results(pending)
+
+
+def _results(futures: Sequence[Future[Made]]) -> list[Made]:
+    wait(futures)
+    return [each.result() for each in futures]

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_torchs_own = ContextVar("pool with torch's own kernel", default=False)
+
+
+@contextmanager
+def torchs_own() -> Iterator[None]:
+    """Pool with torch's own kernel inside the with block, for a trace that a compiler is given."""
+    before = _torchs_own.set(True)
+    try:
+        yield
+    finally:
+        _torchs_own.reset(before)
 
 
 class HalvingPool(nn.Module):
@@ -16,13 +31,15 @@ class HalvingPool(nn.Module):
     as torch's kernel, which takes a fifth of LeNet's training step. On a GPU, means are taken over a view of the
     squares, and written in the order of the memory: torch's kernels for channels last take a third of the step of a
     stack of LeNets in bf16. torch's kernel is used for maps with an odd side, where rows are not adjacent on a CPU, and
-    for numbers of lower precision there (they must be added in a higher one).
+    for numbers of lower precision there (they must be added in a higher one). Compiled models have it too: the compiler
+    fuses it with its neighbours.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool x, (B, C, H, W)."""
         even = x.shape[-1] % 2 == x.shape[-2] % 2 == 0
-        if even and not torch.compiler.is_compiling() and (not on_cpu(x) or _suits_a_cpu(x)):
+        own = not (torch.compiler.is_compiling() or _torchs_own.get())
+        if own and even and (not on_cpu(x) or _suits_a_cpu(x)):
             return _Means.apply(x)  # type: ignore[no-any-return]
         return F.avg_pool2d(x, 2)
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from bnexp.models.pooling import torchs_own
+
 # A function of tensors in lists, which changes nothing but tensors that it is given.
 Program = Callable[..., list[Tensor]]
 
@@ -22,7 +24,7 @@ def compiled(program: Program, given: Sequence[Any]) -> Program:
     from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to import
 
     devices = {argument.device for argument in given if isinstance(argument, Tensor)}
-    with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
+    with torchs_own(), torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
         operations = make_fx(program)(*tree_map(torch.clone, list(given)))
     fast = torch.compile(operations, dynamic=False)
 

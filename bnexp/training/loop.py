@@ -30,7 +30,7 @@ from bnexp.training.step import (
     Step,
 )
 
-# Number of recorded steps that are added to the sums at once.
+# Number of steps that are added to the sums at once, where they are not replayed.
 _MOST_NOTED = 16
 
 # Metric tag -> one number per member.
@@ -76,10 +76,13 @@ class Cadence:
         """True if the curves have a point at ``step`` whatever the length of the run."""
         return step % self.log_every == 0 or step % self.eval_every == 0
 
-    def together(self, most: int) -> int:
-        """Steps to do at once, so that few are left over before the loop must yield a record."""
-        between = min(self.log_every, self.eval_every, self.checkpoint_every)
-        return -(-between // -(-between // most))
+    def together(self, most: int, full: int) -> int:
+        """How many steps to do at once, at most ``most``, where an epoch has ``full`` full batches.
+
+        Between two records, or in an epoch if that is shorter, groups of this size and single steps are the fewest.
+        """
+        between = max(1, min(self.log_every, self.eval_every, self.checkpoint_every, full))
+        return min(range(1, min(most, between) + 1), key=lambda size: (between // size + between % size, -size))
 
     def halts(self, step: int) -> bool:
         """True if the loop must yield a record after ``step``."""
@@ -282,7 +285,7 @@ def _steps(training: Training) -> tuple[NumberedStep, NumberedStep | RecordedSte
     if training.population.recorder is None:
         return eager, eager
     batches = cast("RecordableBatches", batches)
-    together = training.cadence.together(MOST_TOGETHER)
+    together = training.cadence.together(MOST_TOGETHER, batches.full)
     return eager, RecordedStep(step, batches, factors, progress.add, together=together)
 
 

@@ -129,10 +129,11 @@ class Population:
         """What ``work`` makes of each member, of its inputs (M, B, ...) and of its row of the tensors in ``state``."""
         return self.executor.collect(work, x_MB, state)
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        """A function that replays ``work``; None where nothing is recorded.
+    def record(self, work: Callable[[], None], *, or_else: str | None = None) -> Callable[[], None] | None:
+        """A function that replays ``work``; None where it is not recorded.
 
-        If the capture fails, the log says why, and nothing more is recorded.
+        If the capture fails, the log says why, and what is done now, ``or_else``. None means that nothing more is
+        recorded.
         """
         if self.recorder is None:
             return None
@@ -140,8 +141,8 @@ class Population:
             return self.recorder(work)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-            log.warning("graph: CUDA graph capture failed (%s); running eagerly", reason)
-            self.recorder = None
+            log.warning("graph: CUDA graph capture failed (%s); %s", reason, or_else or "running eagerly")
+            self.recorder = self.recorder if or_else else None
             return None
 
     def kept(self, make: Callable[..., Made], *given: Hashable) -> Made:

@@ -1,4 +1,4 @@
-"""One optimizer step of a population: eager, or replayed from a CUDA graph."""
+"""Optimizer steps of a population: one by one and eager, or replayed from a CUDA graph, several at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bnexp.training.optim import Optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
-# The most steps in one recording: of what a step costs besides its own kernels, a tenth is left.
+# The most steps in one recording. Of 13 kernels a step that are not those of learning and updating, 3 are left then.
 MOST_TOGETHER = 8
 # Eager warm-up steps before CUDA-graph capture: libraries choose their kernels and allocate buffers in them.
 _WARM_UP = 3
@@ -42,6 +42,8 @@ class Done(NamedTuple):
 
 class RecordableBatches(Protocol):
     """Batches that can also be taken by numbers that only the device knows; see ``bnexp.data.Batches``."""
+
+    full: int  # full batches of an epoch
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """See ``Batches``."""
@@ -171,9 +173,9 @@ class RecordedStep:
             self._left -= 1
             return self._eager(number)
         count = self.together if min(full, most) >= self.together else 1
-        if count not in self._replays:
-            self._replays[count] = self._step.population.record(partial(self._work, count))
-        replay = self._replays[count]
+        if count > 1 and self._recording(count) is None:
+            count = self.together = 1
+        replay = self._recording(count)
         if replay is None:
             return self._eager(number)
         if self._there != number:
@@ -181,6 +183,13 @@ class RecordedStep:
         replay()
         self._there = number + count
         return self._done[count]
+
+    def _recording(self, count: int) -> Callable[[], None] | None:
+        """Replays so many steps; None where they cannot be recorded."""
+        if count not in self._replays:
+            or_else = "recording single steps" if count > 1 else None  # these need less memory
+            self._replays[count] = self._step.population.record(partial(self._work, count), or_else=or_else)
+        return self._replays[count]
 
     def _work(self, count: int) -> None:
         number_S = self._number_S[:count]

@@ -128,7 +128,8 @@ def loop_seconds(setup: Setup, scope: Scope) -> float:
     for _ in range(WARM_UP + 2):
         next(first)
     once = seconds_of(lambda: next(first))
-    whole = max(2, round(scope.seconds / once / MOST_TOGETHER)) * MOST_TOGETHER  # full recordings alone
+    # Several steps at once, but for those that are left over where an epoch ends.
+    whole = max(2, round(scope.seconds / once / MOST_TOGETHER)) * MOST_TOGETHER
     loop = records(setup, size, every=whole, count=scope.rounds + 1)
     next(loop)  # captures, and compiles
     return statistics.median(seconds_of(lambda: next(loop)) for _ in range(scope.rounds)) / whole

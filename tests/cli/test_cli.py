@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from conftest import SMALL, SMALL_RUN, start
 
+from bnexp.cli.output import message_file
 from bnexp.norms.base import NORMS
 
 MLP1 = "model=mlp batch_size=1"
@@ -452,6 +454,17 @@ def test_messages_that_cannot_be_written_change_no_exit_code(tmp_path, words, co
     command = f'{sys.executable} -c {program} {words} {place}; exit "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (code, "", [])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_file_of_messages_drops_what_cannot_be_written(tmp_path):
+    """As the logs of claims that run at the same time, on a disk that is full."""
+    with message_file(Path("/dev/full")) as file:
+        print("a message", file=file, flush=True)
+    for text in ("first", "second \u03c3"):
+        with message_file(tmp_path / "log") as file:
+            print(text, file=file)
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "first\nsecond \u03c3\n"
 
 
 @pytest.mark.slow

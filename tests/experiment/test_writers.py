@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,48 @@ def test_what_is_done_later_is_done_by_the_next_wait():
         assert done[-1] == 4
 
 
-@pytest.mark.parametrize("members", [1, 2])
+def _later(writers: Writers, work: Callable[[int], None], rows: list[int]) -> None:
+    writers.later(work, rows)
+    writers.wait()
+
+
+def test_an_error_is_raised_when_all_have_ended():
+    """Else files would be closed while another thread writes into them."""
+    ended = list[int]()
+
+    def work(row: int) -> None:
+        if row == 0:
+            raise OSError(errno.ENOSPC, "full")
+        time.sleep(0.1)
+        ended.append(row)
+
+    for ahead in (True, False):
+        with Writers(ahead=ahead) as writers:
+            with pytest.raises(OSError, match="full"):
+                _later(writers, work, [0, 1, 2])
+            assert sorted(ended) == [1, 2]
+            with pytest.raises(OSError, match="full"):
+                writers.each(work, [0, 3])
+            assert sorted(ended) == [1, 2, 3]
+            writers.wait()  # it is told once
+        ended.clear()
+
+
+def test_what_could_not_be_written_is_told_though_the_training_has_failed(caplog):
+    def full(row: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    def fail(writers: Writers) -> None:
+        with writers:
+            writers.later(full, [0])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail(Writers(ahead=True))
+    assert [each.getMessage() for each in caplog.records] == ["a checkpoint could not be written: [Errno 28] full"]
+
+
+@pytest.mark.parametrize("members", [1, 20])  # 20 are more than there are threads
 def test_the_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch, ahead, members):
     slow = Slow()
     monkeypatch.setattr(checkpoint, "save", slow)

@@ -169,6 +169,22 @@ def test_weights_that_evaluate_to_nothing_finite_have_diverged_though_no_trainin
     assert [record.step for record in trained.records] == [4, 5]
 
 
+@pytest.mark.parametrize(
+    ("between", "full", "size"),
+    [
+        *[(10, 100, 5), (50, 100, 8), (9, 100, 8), (15, 100, 7), (17, 100, 8), (20, 100, 5), (4, 100, 4), (1, 100, 1)],
+        *[(50, 5, 5), (50, 27, 8), (50, 0, 1)],
+    ],
+)
+def test_how_many_steps_are_done_at_once(between, full, size):
+    """As few groups and single steps as can be between two records, or in an epoch that is shorter."""
+    cadence = Cadence(1000, 28, log_every=between, eval_every=1000, checkpoint_every=900)
+    assert cadence.together(8, full) == size
+    length = max(1, min(between, full))
+    counts = {each: length // each + length % each for each in range(1, 9)}
+    assert counts[size] == min(counts.values())
+
+
 def test_steps_added_up_together_come_to_what_they_come_to_one_by_one():
     """Over more steps than are kept at once, batches of two sizes, and readings in between."""
     together, single, disturbed = (Progress(2, CPU) for _ in range(3))

@@ -53,3 +53,15 @@ def test_views_and_mere_memory_do_not_count_and_a_kernel_counts_by_what_it_write
         torch._foreach_copy_([x, out], [x + 0, out])
     assert dict(count.kernels) == {"clone": 1, "add_": 1, "mul": 1, "add": 1, "_foreach_copy_": 1}
     assert dict(count.bytes) == {"clone": 24, "add_": 48, "mul": 48, "add": 24, "_foreach_copy_": 72}
+
+
+def test_an_operation_on_lists_counts_once_where_all_lie_densely_and_alike(count_stack):
+    """Else torch has a kernel for each tensor."""
+    rows = torch.zeros(3, 10)
+    parts = [rows[:, :4], rows[:, 4:]]
+    with count_stack.Count() as count:
+        torch._foreach_copy_(parts, [torch.ones(3, 4), torch.ones(3, 6)])
+        torch._foreach_zero_([torch.empty(2, 3).t(), torch.empty(4)])
+        torch._foreach_copy_([torch.empty(2, 3)], [torch.ones(3, 2).t()])
+    assert count.kernels["_foreach_copy_"] == 2 + 1
+    assert count.kernels["_foreach_zero_"] == 1

@@ -48,21 +48,23 @@ def test_a_replayed_training_is_bit_for_bit_the_same():
     wanted, expected = trained(None)
     torch.testing.assert_close(weights(setup), weights(wanted), rtol=0, atol=0)
     assert repr(records) == repr(expected)  # as words, in which nan is nan
-    assert recorder.recorded == 1
+    assert recorder.recorded == 2  # of one step, and of two
     # Two full batches and a small one an epoch; the first three full ones that no probe watches are a warm-up.
     small = set(range(3, 21, 3))
     watched = {record.step for record in records if any(name.startswith("probe/") for name in record.values)}
     assert {1, 7, 14} <= watched
-    assert recorder.replayed == len([step for step in range(1, 21) if step not in watched | small]) - 3
+    assert (
+        recorder.replayed == len([step for step in range(1, 21) if step not in watched | small]) - 3 - 1
+    )  # 10 and 11 at once
 
 
-@pytest.mark.parametrize("members", [1, 3])
-def test_several_steps_in_one_recording_are_bit_for_bit_the_steps(members):
+@pytest.mark.parametrize(("members", "stacked"), [(1, False), (3, False), (3, True)])
+def test_several_steps_in_one_recording_are_bit_for_bit_the_steps(members, stacked):
     """Nine full batches and a small one an epoch; a record every four steps, and probes in between."""
     recorder = Again()
     words = ("batch_size=16", "steps=40", "data.train_limit=152", "probes.gradients.every=13")
-    setup, records = trained(recorder, *words, members=members)
-    wanted, expected = trained(None, *words, members=members)
+    setup, records = trained(recorder, *words, members=members, stacked=stacked)
+    wanted, expected = trained(None, *words, members=members, stacked=stacked)
     torch.testing.assert_close(weights(setup), weights(wanted), rtol=0, atol=0)
     assert repr(records) == repr(expected)
     assert recorder.recorded == 2  # of four steps, and of one
@@ -107,13 +109,15 @@ def test_what_cannot_be_recorded_is_done_kernel_by_kernel_and_said(caplog):
     )
 
 
-def test_of_a_capture_that_fails_halfway_nothing_is_added_up():
+def test_of_a_capture_that_fails_halfway_nothing_is_added_up(caplog):
     """A recording of several steps may run out of memory in a later one; its tensors hold no numbers then."""
     setup, _ = trained(None)
     added: list[int] = []
     tried: list[int] = []
 
     class Batches:
+        full = 4
+
         def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
             return setup.training.batches(step)
 
@@ -135,9 +139,32 @@ def test_of_a_capture_that_fails_halfway_nothing_is_added_up():
     step = Step(setup.population, setup.training.optimizer, setup.training.precision)
     steps = RecordedStep(step, Batches(), setup.training.factors, lambda noted: added.append(len(noted)), together=4)
     done = [steps(number, 4).steps for number in range(5)]
-    assert len(tried) == 2
+    assert len(tried) == 2  # of four steps, and not one of the single step that is tried then
     assert done == [1] * 5  # after three that warm up, those of a capture that has failed
     assert added == [1] * 5
+    assert [each.getMessage().partition("; ")[2] for each in caplog.records] == [
+        "recording single steps",
+        "running eagerly",
+    ]
+
+
+def test_if_several_steps_cannot_be_recorded_one_is(caplog):
+    recorder, captures = Again(), list[int]()
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        captures.append(len(captures))
+        if len(captures) == 1:
+            raise RuntimeError("out of memory")
+        return recorder(work)
+
+    words = ("batch_size=16", "steps=40", "data.train_limit=152", "probes.gradients.every=40")
+    with caplog.at_level(logging.WARNING, "bnexp"):
+        setup, _ = trained(record, *words)
+    wanted, _ = trained(None, *words)
+    torch.testing.assert_close(weights(setup), weights(wanted), rtol=0, atol=0)
+    assert (captures, recorder.replayed) == ([0, 1], 40 - 4 - 1 - 3)  # all but small batches, a probe and the warm-up
+    assert setup.population.recorder is record
+    assert [each.getMessage().partition("; ")[2] for each in caplog.records] == ["recording single steps"]
 
 
 def test_without_cuda_a_graph_has_no_effect_and_the_log_says_so(caplog):
