@@ -65,9 +65,8 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     _check_test(raw, train, test)
     _check_content(raw, train, how)
     mean, std = moments(train.x) if how.standardize else _identity(train.x)
-    for split in (train, validation, test):
-        if split is not None:
-            _standardize(split.x, mean, std)
+    train, test = (replace(split, x=_standardized(split.x, mean, std)) for split in (train, test))
+    validation = validation and replace(validation, x=_standardized(validation.x, mean, std))
     augmentation = Augmentation(how.flip, how.crop, how.cutout)
     scale = mean.tolist(), std.tolist()
     data = Data(name, len(classes), train, validation, test, *scale, augmentation, fingerprint(raw))
@@ -100,8 +99,7 @@ def new_images(x: Tensor, data: Data, options: Mapping[str, Any]) -> Tensor:
     if x.shape[1:] != data.shape:
         raise ValueError(f"images of shape {tuple(x.shape[1:])}: this run's have the shape {data.shape}")
     scale = (torch.tensor(values, dtype=torch.float64) for values in (data.mean, data.std))
-    _standardize(x, *scale)
-    return x.to(data.train.x.device)
+    return _standardized(x, *scale).to(data.train.x.device)
 
 
 def _require_memory(raw: Raw, images: int, size: int | None) -> None:
@@ -183,9 +181,17 @@ def _test_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> Tensor:
 
 
 def _samples(raw: Raw, part: Part, rows: Tensor, how: Preparation) -> Split:
-    """A copy of the chosen samples: pixels in [0, 1], resized and binarized; labels 0 to K - 1."""
-    x = _pixels(part.x[rows], how.size) if isinstance(part.x, Tensor) else _uneven(raw, part, rows, how.size)
-    return Split(_binarized(x, how.binarize), _labels(part.y[rows], how.classes))
+    """A copy of the chosen samples: pixels in [0, 1], resized and binarized; labels 0 to K - 1.
+
+    Pixels that stay the bytes that they are remain bytes, until they are standardized.
+    """
+    if not isinstance(part.x, Tensor):
+        x = _binarized(_uneven(raw, part, rows, how.size), how.binarize)
+    elif part.x.dtype == torch.uint8 and how.size is None and how.binarize is None:
+        x = part.x[rows]
+    else:
+        x = _binarized(_pixels(part.x[rows], how.size), how.binarize)
+    return Split(x, _labels(part.y[rows], how.classes))
 
 
 def _binarized(x: Tensor, threshold: float | None) -> Tensor:
@@ -215,14 +221,16 @@ def _uneven(raw: Raw, part: Part, rows: Tensor, size: int | None) -> Tensor:
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) standard deviation over all axes but the second, two passes in float64.
+    """Mean and (biased) standard deviation over all axes but the second, in float64: two passes, or by counting bytes.
 
     Args:
-        x: [N, C, H, W] or [N, F].
+        x: [N, C, H, W] or [N, F]; bytes stand for 0 to 1.
 
     Returns:
         Two float64 tensors [C] or [F]; the standard deviation of a constant channel is given as 1.
     """
+    if x.dtype == torch.uint8:
+        return _moments_of_bytes(x)
     axes = [axis for axis in range(x.ndim) if axis != 1]
     count = x.numel() // x.shape[1]
     zero = torch.zeros(x.shape[1], dtype=torch.float64)
@@ -230,6 +238,15 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     centre = _per_channel(mean, x)
     variance = sum(((part.double() - centre).square().sum(axes) for part in _chunks(x)), zero) / count
     # Exactly 0 for a constant channel: fewer than 2^29 equal float32 values add up in float64 without rounding.
+    return mean, variance.sqrt().masked_fill(variance == 0, 1.0)
+
+
+def _moments_of_bytes(x: Tensor) -> tuple[Tensor, Tensor]:
+    pixels = (torch.arange(256) / 255).double()  # as numbers in float32, which they become
+    counts = torch.stack([torch.bincount(values.flatten(), minlength=256) for values in x.unbind(1)]).double()
+    count = x.numel() // x.shape[1]
+    mean = counts @ pixels / count
+    variance = (counts * (pixels - mean.unsqueeze(1)).square()).sum(1) / count
     return mean, variance.sqrt().masked_fill(variance == 0, 1.0)
 
 
@@ -242,9 +259,15 @@ def _identity(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros(x.shape[1], dtype=torch.float64), torch.ones(x.shape[1], dtype=torch.float64)
 
 
-def _standardize(x: Tensor, mean: Tensor, std: Tensor) -> None:
-    """Standardize in place, as a data set may fill half the memory."""
-    x.sub_(_per_channel(mean, x).float()).div_(_per_channel(std, x).float())
+def _standardized(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(x - mean) / std: in place, as a data set may fill half the memory, or in one pass over bytes."""
+    centre, scale = (_per_channel(values, x).float() for values in (mean, std))
+    if x.dtype != torch.uint8:
+        return x.sub_(centre).div_(scale)
+    pixels = torch.empty(x.shape)
+    for part, own in zip(_chunks(pixels), _chunks(x), strict=True):
+        torch.div(own, 255, out=part).sub_(centre).div_(scale)
+    return pixels
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:

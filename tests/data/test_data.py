@@ -911,6 +911,18 @@ def test_standardize_uses_the_training_images_only(npz):
         assert_close(split.x.double().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(700, 3, 9, 9), (300, 5)])
+def test_moments_of_bytes_are_those_of_the_numbers_that_they_become(shape):
+    x = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = 77
+    mean, std = moments(x)
+    numbers = (x.numpy().astype(np.float32) / np.float32(255)).astype(np.float64)
+    axes = tuple(axis for axis in range(len(shape)) if axis != 1)
+    np.testing.assert_allclose(mean, numbers.mean(axes), rtol=1e-14)
+    np.testing.assert_allclose(std[1:], numbers.std(axes)[1:], rtol=1e-13)
+    assert std[0] == 1  # as for any channel that is constant
+
+
 def test_moments_are_accurate_over_many_chunks():
     x = 1000 + torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0))
     mean, std = moments(x)
