@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from bnexp.cli.main import main as bnexp
 from bnexp.experiment.dry_run import members_that_fit
@@ -114,6 +116,8 @@ def _forked(words: Sequence[str], place: Path, output: Path) -> int:
         return pid
     code = 1
     try:
+        # The lock that it has inherited is shared: killed in a message, it would stop all later commands.
+        tqdm.set_lock(threading.RLock())
         os.setsid()
         os.chdir(place)
         for number in (1, 2):
