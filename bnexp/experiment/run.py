@@ -135,7 +135,9 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
 def _executor(setup: Setup) -> dict[str, Any]:
     """How the run is computed, which can change its last bits: members of its stack, and whether steps are replayed."""
     members = len(setup.population) if isinstance(setup.population.executor, Stacked) else 1
-    return {"stacked": members, "graph": setup.population.recorder is not None}
+    how = {"stacked": members, "graph": setup.population.recorder is not None}
+    failed = setup.population.capture_failed
+    return how | ({"capture_failed": failed} if failed else {})
 
 
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:

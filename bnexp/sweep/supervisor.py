@@ -93,6 +93,7 @@ class Supervisor:
         self._failures = 0
         self._restarts = 0
         self._trouble: str | None = None
+        self._fallbacks: set[str] = set()
         self._display = SweepDisplay(len(todo))
         self._written, self._write_s = time.monotonic(), 0.0
 
@@ -273,8 +274,18 @@ class Supervisor:
         else:
             for entry in left:
                 self._fail(entry, running, end)
+        self._tell_fallback(running)
         for entry in running.entries:
             self._display.ended(entry, *self._result(entry, running))
+
+    def _tell_fallback(self, running: _Running) -> None:
+        """Tell that steps were not replayed from CUDA graphs as they should be; each reason once."""
+        for entry in running.entries[:1]:
+            with contextlib.suppress(ValueError):  # there is no run.json, if the job has failed early
+                reason = (run_json.read(self._plan.job(entry).folder).get("executor") or {}).get("capture_failed")
+                if reason is not None and reason not in self._fallbacks:
+                    self._fallbacks.add(reason)
+                    self._display.say(f"{entry.name}: CUDA graph capture failed ({reason}); it ran kernel by kernel")
 
     def _fail(self, entry: Entry, running: _Running, end: End) -> None:
         """Record that a job has failed."""

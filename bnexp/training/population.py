@@ -74,6 +74,7 @@ class Population:
         buffers: name -> [M, ...].
         executor: runs the members.
         recorder: None also after a capture that failed.
+        capture_failed: why nothing more is recorded; None if no capture has failed.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Population:
         compiled: bool = False,
     ) -> None:
         self.members, self.recorder = list(members), recorder
+        self.capture_failed: str | None = None
         self._kept: dict[tuple[Any, ...], Any] = {}
         self._slots, width = _layout(members[0].named_parameters())
         first = next(members[0].parameters())
@@ -142,7 +144,8 @@ class Population:
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             log.warning("graph: CUDA graph capture failed (%s); %s", reason, or_else or "running eagerly")
-            self.recorder = self.recorder if or_else else None
+            if or_else is None:
+                self.recorder, self.capture_failed = None, reason
             return None
 
     def kept(self, make: Callable[..., Made], *given: Hashable) -> Made:

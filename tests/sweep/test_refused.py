@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from conftest import SMALL_RUN
+
+from bnexp.experiment import setup
 
 GRID = ("train", "-m", *SMALL_RUN, "hydra.sweep.dir=s", "norm=bn,ln", "batch_size=1,50")
 REFUSED = "batch_size=1,norm=bn"
@@ -79,3 +82,28 @@ def test_a_stack_that_ends_well_is_not_told_as_one_that_failed(bnexp, here):
     assert answer.code == 0, answer
     assert "sweep: 2 finished, of 2 jobs" in answer.out
     assert "stacked jobs ended together" not in answer.err
+
+
+FAILS = """
+from bnexp.experiment import setup
+
+def cannot_capture(work):
+    raise RuntimeError("no capture here")
+
+setup.recorder = lambda config, device: cannot_capture
+"""
+
+
+@pytest.mark.slow
+def test_steps_that_cannot_be_captured_are_told_once(bnexp, here, monkeypatch):
+    """A user's module makes every capture fail, as a driver may; nobody reads the logs of all jobs."""
+    (here / "failing.py").write_text(FAILS)
+    monkeypatch.setattr(setup, "recorder", setup.recorder)  # should the module be imported by this process, too
+    monkeypatch.setenv("PYTHONPATH", f"{here}:{os.environ['PYTHONPATH']}")
+    answer = bnexp("train", "-m", *SMALL_RUN, "hydra.sweep.dir=s", "seed=0,1,2", "imports=[failing]")
+    assert answer.code == 0, answer
+    told = [line for line in answer.err.splitlines() if "capture" in line]
+    assert len(told) == 1
+    assert told[0].endswith(": CUDA graph capture failed (no capture here); it ran kernel by kernel")
+    executor = json.loads((here / "s" / "seed=0" / "run.json").read_text())["executor"]
+    assert executor == {"stacked": 1, "graph": False, "capture_failed": "no capture here"}
