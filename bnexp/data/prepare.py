@@ -66,7 +66,8 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     _check_content(raw, train, how)
     mean, std = moments(train.x) if how.standardize else _identity(train.x)
     train, test = (replace(split, x=_standardized(split.x, mean, std)) for split in (train, test))
-    validation = validation and replace(validation, x=_standardized(validation.x, mean, std))
+    if validation is not None:
+        validation = replace(validation, x=_standardized(validation.x, mean, std))
     augmentation = Augmentation(how.flip, how.crop, how.cutout)
     scale = mean.tolist(), std.tolist()
     data = Data(name, len(classes), train, validation, test, *scale, augmentation, fingerprint(raw))
@@ -183,7 +184,7 @@ def _test_rows(raw: Raw, how: Preparation, classes: Sequence[int]) -> Tensor:
 def _samples(raw: Raw, part: Part, rows: Tensor, how: Preparation) -> Split:
     """A copy of the chosen samples: pixels in [0, 1], resized and binarized; labels 0 to K - 1.
 
-    Pixels that stay the bytes that they are remain bytes, until they are standardized.
+    Images of bytes that are neither resized nor binarized stay bytes here; ``_standardized`` makes numbers of them.
     """
     if not isinstance(part.x, Tensor):
         x = _binarized(_uneven(raw, part, rows, how.size), how.binarize)
@@ -224,30 +225,32 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) standard deviation over all axes but the second, in float64: two passes, or by counting bytes.
 
     Args:
-        x: [N, C, H, W] or [N, F]; bytes stand for 0 to 1.
+        x: [N, C, H, W] or [N, F]; bytes stand for a 255th of their value.
 
     Returns:
         Two float64 tensors [C] or [F]; the standard deviation of a constant channel is given as 1.
     """
-    if x.dtype == torch.uint8:
-        return _moments_of_bytes(x)
+    mean, variance = _counted(x) if x.dtype == torch.uint8 else _summed(x)
+    # Exactly 0 for a constant channel: fewer than 2^29 equal float32 values add up in float64 without rounding.
+    return mean, variance.sqrt().masked_fill(variance == 0, 1.0)
+
+
+def _summed(x: Tensor) -> tuple[Tensor, Tensor]:
     axes = [axis for axis in range(x.ndim) if axis != 1]
     count = x.numel() // x.shape[1]
     zero = torch.zeros(x.shape[1], dtype=torch.float64)
     mean = sum((part.double().sum(axes) for part in _chunks(x)), zero) / count
     centre = _per_channel(mean, x)
     variance = sum(((part.double() - centre).square().sum(axes) for part in _chunks(x)), zero) / count
-    # Exactly 0 for a constant channel: fewer than 2^29 equal float32 values add up in float64 without rounding.
-    return mean, variance.sqrt().masked_fill(variance == 0, 1.0)
+    return mean, variance
 
 
-def _moments_of_bytes(x: Tensor) -> tuple[Tensor, Tensor]:
+def _counted(x: Tensor) -> tuple[Tensor, Tensor]:
     pixels = (torch.arange(256) / 255).double()  # as numbers in float32, which they become
     counts = torch.stack([torch.bincount(values.flatten(), minlength=256) for values in x.unbind(1)]).double()
     count = x.numel() // x.shape[1]
     mean = counts @ pixels / count
-    variance = (counts * (pixels - mean.unsqueeze(1)).square()).sum(1) / count
-    return mean, variance.sqrt().masked_fill(variance == 0, 1.0)
+    return mean, (counts * (pixels - mean.unsqueeze(1)).square()).sum(1) / count
 
 
 def _chunks(x: Tensor) -> Iterator[Tensor]:

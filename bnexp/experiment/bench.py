@@ -19,9 +19,10 @@ import torch
 
 from bnexp import memory
 from bnexp.config.schema import TrainConfig, to_dict
-from bnexp.experiment.dry_run import WARM_UP, records
+from bnexp.experiment.dry_run import records
 from bnexp.experiment.setup import Setup, build
 from bnexp.runs.provenance import provenance
+from bnexp.training.step import WARM_UP
 
 log = logging.getLogger(__name__)
 

@@ -81,7 +81,7 @@ class Checked:
 
 
 def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: bool = True) -> Checked:
-    """Check whether configs can be trained as one population. Also prepares this process (threads, determinism).
+    """Check whether configs can be trained as one population. Also prepares this process (threads, determinism, tries).
 
     Args:
         configs: one per member; they differ only in the seed and in numbers that may differ within a stack.

@@ -17,12 +17,10 @@ from bnexp.experiment.setup import Setup, build
 from bnexp.record import Record
 from bnexp.training.evaluation import evaluate
 from bnexp.training.loop import Cadence, Progress, train
-from bnexp.training.step import MOST_TOGETHER, untried_kernels
+from bnexp.training.step import MOST_TOGETHER, WARM_UP, untried_kernels
 
 log = logging.getLogger(__name__)
 
-# Steps of the ordinary loop after which the memory has all its buffers and the kernels are chosen.
-WARM_UP = 3
 # The share of the free memory to plan with; the rest is for fragmentation and the libraries' own allocations.
 _SHARE = 0.9
 

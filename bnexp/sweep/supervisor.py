@@ -93,7 +93,7 @@ class Supervisor:
         self._failures = 0
         self._restarts = 0
         self._trouble: str | None = None
-        self._fallbacks: set[str] = set()
+        self._fallbacks: set[str] = set()  # reasons that have been told
         self._display = SweepDisplay(len(todo))
         self._written, self._write_s = time.monotonic(), 0.0
 
@@ -274,18 +274,8 @@ class Supervisor:
         else:
             for entry in left:
                 self._fail(entry, running, end)
-        self._tell_fallback(running)
         for entry in running.entries:
-            self._display.ended(entry, *self._result(entry, running))
-
-    def _tell_fallback(self, running: _Running) -> None:
-        """Tell that steps were not replayed from CUDA graphs as they should be; each reason once."""
-        for entry in running.entries[:1]:
-            with contextlib.suppress(ValueError):  # there is no run.json, if the job has failed early
-                reason = (run_json.read(self._plan.job(entry).folder).get("executor") or {}).get("capture_failed")
-                if reason is not None and reason not in self._fallbacks:
-                    self._fallbacks.add(reason)
-                    self._display.say(f"{entry.name}: CUDA graph capture failed ({reason}); it ran kernel by kernel")
+            self._show_end(entry, running)
 
     def _fail(self, entry: Entry, running: _Running, end: End) -> None:
         """Record that a job has failed."""
@@ -310,13 +300,17 @@ class Supervisor:
             with contextlib.suppress(ValueError):  # a damaged file; the job reports it when it is tried again
                 plans.refresh(self._plan.folder, entry)
 
-    def _result(self, entry: Entry, running: _Running) -> tuple[float | None, float]:
-        """Test accuracy and seconds."""
-        now = time.monotonic()
-        seconds = now - (running.started or now)
-        if entry.state != "finished":
-            return None, seconds
-        return run_json.read(self._plan.job(entry).folder)["final"].get("test/accuracy"), seconds
+    def _show_end(self, entry: Entry, running: _Running) -> None:
+        """Show how a job has ended; and why its steps were not replayed though they should have been, once a reason."""
+        now, accuracy = time.monotonic(), None
+        if entry.over:
+            run = run_json.read(self._plan.job(entry).folder)
+            accuracy = run["final"].get("test/accuracy") if entry.state == "finished" else None
+            reason = run.get("executor", {}).get("capture_failed")
+            if reason is not None and reason not in self._fallbacks:
+                self._fallbacks.add(reason)
+                self._display.say(f"{entry.name}: CUDA graph capture failed ({reason}); it ran kernel by kernel")
+        self._display.ended(entry, accuracy, now - (running.started or now))
 
     def _halt(self, why: str, not_started: list[Entry]) -> None:
         """Start no more jobs."""
@@ -346,7 +340,7 @@ class Supervisor:
             self._refresh(running.entries)
             for entry in running.entries:
                 if entry.over:
-                    self._display.ended(entry, *self._result(entry, running))
+                    self._show_end(entry, running)
         if self._restarts > _MOST_RESTARTS:
             return self._halt("the fork server was killed again and again (out of memory?)", [])
         self._display.say("the process that starts the jobs was killed (out of memory?); they go on from checkpoints")

@@ -250,7 +250,7 @@ def train(
             watched.before(number + 1, *training.batches(number))
             done = watched_step(number)
         else:
-            done = unwatched_step(number, _unseen(cadence, watcher, number, unwatched_step.together))
+            done = unwatched_step(number, _uninterrupted(cadence, watcher, number, unwatched_step.together))
         progress.count(done)
         factor = training.factors[progress.step - 1]
         observed = watched.after(optimizer.lr_M1[:, 0] * factor, done.loss_M) if watched else ({}, {})
@@ -261,8 +261,8 @@ def train(
                 return
 
 
-def _unseen(cadence: Cadence, watcher: Watcher | None, number: int, most: int) -> int:
-    """How many steps, from this one on, can be done at once: none is watched, and none halts but the last."""
+def _uninterrupted(cadence: Cadence, watcher: Watcher | None, number: int, most: int) -> int:
+    """How many steps from this one on can be done at once: none is watched, and only the last may halt."""
     count = 1
     while count < most and not cadence.halts(number + count):
         if watcher is not None and watcher.due(number + count + 1):

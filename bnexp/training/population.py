@@ -23,7 +23,7 @@ from bnexp.training.compiled import Program, compiled
 from bnexp.training.kernels import MemberKernels
 from bnexp.training.losses import mean_loss, mean_losses
 from bnexp.training.precision import Precision
-from bnexp.training.rows import Adjacent, Rows
+from bnexp.training.rows import Adjacent, Rows, aligned
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,6 @@ Made = TypeVar("Made")
 Collect = Callable[[nn.Module, Callable[[Tensor], Tensor], Tensor, Any], Any]
 # Captures some work on the device, and returns a function that replays it on the same memory.
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
-
-# A parameter starts on a multiple of this many elements: 256 bytes in float32, torch's own alignment on a GPU.
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def _layout(parameters: Iterable[tuple[str, Tensor]]) -> tuple[dict[str, _Slot],
     slots, end = {}, 0
     for name, parameter in parameters:
         slots[name] = _Slot(end, parameter.shape)
-        end += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+        end += aligned(parameter.numel())
     return slots, end
 
 

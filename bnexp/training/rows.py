@@ -15,10 +15,15 @@ from torch import Tensor
 
 # Parameters with at most so many numbers a member are gathered in one kernel, which also reads each number's place.
 _SMALL = 2**14
-# In what is gathered, a parameter begins at a multiple of so many numbers: kernels read aligned memory faster.
+# A parameter begins at a multiple of so many numbers: 256 bytes in float32, torch's own alignment on a GPU.
 _ALIGNMENT = 64
 # A matrix laid out as the rows -> the parameters of all members, [M, ...], as views of it.
 Views = Callable[[Tensor], Iterable[tuple[str, Tensor]]]
+
+
+def aligned(numbers: int) -> int:
+    """The room that a parameter of so many numbers takes."""
+    return -(-numbers // _ALIGNMENT) * _ALIGNMENT
 
 
 class Adjacent:
@@ -37,7 +42,7 @@ class Adjacent:
         apart = [n for n, each in enumerate(self._parameters) if each.ndim != 3]
         self._small = [n for n in apart if self._parameters[n][0].numel() <= _SMALL]
         self._large = [n for n in apart if self._parameters[n][0].numel() > _SMALL]
-        self._sizes = [-(-self._parameters[n].numel() // _ALIGNMENT) * _ALIGNMENT for n in self._small]
+        self._sizes = [aligned(self._parameters[n].numel()) for n in self._small]
         places = [_places(self._parameters[n], size) for n, size in zip(self._small, self._sizes, strict=True)]
         self._places = torch.cat(places) - theta_MP.storage_offset() if places else None
 
@@ -56,7 +61,7 @@ class Adjacent:
 
 
 def _places(view: Tensor, size: int) -> Tensor:
-    """Where the numbers of a view of contiguous memory are in it, in the view's order; filled up to a size, by any."""
+    """Where a view has its numbers in the memory, in its own order; places that nobody reads fill it up to ``size``."""
     where = torch.full((), view.storage_offset(), device=view.device)
     for length, stride in zip(view.shape, view.stride(), strict=True):
         where = where.unsqueeze(-1) + stride * torch.arange(length, device=view.device)
@@ -64,10 +69,10 @@ def _places(view: Tensor, size: int) -> Tensor:
 
 
 class Rows:
-    """Writes what belongs to the parameters, as their gradients, into rows.
+    """Writes what belongs to the parameters, such as their gradients, into rows.
 
     Args:
-        matrix_MP: the rows; between parameters they are 0.
+        matrix_MP: the rows; what lies between parameters becomes 0.
         views: see ``Views``.
     """
 

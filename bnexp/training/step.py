@@ -17,7 +17,7 @@ from bnexp.training.precision import Precision
 # The most steps in one recording. Of 13 kernels a step that are not those of learning and updating, 3 are left then.
 MOST_TOGETHER = 8
 # Eager warm-up steps before CUDA-graph capture: libraries choose their kernels and allocate buffers in them.
-_WARM_UP = 3
+WARM_UP = 3
 
 
 # Step number, from 0 -> inputs (M, B, ...) and classes [M, B].
@@ -161,7 +161,7 @@ class RecordedStep:
         self._ahead_S = torch.arange(together, device=factors.device)
         self._number_S = self._ahead_S.clone()  # of the next steps
         self._there = 0  # the step whose number is the first on the device
-        self._left = _WARM_UP
+        self._left = WARM_UP
 
     def __call__(self, number: int, most: int = 1) -> Done:
         """Do the step with this number, from 0, or ``together`` steps if these are recorded and at most ``most``."""

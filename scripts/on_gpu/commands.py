@@ -180,7 +180,7 @@ def _is_ours(where: tuple[str, int, str]) -> bool:
 
 
 def _place(file: str, line: int, function: str) -> str:
-    short = file.removeprefix(f"{ROOT}/") if file.startswith(f"{ROOT}/") else "/".join(Path(file).parts[-2:])
+    short = file.partition(f"{ROOT}/")[2] or "/".join(Path(file).parts[-2:])
     return f"{short}:{line} {function}"
 
 

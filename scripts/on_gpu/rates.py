@@ -15,12 +15,12 @@ from competitors import autocast, plain
 from torch import Tensor
 
 from bnexp.experiment.choices import bind
-from bnexp.experiment.dry_run import WARM_UP, records
+from bnexp.experiment.dry_run import records
 from bnexp.experiment.setup import Setup, build_model
 from bnexp.training import kernels
 from bnexp.training.evaluation import evaluate
 from bnexp.training.precision import allow_tf32
-from bnexp.training.step import MOST_TOGETHER
+from bnexp.training.step import MOST_TOGETHER, WARM_UP
 from on_gpu.exactness import composed, forget
 from on_gpu.workers import Case, Row
 

@@ -18,8 +18,10 @@ from bnexp.experiment.job import Job
 from bnexp.experiment.writers import Writers
 from bnexp.runs import checkpoint, run_json
 
-WORDS = (*SMALL_RUN, "norm=bn", "optim.momentum=0.9", "checkpoint_every=4", "checkpoint_best=true", "stop_after=9")
-WORDS = (*WORDS, "data.validation=0.2", "eval_every=4")
+WORDS = (
+    *(*SMALL_RUN, "norm=bn", "optim.momentum=0.9", "data.validation=0.2", "eval_every=4", "checkpoint_every=4"),
+    *("checkpoint_best=true", "stop_after=9"),
+)
 
 
 class Slow:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.func import grad, vmap
 
 from bnexp.models import pooling
-from bnexp.models.pooling import HalvingPool
+from bnexp.models.pooling import HalvingPool, torchs_own
 
 POOL = HalvingPool()
 
@@ -61,3 +61,10 @@ def test_the_order_of_the_memory_stays_that_of_the_maps(layout):
     (slope,) = torch.autograd.grad(y, x, torch.randn(2, 3, 4, 3).contiguous(memory_format=layout))
     assert y.is_contiguous(memory_format=layout)
     assert slope.is_contiguous(memory_format=layout)
+
+
+def test_a_compiler_is_given_torchs_own_kernel():
+    x = torch.randn(2, 3, 8, 6, requires_grad=True)
+    with torchs_own():
+        assert "AvgPool2D" in type(POOL(x).grad_fn).__name__
+    assert "AvgPool2D" not in type(POOL(x).grad_fn).__name__

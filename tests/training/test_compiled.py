@@ -58,3 +58,14 @@ def test_writing_a_program_down_changes_no_tensor_and_no_random_generator(monkey
     assert torch.equal(torch.random.get_rng_state(), state)
     assert program(given)[0].shape == (3,)
     assert torch.equal(given, torch.full((3,), 2.0))
+
+
+def test_the_compiler_gets_torchs_own_pooling(monkeypatch):
+    """It fuses this kernel with its neighbours, and knows nothing of memory that bnexp has laid out."""
+    programs = []
+    monkeypatch.setattr(torch, "compile", lambda program, dynamic: programs.append(program) or program)
+    words = ("model=lenet", "data.size=16", "data.train_limit=64", "batch_size=32", "norm=bn", "compile=true")
+    setup = build([plain(composed(*words, f"seed={seed}")) for seed in range(2)], stacked=True)
+    setup.population.learn(*setup.training.batches(0), setup.training.precision)
+    names = {str(node.target) for node in programs[0].graph.nodes}
+    assert {"aten.avg_pool2d.default", "aten.avg_pool2d_backward.default"} <= names
