@@ -6,7 +6,8 @@
 It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm. The sections, most important first:
 
   correct      every norm in three networks, eager, recorded, stacked and both, in fp64 against the CPU
-  runs         the same in tf32, bf16 and fp16: recorded and stacked
+  data         data sets that are prepared on the device against the CPU's, bit for bit
+  runs         the norms in tf32, bf16 and fp16: recorded and stacked
   fp32         errors of CUDA's fp32, operator by operator, and layer by layer in trainings that leave the CPU's
   populations  images a second of bnexp's loop, beside a bare CUDA graph of one network
   tries        what it costs and brings to let cuDNN try kernels
@@ -72,6 +73,7 @@ class Place:
 # Section -> its cases, and whether several of them run at the same time.
 SECTIONS: dict[str, tuple[Callable[[Place], list[Case]], bool]] = {
     "correct": (lambda at: exactness.cases("exact", device=at.device, smoke=at.smoke), True),
+    "data": (lambda at: exactness.data_cases(device=at.device, images=at.images), True),
     "runs": (lambda at: exactness.cases("formats", device=at.device, smoke=at.smoke), True),
     "fp32": (lambda at: fp32.cases(device=at.device, smoke=at.smoke), True),
     "populations": (lambda at: rates.population_cases(at.scope, smoke=at.smoke, compiled=False), False),

@@ -230,7 +230,10 @@ class Data:
         return self.mapped(lambda split: split.of(member))
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Data:
-        """The same data on another device, their numbers in another type."""
+        """The same data on another device, their numbers in another type; the data themselves if nothing changes."""
+        x = self.train.x
+        if (x.device, x.dtype) == (torch.device(device), dtype):
+            return self
         return self.mapped(lambda split: split.to(device, dtype))
 
 

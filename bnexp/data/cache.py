@@ -6,19 +6,21 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from bnexp.data.base import Data
 from bnexp.data.prepare import load as prepared
 
 _kept: dict[str, Data] = {}
 
 
-def load(options: Mapping[str, Any]) -> Data:
-    """The data set of a config's ``data`` group, on the CPU: the kept one, or one that is read and prepared now.
+def load(options: Mapping[str, Any], device: torch.device | str = "cpu") -> Data:
+    """The data set of a config's ``data`` group, on a device: the kept one, or one that is read and prepared now.
 
     Nobody writes into its tensors. Raises as ``prepare.load``.
     """
     kept = _kept.get(_key(options))
-    return prepared(options) if kept is None else kept
+    return prepared(options, device) if kept is None else kept.to(device)
 
 
 def keep(wanted: Sequence[Mapping[str, Any]]) -> None:

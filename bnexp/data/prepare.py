@@ -29,27 +29,29 @@ _SPLIT_SEED = 0
 _CHUNK = 2**18
 
 
-def load(options: Mapping[str, Any]) -> Data:
-    """Read and prepare the data set of a config's ``data`` group, on the CPU.
+def load(options: Mapping[str, Any], device: torch.device | str = "cpu") -> Data:
+    """Read and prepare the data set of a config's ``data`` group.
 
     Args:
         options: ``{name: mnist, root: ..., validation: 0.1, ...}``: all options of the source and of ``Preparation``.
+        device: where the data are going to be; the numbers do not depend on it.
 
     Raises:
         ValueError: an option is unknown, missing or out of range; a file is missing or damaged; images and labels do
             not fit together; the options ask for more images than there are.
     """
     bound = DATA.bind(options)
-    return prepare(bound.name, bound(), bound.shared)
+    return prepare(bound.name, bound(), bound.shared, device)
 
 
-def prepare(name: str, raw: Raw, how: Preparation) -> Data:
+def prepare(name: str, raw: Raw, how: Preparation, device: torch.device | str = "cpu") -> Data:
     """Choose the images, then resize, binarize, standardize and whiten them.
 
     The choice goes in this order: ``classes`` and ``train_classes``; ``validation`` images; ``train_limit`` of the
     images that are left; ``labels_per_class`` of these. It is the same for every seed, and all statistics are taken
     over the chosen training images. With ``split_seed=seed``, ``seen_by`` chooses after the classes: until then
-    ``train`` has all their images, and the statistics are theirs, so that all seeds see equal pixels.
+    ``train`` has all their images, and the statistics are theirs, so that all seeds see equal pixels. Images of bytes
+    go to ``device`` as bytes, a quarter of the numbers that they become there.
 
     Raises:
         ValueError: the data are inconsistent, or too few for what is asked.
@@ -65,18 +67,17 @@ def prepare(name: str, raw: Raw, how: Preparation) -> Data:
     _check_test(raw, train, test)
     _check_content(raw, train, how)
     mean, std = moments(train.x) if how.standardize else _identity(train.x)
-    train, test = (replace(split, x=_standardized(split.x, mean, std)) for split in (train, test))
-    if validation is not None:
-        validation = replace(validation, x=_standardized(validation.x, mean, std))
     augmentation = Augmentation(how.flip, how.crop, how.cutout)
     scale = mean.tolist(), std.tolist()
     data = Data(name, len(classes), train, validation, test, *scale, augmentation, fingerprint(raw))
-    whiten = whitening(how.whiten, train.x, how.whiten_eps)
+    there = device if how.whiten == "none" else "cpu"  # sums of products have other last bits on another device
+    data = data.mapped(lambda split: Split(_standardized(split.x, mean, std, there), split.y))
+    whiten = whitening(how.whiten, data.train.x, how.whiten_eps)
     if whiten is not None:
         data = data.mapped(lambda split: Split(whiten(split.x), split.y))
     _check_augmentation(data.train, how)
     chooser = partial(choose, how=how) if how.split_seed == "seed" else None
-    return replace(data, order=how.order, label_noise=how.label_noise, choose=chooser)
+    return replace(data.to(device), order=how.order, label_noise=how.label_noise, choose=chooser)
 
 
 def new_images(x: Tensor, data: Data, options: Mapping[str, Any]) -> Tensor:
@@ -99,8 +100,8 @@ def new_images(x: Tensor, data: Data, options: Mapping[str, Any]) -> Tensor:
     x = _binarized(_pixels(x, options["size"]), options["binarize"])
     if x.shape[1:] != data.shape:
         raise ValueError(f"images of shape {tuple(x.shape[1:])}: this run's have the shape {data.shape}")
-    scale = (torch.tensor(values, dtype=torch.float64) for values in (data.mean, data.std))
-    return _standardized(x, *scale).to(data.train.x.device)
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (data.mean, data.std))
+    return _standardized(x, mean, std, data.train.x.device)
 
 
 def _require_memory(raw: Raw, images: int, size: int | None) -> None:
@@ -262,14 +263,16 @@ def _identity(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros(x.shape[1], dtype=torch.float64), torch.ones(x.shape[1], dtype=torch.float64)
 
 
-def _standardized(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(x - mean) / std: in place, as a data set may fill half the memory, or in one pass over bytes."""
-    centre, scale = (_per_channel(values, x).float() for values in (mean, std))
+def _standardized(x: Tensor, mean: Tensor, std: Tensor, device: torch.device | str) -> Tensor:
+    """(x - mean) / std on a device: in place, as a data set may fill half the memory, or in one pass over bytes."""
+    x = x.to(device)
+    centre, scale = (_per_channel(values, x).to(x.device, torch.float32) for values in (mean, std))
     if x.dtype != torch.uint8:
         return x.sub_(centre).div_(scale)
-    pixels = torch.empty(x.shape)
+    pixels = torch.empty(x.shape, device=x.device)
+    most = torch.tensor(255.0, device=x.device)  # by a plain number CUDA multiplies with its rounded inverse
     for part, own in zip(_chunks(pixels), _chunks(x), strict=True):
-        torch.div(own, 255, out=part).sub_(centre).div_(scale)
+        torch.div(own, most, out=part).sub_(centre).div_(scale)
     return pixels
 
 
@@ -302,7 +305,7 @@ def _check_test(raw: Raw, train: Split, test: Split) -> None:
 
 def _check_content(raw: Raw, train: Split, how: Preparation) -> None:
     """Refuse training images that are all equal, as of pictures whose content got lost; stops at the first other."""
-    if len(train) > 1 and all(torch.equal(train.x[0], other) for other in train.x[1:]):
+    if len(train) > 1 and all(torch.equal(train.x[0], train.x[other]) for other in range(1, len(train))):
         binarized = "" if how.binarize is None else f" (with data.binarize={how.binarize})"
         raise fault(raw.origin, f"the {len(train)} images of {raw.train.images} are all equal{binarized}")
 

@@ -64,7 +64,7 @@ class Checked:
     Attributes:
         configs: one per member.
         choices: one per member.
-        data: the data set, on the CPU; ``seen_by`` says what each member sees of it.
+        data: the data set; ``seen_by`` says what each member sees of it.
         cadence: the length of the run, and the steps at which it logs, evaluates and saves.
         size: size of one member.
         unstackable: why the members cannot be stacked, or None if they can.
@@ -85,15 +85,15 @@ def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: b
 
     Args:
         configs: one per member; they differ only in the seed and in numbers that may differ within a stack.
-        data: the data set of the configs, if already loaded.
+        data: the data set of the configs, if already loaded; else it is read for the device that they train on.
         starts: True if a member will start from initial weights or another run's weights, not from its own checkpoint.
 
     Raises:
         ValueError: an error that the user can fix; its message is one line.
     """
     config, choices = configs[0], [bind(each) for each in configs]
-    prepare_machine(config)
-    data = load(config.data) if data is None else data
+    device = prepare_machine(config)
+    data = load(config.data, device) if data is None else data
     seen = seen_by(data, [each.seed for each in configs])
     batches = make_batches(configs, seen)
     _require_validation(config, seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 from bnexp.config.schema import TrainConfig
 from bnexp.norms import NORMS
 from bnexp.training.population import Recorder
-from bnexp.training.precision import allow_tf32
+from bnexp.training.precision import SHORT, allow_tf32, rounds_to_tf32
 from bnexp.training.step import CudaGraphs
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def prepare_machine(config: TrainConfig) -> torch.device:
     """
     device = pick_device(config.device)
     torch.set_num_threads(config.threads)
-    allow_tf32(config.precision == "tf32")
+    allow_tf32(rounds_to_tf32(config.precision))
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError("precision=bf16: this GPU has no bfloat16 (allowed here: fp32, tf32, fp16)")
     if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
@@ -104,6 +105,24 @@ def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
     wanted = NORMS.capabilities(config.norm["name"]).graph if config.graph == "auto" else config.graph
     log.info("graph=%s: steps are %s", config.graph, "replayed from a CUDA graph" if wanted else "run kernel by kernel")
     return CudaGraphs() if wanted else None
+
+
+def takes_own_kernels(config: TrainConfig, device: torch.device) -> bool:
+    """Whether batch norm and max pooling of maps in 16 bits run by ``bnexp.training.short_maps``; the log says why not.
+
+    With ``compile=true`` the compiler makes its own.
+    """
+    if device.type != "cuda" or config.precision not in SHORT or config.compile:
+        return False
+    lacks = "the package triton" if find_spec("triton") is None else None if _c_compiler() else "a C compiler"
+    if lacks is not None:
+        log.warning("precision=%s: batch norm and max pooling are torch's own, for want of %s", config.precision, lacks)
+    return lacks is None
+
+
+def _c_compiler() -> str | None:
+    """The one that Triton will use."""
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
 def set_layout(config: TrainConfig, member: nn.Module) -> None:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from bnexp.training.population import Stacked
 log = logging.getLogger(__name__)
 
 # Facts of the provenance and the executor that can change the last bits of a result.
-_BITS = ("torch", "device", "device_name", "cpu_capability", "threads", "stacked", "graph")
+_BITS = ("torch", "device", "device_name", "cpu_capability", "threads", "stacked", "graph", "triton")
 
 
 def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False) -> list[Outcome]:
@@ -135,7 +136,8 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
 def _executor(setup: Setup) -> dict[str, Any]:
     """How the run is computed, which can change its last bits: members of its stack, and whether steps are replayed."""
     members = len(setup.population) if isinstance(setup.population.executor, Stacked) else 1
-    how = {"stacked": members, "graph": setup.population.recorder is not None}
+    how: dict[str, Any] = {"stacked": members, "graph": setup.population.recorder is not None}
+    how |= {"triton": version("triton")} if setup.population.short_maps else {}
     failed = setup.population.capture_failed
     return how | ({"capture_failed": failed} if failed else {})
 
@@ -146,7 +148,7 @@ def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
         saved = run_json.read(folder)
         before, computed = saved.get("provenance") or {}, saved.get("executor") or now["executor"]
         before, after = before | computed, now["provenance"] | now["executor"]
-        changes = [f"{key} {before.get(key)} -> {after[key]}" for key in _BITS if before.get(key) != after[key]]
+        changes = [f"{key} {before.get(key)} -> {after.get(key)}" for key in _BITS if before.get(key) != after.get(key)]
         if changes:
             log.warning("%s: changed since the run began, last bits may differ: %s", folder, ", ".join(changes))
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from bnexp.training.short_maps import in_force
+
 Function = Callable[..., Tensor]
 
 
@@ -125,7 +127,8 @@ def batch_norm(
 ) -> Tensor:
     """One batch norm over M*C channels. Running statistics are updated in place, hence views that must not copy."""
     mean, var = (None if each is None else each.view(-1) for each in (running_mean, running_var))
-    return parted(F.batch_norm(joined(x), mean, var, _flat(weight), _flat(bias), training, momentum, eps), len(x))
+    given = joined(x), mean, var, _flat(weight), _flat(bias), training, momentum, eps
+    return parted(in_force(F.batch_norm)(*given), len(x))
 
 
 @rule(F.group_norm)
@@ -333,7 +336,7 @@ def _channelwise(function: Function, rank: int) -> None:
     @rule(function, rank=rank)
     def over_all_channels(x: Tensor, *given: Any, **keywords: Any) -> Tensor:
         """What is done to each channel alone is done to M*C channels."""
-        return parted(function(joined(x), *given, **keywords), len(x))
+        return parted(in_force(function)(joined(x), *given, **keywords), len(x))
 
 
 for _function in (F.avg_pool2d, F.adaptive_avg_pool2d, F.max_pool2d):
@@ -342,10 +345,13 @@ for _function in (F.avg_pool2d, F.adaptive_avg_pool2d, F.max_pool2d):
 
 @rule(F.pad)
 def pad(x: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Tensor:
-    """Constants around the last axes."""
+    """Constants around the last axes, written in the order of the memory, which torch keeps for maps of one model."""
     if mode != "constant" or len(pad) // 2 > x.ndim - 2:
         return torch.func.vmap(lambda one: F.pad(one, pad, mode, value))(x)
-    return F.pad(x.transpose(0, 1), pad, mode, value).transpose(0, 1)
+    axes = sorted(range(x.ndim), key=x.stride, reverse=True)
+    around = {x.ndim - 1 - place: pad[2 * place : 2 * place + 2] for place in range(len(pad) // 2)}
+    in_order = [each for axis in reversed(axes) for each in around.get(axis, (0, 0))]
+    return F.pad(x.permute(axes), in_order, mode, value).permute([axes.index(axis) for axis in range(x.ndim)])
 
 
 @rule(torch.Tensor.contiguous)

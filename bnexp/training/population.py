@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from bnexp.training.kernels import MemberKernels
 from bnexp.training.losses import mean_loss, mean_losses
 from bnexp.training.precision import Precision
 from bnexp.training.rows import Adjacent, Rows, aligned
+from bnexp.training.short_maps import ShortMaps
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Population:
             never stacked.
         recorder: captures what is done again and again on a GPU, see ``record``; None records nothing.
         compiled: compile the training with torch.compile: of each member, or of the whole stack.
+        short_maps: learn inside ``ShortMaps``; a compiler fuses more than these kernels do.
 
     Attributes:
         theta_MP: all parameters. Padding between parameters is 0 and stays 0.
@@ -81,8 +84,9 @@ class Population:
         stacked: bool = False,
         recorder: Recorder | None = None,
         compiled: bool = False,
+        short_maps: bool = False,
     ) -> None:
-        self.members, self.recorder = list(members), recorder
+        self.members, self.recorder, self.short_maps = list(members), recorder, short_maps
         self.capture_failed: str | None = None
         self._kept: dict[tuple[Any, ...], Any] = {}
         self._slots, width = _layout(members[0].named_parameters())
@@ -122,7 +126,8 @@ class Population:
         Losses are multiplied by the scale of ``precision`` before the backward pass; the gradients keep this scale.
         For ``smoothing`` see ``mean_loss``.
         """
-        return self.executor.learn(x_MB, y_MB, precision, smoothing)
+        with ShortMaps() if self.short_maps else nullcontext():
+            return self.executor.learn(x_MB, y_MB, precision, smoothing)
 
     def collect(self, work: Collect, x_MB: Tensor, state: Any) -> Any:
         """What ``work`` makes of each member, of its inputs (M, B, ...) and of its row of the tensors in ``state``."""

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+# Formats of 16 bits.
+SHORT = ("bf16", "fp16")
 # GradScaler's numbers (torch.amp): start at 2^16, halve on an overflow, double after 2000 steps without one.
 _START, _PATIENCE = 2.0**16, 2000
 # Below this scale every step overflows at any scale: the member has diverged.
@@ -19,6 +21,11 @@ _MOST = 2.0**127
 def dtype_of(precision: str) -> torch.dtype:
     """The type of weights, statistics and images; formats below fp32 are those of single operations."""
     return torch.float64 if precision == "fp64" else torch.float32
+
+
+def rounds_to_tf32(precision: str) -> bool:
+    """Whether matrix products in fp32 may round their inputs to TF32; beside 16 bits these are the finer ones."""
+    return precision == "tf32" or precision in SHORT
 
 
 def allow_tf32(allow: bool) -> None:
@@ -48,7 +55,7 @@ class Precision:
 
     def forward(self) -> AbstractContextManager[object]:
         """The context of a forward pass: autocast in bf16 and fp16, nothing in the wider formats."""
-        if self.name not in ("bf16", "fp16"):
+        if self.name not in SHORT:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.name == "bf16" else torch.float16)
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from bnexp.config.compose import compose_all
 from bnexp.config.schema import TrainConfig, from_dict
 from bnexp.config.shipped import configs_folder
+from bnexp.data import load
 from bnexp.experiment.setup import Setup, build
 from bnexp.norms import NORMS
 from bnexp.training.loop import train
@@ -190,6 +192,24 @@ def formats(norm: str, model: str, *, device: str, steps: int, members: int) -> 
             faults.append(f"{name}: no step was replayed")
         forget()
     return [row | {"exempt": why} | ({"fault": "; ".join(faults)} if faults else {})]
+
+
+def data(words: Sequence[str], device: str) -> list[Row]:
+    """Whether a data set that is prepared on the device has the CPU's numbers, bit for bit."""
+    (config,) = composed(words)
+    splits = zip(load(config.data, device).splits().items(), load(config.data).splits().values(), strict=True)
+    row: Row = {"data": " ".join(words)}
+    row |= {name: torch.equal(found.x.cpu(), wanted.x) for (name, found), wanted in splits}
+    return [row if all(row.values()) else row | {"fault": "not the numbers of the CPU"}]
+
+
+def data_cases(*, device: str, images: Path) -> list[Case]:
+    """Numbers that are no bytes, whitened ones, and images of bytes."""
+    npz = ("data=npz", f"data.path={images}/colour.npz", "data.layout=nhwc")
+    return [
+        Case(name, "on_gpu.exactness:data", {"words": words, "device": device})
+        for name, words in {"floats": _DATA, "whitened": (*_DATA, "data.whiten=zca"), "bytes": npz}.items()
+    ]
 
 
 def cases(call: str, *, device: str, smoke: bool) -> list[Case]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnexp.training import kernels
-from bnexp.training.kernels import RULES, MemberKernels
+from bnexp.training.kernels import RULES, MemberKernels, joined, parted
 
 M, B, C = 3, 4, 6
 MAPS, LINES, VECTORS = (C, 8, 8), (C, 9), (C,)
@@ -214,3 +214,12 @@ def test_few_channels_are_packed_where_a_gpu_has_matrix_units_for_the_format(
     finally:
         torch.backends.cudnn.conv.fp32_precision = before
     assert kernels.packed_groups(torch.zeros(8, channels * groups, 9, 9), groups) == 1
+
+
+def test_padding_keeps_channels_last() -> None:
+    """A ResNet pads its shortcuts with channels; all maps behind them would change their order, and back."""
+    maps = torch.randn(2, 3 * 4, 6, 6).contiguous(memory_format=torch.channels_last)
+    with MemberKernels():
+        y_M = torch.func.vmap(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 4)))(parted(maps, 3))
+    assert joined(y_M).shape == (2, 3 * 8, 3, 3)
+    assert joined(y_M).is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,159 @@
+"""The kernels of a batch norm of maps with channels last, in Triton: a matrix of R rows (places) and C channels.
+
+Each kernel reads and writes its maps once, in tiles of rows and channels, and adds up in float32. The two reductions
+over rows have two stages, a part of the rows each and then all parts, in an order that does not depend on timing: the
+same numbers give the same bits. Imported only where they run; ``bnexp.training.batch_norm`` calls them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# mypy knows nothing of Triton's language, nor do annotations: it reads them itself.
+# mypy: ignore-errors
+
+
+@triton.jit
+def part_moments(x, parts, R, C, length, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Mean and sum of squared deviations of a part of ``length`` rows, into parts [S, 2, C]; Welford's updates."""
+    part, c = tl.program_id(1), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    start = part * length
+    end = tl.minimum(start + length, R)
+    mean = tl.zeros((ROWS, CHANNELS), tl.float32)
+    m2 = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for first in range(start, end, ROWS):
+        r = first + tl.arange(0, ROWS)
+        there = (r < end)[:, None] & (c < C)[None, :]
+        value = tl.load(x + r.to(tl.int64)[:, None] * C + c[None, :], there, 0.0).to(tl.float32)
+        share = 1.0 / ((first - start) // ROWS + 1)
+        away = value - mean
+        mean += tl.where(there, away * share, 0.0)
+        m2 += tl.where(there, away * (value - mean), 0.0)
+    count = tl.maximum((end - start - tl.arange(0, ROWS) + ROWS - 1) // ROWS, 0).to(tl.float32)[:, None]
+    mean_C = tl.sum(mean * count, 0) / (end - start)
+    apart = mean - mean_C[None, :]
+    m2_C = tl.sum(m2 + count * apart * apart, 0)
+    at = parts + part * 2 * C + c
+    tl.store(at, mean_C, c < C)
+    tl.store(at + C, m2_C, c < C)
+
+
+@triton.jit
+def joined_moments(
+    parts, moments, running_mean, running_var, R, C, length, S, momentum, eps,
+    TRACKED: tl.constexpr, PARTS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Mean and 1 / sqrt(variance + eps) of all rows, into moments [2, C]; running statistics follow (Chan et al.)."""
+    c, s = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.arange(0, PARTS)
+    there = (s < S)[:, None] & (c < C)[None, :]
+    at = parts + s[:, None] * 2 * C + c[None, :]
+    mean, m2 = tl.load(at, there, 0.0), tl.load(at + C, there, 0.0)
+    count = tl.maximum(tl.minimum(length, R - s * length), 0).to(tl.float32)[:, None]
+    mean_C = tl.sum(mean * count, 0) / R
+    apart = mean - mean_C[None, :]
+    sum_C = tl.sum(tl.where(there, m2 + count * apart * apart, 0.0), 0)
+    tl.store(moments + c, mean_C, c < C)
+    tl.store(moments + C + c, 1 / tl.sqrt_rn(sum_C / R + eps), c < C)
+    if TRACKED:
+        old_mean, old_var = tl.load(running_mean + c, c < C), tl.load(running_var + c, c < C)
+        tl.store(running_mean + c, old_mean + momentum * (mean_C - old_mean), c < C)
+        tl.store(running_var + c, old_var + momentum * (sum_C / (R - 1) - old_var), c < C)
+
+
+@triton.jit
+def normalized(x, y, moments, gain, bias, R, C, AFFINE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Maps with mean 0 and variance 1, times gain, plus bias."""
+    r, c = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    there = (r < R)[:, None] & (c < C)[None, :]
+    mean, scale = tl.load(moments + c, c < C, 0.0), tl.load(moments + C + c, c < C, 0.0)
+    at = r.to(tl.int64)[:, None] * C + c[None, :]
+    value = (tl.load(x + at, there).to(tl.float32) - mean[None, :]) * scale[None, :]
+    if AFFINE:
+        value = value * tl.load(gain + c, c < C, 0.0)[None, :] + tl.load(bias + c, c < C, 0.0)[None, :]
+    tl.store(y + at, value.to(y.dtype.element_ty), there)
+
+
+@triton.jit
+def part_sums(g, x, moments, parts, R, C, length, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Sums of g and of g (x - mean) over a part of ``length`` rows, into parts [S, 2, C]."""
+    part, c = tl.program_id(1), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    start = part * length
+    end = tl.minimum(start + length, R)
+    mean = tl.load(moments + c, c < C, 0.0)[None, :]
+    sums = tl.zeros((ROWS, CHANNELS), tl.float32)
+    products = tl.zeros((ROWS, CHANNELS), tl.float32)
+    for first in range(start, end, ROWS):
+        r = first + tl.arange(0, ROWS)
+        there = (r < end)[:, None] & (c < C)[None, :]
+        at = r.to(tl.int64)[:, None] * C + c[None, :]
+        slope = tl.load(g + at, there, 0.0).to(tl.float32)
+        sums += slope
+        products += tl.where(there, slope * (tl.load(x + at, there, 0.0).to(tl.float32) - mean), 0.0)
+    at = parts + part * 2 * C + c
+    tl.store(at, tl.sum(sums, 0), c < C)
+    tl.store(at + C, tl.sum(products, 0), c < C)
+
+
+@triton.jit
+def joined_sums(parts, moments, sums, slopes, R, C, S, PARTS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Means of g and of g (x - mean) / (variance + eps), into sums [2, C]; gradients of gain and bias, into slopes."""
+    c, s = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.arange(0, PARTS)
+    there = (s < S)[:, None] & (c < C)[None, :]
+    at = parts + s[:, None] * 2 * C + c[None, :]
+    sum_C, product_C = tl.sum(tl.load(at, there, 0.0), 0), tl.sum(tl.load(at + C, there, 0.0), 0)
+    scale = tl.load(moments + C + c, c < C, 0.0)
+    tl.store(sums + c, sum_C / R, c < C)
+    tl.store(sums + C + c, product_C * scale * scale / R, c < C)
+    tl.store(slopes + c, product_C * scale, c < C)
+    tl.store(slopes + C + c, sum_C, c < C)
+
+
+@triton.jit
+def gradient(
+    g, x, dx, moments, sums, gain, R, C, AFFINE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Into dx: (g - mean(g) - (x - mean) mean(g (x - mean)) / (variance + eps)) gain / sqrt(variance + eps)."""
+    r, c = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    there = (r < R)[:, None] & (c < C)[None, :]
+    mean, scale = tl.load(moments + c, c < C, 0.0), tl.load(moments + C + c, c < C, 0.0)
+    mean_g, product = tl.load(sums + c, c < C, 0.0), tl.load(sums + C + c, c < C, 0.0)
+    if AFFINE:
+        scale = scale * tl.load(gain + c, c < C, 0.0)
+    at = r.to(tl.int64)[:, None] * C + c[None, :]
+    away = tl.load(x + at, there).to(tl.float32) - mean[None, :]
+    slope = tl.load(g + at, there).to(tl.float32) - mean_g[None, :] - away * product[None, :]
+    tl.store(dx + at, (slope * scale[None, :]).to(dx.dtype.element_ty), there)
+
+
+@triton.jit
+def pooled(x, y, R, C, H, W, OUT_H, OUT_W, K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """The largest of K x K numbers, (B, H, W, C) -> R = B * OUT_H * OUT_W rows of C; nan if one is."""
+    r, c = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    there = (r < R)[:, None] & (c < C)[None, :]
+    corner = ((r // (OUT_H * OUT_W) * H + r // OUT_W % OUT_H * K) * W + r % OUT_W * K).to(tl.int64)[:, None]
+    best = tl.load(x + corner * C + c[None, :], there).to(tl.float32)
+    for place in tl.static_range(1, K * K):
+        value = tl.load(x + (corner + place // K * W + place % K) * C + c[None, :], there).to(tl.float32)
+        best = tl.where((value > best) | (value != value), value, best)
+    tl.store(y + r.to(tl.int64)[:, None] * C + c[None, :], best.to(y.dtype.element_ty), there)
+
+
+@triton.jit
+def pooled_gradient(
+    g, x, dx, R, C, H, W, OUT_H, OUT_W, K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of ``pooled``: the first of the largest numbers gets all of it, as by torch."""
+    r, c = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    there = (r < R)[:, None] & (c < C)[None, :]
+    corner = ((r // (OUT_H * OUT_W) * H + r // OUT_W % OUT_H * K) * W + r % OUT_W * K).to(tl.int64)[:, None]
+    best = tl.load(x + corner * C + c[None, :], there).to(tl.float32)
+    chosen = tl.zeros((ROWS, CHANNELS), tl.int32)
+    for place in tl.static_range(1, K * K):
+        value = tl.load(x + (corner + place // K * W + place % K) * C + c[None, :], there).to(tl.float32)
+        larger = (value > best) | (value != value)
+        best, chosen = tl.where(larger, value, best), tl.where(larger, place, chosen)
+    slope = tl.load(g + r.to(tl.int64)[:, None] * C + c[None, :], there).to(tl.float32)
+    for place in tl.static_range(K * K):
+        own = tl.where(chosen == place, slope, 0.0).to(dx.dtype.element_ty)
+        tl.store(dx + (corner + place // K * W + place % K) * C + c[None, :], own, there)

@@ -1,0 +1,194 @@
+"""Batch norm and max pooling by Triton's kernels, on a CPU run by its interpreter, against torch in float64."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnexp.training import short_maps
+from bnexp.training.kernels import MemberKernels, joined, parted
+from bnexp.training.short_maps import ShortMaps, suits
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Several parts of rows, tiles that are not full, and fewer rows than a tile has.
+SHAPES = ((3, 24, 5, 7), (9, 72, 6, 6), (2, 8, 65, 66))
+ROUNDING = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
+
+
+@pytest.fixture(autouse=True)
+def silent_arithmetic() -> Iterator[None]:
+    """Of nan and infinity, as on a GPU."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the functions whose own kernels have run."""
+    names: list[str] = []
+    for name in ("_BatchNorm", "_MaxPool"):
+        own = getattr(short_maps, name).apply
+        monkeypatch.setattr(
+            getattr(short_maps, name), "apply", lambda *given, own=own, name=name: names.append(name) or own(*given)
+        )
+    return names
+
+
+def maps(*shape: int, dtype: torch.dtype, seed: int = 0, mean: float = 0.0) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) + mean
+    return x.to(DEVICE, dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def affine(*shape: int) -> list[Tensor]:
+    """Gain, bias, running mean and variance."""
+    numbers = [torch.rand(shape, generator=torch.Generator().manual_seed(place)) + place for place in range(4)]
+    return [each.to(DEVICE) for each in numbers]
+
+
+def wide(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if each is None else each.detach().double().requires_grad_() for each in tensors]
+
+
+def same(found: Tensor, wanted: Tensor, bound: float) -> bool:
+    return bool((found.double() - wanted).norm() <= bound * wanted.norm())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+def test_batch_norm_is_torchs_in_double_precision_but_for_the_rounding_of_its_maps(
+    dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    x, g = maps(*shape, dtype=dtype, mean=5.0), maps(*shape, dtype=dtype, seed=1)
+    gain, bias, mean, var = affine(shape[1])
+    gain.requires_grad_(), bias.requires_grad_()
+    x64, gain64, bias64 = wide(x, gain, bias)
+    mean64, var64 = mean.double(), var.double()
+    with ShortMaps():
+        y = F.batch_norm(x, mean, var, gain, bias, True, 0.3, 1e-3)
+    y64 = F.batch_norm(x64, mean64, var64, gain64, bias64, True, 0.3, 1e-3)
+    dx, *of_affine = torch.autograd.grad(y, [x, gain, bias], g)
+    dx64, *of_affine64 = torch.autograd.grad(y64, [x64, gain64, bias64], g.double())
+    assert same(y, y64, ROUNDING[dtype])
+    assert same(dx, dx64, ROUNDING[dtype])
+    for found, wanted in zip([*of_affine, mean, var], [*of_affine64, mean64, var64], strict=True):
+        assert same(found, wanted, 1e-6)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_batch_norm_keeps_the_variance_of_values_far_from_zero() -> None:
+    """Mean 2^11 and deviation 1: the sum of squares alone would lose all digits of the variance in float32."""
+    x = maps(4, 8, 40, 40, dtype=torch.float16, mean=2048.0)
+    with ShortMaps():
+        F.batch_norm(
+            x, mean := torch.zeros(8, device=DEVICE), var := torch.ones(8, device=DEVICE), None, None, True, 1.0, 0.0
+        )
+    var64, mean64 = torch.var_mean(x.detach().double(), (0, 2, 3))
+    assert same(mean, mean64, 1e-6)
+    assert same(var, var64, 1e-5)
+
+
+def test_batch_norm_without_gain_and_running_statistics() -> None:
+    x, g = maps(2, 16, 4, 4, dtype=torch.bfloat16), maps(2, 16, 4, 4, dtype=torch.bfloat16, seed=1)
+    (x64,) = wide(x)
+    with ShortMaps():
+        y = F.batch_norm(x, None, None, None, None, True, 0.0, 1e-5)
+    y64 = F.batch_norm(x64, None, None, None, None, True, 0.0, 1e-5)
+    assert same(y, y64, 2**-8)
+    assert same(*torch.autograd.grad(y, x, g), *torch.autograd.grad(y64, x64, g.double()), 2**-8)
+
+
+def test_a_value_that_is_not_finite_spoils_its_channel_alone() -> None:
+    x = maps(2, 16, 4, 4, dtype=torch.bfloat16).detach()
+    x[0, 3, 1, 1] = torch.inf
+    with ShortMaps():
+        y = F.batch_norm(x, None, None, None, None, True, 0.0, 1e-5)
+    assert (~y.isfinite()).any((0, 2, 3)).nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize(("shape", "window"), [((3, 24, 6, 8), 2), ((2, 8, 2, 2), 2), ((2, 72, 7, 9), 2)], ids=str)
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+def test_max_pooling_is_torchs_bit_for_bit(
+    dtype: torch.dtype, shape: tuple[int, ...], window: int, ran: list[str]
+) -> None:
+    """Behind a ReLU many numbers of a window are equal; maps may have a row too many."""
+    x = maps(*shape, dtype=dtype).detach().relu().requires_grad_()
+    with ShortMaps():
+        y = nn.MaxPool2d(window)(x)
+    wanted = nn.MaxPool2d(window)(x)
+    g = maps(*y.shape, dtype=dtype, seed=1)
+    assert ran == ["_MaxPool"]
+    assert torch.equal(y, wanted)
+    assert torch.equal(*(torch.autograd.grad(each, x, g)[0] for each in (y, wanted)))
+
+
+def test_max_pooling_passes_nan_on() -> None:
+    x = maps(1, 8, 4, 4, dtype=torch.bfloat16).detach()
+    x[0, 2, 1, 2] = torch.nan
+    with ShortMaps():
+        y = F.max_pool2d(x, 2)
+    assert torch.equal(y.isnan(), F.max_pool2d(x, 2).isnan())
+    assert y.isnan().sum() == 1
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        maps(2, 8, 4, 4, dtype=torch.float32),
+        maps(2, 6, 4, 4, dtype=torch.bfloat16),
+        maps(2, 8, 4, 4, dtype=torch.bfloat16).contiguous(),
+        maps(2, 8, 4, 4, dtype=torch.bfloat16)[:, :, 0, 0],
+    ],
+    ids=["fp32", "few channels", "channels first", "vectors"],
+)
+def test_other_inputs_are_left_to_torch(x: Tensor, ran: list[str]) -> None:
+    assert not suits(x)
+    with ShortMaps():
+        y = F.batch_norm(x, None, None, None, None, True)
+    assert torch.equal(y, F.batch_norm(x, None, None, None, None, True))
+    assert not ran
+
+
+@pytest.mark.parametrize(
+    "given", [{"kernel_size": 3}, {"kernel_size": 2, "stride": 1}, {"kernel_size": 2, "ceil_mode": True}], ids=str
+)
+def test_other_windows_are_left_to_torch(given: dict[str, Any], ran: list[str]) -> None:
+    x = maps(2, 8, 7, 7, dtype=torch.bfloat16)
+    with ShortMaps():
+        y = F.max_pool2d(x, **given)
+    assert torch.equal(y, F.max_pool2d(x, **given))
+    assert not ran
+
+
+def test_evaluation_is_left_to_torch(ran: list[str]) -> None:
+    x, (gain, bias, mean, var) = maps(2, 8, 7, 7, dtype=torch.bfloat16), affine(8)
+    with ShortMaps():
+        y = F.batch_norm(x, mean, var, gain, bias)
+    assert torch.equal(y, F.batch_norm(x, mean, var, gain, bias))
+    assert not ran
+
+
+def test_a_stack_runs_each_kernel_once_over_the_channels_of_all_members(ran: list[str]) -> None:
+    members, C = 3, 8
+    x = maps(2, members * C, 4, 4, dtype=torch.bfloat16)
+    gain_MC, bias_MC, mean_MC, var_MC = affine(members, C)
+    expected = mean_MC.clone(), var_MC.clone()
+
+    def one(x_B: Tensor, gain: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        return F.max_pool2d(F.batch_norm(x_B, mean, var, gain, bias, True), 2)
+
+    with ShortMaps(), MemberKernels():
+        y_M = torch.func.vmap(one)(parted(x, members), gain_MC, bias_MC, mean_MC, var_MC)
+    assert ran == ["_BatchNorm", "_MaxPool"]
+    wanted = F.batch_norm(x, *(each.view(-1) for each in (*expected, gain_MC, bias_MC)), True)
+    assert same(joined(y_M), F.max_pool2d(wanted, 2).double(), 2**-8)
+    assert same(mean_MC, expected[0].double(), 1e-6)
+    assert same(var_MC, expected[1].double(), 1e-6)
