@@ -82,7 +82,7 @@ SECTIONS: dict[str, tuple[Callable[[Place], list[Case]], bool]] = {
     "evaluation": (lambda at: rates.few_cases("evaluation_rates", at.scope, smoke=at.smoke), False),
     "profile": (lambda at: rates.few_cases("profile", at.scope, smoke=at.smoke), False),
     "commands": (lambda at: commands.command_cases(device=at.device, images=at.images, smoke=at.smoke), False),
-    "kill": (lambda at: commands.kill_cases(device=at.device, images=at.images, smoke=at.smoke), False),
+    "kill": (lambda at: commands.kill_cases(device=at.device, images=at.images, smoke=at.smoke), True),
     "compiling": (lambda at: rates.compiling_cases(at.scope, smoke=at.smoke), True),
     "compiled": (lambda at: rates.population_cases(at.scope, smoke=at.smoke, compiled=True), False),
 }

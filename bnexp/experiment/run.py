@@ -240,14 +240,14 @@ def _save_due(setup: Setup, books: Mapping[int, Logbook], ends: Collection[int],
     finite = setup.finite()
     rows = [row for row in rows if finite[row]]
     due = [row for row in rows if all_due or row in ends]
-    states = dict(zip(rows, setup.states(rows), strict=True))
+    state_of = setup.states(rows)
     writers.wait()  # one checkpoint after another
     writers.each(lambda row: books[row].flush(), due)
     marks = {row: books[row].marks for row in due}
     both = CHECKPOINTS[setup.config.checkpoint_keep] > 1
 
     def save(row: int) -> None:
-        folder, state = books[row].folder, {"config_hash": books[row].facts["config_hash"], **states[row]}
+        folder, state = books[row].folder, {"config_hash": books[row].facts["config_hash"], **state_of(row)}
         if row in best:
             checkpoint.save_best(folder, state)
         if row in marks:

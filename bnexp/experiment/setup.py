@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -227,26 +227,25 @@ class Setup:
         train_batch_size = min(self.config.micro_batch_size, len(self._some))
         return {"batch_size": self.eval_batch_size, "train_batch_size": train_batch_size}
 
-    def states(self, rows: Sequence[int]) -> list[State]:
-        """Everything that resuming needs of some members; large tensors leave the device in one copy for all."""
+    def states(self, rows: Sequence[int]) -> Callable[[int], State]:
+        """``state`` of now, of these members; large tensors leave the device while this goes on, see ``to_cpu``."""
         training, scale = self.training, scale_of(self.data)
-        parts = training.population.states(rows), training.optimizer.states(rows)
-        return [
-            {
-                "step": training.progress.step,
-                **own,
-                "optimizer": slots,
+        own, slots = training.population.states(), training.optimizer.states()
+        small = {
+            row: {
                 "progress": training.progress.state(row),
                 "precision": training.precision.state(row),
                 "probes": self.observer.state(row),
-                "scale": scale,
             }
-            for row, own, slots in zip(rows, *parts, strict=True)
-        ]
+            for row in rows
+        }
+        step = training.progress.step
+        return lambda row: {"step": step, **own(row), "optimizer": slots(row), **small[row], "scale": scale}
 
     def state(self, row: int) -> State:
         """Everything that resuming needs of one member."""
-        return self.states([row])[0]
+        state: State = self.states([row])(row)
+        return state
 
     def load(self, row: int, state: State) -> None:
         """Put a member back to where it was saved, by this version or an older one."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from bnexp.config.checks import Fraction, NonNegative, PositiveFloat
 from bnexp.config.registry import Bound, Registry
 from bnexp.models.layers import parameter_kinds
+from bnexp.training.copies import to_cpu
 from bnexp.training.population import Population
 
 
@@ -125,14 +126,14 @@ class Optimizer(ABC):
     @abstractmethod
     def _update(self, g: Tensor, lr_M1: Tensor) -> None: ...
 
-    def states(self, rows: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Members' slots, on the CPU."""
-        slots = {name: slot.cpu() for name, slot in self.slots.items()}
-        return [{name: slot[row].clone() for name, slot in slots.items()} for row in rows]
+    def states(self) -> Callable[[int], dict[str, Tensor]]:
+        """``state`` of now, of any member; its tensors leave the device while this goes on, see ``to_cpu``."""
+        slots = to_cpu(self.slots)
+        return lambda row: {name: slot[row].clone() for name, slot in slots().items()}
 
     def state(self, row: int) -> dict[str, Tensor]:
         """One member's slots, on the CPU."""
-        return self.states([row])[0]
+        return self.states()(row)
 
     def load(self, row: int, state: dict[str, Tensor]) -> None:
         """Restore a member's slots.

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from bnexp.training.compiled import Program, compiled
+from bnexp.training.copies import to_cpu
 from bnexp.training.kernels import MemberKernels
 from bnexp.training.losses import mean_loss, mean_losses
 from bnexp.training.precision import Precision
@@ -201,20 +202,20 @@ class Population:
             slot.view(moved_1P).copy_(saved[name].view(row.unsqueeze(0)))
         return moved_1P[0]
 
-    def states(self, rows: Sequence[int]) -> list[dict[str, dict[str, Tensor]]]:
-        """Members' parameters and buffers by name, on the CPU; the same as in populations of these members alone."""
-        theta_MP, buffers = self.theta_MP.cpu(), {name: stack.cpu() for name, stack in self.buffers.items()}
-        return [
-            {
-                "parameters": {name: slot.view(theta_MP)[row].clone() for name, slot in self._slots.items()},
-                "buffers": {name: stack[row].clone() for name, stack in buffers.items()},
-            }
-            for row in rows
-        ]
+    def states(self) -> Callable[[int], dict[str, dict[str, Tensor]]]:
+        """``state`` of now, of any member; its tensors leave the device while this goes on, see ``to_cpu``."""
+        theta, buffers = to_cpu({"": self.theta_MP}), to_cpu(self.buffers)
+
+        def state(row: int) -> dict[str, dict[str, Tensor]]:
+            theta_MP = theta()[""]
+            parameters = {name: slot.view(theta_MP)[row].clone() for name, slot in self._slots.items()}
+            return {"parameters": parameters, "buffers": {name: each[row].clone() for name, each in buffers().items()}}
+
+        return state
 
     def state(self, row: int) -> dict[str, dict[str, Tensor]]:
-        """One member's parameters and buffers; see ``states``."""
-        return self.states([row])[0]
+        """One member's parameters and buffers by name, on the CPU; the same as in a population of it alone."""
+        return self.states()(row)
 
     @torch.no_grad()
     def load(self, row: int, state: dict[str, dict[str, Tensor]]) -> None:

@@ -197,7 +197,9 @@ def imports(device: str) -> list[Row]:
 # ------------------------------------------------------------------------------------------------------- the kill
 
 
-def killed(members: int, net: Sequence[str], *, device: str, place: Path, steps: int, forked: bool) -> list[Row]:
+def killed(
+    name: str, members: int, net: Sequence[str], *, device: str, place: Path, steps: int, forked: bool
+) -> list[Row]:
     """A run (or a stack) that is killed with SIGKILL after its second checkpoint, and resumed, against one that is not.
 
     Raises:
@@ -212,7 +214,7 @@ def killed(members: int, net: Sequence[str], *, device: str, place: Path, steps:
     command = Command(["train", *several, *words, f"{at}={place}/killed"], place, forked=forked)
     while command.running() and len(list((place / "killed").rglob("checkpoint.previous.pt"))) < members:
         time.sleep(0.001)
-    row: Row = {"killed": f"{members} stacked" if several else "one run"}
+    row: Row = {"killed": name}
     if not command.running():
         return [row | {"fault": f"it ended before it could be killed (exit code {command.code})"}]
     command.kill()
@@ -280,10 +282,19 @@ def command_cases(*, device: str, images: Path, smoke: bool) -> list[Case]:
 
 
 def kill_cases(*, device: str, images: Path, smoke: bool) -> list[Case]:
-    """One run, and a stack of four."""
-    net = ("model=mlp", "model.width=8", "data.size=null") if smoke else ("model=lenet", "deterministic=true")
-    given = {"device": device, "place": images / "killed", "steps": 160 if smoke else 4000, "net": net, "forked": smoke}
+    """One run, and stacks of four, in 16 bits too."""
+    lenet, resnet = ("model=lenet",), ("model=resnet", "model.depth=8", "data.size=16", "precision=bf16")
+    small = ("model=mlp", "model.width=8", "data.size=null")
+    cases = {"one small run": (1, small)}
+    if not smoke:
+        cases = {"one run": (1, lenet), "4 stacked": (4, lenet), "4 stacked in bf16": (4, resnet)}
     return [
-        Case(f"killed, {members} members", "on_gpu.commands:killed", {"members": members, **given}, limit=150)
-        for members in ((1,) if smoke else (1, 4))
+        Case(
+            f"killed, {name}",
+            "on_gpu.commands:killed",
+            {"name": name, "members": members, "net": (*net, "deterministic=true"), "steps": 160 if smoke else 4000}
+            | {"device": device, "place": images / name, "forked": smoke},
+            limit=150,
+        )
+        for name, (members, net) in cases.items()
     ]
