@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sysconfig
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -114,15 +116,22 @@ def takes_own_kernels(config: TrainConfig, device: torch.device) -> bool:
     """
     if device.type != "cuda" or config.precision not in SHORT or config.compile:
         return False
-    lacks = "the package triton" if find_spec("triton") is None else None if _c_compiler() else "a C compiler"
+    lacks = _lacks_for_triton(device)
     if lacks is not None:
-        log.warning("precision=%s: batch norm and max pooling are torch's own, for want of %s", config.precision, lacks)
+        log.info("precision=%s: batch norm and max pooling are torch's, for want of %s", config.precision, lacks)
     return lacks is None
 
 
-def _c_compiler() -> str | None:
-    """The one that Triton will use."""
-    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+def _lacks_for_triton(device: torch.device) -> str | None:
+    """What this machine lacks to compile kernels; None if it has all."""
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    has = {
+        "the package triton": find_spec("triton") is not None,
+        "a C compiler": bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")),
+        f"Python's header files ({headers})": headers.exists(),
+        "a GPU of compute capability 8.0": torch.cuda.get_device_capability(device) >= (8, 0),
+    }
+    return next((name for name, there in has.items() if not there), None)
 
 
 def set_layout(config: TrainConfig, member: nn.Module) -> None:
