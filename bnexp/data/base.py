@@ -230,10 +230,7 @@ class Data:
         return self.mapped(lambda split: split.of(member))
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Data:
-        """The same data on another device, their numbers in another type; the data themselves if nothing changes."""
-        x = self.train.x
-        if (x.device, x.dtype) == (torch.device(device), dtype):
-            return self
+        """The same data on another device, their numbers in another type."""
         return self.mapped(lambda split: split.to(device, dtype))
 
 

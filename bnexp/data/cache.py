@@ -20,7 +20,9 @@ def load(options: Mapping[str, Any], device: torch.device | str = "cpu") -> Data
     Nobody writes into its tensors. Raises as ``prepare.load``.
     """
     kept = _kept.get(_key(options))
-    return prepared(options, device) if kept is None else kept.to(device)
+    if kept is None:
+        return prepared(options, device)
+    return kept if torch.device(device).type == "cpu" else kept.to(device)
 
 
 def keep(wanted: Sequence[Mapping[str, Any]]) -> None:

@@ -33,3 +33,16 @@ def test_other_options_are_another_data_set(options):
     keep([options])
     assert len(load(options | {"train_limit": 40}).train) == 40
     assert len(load(options).train) == 50
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("changed", [{}, {"whiten": "zca"}, {"size": 10}], ids=str)
+def test_all_that_is_asked_for_a_device_is_on_it(options, changed, kept):
+    """The device "meta" keeps shapes and types alone."""
+    options |= changed
+    if kept:
+        keep([options])
+    for name, split in load(options, "meta").splits().items():
+        here = load(options).splits()[name]
+        assert {split.x.device.type, split.y.device.type} == {"meta"}
+        assert (split.x.shape, split.x.dtype, split.y.shape) == (here.x.shape, here.x.dtype, here.y.shape)

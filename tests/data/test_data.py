@@ -923,6 +923,15 @@ def test_moments_of_bytes_are_those_of_the_numbers_that_they_become(shape):
     assert std[0] == 1  # as for any channel that is constant
 
 
+def test_images_of_bytes_become_numbers_on_the_device_that_is_asked_for(npz):
+    options = PLAIN | {"name": "npz", "path": str(npz()), "layout": "nchw", "holdout": None, "standardize": True}
+    here, there = load(options), load(options, "meta")
+    assert (there.mean, there.std) == (here.mean, here.std)
+    for name, split in there.splits().items():
+        wanted = here.splits()[name].x
+        assert (split.x.device.type, split.x.dtype, split.x.shape) == ("meta", torch.float32, wanted.shape)
+
+
 def test_moments_are_accurate_over_many_chunks():
     x = 1000 + torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0))
     mean, std = moments(x)
