@@ -60,12 +60,14 @@ class Trained:
         evaluated: measures of the evaluation after the last step, [M] each.
         weights: of all members by name, [M, ...].
         replays: how often a CUDA graph was replayed.
+        capture_failed: why no more was, if a capture failed.
     """
 
     losses: list[list[float]]
     evaluated: Mapping[str, Sequence[float]]
     weights: Mapping[str, Tensor]
     replays: int
+    capture_failed: str | None
 
 
 def composed(*words: Sequence[str]) -> list[TrainConfig]:
@@ -87,7 +89,8 @@ def trained(config: TrainConfig, *, members: int, stacked: bool = False) -> Trai
     values = [record.values for record in records if "train/loss" in record.values]
     last = {name: numbers for name, numbers in values[-1].items() if name.endswith("/loss")}
     weights = {name: torch.stack([state["parameters"][name] for state in states]) for name in states[0]["parameters"]}
-    return Trained([list(each["train/loss"]) for each in values], last, weights, len(replays))
+    losses = [list(each["train/loss"]) for each in values]
+    return Trained(losses, last, weights, len(replays), setup.population.capture_failed)
 
 
 @contextmanager
@@ -166,7 +169,7 @@ def exact(norm: str, model: str, *, device: str, steps: int, members: int) -> li
         if not row[way] <= bound:
             faults.append(f"{way}: {row[way]:.1e} apart from the CPU")
         if recorded and device != "cpu" and not found.replays:
-            faults.append(f"{way}: no step was replayed")
+            faults.append(f"{way}: no step was replayed ({found.capture_failed})")
         forget()
     return [row | {"exempt": why} | ({"fault": "; ".join(faults)} if faults else {})]
 
@@ -189,7 +192,7 @@ def formats(norm: str, model: str, *, device: str, steps: int, members: int) -> 
         if not all(math.isfinite(loss) for losses in found.losses for loss in losses) or len(found.losses) < steps:
             faults.append(f"{name}: the losses are not finite")
         if can.graph and device != "cpu" and not found.replays:
-            faults.append(f"{name}: no step was replayed")
+            faults.append(f"{name}: no step was replayed ({found.capture_failed})")
         forget()
     return [row | {"exempt": why} | ({"fault": "; ".join(faults)} if faults else {})]
 
