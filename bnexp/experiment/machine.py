@@ -15,7 +15,7 @@ from torch import nn
 from bnexp.config.schema import TrainConfig
 from bnexp.norms import NORMS
 from bnexp.training.population import Recorder
-from bnexp.training.precision import SHORT, allow_tf32, rounds_to_tf32
+from bnexp.training.precision import SHORT, allow_tf32
 from bnexp.training.step import CudaGraphs
 
 log = logging.getLogger(__name__)
@@ -60,13 +60,15 @@ def prepare_machine(config: TrainConfig) -> torch.device:
     """
     device = pick_device(config.device)
     torch.set_num_threads(config.threads)
-    allow_tf32(rounds_to_tf32(config.precision))
+    allow_tf32(config.precision == "tf32")
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError("precision=bf16: this GPU has no bfloat16 (allowed here: fp32, tf32, fp16)")
     if config.compile and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         raise ValueError("compile=true: torch.compile needs a C++ compiler, and none was found; use compile=false")
     if device.type == "cuda":
         require_graph(config)
+    if device.index is not None:  # recordings, events and Triton take the current device
+        torch.cuda.set_device(device)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports all of torch.compile

@@ -28,13 +28,13 @@ def attach_scale(model: nn.Module, config: TrainConfig, data: Data) -> None:
     so that a resumed run needs no source. Whitened data have no scale.
 
     Args:
-        model: on the device of ``data``; each member of a population gets its own buffers.
+        model: on any device; each member of a population gets its own buffers.
         config: its settings.
         data: what it is trained on.
     """
     if config.pixel_scale == "own" or config.data["whiten"] != "none":
         return
-    own = scale_of(data, data.train.x.device)
+    own = scale_of(data, next(model.parameters()).device)
     for name, values in own.items():
         model.register_buffer(name, values.clone())
     model.register_forward_pre_hook(lambda module, inputs: _rescaled(module, own, *inputs))

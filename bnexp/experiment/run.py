@@ -239,9 +239,11 @@ def _save_due(setup: Setup, books: Mapping[int, Logbook], ends: Collection[int],
         return
     finite = setup.finite()
     rows = [row for row in rows if finite[row]]
+    writers.wait()  # one checkpoint after another
+    if not rows:
+        return
     due = [row for row in rows if all_due or row in ends]
     state_of = setup.states(rows)
-    writers.wait()  # one checkpoint after another
     writers.each(lambda row: books[row].flush(), due)
     marks = {row: books[row].marks for row in due}
     both = CHECKPOINTS[setup.config.checkpoint_keep] > 1

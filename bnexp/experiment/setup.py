@@ -31,7 +31,7 @@ from bnexp.training import ema
 from bnexp.training.evaluation import Measures
 from bnexp.training.loop import Progress, Training
 from bnexp.training.population import Population
-from bnexp.training.precision import Precision, dtype_of
+from bnexp.training.precision import Precision, dtype_of, measuring
 from bnexp.training.step import untried_kernels
 
 # The most images in a forward pass of an evaluation, and on a CPU the most numbers in a feature map: 8 MB, most of
@@ -114,7 +114,7 @@ class Setup:
 
     def evaluate(self) -> Measures:
         """The measures of an evaluation during training."""
-        with self._aside():
+        with self._aside(), measuring(self.config.precision):
             return self._evaluator()
 
     @cached_property
@@ -230,8 +230,7 @@ class Setup:
     def states(self, rows: Sequence[int]) -> Callable[[int], State]:
         """``state`` of now, of these members; large tensors leave the device while this goes on, see ``to_cpu``."""
         training, scale = self.training, scale_of(self.data)
-        own, slots = training.population.states(), training.optimizer.states()
-        small = {
+        small = {  # first: to read a number waits for all that the device was told to do
             row: {
                 "progress": training.progress.state(row),
                 "precision": training.precision.state(row),
@@ -239,7 +238,7 @@ class Setup:
             }
             for row in rows
         }
-        step = training.progress.step
+        step, own, slots = training.progress.step, training.population.states(), training.optimizer.states()
         return lambda row: {"step": step, **own(row), "optimizer": slots(row), **small[row], "scale": scale}
 
     def state(self, row: int) -> State:

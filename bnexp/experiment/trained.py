@@ -85,7 +85,8 @@ def trained(folder: Path, *, imports: Sequence[str], device: str, best: bool = F
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Give back what preparing a training changes: threads, number formats, determinism, tries, random numbers."""
+    """Give back what preparing a training changes: threads, number formats, determinism, tries, GPU, random numbers."""
+    current = torch.cuda.current_device() if _uses_a_gpu() else 0
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     cudnn = torch.backends.cudnn
     tries = cudnn.benchmark, cudnn.benchmark_limit
@@ -95,8 +96,14 @@ def _process_kept() -> Iterator[None]:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             yield
     finally:
+        if _uses_a_gpu():
+            torch.cuda.set_device(current)
         torch.set_num_threads(threads)
         if deterministic:
             torch.use_deterministic_algorithms(True)
         cudnn.benchmark, cudnn.benchmark_limit = tries
         products.fp32_precision, convolutions.fp32_precision = formats
+
+
+def _uses_a_gpu() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

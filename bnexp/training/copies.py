@@ -11,7 +11,8 @@ from torch import Tensor
 def to_cpu(tensors: Mapping[str, Tensor]) -> Callable[[], Mapping[str, Tensor]]:
     """Begin to copy tensors to the CPU; returns what waits for the copies, on any thread.
 
-    They have the numbers of now, whatever happens to the tensors next.
+    They have the numbers of now, whatever happens to the tensors next: a GPU copies before it does what it is told
+    later, and the caller need not wait for it.
     """
     copies = {name: torch.empty_like(each, device="cpu", pin_memory=each.is_cuda) for name, each in tensors.items()}
     for name, each in tensors.items():

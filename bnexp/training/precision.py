@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -23,15 +24,23 @@ def dtype_of(precision: str) -> torch.dtype:
     return torch.float64 if precision == "fp64" else torch.float32
 
 
-def rounds_to_tf32(precision: str) -> bool:
-    """Whether matrix products in fp32 may round their inputs to TF32; beside 16 bits these are the finer ones."""
-    return precision == "tf32" or precision in SHORT
-
-
 def allow_tf32(allow: bool) -> None:
     """Allow or forbid CUDA to round the inputs of matrix products and convolutions to TF32."""
     torch.backends.cuda.matmul.fp32_precision = "tf32" if allow else "ieee"
     torch.backends.cudnn.conv.fp32_precision = "tf32" if allow else "ieee"  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def measuring(precision: str) -> Iterator[None]:
+    """The formats of an evaluation: for a training in 16 bits, products in TF32, which is finer than these."""
+    if precision not in SHORT:
+        yield
+        return
+    allow_tf32(True)
+    try:
+        yield
+    finally:
+        allow_tf32(False)
 
 
 class Precision:

@@ -7,7 +7,7 @@ their place, wherever the functions of torch are called: in a layer, or in the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -16,12 +16,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-# Rows and channels of a tile; parts that the rows are divided into at most, all tiles of channels together and for one;
-# channels of a tile where parts are joined.
-_ROWS, _CHANNELS, _PROGRAMS, _PARTS, _FEW = 64, 64, 1024, 512, 16
-_TILE = {"ROWS": _ROWS, "CHANNELS": _CHANNELS}
-# Rows of a tile of a pooled map.
-_POOLED = 16
+# Rows and channels of a tile, and of a tile of a pooled map; measured on an H100.
+_ROWS = 64
+_TILE = {"ROWS": _ROWS, "CHANNELS": 64}
+_POOLED = {"ROWS": 16, "CHANNELS": 64}
+# Parts that the rows of a tile's channels are divided into at most, and about how many of all channels.
+_PARTS = 512
+_ALL_PARTS = 1024
+# What joins the parts.
+_JOIN = {"PARTS": _PARTS, "CHANNELS": 16}
 # The largest window: each of its places is written out in the kernel, and 4 x 4 take 13 s to compile.
 _WINDOW = 2
 
@@ -29,7 +32,7 @@ _WINDOW = 2
 class ShortMaps(TorchFunctionMode):
     """Inside the with block, functions of torch that have a kernel here use it where the maps suit it."""
 
-    depth = 0  # with blocks that are open
+    depth = 0  # with blocks that are open, on any thread: one alone trains
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -56,8 +59,9 @@ def suits(x: Tensor) -> bool:
     """True for maps (B, C, H, W) in 16 bits with channels last, whose rows of C numbers are read in whole words."""
     return (
         x.ndim == 4
-        and x.element_size() == 2
+        and x.dtype in (torch.float16, torch.bfloat16)
         and x.shape[1] % 8 == 0
+        and x.numel() > x.shape[1]  # torch refuses a single value a channel
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and x.is_contiguous(memory_format=torch.channels_last)
     )
@@ -77,10 +81,19 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """``F.batch_norm``."""
-    if not (training and suits(x) and (weight is None) == (bias is None)):
+    pairs = (running_mean, running_var), (weight, bias)
+    if not (training and suits(x) and all(_are_plain(pair, x) for pair in pairs)):
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     y: Tensor = _BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps)
     return y
+
+
+def _are_plain(pair: tuple[Tensor | None, Tensor | None], x: Tensor) -> bool:
+    """Whether both of two vectors are missing, or both are C adjacent numbers in float32, beside x."""
+    like = (torch.float32, (x.shape[1],), x.device)
+    return pair == (None, None) or all(
+        each is not None and (each.dtype, each.shape, each.device) == like and each.is_contiguous() for each in pair
+    )
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -102,16 +115,14 @@ class _BatchNorm(torch.autograd.Function):
 
         rows, C, y = _rows(x), x.shape[1], torch.empty_like(x)
         parts, length = _parts(rows, C)
-        moments, some = (x.new_empty(*shape, 2, C, dtype=torch.float32) for shape in ((), (parts,)))
-        kernels.part_moments[_tiles(C), parts](x, some, rows, C, length, **_TILE)
+        moments, of_parts = (x.new_empty(*shape, 2, C, dtype=torch.float32) for shape in ((), (parts,)))
+        kernels.part_moments[_grid(parts, C)](x, of_parts, rows, C, length, **_TILE)
         tracked = running_mean is not None
         running = (running_mean, running_var) if tracked else (moments, moments)
-        joining = {"TRACKED": tracked, "PARTS": _PARTS, "CHANNELS": _FEW}
-        kernels.joined_moments[(-(-C // _FEW),)](
-            some, moments, *running, rows, C, length, parts, momentum, eps, **joining
-        )
+        given = (of_parts, moments, *running, rows, C, length, parts, momentum, eps)
+        kernels.joined_moments[_grid(1, C, _JOIN)](*given, TRACKED=tracked, **_JOIN)
         affine = (moments, moments) if gain is None else (gain, bias)
-        kernels.normalized[_tiles(C), -(-rows // _ROWS)](
+        kernels.normalized[_grid(-(-rows // _ROWS), C)](
             x, y, moments, *affine, rows, C, AFFINE=gain is not None, **_TILE
         )
         ctx.save_for_backward(x, moments, gain)
@@ -127,14 +138,14 @@ class _BatchNorm(torch.autograd.Function):
         g = g.contiguous(memory_format=torch.channels_last)
         rows, C, dx = _rows(x), x.shape[1], torch.empty_like(x)
         parts, length = _parts(rows, C)
-        some, means, slopes = (moments.new_empty(*shape, 2, C) for shape in ((parts,), (), ()))
-        kernels.part_sums[_tiles(C), parts](g, x, moments, some, rows, C, length, **_TILE)
-        kernels.joined_sums[(-(-C // _FEW),)](some, moments, means, slopes, rows, C, parts, PARTS=_PARTS, CHANNELS=_FEW)
+        of_parts, means, slopes = (moments.new_empty(*shape, 2, C) for shape in ((parts,), (), ()))
+        kernels.part_sums[_grid(parts, C)](g, x, moments, of_parts, rows, C, length, **_TILE)
+        kernels.joined_sums[_grid(1, C, _JOIN)](of_parts, moments, means, slopes, rows, C, parts, **_JOIN)
         affine = moments if gain is None else gain
-        kernels.gradient[_tiles(C), -(-rows // _ROWS)](
+        kernels.gradient[_grid(-(-rows // _ROWS), C)](
             g, x, dx, moments, means, affine, rows, C, AFFINE=gain is not None, **_TILE
         )
-        of_affine = (None, None) if gain is None else slopes.to(gain.dtype).unbind()
+        of_affine = (None, None) if gain is None else slopes.unbind()
         return dx, *of_affine, None, None, None, None
 
 
@@ -142,13 +153,18 @@ def _rows(x: Tensor) -> int:
     return x.numel() // x.shape[1]
 
 
-def _tiles(C: int) -> int:
-    return -(-C // _CHANNELS)
+def _tiles(C: int, tile: Mapping[str, int] = _TILE) -> int:
+    return -(-C // tile["CHANNELS"])
+
+
+def _grid(rows: int, C: int, tile: Mapping[str, int] = _TILE) -> tuple[int]:
+    """Programs for so many tiles or parts of the rows: in one axis, as the others end at 65,535."""
+    return (rows * _tiles(C, tile),)
 
 
 def _parts(rows: int, C: int) -> tuple[int, int]:
     """How many parts of how many rows: enough to keep a GPU busy, and few enough to be joined quickly."""
-    tiles, most = -(-rows // _ROWS), min(_PARTS, -(-_PROGRAMS // _tiles(C)))
+    tiles, most = -(-rows // _ROWS), min(_PARTS, -(-_ALL_PARTS // _tiles(C)))
     length = -(-tiles // most) * _ROWS
     return -(-rows // length), length
 
@@ -184,8 +200,7 @@ class _MaxPool(torch.autograd.Function):
 
         B, C, H, W = x.shape
         y = torch.empty(B, C, H // k, W // k, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        tile = {"ROWS": _POOLED, "CHANNELS": _CHANNELS}
-        kernels.pooled[_tiles(C), -(-_rows(y) // _POOLED)](x, y, _rows(y), C, H, W, H // k, W // k, K=k, **tile)
+        kernels.pooled[_pooling_grid(y)](x, y, _rows(y), C, H, W, H // k, W // k, K=k, **_POOLED)
         ctx.save_for_backward(x)
         ctx.k = k
         return y
@@ -200,11 +215,12 @@ class _MaxPool(torch.autograd.Function):
         _, C, H, W = x.shape
         g = g.contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x) if H % k == W % k == 0 else torch.zeros_like(x)
-        tile = {"ROWS": _POOLED, "CHANNELS": _CHANNELS}
-        kernels.pooled_gradient[_tiles(C), -(-_rows(g) // _POOLED)](
-            g, x, dx, _rows(g), C, H, W, H // k, W // k, K=k, **tile
-        )
+        kernels.pooled_gradient[_pooling_grid(g)](g, x, dx, _rows(g), C, H, W, H // k, W // k, K=k, **_POOLED)
         return dx, None
+
+
+def _pooling_grid(y: Tensor) -> tuple[int]:
+    return _grid(-(-_rows(y) // _POOLED["ROWS"]), y.shape[1], _POOLED)
 
 
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {F.batch_norm: batch_norm, F.max_pool2d: max_pool2d}

@@ -1,8 +1,8 @@
-"""The kernels of a batch norm of maps with channels last, in Triton: a matrix of R rows (places) and C channels.
+"""Batch norm and max pooling in Triton: maps with channels last are matrices of R rows (places) and C channels.
 
 Each kernel reads and writes its maps once, in tiles of rows and channels, and adds up in float32. The two reductions
 over rows have two stages, a part of the rows each and then all parts, in an order that does not depend on timing: the
-same numbers give the same bits. Imported only where they run; ``bnexp.training.batch_norm`` calls them.
+same numbers give the same bits. Imported only where they run; ``bnexp.training.short_maps`` calls them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ import triton.language as tl
 
 
 @triton.jit
+def own_place(C, CHANNELS: tl.constexpr):
+    """Which tile or part of the rows a program has, and which channels; neighbours in memory are neighbours in time."""
+    tiles = tl.cdiv(C, CHANNELS)
+    number = tl.program_id(0)
+    return number // tiles, number % tiles * CHANNELS + tl.arange(0, CHANNELS)
+
+
+@triton.jit
 def part_moments(x, parts, R, C, length, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Mean and sum of squared deviations of a part of ``length`` rows, into parts [S, 2, C]; Welford's updates."""
-    part, c = tl.program_id(1), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    part, c = own_place(C, CHANNELS)
     start = part * length
     end = tl.minimum(start + length, R)
     mean = tl.zeros((ROWS, CHANNELS), tl.float32)
@@ -64,7 +72,8 @@ def joined_moments(
 @triton.jit
 def normalized(x, y, moments, gain, bias, R, C, AFFINE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Maps with mean 0 and variance 1, times gain, plus bias."""
-    r, c = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    tile, c = own_place(C, CHANNELS)
+    r = tile * ROWS + tl.arange(0, ROWS)
     there = (r < R)[:, None] & (c < C)[None, :]
     mean, scale = tl.load(moments + c, c < C, 0.0), tl.load(moments + C + c, c < C, 0.0)
     at = r.to(tl.int64)[:, None] * C + c[None, :]
@@ -77,7 +86,7 @@ def normalized(x, y, moments, gain, bias, R, C, AFFINE: tl.constexpr, ROWS: tl.c
 @triton.jit
 def part_sums(g, x, moments, parts, R, C, length, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Sums of g and of g (x - mean) over a part of ``length`` rows, into parts [S, 2, C]."""
-    part, c = tl.program_id(1), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    part, c = own_place(C, CHANNELS)
     start = part * length
     end = tl.minimum(start + length, R)
     mean = tl.load(moments + c, c < C, 0.0)[None, :]
@@ -114,7 +123,8 @@ def gradient(
     g, x, dx, moments, sums, gain, R, C, AFFINE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Into dx: (g - mean(g) - (x - mean) mean(g (x - mean)) / (variance + eps)) gain / sqrt(variance + eps)."""
-    r, c = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    tile, c = own_place(C, CHANNELS)
+    r = tile * ROWS + tl.arange(0, ROWS)
     there = (r < R)[:, None] & (c < C)[None, :]
     mean, scale = tl.load(moments + c, c < C, 0.0), tl.load(moments + C + c, c < C, 0.0)
     mean_g, product = tl.load(sums + c, c < C, 0.0), tl.load(sums + C + c, c < C, 0.0)
@@ -127,15 +137,30 @@ def gradient(
 
 
 @triton.jit
-def pooled(x, y, R, C, H, W, OUT_H, OUT_W, K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The largest of K x K numbers, (B, H, W, C) -> R = B * OUT_H * OUT_W rows of C; nan if one is."""
-    r, c = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    there = (r < R)[:, None] & (c < C)[None, :]
-    corner = ((r // (OUT_H * OUT_W) * H + r // OUT_W % OUT_H * K) * W + r % OUT_W * K).to(tl.int64)[:, None]
+def largest(x, corner, c, there, C, W, K: tl.constexpr):
+    """The largest of K x K numbers and its place: of equals the first, of nan the last, as by torch."""
     best = tl.load(x + corner * C + c[None, :], there).to(tl.float32)
+    chosen = tl.zeros(best.shape, tl.int32)
     for place in tl.static_range(1, K * K):
         value = tl.load(x + (corner + place // K * W + place % K) * C + c[None, :], there).to(tl.float32)
-        best = tl.where((value > best) | (value != value), value, best)
+        larger = (value > best) | (value != value)
+        best, chosen = tl.where(larger, value, best), tl.where(larger, place, chosen)
+    return best, chosen
+
+
+@triton.jit
+def corner_of(r, H, W, OUT_H, OUT_W, K: tl.constexpr):
+    """The row of (B, H, W, C) where the window of a row of (B, OUT_H, OUT_W, C) begins."""
+    return ((r // (OUT_H * OUT_W) * H + r // OUT_W % OUT_H * K) * W + r % OUT_W * K).to(tl.int64)[:, None]
+
+
+@triton.jit
+def pooled(x, y, R, C, H, W, OUT_H, OUT_W, K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """The largest of K x K numbers, (B, H, W, C) -> R = B * OUT_H * OUT_W rows of C; nan if one is."""
+    tile, c = own_place(C, CHANNELS)
+    r = tile * ROWS + tl.arange(0, ROWS)
+    there = (r < R)[:, None] & (c < C)[None, :]
+    best, _ = largest(x, corner_of(r, H, W, OUT_H, OUT_W, K), c, there, C, W, K)
     tl.store(y + r.to(tl.int64)[:, None] * C + c[None, :], best.to(y.dtype.element_ty), there)
 
 
@@ -143,16 +168,12 @@ def pooled(x, y, R, C, H, W, OUT_H, OUT_W, K: tl.constexpr, ROWS: tl.constexpr, 
 def pooled_gradient(
     g, x, dx, R, C, H, W, OUT_H, OUT_W, K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of ``pooled``: the first of the largest numbers gets all of it, as by torch."""
-    r, c = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    """The gradient of ``pooled``: all of it at the place of the largest number, 0 at the others of its window."""
+    tile, c = own_place(C, CHANNELS)
+    r = tile * ROWS + tl.arange(0, ROWS)
     there = (r < R)[:, None] & (c < C)[None, :]
-    corner = ((r // (OUT_H * OUT_W) * H + r // OUT_W % OUT_H * K) * W + r % OUT_W * K).to(tl.int64)[:, None]
-    best = tl.load(x + corner * C + c[None, :], there).to(tl.float32)
-    chosen = tl.zeros((ROWS, CHANNELS), tl.int32)
-    for place in tl.static_range(1, K * K):
-        value = tl.load(x + (corner + place // K * W + place % K) * C + c[None, :], there).to(tl.float32)
-        larger = (value > best) | (value != value)
-        best, chosen = tl.where(larger, value, best), tl.where(larger, place, chosen)
+    corner = corner_of(r, H, W, OUT_H, OUT_W, K)
+    _, chosen = largest(x, corner, c, there, C, W, K)
     slope = tl.load(g + r.to(tl.int64)[:, None] * C + c[None, :], there).to(tl.float32)
     for place in tl.static_range(K * K):
         own = tl.where(chosen == place, slope, 0.0).to(dx.dtype.element_ty)

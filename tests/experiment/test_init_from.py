@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from bnexp.config.compose import plain
 from bnexp.config.schema import config_hash, from_dict, to_dict
-from bnexp.data import Data, load
+from bnexp.data import Data, Split, load
+from bnexp.experiment.check import check
 from bnexp.experiment.job import Job, saved_job
 from bnexp.experiment.run import run
 from bnexp.experiment.setup import Setup, build
@@ -482,3 +483,10 @@ def test_the_source_is_read_once(sources, tmp_path, caplog):
     caplog.set_level("INFO", logger="bnexp")
     trained(tmp_path / "new", LAST, f"init_from='{source}'", "steps=2")
     assert len([line for line in caplog.messages if "checkpoint.pt" in line]) == 1, caplog.messages
+
+
+def test_a_start_is_tried_on_the_cpu_wherever_the_images_are(sources):
+    """A model is tried before it is on the device of the data; "meta" is a device that gives no numbers away."""
+    config = plain(composed(*words_of(LAST, f"init_from='{sources}/norm=bn,seed=0'")))
+    data = load(config.data).mapped(lambda split: Split(split.x.to("meta"), split.y))
+    assert check([config], data).taken is not None

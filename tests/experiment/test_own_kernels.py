@@ -101,3 +101,35 @@ def test_run_json_names_triton() -> None:
     assert "triton" not in runs._executor(setup)
     setup.population.short_maps = True
     assert runs._executor(setup)["triton"] == version("triton")
+
+
+def test_a_run_that_takes_them_learns_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for takes in (False, True):
+        monkeypatch.setattr("bnexp.experiment.setup.takes_own_kernels", lambda config, device, takes=takes: takes)
+        assert build([plain(composed(*SMALL_RUN))], stacked=False).population.short_maps is takes
+
+
+def test_only_evaluations_of_a_run_in_16_bits_have_tf32_products() -> None:
+    setup, seen = build([plain(composed(*SMALL_RUN, "precision=bf16"))], stacked=False), set[str]()
+    setup.population.members[0].register_forward_pre_hook(
+        lambda *_: seen.add(torch.backends.cuda.matmul.fp32_precision)
+    )
+    setup.population.learn(*setup.training.batches(0), setup.training.precision)
+    assert seen == {"ieee"}
+    seen.clear()
+    setup.evaluate()
+    assert seen == {"tf32"}
+
+
+def test_a_gpu_that_is_named_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings, events and Triton would use the first one."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    tries = torch.backends.cudnn.benchmark
+    try:
+        for device in ("cuda", "cuda:1", "cpu"):
+            machine.prepare_machine(plain(composed(*SMALL_RUN, f"device={device}")))
+    finally:
+        torch.backends.cudnn.benchmark = tries
+    assert chosen == [torch.device("cuda:1")]

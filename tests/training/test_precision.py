@@ -13,7 +13,7 @@ from bnexp.runs import checkpoint, run_json
 from bnexp.training.losses import hits, mean_losses
 from bnexp.training.optim import OPTIMS, optimizer
 from bnexp.training.population import Population
-from bnexp.training.precision import Precision, allow_tf32
+from bnexp.training.precision import Precision, allow_tf32, measuring
 from bnexp.training.step import Step
 
 CPU = torch.device("cpu")
@@ -260,3 +260,24 @@ def test_a_network_without_norm_trains_in_fp16_as_in_fp32(bnexp, tmp_path, seed)
     assert answer.code == 0, answer
     assert checkpoint.load(tmp_path / "run")["precision"]["scale"] < 2.0**16
     assert run_json.read(tmp_path / "run")["final"]["test/accuracy"] > 0.7
+
+
+def formats() -> set[str]:
+    return {torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision}
+
+
+@pytest.mark.parametrize(
+    ("precision", "inside"), [("fp64", "ieee"), ("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "tf32"), ("fp16", "tf32")]
+)
+def test_runs_in_16_bits_are_measured_with_tf32_products(precision, inside):
+    usual = "tf32" if precision == "tf32" else "ieee"
+    allow_tf32(precision == "tf32")
+    try:
+        with measuring(precision):
+            assert formats() == {inside}
+        assert formats() == {usual}
+        with pytest.raises(ZeroDivisionError), measuring(precision):
+            raise ZeroDivisionError
+        assert formats() == {usual}
+    finally:
+        allow_tf32(False)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +25,8 @@ from bnexp.training.short_maps import ShortMaps, suits
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Several parts of rows, tiles that are not full, and fewer rows than a tile has.
-SHAPES = ((3, 24, 5, 7), (9, 72, 6, 6), (2, 8, 65, 66))
+# Fewer rows than two tiles have; more channels than one has; many parts of rows.
+SHAPES = ((3, 24, 5, 7), (9, 72, 6, 6), (2, 8, 35, 34))
 ROUNDING = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 
@@ -62,11 +68,13 @@ def same(found: Tensor, wanted: Tensor, bound: float) -> bool:
     return bool((found.double() - wanted).norm() <= bound * wanted.norm())
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4, 512])  # of several tiles each, the last one not full; of one tile each
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_batch_norm_is_torchs_in_double_precision_but_for_the_rounding_of_its_maps(
-    dtype: torch.dtype, shape: tuple[int, ...]
+    dtype: torch.dtype, shape: tuple[int, ...], parts: int, monkeypatch: pytest.MonkeyPatch, ran: list[str]
 ) -> None:
+    monkeypatch.setattr(short_maps, "_PARTS", parts)
     x, g = maps(*shape, dtype=dtype, mean=5.0), maps(*shape, dtype=dtype, seed=1)
     gain, bias, mean, var = affine(shape[1])
     gain.requires_grad_(), bias.requires_grad_()
@@ -82,6 +90,32 @@ def test_batch_norm_is_torchs_in_double_precision_but_for_the_rounding_of_its_ma
     for found, wanted in zip([*of_affine, mean, var], [*of_affine64, mean64, var64], strict=True):
         assert same(found, wanted, 1e-6)
     assert y.is_contiguous(memory_format=torch.channels_last)
+    assert ran == ["_BatchNorm"]
+
+
+@pytest.mark.parametrize("order", ["channels first", "expanded"])
+def test_gradients_come_in_any_order_of_the_memory(order: str) -> None:
+    x, (gain, bias, mean, var) = maps(2, 8, 6, 6, dtype=torch.bfloat16), affine(8)
+    g = maps(2, 8, 6, 6, dtype=torch.bfloat16, seed=1).detach().contiguous()
+    g = g if order == "channels first" else g[:, :, :1, :1].expand(x.shape)
+    found = []
+    for own in (False, True):
+        with ShortMaps() if own else nullcontext():
+            y = F.batch_norm(x, mean.clone(), var.clone(), gain, bias, True)
+            z = F.max_pool2d(x, 2)
+        found.append([torch.autograd.grad(y, x, g)[0].double(), torch.autograd.grad(z, x, g[:, :, :3, :3])[0]])
+    (dx, dz), (own_dx, own_dz) = found
+    assert same(own_dx, dx, 2**-7)
+    assert torch.equal(own_dz, dz)
+
+
+def test_second_derivatives_are_refused() -> None:
+    x = maps(2, 8, 6, 6, dtype=torch.bfloat16)
+    with ShortMaps():
+        for y in (F.batch_norm(x, None, None, None, None, True), F.max_pool2d(x, 2)):
+            (dx,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
+            with pytest.raises(RuntimeError, match="once_differentiable"):
+                dx.sum().backward()
 
 
 def test_batch_norm_keeps_the_variance_of_values_far_from_zero() -> None:
@@ -108,13 +142,17 @@ def test_batch_norm_without_gain_and_running_statistics() -> None:
 
 def test_a_value_that_is_not_finite_spoils_its_channel_alone() -> None:
     x = maps(2, 16, 4, 4, dtype=torch.bfloat16).detach()
-    x[0, 3, 1, 1] = torch.inf
+    x[0, 3, 1, 1], x[1, 5, 2, 2] = torch.inf, torch.nan
+    _, _, mean, var = affine(16)
     with ShortMaps():
-        y = F.batch_norm(x, None, None, None, None, True, 0.0, 1e-5)
-    assert (~y.isfinite()).any((0, 2, 3)).nonzero().flatten().tolist() == [3]
+        y = F.batch_norm(x, mean, var, None, None, True, 0.1, 1e-5)
+    for found in (y.isfinite().all(0).all(-1).all(-1), var.isfinite()):
+        assert (~found).nonzero().flatten().tolist() == [3, 5]
 
 
-@pytest.mark.parametrize(("shape", "window"), [((3, 24, 6, 8), 2), ((2, 8, 2, 2), 2), ((2, 72, 7, 9), 2)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "window"), [((3, 24, 6, 8), 2), ((2, 8, 6, 9), 2), ((2, 72, 7, 9), 2), ((2, 8, 3, 5), 1)], ids=str
+)
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_max_pooling_is_torchs_bit_for_bit(
     dtype: torch.dtype, shape: tuple[int, ...], window: int, ran: list[str]
@@ -132,11 +170,14 @@ def test_max_pooling_is_torchs_bit_for_bit(
 
 def test_max_pooling_passes_nan_on() -> None:
     x = maps(1, 8, 4, 4, dtype=torch.bfloat16).detach()
-    x[0, 2, 1, 2] = torch.nan
+    x[0, 2, 1, 2] = x[0, 5, 0, 0] = x[0, 5, 1, 0] = torch.nan
+    x.requires_grad_()
     with ShortMaps():
         y = F.max_pool2d(x, 2)
-    assert torch.equal(y.isnan(), F.max_pool2d(x, 2).isnan())
-    assert y.isnan().sum() == 1
+    wanted, g = F.max_pool2d(x, 2), maps(1, 8, 2, 2, dtype=torch.bfloat16, seed=1)
+    assert torch.equal(y.isnan(), wanted.isnan())
+    assert y.isnan().sum() == 2
+    assert torch.equal(*(torch.autograd.grad(each, x, g)[0] for each in (y, wanted)))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +187,9 @@ def test_max_pooling_passes_nan_on() -> None:
         maps(2, 6, 4, 4, dtype=torch.bfloat16),
         maps(2, 8, 4, 4, dtype=torch.bfloat16).contiguous(),
         maps(2, 8, 4, 4, dtype=torch.bfloat16)[:, :, 0, 0],
+        maps(0, 8, 4, 4, dtype=torch.bfloat16),
     ],
-    ids=["fp32", "few channels", "channels first", "vectors"],
+    ids=["fp32", "few channels", "channels first", "vectors", "nothing"],
 )
 def test_other_inputs_are_left_to_torch(x: Tensor, ran: list[str]) -> None:
     assert not suits(x)
@@ -158,13 +200,66 @@ def test_other_inputs_are_left_to_torch(x: Tensor, ran: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"kernel_size": 3}, {"kernel_size": 2, "stride": 1}, {"kernel_size": 2, "ceil_mode": True}], ids=str
+    "given",
+    [
+        {"kernel_size": 3},
+        {"kernel_size": (2, 2)},
+        *({"kernel_size": 2} | more for more in ({"stride": 1}, {"ceil_mode": True}, {"padding": 1}, {"dilation": 2})),
+    ],
+    ids=str,
 )
 def test_other_windows_are_left_to_torch(given: dict[str, Any], ran: list[str]) -> None:
     x = maps(2, 8, 7, 7, dtype=torch.bfloat16)
     with ShortMaps():
         y = F.max_pool2d(x, **given)
     assert torch.equal(y, F.max_pool2d(x, **given))
+    assert not ran
+
+
+def test_what_torch_refuses_is_refused() -> None:
+    one, ones = maps(1, 8, 1, 1, dtype=torch.bfloat16), torch.ones(8, device=DEVICE)
+    with ShortMaps():
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            F.batch_norm(one, None, None, None, None, True)
+        with pytest.raises(RuntimeError, match="running_mean should contain"):
+            F.batch_norm(maps(2, 8, 3, 3, dtype=torch.bfloat16), ones[:4], ones[:4].clone(), None, None, True)
+        with pytest.raises(RuntimeError, match="too small"):
+            F.max_pool2d(one, 2)
+        y, places = F.max_pool2d(maps(2, 8, 4, 4, dtype=torch.bfloat16), 2, return_indices=True)
+    assert (y.shape, places.dtype) == ((2, 8, 2, 2), torch.int64)
+
+
+@pytest.mark.parametrize("change", ["in bfloat16", "with gaps", "gain alone"])
+def test_vectors_that_the_kernels_cannot_read_are_left_to_torch(change: str, ran: list[str]) -> None:
+    x, (gain, bias, mean, var) = maps(2, 8, 6, 6, dtype=torch.bfloat16), affine(8)
+    if change == "in bfloat16":
+        gain, bias, mean, var = (each.bfloat16() for each in (gain, bias, mean, var))
+    elif change == "with gaps":
+        mean, var = (torch.stack([each, each], 1)[:, 0] for each in (mean, var))
+    else:
+        bias = None
+    kept = mean.clone(), var.clone()
+    with ShortMaps():
+        y = F.batch_norm(x, mean, var, gain, bias, True)
+    assert torch.equal(y, F.batch_norm(x, *kept, gain, bias, True))
+    assert torch.equal(mean, kept[0])
+    assert not ran
+
+
+def test_torchs_own_members_are_left_to_torch(ran: list[str]) -> None:
+    x = maps(6, 8, 4, 4, dtype=torch.bfloat16).detach().view(3, 2, 8, 4, 4)
+    with ShortMaps():
+        y = torch.func.vmap(lambda each: F.max_pool2d(each, 2))(x)
+    assert torch.equal(y[1], F.max_pool2d(x[1], 2))
+    assert not ran
+
+
+def test_outside_of_the_block_nothing_is_changed(ran: list[str]) -> None:
+    x = maps(2, 8, 4, 4, dtype=torch.bfloat16)
+    with pytest.raises(ZeroDivisionError), ShortMaps():
+        raise ZeroDivisionError
+    assert short_maps.in_force(F.max_pool2d) is F.max_pool2d
+    F.max_pool2d(x, 2)
     assert not ran
 
 
@@ -192,3 +287,42 @@ def test_a_stack_runs_each_kernel_once_over_the_channels_of_all_members(ran: lis
     assert same(joined(y_M), F.max_pool2d(wanted, 2).double(), 2**-8)
     assert same(mean_MC, expected[0].double(), 1e-6)
     assert same(var_MC, expected[1].double(), 1e-6)
+
+
+def test_programs_are_counted_on_the_axis_that_does_not_end_at_65535(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnexp.training import triton_kernels
+
+    grids: list[tuple[int, ...]] = []
+
+    class Launched:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            grids.append(grid)
+            return lambda *given, **keywords: None
+
+    for name in ("part_moments", "joined_moments", "normalized", "part_sums", "joined_sums", "gradient", "pooled"):
+        monkeypatch.setattr(triton_kernels, name, Launched())
+    monkeypatch.setattr(triton_kernels, "pooled_gradient", Launched())
+    x = maps(1, 8, 2048, 2052, dtype=torch.bfloat16)
+    with ShortMaps():
+        for y in (F.batch_norm(x, None, None, None, None, True), F.max_pool2d(x, 2)):
+            torch.autograd.grad(y, x, torch.zeros_like(y))
+    assert {len(grid) for grid in grids} == {1}
+    assert max(grids) == (65664,)
+
+
+def test_kernels_compile_for_an_h100_and_move_16_bytes_at_once(tmp_path: Path) -> None:
+    """All but the numbers of channels: those are few."""
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("for_an_h100.py")],
+        env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert {name: loads for name, (loads, _) in found.items() if loads != ["v4.b32"]} == {
+        "joined_moments": ["b32", "v4.b32"]  # running statistics
+    }
+    of_maps = {name for name, (_, stores) in found.items() if stores == ["v4.b32"]}
+    assert of_maps == {"normalized", "gradient", "pooled", "pooled_gradient"}
