@@ -10,6 +10,7 @@ It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm
   runs         the norms in tf32, bf16 and fp16: recorded and stacked
   fp32         errors of CUDA's fp32, operator by operator, and layer by layer in trainings that leave the CPU's
   populations  images a second of bnexp's loop, beside a bare CUDA graph of one network
+  kernels      batch norm and max pooling of maps in 16 bits by own kernels, beside torch's
   tries        what it costs and brings to let cuDNN try kernels
   packing      a stack's convolutions by how many members share a dense group
   evaluation   evaluations over forward passes of the same images
@@ -42,7 +43,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # this bnexp, also where another one is installed
 from bench import chosen, table  # noqa: E402
-from on_gpu import commands, exactness, fp32, rates  # noqa: E402
+from on_gpu import commands, exactness, fp32, own_kernels, rates  # noqa: E402
 from on_gpu.machine import facts  # noqa: E402
 from on_gpu.workers import Case, Row, Workers  # noqa: E402
 
@@ -77,6 +78,7 @@ SECTIONS: dict[str, tuple[Callable[[Place], list[Case]], bool]] = {
     "runs": (lambda at: exactness.cases("formats", device=at.device, smoke=at.smoke), True),
     "fp32": (lambda at: fp32.cases(device=at.device, smoke=at.smoke), True),
     "populations": (lambda at: rates.population_cases(at.scope, smoke=at.smoke, compiled=False), False),
+    "kernels": (lambda at: own_kernels.cases(at.scope, smoke=at.smoke), False),
     "tries": (lambda at: rates.trying_cases(at.scope, smoke=at.smoke), False),
     "packing": (lambda at: rates.packing_cases(at.scope, smoke=at.smoke), False),
     "evaluation": (lambda at: rates.few_cases("evaluation_rates", at.scope, smoke=at.smoke), False),

@@ -1,0 +1,90 @@
+"""Batch norm and max pooling of maps in 16 bits by own kernels, beside torch's: milliseconds, and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnexp.training.short_maps import ShortMaps
+from on_gpu.exactness import distance, forget
+from on_gpu.rates import Scope, graph_of, median_of
+from on_gpu.workers import Case, Row
+
+Function = Callable[[Tensor], Tensor]
+# Maps of ResNet-9, and those of 64 LeNets and 16 ResNet-20.
+MAPS = (
+    (512, 64, 32, 32),
+    (512, 128, 32, 32),
+    (512, 256, 16, 16),
+    (512, 512, 4, 4),
+    (256, 384, 28, 28),
+    (128, 256, 32, 32),
+)
+FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Maps that are read or written, forward and backward, and relative errors that one rounding of a map explains.
+PASSES = {"batch norm": 8.0, "max pooling": 3.5}
+BOUND = {"bf16": 2**-8, "fp16": 2**-11}
+BYTES_A_SECOND = 3.35e12
+
+
+def functions(channels: int, device: str, dtype: torch.dtype) -> dict[str, tuple[Function, list[Tensor]]]:
+    """Name -> a function of maps, and its parameters."""
+    torch.manual_seed(0)
+    gain, bias = (torch.randn(channels).to(device, dtype).requires_grad_() for _ in range(2))
+    mean, var = torch.zeros(channels, device=device, dtype=dtype), torch.ones(channels, device=device, dtype=dtype)
+    return {
+        "batch norm": (lambda x: F.batch_norm(x, mean, var, gain, bias, True), [gain, bias]),
+        "max pooling": (lambda x: F.max_pool2d(x, 2), []),
+    }
+
+
+def random_maps(shape: Sequence[int], device: str, dtype: torch.dtype, seed: int) -> Tensor:
+    """Normal numbers, channels last."""
+    torch.manual_seed(seed)
+    return torch.randn(*shape, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def passes(function: Function, x: Tensor, parameters: Sequence[Tensor], g: Tensor, *, own: bool) -> list[Tensor]:
+    """The output and all gradients."""
+    with ShortMaps() if own else nullcontext():
+        y = function(x)
+    return [y, *torch.autograd.grad(y, [x, *parameters], g)]
+
+
+def measured(shape: Sequence[int], precision: str, scope: Scope) -> list[Row]:
+    """A row for each function: forward and backward pass by torch's kernels and by own ones; the errors of these."""
+    x, on_gpu = random_maps(shape, scope.device, FORMATS[precision], 1).requires_grad_(), scope.device == "cuda"
+    wide = x.detach().double().requires_grad_()
+    exact = functions(shape[1], scope.device, torch.float64)
+    rows: list[Row] = []
+    for name, (function, parameters) in functions(shape[1], scope.device, torch.float32).items():
+        g = random_maps(function(x).shape, scope.device, x.dtype, 2)
+        run = partial(passes, function, x, parameters, g)
+        wanted = passes(exact[name][0], wide, exact[name][1], g.double(), own=False)
+        found = run(own=on_gpu)  # Triton has no CPU
+        error = max(distance(mine.detach(), theirs.detach()) for mine, theirs in zip(found, wanted, strict=True))
+        row: Row = {"maps": "x".join(map(str, shape)), "precision": precision, "function": name}
+        for kernels, own in (("torch", False), ("own", on_gpu)):
+            row[f"{kernels}, ms"] = 1000 * median_of(graph_of(partial(run, own=own), scope.device), scope)
+        row |= {"bytes alone, ms": 1000 * PASSES[name] * x.nbytes / BYTES_A_SECOND, "largest error": error}
+        rows.append(row if error <= BOUND[precision] else row | {"fault": "more than rounding"})
+        forget()
+    return rows
+
+
+def cases(scope: Scope, *, smoke: bool) -> list[Case]:
+    """All maps in both formats."""
+    return [
+        Case(
+            f"{'x'.join(map(str, shape))} {precision}",
+            "on_gpu.own_kernels:measured",
+            {"shape": shape, "precision": precision, "scope": scope},
+        )
+        for shape in (((2, 8, 6, 6),) if smoke else MAPS)
+        for precision in FORMATS
+    ]
