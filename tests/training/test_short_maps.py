@@ -151,7 +151,9 @@ def test_a_value_that_is_not_finite_spoils_its_channel_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "window"), [((3, 24, 6, 8), 2), ((2, 8, 6, 9), 2), ((2, 72, 7, 9), 2), ((2, 8, 3, 5), 1)], ids=str
+    ("shape", "window"),
+    [((3, 24, 6, 8), 2), ((2, 8, 6, 9), 2), ((2, 8, 9, 6), 2), ((2, 72, 7, 9), 2), ((2, 8, 3, 5), 1)],
+    ids=str,
 )
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_max_pooling_is_torchs_bit_for_bit(
@@ -224,7 +226,7 @@ def test_what_torch_refuses_is_refused() -> None:
         with pytest.raises(RuntimeError, match="running_mean should contain"):
             F.batch_norm(maps(2, 8, 3, 3, dtype=torch.bfloat16), ones[:4], ones[:4].clone(), None, None, True)
         with pytest.raises(RuntimeError, match="too small"):
-            F.max_pool2d(one, 2)
+            F.max_pool2d(maps(1, 8, 1, 4, dtype=torch.bfloat16), 2)
         y, places = F.max_pool2d(maps(2, 8, 4, 4, dtype=torch.bfloat16), 2, return_indices=True)
     assert (y.shape, places.dtype) == ((2, 8, 2, 2), torch.int64)
 
