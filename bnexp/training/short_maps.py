@@ -91,7 +91,9 @@ def batch_norm(
 def _are_plain(pair: tuple[Tensor | None, Tensor | None], x: Tensor) -> bool:
     """Whether both of two vectors are missing, or both are C adjacent numbers in float32, beside x."""
     like = (torch.float32, (x.shape[1],), x.device)
-    return pair == (None, None) or all(
+    if all(each is None for each in pair):
+        return True
+    return all(
         each is not None and (each.dtype, each.shape, each.device) == like and each.is_contiguous() for each in pair
     )
 
