@@ -86,7 +86,9 @@ class _Server:
 
     def _obey(self, message: Mapping[str, Any]) -> None:
         if "fork" in message:
-            self._children[self._fork(message)] = message["fork"]
+            pid = self._fork(message)
+            self._children[pid] = message["fork"]
+            self._tell(message["fork"], pid=pid)
         elif "signal" in message:
             self._signal(message["task"], message["signal"])
         else:
@@ -124,7 +126,10 @@ class _Server:
                 continue
             _end_group(pid)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            self._connection.sendall(json.dumps({"task": self._children.pop(pid), "code": code}).encode() + b"\n")
+            self._tell(self._children.pop(pid), code=code)
+
+    def _tell(self, task: int, **fact: int) -> None:
+        self._connection.sendall(json.dumps({"task": task, **fact}).encode() + b"\n")
 
     def end_all(self) -> None:
         for pid in self._children:

@@ -52,6 +52,7 @@ class ForkServer:
 
     _process: subprocess.Popen[bytes] | None = None
     _connection: socket.socket
+    _leaders: dict[int, int]  # running task -> its process, which leads a group of processes
     _received = b""
     _was_asked = False
 
@@ -62,6 +63,7 @@ class ForkServer:
     def _started(self) -> subprocess.Popen[bytes]:
         self._connection, theirs = socket.socketpair()
         self._received, self._was_asked = b"", False
+        self._leaders = {}
         with theirs:
             return spawn(theirs)
 
@@ -78,6 +80,10 @@ class ForkServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.returncode:  # it was killed: its children died with it, but not what they had started
+            for pid in self._leaders.values():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
 
     def revive(self) -> None:
         """If the fork server has died, let the next request start it again; call this only while no job runs in it."""
@@ -135,4 +141,12 @@ class ForkServer:
             self.close()
             raise EngineDiedError
         *lines, self._received = (self._received + received).split(b"\n")
-        return [(message["task"], message["code"]) for message in map(json.loads, lines)]
+        return [end for line in lines for end in self._noted(json.loads(line))]
+
+    def _noted(self, message: Message) -> list[tuple[int, int]]:
+        """Keep in mind which processes run; returns the end that a message tells, if it tells one."""
+        if "pid" in message:
+            self._leaders[message["task"]] = message["pid"]
+            return []
+        self._leaders.pop(message["task"], None)
+        return [(message["task"], message["code"])]

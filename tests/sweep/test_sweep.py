@@ -186,8 +186,9 @@ def test_a_second_signal_ends_it_at_once(place):
 
 
 @pytest.mark.slow
-def test_what_a_job_leaves_behind_and_a_killed_server_do_no_harm(place, undisturbed):
-    (place / "fault-t0").write_text("leave a child")
+@pytest.mark.parametrize("left", ["leave a child", "hang"])  # in the second case it has one when the server dies
+def test_what_a_job_leaves_behind_and_a_killed_server_do_no_harm(place, undisturbed, left):
+    (place / "fault-t0").write_text(left)
     (place / "fault-t2").write_text("kill the server")
     answer = sweep(place, "norm.tag=t0,t1,t2,t3", "hydra.launcher.jobs=2")
     assert answer.code == 0, answer
