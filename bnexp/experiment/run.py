@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from bnexp.experiment.writers import Writers
 from bnexp.runs import checkpoint, run_json
 from bnexp.runs.logbook import Logbook
 from bnexp.runs.paths import RunPaths
-from bnexp.runs.provenance import provenance
+from bnexp.runs.provenance import provenance, version_of
 from bnexp.training.loop import train
 from bnexp.training.population import Stacked
 
@@ -134,10 +133,10 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
 
 
 def _executor(setup: Setup) -> dict[str, Any]:
-    """How the run is computed, which can change its last bits: members of its stack, and whether steps are replayed."""
+    """How the run is computed, which can change its last bits: the size of its stack, recorded steps, own kernels."""
     members = len(setup.population) if isinstance(setup.population.executor, Stacked) else 1
     how: dict[str, Any] = {"stacked": members, "graph": setup.population.recorder is not None}
-    how |= {"triton": version("triton")} if setup.population.short_maps else {}
+    how |= {"triton": version_of("triton") or "unknown"} if setup.population.short_maps else {}
     failed = setup.population.capture_failed
     return how | ({"capture_failed": failed} if failed else {})
 

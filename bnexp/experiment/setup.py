@@ -228,7 +228,7 @@ class Setup:
         return {"batch_size": self.eval_batch_size, "train_batch_size": train_batch_size}
 
     def states(self, rows: Sequence[int]) -> Callable[[int], State]:
-        """``state`` of now, of these members; large tensors leave the device while this goes on, see ``to_cpu``."""
+        """What ``state`` would return now, for these members: the copies begin, and nobody need wait for them here."""
         training, scale = self.training, scale_of(self.data)
         small = {  # first: to read a number waits for all that the device was told to do
             row: {
@@ -243,8 +243,7 @@ class Setup:
 
     def state(self, row: int) -> State:
         """Everything that resuming needs of one member."""
-        state: State = self.states([row])(row)
-        return state
+        return self.states([row])(row)
 
     def load(self, row: int, state: State) -> None:
         """Put a member back to where it was saved, by this version or an older one."""

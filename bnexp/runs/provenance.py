@@ -16,7 +16,8 @@ from bnexp import __version__
 _LIBRARIES = ("torch", "torchvision", "hydra-core", "numpy")
 
 
-def _version(library: str) -> str | None:
+def version_of(library: str) -> str | None:
+    """The installed version; None if no package has this name."""
     try:
         return version(library)
     except PackageNotFoundError:
@@ -41,7 +42,7 @@ def code() -> dict[str, str | bool | None]:
     changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "bnexp": __version__,
-        **{library: _version(library) for library in _LIBRARIES},
+        **{library: version_of(library) for library in _LIBRARIES},
         "python": platform.python_version(),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": None if changes is None else bool(changes),

@@ -127,7 +127,7 @@ class Optimizer(ABC):
     def _update(self, g: Tensor, lr_M1: Tensor) -> None: ...
 
     def states(self) -> Callable[[int], dict[str, Tensor]]:
-        """``state`` of now, of any member; its tensors leave the device while this goes on, see ``to_cpu``."""
+        """What ``state`` would return now, for any member: the copies begin, and nobody need wait for them here."""
         slots = to_cpu(self.slots)
         return lambda row: {name: slot[row].clone() for name, slot in slots().items()}
 

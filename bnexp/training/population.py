@@ -203,11 +203,11 @@ class Population:
         return moved_1P[0]
 
     def states(self) -> Callable[[int], dict[str, dict[str, Tensor]]]:
-        """``state`` of now, of any member; its tensors leave the device while this goes on, see ``to_cpu``."""
-        theta, buffers = to_cpu({"": self.theta_MP}), to_cpu(self.buffers)
+        """What ``state`` would return now, for any member: the copies begin, and nobody need wait for them here."""
+        theta, buffers = to_cpu({"theta": self.theta_MP}), to_cpu(self.buffers)
 
         def state(row: int) -> dict[str, dict[str, Tensor]]:
-            theta_MP = theta()[""]
+            theta_MP = theta()["theta"]
             parameters = {name: slot.view(theta_MP)[row].clone() for name, slot in self._slots.items()}
             return {"parameters": parameters, "buffers": {name: each[row].clone() for name, each in buffers().items()}}
 

@@ -26,8 +26,9 @@ MAPS = (
     (128, 256, 32, 32),
 )
 FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Maps that are read or written, forward and backward, and relative errors that one rounding of a map explains.
+# How often a map is read or written, forward and backward.
 PASSES = {"batch norm": 8.0, "max pooling": 3.5}
+# Relative errors that one rounding of a map explains.
 BOUND = {"bf16": 2**-8, "fp16": 2**-11}
 BYTES_A_SECOND = 3.35e12
 
@@ -57,8 +58,12 @@ def passes(function: Function, x: Tensor, parameters: Sequence[Tensor], g: Tenso
 
 
 def measured(shape: Sequence[int], precision: str, scope: Scope) -> list[Row]:
-    """A row for each function: forward and backward pass by torch's kernels and by own ones; the errors of these."""
-    x, on_gpu = random_maps(shape, scope.device, FORMATS[precision], 1).requires_grad_(), scope.device == "cuda"
+    """A row for each function: forward and backward pass by torch's kernels and by own ones; the errors of these.
+
+    On a CPU, which Triton does not know, by torch's alone.
+    """
+    x = random_maps(shape, scope.device, FORMATS[precision], 1).requires_grad_()
+    ways = {"torch": False} | ({"own": True} if scope.device == "cuda" else {})
     wide = x.detach().double().requires_grad_()
     exact = functions(shape[1], scope.device, torch.float64)
     rows: list[Row] = []
@@ -66,10 +71,10 @@ def measured(shape: Sequence[int], precision: str, scope: Scope) -> list[Row]:
         g = random_maps(function(x).shape, scope.device, x.dtype, 2)
         run = partial(passes, function, x, parameters, g)
         wanted = passes(exact[name][0], wide, exact[name][1], g.double(), own=False)
-        found = run(own=on_gpu)  # Triton has no CPU
+        found = run(own=scope.device == "cuda")
         error = max(distance(mine.detach(), theirs.detach()) for mine, theirs in zip(found, wanted, strict=True))
         row: Row = {"maps": "x".join(map(str, shape)), "precision": precision, "function": name}
-        for kernels, own in (("torch", False), ("own", on_gpu)):
+        for kernels, own in ways.items():
             row[f"{kernels}, ms"] = 1000 * median_of(graph_of(partial(run, own=own), scope.device), scope)
         row |= {"bytes alone, ms": 1000 * PASSES[name] * x.nbytes / BYTES_A_SECOND, "largest error": error}
         rows.append(row if error <= BOUND[precision] else row | {"fault": "more than rounding"})

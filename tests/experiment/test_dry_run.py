@@ -49,6 +49,15 @@ def test_a_dry_run_ends_and_says_nothing(caplog, words):
     assert caplog.messages == []
 
 
+def test_a_dry_run_evaluates_in_the_formats_of_the_run(monkeypatch):
+    """Else it would measure other kernels' memory."""
+    formats: list[str] = []
+    monkeypatch.setattr(dry_run, "evaluate", lambda *given: formats.append(torch.backends.cuda.matmul.fp32_precision))
+    for precision in ("fp32", "bf16"):
+        dry_run.dry_run(configs(2, *SMALL_RUN, "device=cpu", f"precision={precision}"))
+    assert formats == ["ieee", "tf32"]
+
+
 @pytest.fixture
 def with_room_for(monkeypatch):
     """As if the device were a GPU with room for so many members: there is none here that could be full."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -96,11 +95,14 @@ def test_only_learning_runs_inside(short_maps: bool, stacked: bool) -> None:
     assert set(noted) == {False}
 
 
-def test_run_json_names_triton() -> None:
+def test_run_json_names_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = build([plain(composed(*SMALL_RUN))], stacked=False)
     assert "triton" not in runs._executor(setup)
     setup.population.short_maps = True
-    assert runs._executor(setup)["triton"] == version("triton")
+    monkeypatch.setattr(runs, "version_of", {"triton": "3.6.0"}.get)
+    assert runs._executor(setup)["triton"] == "3.6.0"
+    monkeypatch.setattr(runs, "version_of", {}.get)  # as where its package has another name
+    assert runs._executor(setup)["triton"] == "unknown"
 
 
 def test_a_run_that_takes_them_learns_with_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -435,11 +435,13 @@ def test_a_machine_that_is_not_as_it_was_is_said(tmp_path, caplog):
     run = json.loads((folder / "run.json").read_text())
     del run["digest"]  # a change that is meant
     run["provenance"] |= {"torch": "2.0.0", "cpu_capability": "NO AVX"}
+    run["executor"] |= {"triton": "3.6.0"}  # as on a GPU, in 16 bits
     (folder / "run.json").write_text(json.dumps(run))
     with caplog.at_level("WARNING", logger="bnexp"):
         run_words(folder, StopAt(0))
     assert "last bits may differ: torch 2.0.0 -> " in caplog.text
     assert "cpu_capability NO AVX -> " in caplog.text
+    assert "triton 3.6.0 -> None" in caplog.text
 
 
 @pytest.mark.slow
