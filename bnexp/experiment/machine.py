@@ -14,6 +14,7 @@ from torch import nn
 
 from bnexp.config.schema import TrainConfig
 from bnexp.norms import NORMS
+from bnexp.training.own_kernels import OwnKernels
 from bnexp.training.population import Recorder
 from bnexp.training.precision import SHORT, allow_tf32
 from bnexp.training.step import CudaGraphs
@@ -111,17 +112,20 @@ def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
     return CudaGraphs() if wanted else None
 
 
-def takes_own_kernels(config: TrainConfig, device: torch.device) -> bool:
-    """Whether batch norm and max pooling of maps in 16 bits run by ``bnexp.training.short_maps``; the log says why not.
+def own_kernels(config: TrainConfig, device: torch.device, *, stacked: bool) -> OwnKernels | None:
+    """Bnexp's kernels where a run can have them, else None; the log says what this machine lacks for them.
 
-    With ``compile=true`` the compiler makes its own.
+    There are some for maps in 16 bits, and for the convolutions of a stack with TF32 products or in 16 bits. With
+    ``compile=true`` the compiler makes its own.
     """
-    if device.type != "cuda" or config.precision not in SHORT or config.compile:
-        return False
+    some = config.precision in SHORT or (stacked and config.precision == "tf32")
+    if device.type != "cuda" or not some or config.compile:
+        return None
     lacks = _lacks_for_triton(device)
     if lacks is not None:
-        log.info("precision=%s: batch norm and max pooling are torch's, for want of %s", config.precision, lacks)
-    return lacks is None
+        log.info("precision=%s: all kernels are torch's, for want of %s", config.precision, lacks)
+        return None
+    return OwnKernels(timed=not config.deterministic)
 
 
 def _lacks_for_triton(device: torch.device) -> str | None:

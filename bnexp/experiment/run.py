@@ -69,6 +69,7 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
 
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:
     resumed = [restore(setup, row, job) for row, job in enumerate(jobs)]
+    _choose_again(setup, [job.folder for job, state in zip(jobs, resumed, strict=True) if state is not None])
     with ExitStack() as open_books:
         # A GPU trains on while checkpoints are written; on a CPU, the thread would take the core of another job.
         writers = open_books.enter_context(Writers(ahead=setup.population.theta_MP.device.type == "cuda"))
@@ -136,9 +137,20 @@ def _executor(setup: Setup) -> dict[str, Any]:
     """How the run is computed, which can change its last bits: the size of its stack, recorded steps, own kernels."""
     members = len(setup.population) if isinstance(setup.population.executor, Stacked) else 1
     how: dict[str, Any] = {"stacked": members, "graph": setup.population.recorder is not None}
-    how |= {"triton": version_of("triton") or "unknown"} if setup.population.short_maps else {}
+    if kernels := setup.population.own_kernels:
+        how["triton"] = version_of("triton") or "unknown"
+        how |= {"convolutions": dict(kernels.chosen)} if kernels.chosen else {}
     failed = setup.population.capture_failed
     return how | ({"capture_failed": failed} if failed else {})
+
+
+def _choose_again(setup: Setup, resumed: Sequence[Path]) -> None:
+    """Let a population take the kernels that its members had; times would perhaps choose others now."""
+    if (kernels := setup.population.own_kernels) is None:
+        return
+    for folder in resumed:
+        with contextlib.suppress(ValueError):  # no readable run.json
+            kernels.choose_again(run_json.read(folder).get("executor", {}).get("convolutions"))
 
 
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
@@ -255,14 +267,15 @@ def _save_due(setup: Setup, books: Mapping[int, Logbook], ends: Collection[int],
             checkpoint.save(folder, state, marks[row], both=both)
 
     if not (progress.stopping or progress.step == cadence.steps):  # else ``_end`` does
-        writers.each(lambda row: books[row].update("running", step=progress.step), due)
+        how = _executor(setup)  # told again: kernels that times have chosen are known by now
+        writers.each(lambda row: books[row].update("running", step=progress.step, executor=how), due)
     writers.later(save, rows)
 
 
 def _end(job: Job, book: Logbook, setup: Setup, seconds: float, *, status: str, **at: int) -> Outcome:
     book.flush()
     step = setup.training.progress.step
-    # The executor is told again: a capture that failed is known by now.
+    # The executor is told again: a capture that failed is known by now, and kernels that times have chosen.
     book.update(status, step=step, seconds=round(seconds, 3), executor=_executor(setup), **at)
     if status != "interrupted":
         RunPaths(job.folder).error_log.unlink(missing_ok=True)  # of an earlier try

@@ -19,7 +19,7 @@ from bnexp.experiment.check import Checked, check, make_batches
 from bnexp.experiment.choices import Choices, blank_model, build_optimizer
 from bnexp.experiment.clock import Clock
 from bnexp.experiment.init_from import Takeover, apply_norm_state, start_from, takeover
-from bnexp.experiment.machine import pick_device, recorder, set_layout, takes_own_kernels
+from bnexp.experiment.machine import own_kernels, pick_device, recorder, set_layout
 from bnexp.experiment.older import brought_up_to_date
 from bnexp.experiment.pixel_scale import attach_scale, scale_of
 from bnexp.models.init import Init, adjust, initialize
@@ -284,7 +284,7 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
         stacked=stacked,
         recorder=recorder(config, device),
         compiled=config.compile,
-        short_maps=takes_own_kernels(config, device),
+        own_kernels=own_kernels(config, device, stacked=stacked and len(configs) > 1),
     )
     steps = checked.cadence.steps
     schedule = checked.choices[0].schedule(steps)

@@ -4,4 +4,8 @@ Read the files in this order: ``population`` (M models of one architecture, with
 and ``loop``, ``optim``, ``schedule`` and ``precision`` (how a step computes), ``evaluation`` (measures the
 members), ``statistics``, ``ema``, ``ema_weights`` and ``entropy`` (what they are measured with), ``trainable`` (which
 parameters learn), ``autoencoder`` (pre-training).
+
+What a step runs by: ``kernels`` (the functions of a stack), ``member_convolutions`` (which of ``packed_convolution`` and
+``own_convolution`` a layer takes), ``own_kernels`` (where bnexp's own run), ``short_maps`` (those of a map), and
+``triton_kernels`` and ``triton_convolutions``, which alone know Triton.
 """

@@ -24,9 +24,9 @@ from bnexp.training.compiled import Program, compiled
 from bnexp.training.copies import to_cpu
 from bnexp.training.kernels import MemberKernels
 from bnexp.training.losses import mean_loss, mean_losses
+from bnexp.training.own_kernels import OwnKernels
 from bnexp.training.precision import Precision
 from bnexp.training.rows import Adjacent, Rows, aligned
-from bnexp.training.short_maps import ShortMaps
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Population:
             never stacked.
         recorder: captures what is done again and again on a GPU, see ``record``; None records nothing.
         compiled: compile the training with torch.compile: of each member, or of the whole stack.
-        short_maps: learn inside ``ShortMaps``; a compiler fuses more than these kernels do.
+        own_kernels: learn inside this block; a compiler fuses more than these kernels do.
 
     Attributes:
         theta_MP: all parameters. Padding between parameters is 0 and stays 0.
@@ -85,9 +85,9 @@ class Population:
         stacked: bool = False,
         recorder: Recorder | None = None,
         compiled: bool = False,
-        short_maps: bool = False,
+        own_kernels: OwnKernels | None = None,
     ) -> None:
-        self.members, self.recorder, self.short_maps = list(members), recorder, short_maps
+        self.members, self.recorder, self.own_kernels = list(members), recorder, own_kernels
         self.capture_failed: str | None = None
         self._kept: dict[tuple[Any, ...], Any] = {}
         self._slots, width = _layout(members[0].named_parameters())
@@ -127,7 +127,7 @@ class Population:
         Losses are multiplied by the scale of ``precision`` before the backward pass; the gradients keep this scale.
         For ``smoothing`` see ``mean_loss``.
         """
-        with ShortMaps() if self.short_maps else nullcontext():
+        with self.own_kernels or nullcontext():
             return self.executor.learn(x_MB, y_MB, precision, smoothing)
 
     def collect(self, work: Collect, x_MB: Tensor, state: Any) -> Any:

@@ -43,6 +43,13 @@ def measuring(precision: str) -> Iterator[None]:
         allow_tf32(False)
 
 
+def autocast(x: Tensor | None) -> Tensor | None:
+    """In the number format of autocast, where it is on: it does not know functions of one's own."""
+    if x is None or x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))
+
+
 class Precision:
     """The number formats of a step.
 

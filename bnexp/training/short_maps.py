@@ -1,20 +1,19 @@
 """Batch norm and max pooling of maps in 16 bits with channels last, at the speed of a GPU's memory.
 
 torch's own kernels for such maps are far from it: on an H100, the statistics of a ResNet-9 take 0.71 ms, where reading
-its maps takes 0.13 ms (cuDNN's kernels refuse bfloat16). Inside ``ShortMaps``, the kernels of ``triton_kernels`` run in
+its maps takes 0.13 ms (cuDNN's kernels refuse bfloat16). Inside ``OwnKernels``, those of ``triton_kernels`` run in
 their place, wherever the functions of torch are called: in a layer, or in the rules of a stack.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
 
 # Rows and channels of a tile, and of a tile of a pooled map; measured on an H100.
 _ROWS = 64
@@ -27,32 +26,6 @@ _ALL_PARTS = 1024
 _JOIN = {"PARTS": _PARTS, "CHANNELS": 16}
 # The largest window: each of its places is written out in the kernel, and 4 x 4 take 13 s to compile.
 _WINDOW = 2
-
-
-class ShortMaps(TorchFunctionMode):
-    """Inside the with block, functions of torch that have a kernel here use it where the maps suit it."""
-
-    depth = 0  # with blocks that are open, on any thread: one alone trains
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        ShortMaps.depth += 1
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        """End."""
-        ShortMaps.depth -= 1
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-
-    def __torch_function__(self, function: Any, types: Any, given: Any = (), keywords: Any = None) -> Any:
-        """Call a function of torch."""
-        return _FUNCTIONS.get(function, function)(*given, **(keywords or {}))
-
-
-def in_force(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """What runs for a function of torch where no mode can step in, as in the rules of a stack."""
-    return _FUNCTIONS.get(function, function) if ShortMaps.depth else function
 
 
 def suits(x: Tensor) -> bool:
@@ -225,4 +198,5 @@ def _pooling_grid(y: Tensor) -> tuple[int]:
     return _grid(-(-_rows(y) // _POOLED["ROWS"]), y.shape[1], _POOLED)
 
 
-_FUNCTIONS: dict[Any, Callable[..., Any]] = {F.batch_norm: batch_norm, F.max_pool2d: max_pool2d}
+# What runs in the place of functions of torch.
+FUNCTIONS: dict[Any, Callable[..., Any]] = {F.batch_norm: batch_norm, F.max_pool2d: max_pool2d}

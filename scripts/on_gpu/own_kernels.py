@@ -1,4 +1,4 @@
-"""Batch norm and max pooling of maps in 16 bits by own kernels, beside torch's: milliseconds, and errors."""
+"""Batch norm and max pooling in 16 bits, and convolutions of stacks, by own kernels: milliseconds, and errors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp.training.short_maps import ShortMaps
+from bnexp.training.own_kernels import OwnKernels
 from on_gpu.exactness import distance, forget
-from on_gpu.rates import Scope, graph_of, median_of
+from on_gpu.rates import Scope, allow_tf32, convolution_ms, convolution_of, graph_of, median_of, way_of
 from on_gpu.workers import Case, Row
 
 Function = Callable[[Tensor], Tensor]
@@ -31,6 +31,10 @@ PASSES = {"batch norm": 8.0, "max pooling": 3.5}
 # Relative errors that one rounding of a map explains.
 BOUND = {"bf16": 2**-8, "fp16": 2**-11}
 BYTES_A_SECOND = 3.35e12
+# The layers of stacks whose groups have few channels, how many groups are packed into a dense one, and their formats.
+PACKED = {("LeNet 1", "tf32"): 32, ("LeNet 1", "bf16"): 64, ("LeNet 2", "tf32"): 4, ("LeNet 2", "bf16"): 8}
+# Relative errors that the rounding of two factors and of a map explains.
+OF_PRODUCTS = {"tf32": 2**-10, "bf16": 2**-7}
 
 
 def functions(channels: int, device: str, dtype: torch.dtype) -> dict[str, tuple[Function, list[Tensor]]]:
@@ -52,7 +56,7 @@ def random_maps(shape: Sequence[int], device: str, dtype: torch.dtype, seed: int
 
 def passes(function: Function, x: Tensor, parameters: Sequence[Tensor], g: Tensor, *, own: bool) -> list[Tensor]:
     """The output and all gradients."""
-    with ShortMaps() if own else nullcontext():
+    with OwnKernels() if own else nullcontext():
         y = function(x)
     return [y, *torch.autograd.grad(y, [x, *parameters], g)]
 
@@ -82,9 +86,40 @@ def measured(shape: Sequence[int], precision: str, scope: Scope) -> list[Row]:
     return rows
 
 
+def convolutions(layer: str, precision: str, scope: Scope) -> list[Row]:
+    """A row: forward and backward pass of a stack's layer, packed and by own kernels; the largest error of these.
+
+    On a CPU, which Triton does not know, of the packed ones.
+    """
+    torch.backends.cudnn.benchmark, pack = scope.device == "cuda", PACKED[layer, precision]
+    allow_tf32(precision == "tf32")
+    ways = {"packed": pack} | ({"own": None} if scope.device == "cuda" else {})
+    (x, w), g = convolution_of(layer, precision, scope)
+    wide = [each.detach().double().requires_grad_(each.requires_grad) for each in (x, w)]
+    results = []
+    for way, (maps, weights), slopes in ((list(ways.values())[-1], (x, w), g), (0, wide, g.double())):
+        y = way_of(layer, way)(maps, weights)
+        results.append([y, *torch.autograd.grad(y, [each for each in (maps, weights) if each.requires_grad], slopes)])
+    error = max(distance(mine.detach(), theirs.detach()) for mine, theirs in zip(*results, strict=True))
+    row: Row = {"maps": layer, "precision": precision, "function": "convolution"}
+    row |= {f"{name}, ms": convolution_ms(layer, precision, way, scope) for name, way in ways.items()}
+    passes = 2 * (g.nbytes + x.nbytes * (2 if x.requires_grad else 1))  # weights are small
+    row |= {"bytes alone, ms": 1000 * passes / BYTES_A_SECOND, "largest error": error}
+    forget()
+    return [row if error <= OF_PRODUCTS[precision] else row | {"fault": "more than rounding"}]
+
+
 def cases(scope: Scope, *, smoke: bool) -> list[Case]:
-    """All maps in both formats."""
-    return [
+    """All maps in both formats, and all layers that are packed."""
+    layers = [
+        Case(
+            f"{layer} {precision}",
+            "on_gpu.own_kernels:convolutions",
+            {"layer": layer, "precision": precision, "scope": scope},
+        )
+        for layer, precision in PACKED
+    ]
+    return layers * (not smoke) + [
         Case(
             f"{'x'.join(map(str, shape))} {precision}",
             "on_gpu.own_kernels:measured",

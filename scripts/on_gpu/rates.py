@@ -17,8 +17,9 @@ from torch import Tensor
 from bnexp.experiment.choices import bind
 from bnexp.experiment.dry_run import records
 from bnexp.experiment.setup import Setup, build_model
-from bnexp.training import kernels
 from bnexp.training.evaluation import evaluate
+from bnexp.training.own_convolution import OwnConvolution
+from bnexp.training.packed_convolution import PackedConvolution
 from bnexp.training.precision import allow_tf32
 from bnexp.training.step import MOST_TOGETHER, WARM_UP
 from on_gpu.exactness import composed, forget
@@ -215,34 +216,48 @@ LAYERS = {
 }
 
 
-def convolution_ms(layer: str, precision: str, pack: int, scope: Scope) -> float:
-    """Milliseconds of the forward and backward pass of all members' convolution, ``pack`` of them in a dense group."""
+def convolution_of(layer: str, precision: str, scope: Scope) -> tuple[list[Tensor], Tensor]:
+    """A layer's maps and weights, and the gradients of its outputs, channels last; images need no gradients."""
     B, C, out, k, padding, side, members = LAYERS[layer]
     torch.manual_seed(0)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    x = torch.randn(B, members * C, side, side, device=scope.device, dtype=dtype)
-    w = torch.randn(members * out, C, k, k, device=scope.device, dtype=dtype).requires_grad_()
-    last = {"memory_format": torch.channels_last}
-    x = (x.contiguous(**last) if pack else x).requires_grad_(C > 1)
+    dtype, height = torch.bfloat16 if precision == "bf16" else torch.float32, side + 2 * padding - k + 1
+    shapes = (B, members * C, side, side), (members * out, C, k, k), (B, members * out, height, height)
+    x, w, g = (torch.randn(shape, device=scope.device, dtype=dtype) for shape in shapes)
+    x, g = (each.contiguous(memory_format=torch.channels_last) for each in (x, g))
+    return [x.requires_grad_(C > 1), w.requires_grad_()], g
+
+
+def way_of(layer: str, pack: int | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """A layer's convolution: ``pack`` members in a dense group; 0 is torch's plain one, None is that by own kernels."""
+    *_, padding, _, members = LAYERS[layer]
     how = [[1, 1], [padding] * 2, [1, 1]]
+    if pack is None:
+        return lambda x, w: OwnConvolution.apply(x, w, None, padding, members)
+    if pack > 1:
+        return lambda x, w: PackedConvolution.apply(x, w, None, how, members, pack)
+    order = torch.channels_last if pack else torch.contiguous_format
+    return lambda x, w: F.conv2d(x, w.contiguous(memory_format=order), None, *how, members)
 
-    def run() -> None:
-        if pack > 1:
-            y = kernels._PackedConvolution.apply(x, w, None, how, members, pack)
-        else:
-            y = F.conv2d(x, w.contiguous(**last) if pack else w, None, *how, members)
-        torch.autograd.grad(y, [w, x] if C > 1 else [w], torch.ones_like(y))
 
-    return 1000 * median_of(graph_of(run, scope.device), scope)
+def convolution_ms(layer: str, precision: str, pack: int | None, scope: Scope) -> float:
+    """Milliseconds of the forward and the backward pass of all members' convolution; see ``way_of``."""
+    (x, w), g = convolution_of(layer, precision, scope)
+    if pack == 0:
+        x, g = x.detach().contiguous().requires_grad_(x.requires_grad), g.contiguous()
+    way, wanted = way_of(layer, pack), [each for each in (x, w) if each.requires_grad]
+    run = graph_of(lambda: torch.autograd.grad(way(x, w), wanted, g), scope.device)
+    return 1000 * median_of(run, scope)
 
 
 def packing(layer: str, precision: str, scope: Scope) -> list[Row]:
-    """One row: 0 is the ordinary grouped convolution, 1 the same with channels last."""
+    """One row: 0 is the ordinary grouped convolution, 1 the same with channels last, own is that by own kernels."""
     torch.backends.cudnn.benchmark = scope.device == "cuda"
     allow_tf32(precision == "tf32")
     members = LAYERS[layer][-1]
     packs = (0, 1, 2, 4) if scope.device == "cpu" else (0, 1, 2, 4, 8, 16, 32, 64)
     found = {f"{pack}": convolution_ms(layer, precision, pack, scope) for pack in packs if pack <= members}
+    if scope.device == "cuda":  # Triton knows no CPU
+        found["own"] = convolution_ms(layer, precision, None, scope)
     forget()
     return [{"layer, ms by groups in one": layer, "precision": precision, **found}]
 

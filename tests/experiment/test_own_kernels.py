@@ -1,9 +1,12 @@
-"""Which runs have batch norm and max pooling by own kernels, and where that is told."""
+"""Which runs have kernels of bnexp's own, and where that is told."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 import torch
@@ -11,13 +14,18 @@ from conftest import SMALL_RUN, composed
 from torch import Tensor, nn
 
 from bnexp.config.compose import plain
+from bnexp.config.schema import TrainConfig
 from bnexp.experiment import machine
 from bnexp.experiment import run as runs
-from bnexp.experiment.machine import takes_own_kernels
+from bnexp.experiment import setup as setups
+from bnexp.experiment.job import Job
+from bnexp.experiment.machine import own_kernels
+from bnexp.experiment.run import run
 from bnexp.experiment.setup import build
+from bnexp.runs import checkpoint
+from bnexp.training.own_kernels import OwnKernels
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
-from bnexp.training.short_maps import ShortMaps
 
 GPU = torch.device("cuda")
 
@@ -34,22 +42,33 @@ def able(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "device", "takes"),
+    ("words", "device", "stacked", "takes"),
     [
-        (("precision=bf16",), GPU, True),
-        (("precision=fp16",), GPU, True),
-        (("precision=tf32",), GPU, False),
-        (("precision=bf16", "compile=true"), GPU, False),
-        (("precision=bf16",), torch.device("cpu"), False),
+        (("precision=bf16",), GPU, False, True),
+        (("precision=fp16",), GPU, True, True),
+        (("precision=tf32",), GPU, True, True),
+        (("precision=tf32",), GPU, False, False),
+        (("precision=fp32",), GPU, True, False),
+        (("precision=fp64",), GPU, True, False),
+        (("precision=bf16", "compile=true"), GPU, True, False),
+        (("precision=bf16",), torch.device("cpu"), True, False),
     ],
     ids=str,
 )
-def test_runs_in_16_bits_on_a_gpu_take_them(
-    words: tuple[str, ...], device: torch.device, takes: bool, caplog: pytest.LogCaptureFixture
+def test_runs_on_a_gpu_take_them_in_formats_that_there_are_some_for(
+    words: tuple[str, ...], device: torch.device, stacked: bool, takes: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    assert takes_own_kernels(plain(composed(*SMALL_RUN, *words)), device) is takes
+    found = own_kernels(plain(composed(*SMALL_RUN, *words)), device, stacked=stacked)
+    assert (found is not None) is takes
+    assert found is None or found.timed
     assert not caplog.records
+
+
+def test_times_decide_nothing_in_a_deterministic_run() -> None:
+    kernels = own_kernels(plain(composed(*SMALL_RUN, "precision=bf16", "deterministic=true")), GPU, stacked=True)
+    assert kernels is not None
+    assert not kernels.timed
 
 
 @pytest.mark.parametrize("lacks", ["the package triton", "a C compiler", "header files", "compute capability 8.0"])
@@ -65,17 +84,17 @@ def test_what_a_machine_lacks_is_told(
         (tmp_path / "Python.h").unlink()
     else:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert not takes_own_kernels(plain(composed(*SMALL_RUN, "precision=bf16")), GPU)
+    assert own_kernels(plain(composed(*SMALL_RUN, "precision=bf16")), GPU, stacked=False) is None
     (record,) = caplog.records
     assert lacks in record.getMessage()
 
 
 class Within(nn.Module):
-    """A linear map that notes whether it runs inside ``ShortMaps``."""
+    """A linear map that notes whether it runs inside ``OwnKernels``."""
 
     def __init__(self, noted: list[bool]) -> None:
         super().__init__()
-        self.linear, self.note = nn.Linear(3, 2), lambda: noted.append(ShortMaps.depth > 0)
+        self.linear, self.note = nn.Linear(3, 2), lambda: noted.append(OwnKernels.current is not None)
 
     def forward(self, x: Tensor) -> Tensor:
         self.note()
@@ -83,32 +102,77 @@ class Within(nn.Module):
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-@pytest.mark.parametrize("short_maps", [False, True])
-def test_only_learning_runs_inside(short_maps: bool, stacked: bool) -> None:
+@pytest.mark.parametrize("kernels", [None, OwnKernels()], ids=["torch's", "own"])
+def test_only_learning_runs_inside(kernels: OwnKernels | None, stacked: bool) -> None:
     noted: list[bool] = []
-    population = Population([Within(noted) for _ in range(2)], stacked=stacked, short_maps=short_maps)
+    population = Population([Within(noted) for _ in range(2)], stacked=stacked, own_kernels=kernels)
     x_MB, y_MB = torch.ones(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64)
     population.learn(x_MB, y_MB, Precision("fp32", 2, torch.device("cpu")))
-    assert set(noted) == {short_maps}
+    assert set(noted) == {kernels is not None}
     noted.clear()
     population(x_MB)
     assert set(noted) == {False}
 
 
-def test_run_json_names_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_json_names_triton_and_the_kernels_that_times_have_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = build([plain(composed(*SMALL_RUN))], stacked=False)
     assert "triton" not in runs._executor(setup)
-    setup.population.short_maps = True
+    setup.population.own_kernels = OwnKernels()
     monkeypatch.setattr(runs, "version_of", {"triton": "3.6.0"}.get)
-    assert runs._executor(setup)["triton"] == "3.6.0"
+    assert runs._executor(setup) == {"stacked": 1, "graph": False, "triton": "3.6.0"}
+    setup.population.own_kernels.chosen["a layer"] = "own"
+    assert runs._executor(setup)["convolutions"] == {"a layer": "own"}
     monkeypatch.setattr(runs, "version_of", {}.get)  # as where its package has another name
     assert runs._executor(setup)["triton"] == "unknown"
 
 
-def test_a_run_that_takes_them_learns_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for takes in (False, True):
-        monkeypatch.setattr("bnexp.experiment.setup.takes_own_kernels", lambda config, device, takes=takes: takes)
-        assert build([plain(composed(*SMALL_RUN))], stacked=False).population.short_maps is takes
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_run_that_takes_them_learns_with_them(stacked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    found = OwnKernels()
+    monkeypatch.setattr(setups, "own_kernels", lambda config, device, *, stacked: asked.append(stacked) or found)
+    for members in (1, 2):
+        configs = [plain(composed(*SMALL_RUN, f"seed={seed}")) for seed in range(members)]
+        assert build(configs, stacked=stacked).population.own_kernels is found
+    assert asked == [False, stacked]
+
+
+class Choosing(OwnKernels):
+    """Has chosen in its first step, as times do on a GPU."""
+
+    def __enter__(self) -> Self:
+        self.chosen.setdefault("a layer", "own")
+        return super().__enter__()
+
+
+def test_choices_are_in_run_json_before_the_first_checkpoint_and_taken_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[OwnKernels] = []
+
+    def kernels(config: TrainConfig, device: torch.device, *, stacked: bool) -> OwnKernels:
+        made.append(Choosing())
+        return made[-1]
+
+    monkeypatch.setattr(setups, "own_kernels", kernels)
+    job = Job(plain(composed(*SMALL_RUN, "checkpoint_every=2")), tmp_path / "run", "run")
+    save, seen = checkpoint.save, list[object]()
+
+    def saved(folder: Path, *given: Any, **how: Any) -> None:
+        seen.append(json.loads((folder / "run.json").read_text())["executor"].get("convolutions"))
+        save(folder, *given, **how)
+
+    monkeypatch.setattr(checkpoint, "save", saved)
+    steps = itertools.count(1)
+    run([job], stop=lambda: next(steps) == 5)
+    assert seen[0] == {"a layer": "own"}
+    document = json.loads((job.folder / "run.json").read_text())
+    del document["digest"]  # a change that is meant
+    document["executor"]["convolutions"] = {"a layer": "packed"}
+    (job.folder / "run.json").write_text(json.dumps(document))
+    run([job], stop=lambda: False)
+    assert made[-1].chosen == {"a layer": "packed"}
+    assert json.loads((job.folder / "run.json").read_text())["executor"]["convolutions"] == {"a layer": "packed"}
 
 
 def test_only_evaluations_of_a_run_in_16_bits_have_tf32_products() -> None:

@@ -1,4 +1,4 @@
-"""Compile the kernels of ``triton_kernels`` for an H100, which needs none; print how each reads and writes maps.
+"""Compile the kernels in Triton for an H100, which needs none; print how they read, write and multiply maps.
 
 A process of its own: the tests have Triton's interpreter, which is chosen when Triton is imported.
 """
@@ -6,12 +6,15 @@ A process of its own: the tests have Triton's interpreter, which is chosen when 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bnexp.training import short_maps, triton_kernels
+from bnexp.training import own_convolution, short_maps, triton_convolutions, triton_kernels
 
 MAP, VECTOR, COUNT, NUMBER = "*bf16", "*fp32", "i32", "fp32"
 TYPES = {"x": MAP, "y": MAP, "g": MAP, "dx": MAP, "momentum": NUMBER, "eps": NUMBER}
@@ -28,15 +31,47 @@ TILES = {
 }
 
 
-def assembled(name: str) -> str:
-    """The PTX of a kernel, for pointers and channels that are multiples of 16."""
-    kernel, tile = getattr(triton_kernels, name), TILES[name]
-    types = {each: TYPES.get(each, VECTOR if each in VECTORS else COUNT) for each in kernel.arg_names}
-    types |= dict.fromkeys(tile, "constexpr")
+# The layers of LeNet, and the way back through the second one: channels, side, padding, outputs, and the maps' format.
+CONVOLUTIONS = {
+    "first maps": ("convolved", (1, 28, 2, 6), "*fp32"),
+    "second maps": ("convolved", (6, 14, 0, 16), "*bf16"),
+    "back through the second": ("convolved", (16, 10, 4, 6), "*fp32"),
+    "first slopes": ("part_slopes", (1, 28, 2, 6), "*bf16"),
+    "second slopes": ("part_slopes", (6, 14, 0, 16), "*fp32"),
+}
+
+
+def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], even: Collection[str], **how: int) -> Any:
+    """A kernel, for pointers and chosen numbers that are multiples of 16."""
+    types = types | dict.fromkeys(constants, "constexpr")
     places = {each: (place,) for place, each in enumerate(kernel.arg_names)}
-    even = {places[each]: [["tt.divisibility", 16]] for each, kind in types.items() if kind[0] == "*" or each == "C"}
-    source = ASTSource(kernel, types, {places[each]: value for each, value in tile.items()}, even)
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    even = [each for each, kind in types.items() if kind[0] == "*" or each in even]
+    divisible = {places[each]: [["tt.divisibility", 16]] for each in even}
+    source = ASTSource(kernel, types, {places[each]: value for each, value in constants.items()}, divisible)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=how)
+
+
+def assembled(name: str) -> str:
+    """The PTX of a kernel of ``triton_kernels``."""
+    kernel = getattr(triton_kernels, name)
+    types = {each: TYPES.get(each, VECTOR if each in VECTORS else COUNT) for each in kernel.arg_names}
+    return compiled(kernel, types, TILES[name], ["C"]).asm["ptx"]
+
+
+def products(name: str) -> dict[str, Any]:
+    """Which products a kernel of ``triton_convolutions`` takes, and its bytes of shared memory."""
+    function, (C, side, padding, out), kind = CONVOLUTIONS[name]
+    kernel, maps = getattr(triton_convolutions, function), function == "convolved"
+    types = {each: {"x": kind, "g": kind, "y": kind}.get(each, COUNT) for each in kernel.arg_names}
+    types |= dict.fromkeys(["weight", "bias"] if maps else ["parts"], VECTOR)
+    room = own_convolution._room(C, out)
+    tile = room | (own_convolution._MAPS if maps else own_convolution._SLOPES)
+    how = {each: tile.pop(each) for each in ("num_warps", "num_stages")}
+    constants = {"C": C, "H": side, "W": side, "K": 5, "PADDING": padding, "OUT": out, **tile}
+    constants |= {"FLIPPED": side == 10, "BIASED": False} if maps else {}
+    found = compiled(kernel, types, constants, ["M"], **how)
+    multiplied = re.findall(r"mma\.sync\S*", found.asm["ptx"])
+    return {"products": sorted(set(multiplied)), "shared": found.metadata.shared}
 
 
 def words(ptx: str, operation: str) -> list[str]:
@@ -46,4 +81,5 @@ def words(ptx: str, operation: str) -> list[str]:
 
 if __name__ == "__main__":
     found = {name: assembled(name) for name in TILES}
-    print(json.dumps({name: [words(ptx, "ld.global"), words(ptx, "st.global")] for name, ptx in found.items()}))
+    accesses = {name: [words(ptx, "ld.global"), words(ptx, "st.global")] for name, ptx in found.items()}
+    print(json.dumps({"accesses": accesses, "convolutions": {name: products(name) for name in CONVOLUTIONS}}))

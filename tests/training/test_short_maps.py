@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from interpreter import DEVICE, needs_triton, same
 from torch import Tensor, nn
 
 from bnexp.training import short_maps
 from bnexp.training.kernels import MemberKernels, joined, parted
-from bnexp.training.short_maps import ShortMaps, suits
+from bnexp.training.own_kernels import OwnKernels, in_force
+from bnexp.training.short_maps import suits
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def lacks() -> str:
-    if importlib.util.find_spec("triton") is None:
-        return "needs triton"
-    numbers = tuple(map(int, version("triton").split(".")[:2]))
-    return "Triton 3.6 cannot interpret loops with NumPy 2.4" if DEVICE == "cpu" and numbers < (3, 7) else ""
-
-
-pytestmark = pytest.mark.skipif(bool(lacks()), reason=lacks())
+pytestmark = needs_triton
 
 # Fewer rows than two tiles have; more channels than one has; many parts of rows.
 SHAPES = ((3, 24, 5, 7), (9, 72, 6, 6), (2, 8, 35, 34))
@@ -74,10 +59,6 @@ def wide(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if each is None else each.detach().double().requires_grad_() for each in tensors]
 
 
-def same(found: Tensor, wanted: Tensor, bound: float) -> bool:
-    return bool((found.double() - wanted).norm() <= bound * wanted.norm())
-
-
 @pytest.mark.parametrize("parts", [1, 2, 4, 512])  # of several tiles each, the last one not full; of one tile each
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
@@ -90,7 +71,7 @@ def test_batch_norm_is_torchs_in_double_precision_but_for_the_rounding_of_its_ma
     gain.requires_grad_(), bias.requires_grad_()
     x64, gain64, bias64 = wide(x, gain, bias)
     mean64, var64 = mean.double(), var.double()
-    with ShortMaps():
+    with OwnKernels():
         y = F.batch_norm(x, mean, var, gain, bias, True, 0.3, 1e-3)
     y64 = F.batch_norm(x64, mean64, var64, gain64, bias64, True, 0.3, 1e-3)
     dx, *of_affine = torch.autograd.grad(y, [x, gain, bias], g)
@@ -110,7 +91,7 @@ def test_gradients_come_in_any_order_of_the_memory(order: str) -> None:
     g = g if order == "channels first" else g[:, :, :1, :1].expand(x.shape)
     found = []
     for own in (False, True):
-        with ShortMaps() if own else nullcontext():
+        with OwnKernels() if own else nullcontext():
             y = F.batch_norm(x, mean.clone(), var.clone(), gain, bias, True)
             z = F.max_pool2d(x, 2)
         found.append([torch.autograd.grad(y, x, g)[0].double(), torch.autograd.grad(z, x, g[:, :, :3, :3])[0]])
@@ -121,7 +102,7 @@ def test_gradients_come_in_any_order_of_the_memory(order: str) -> None:
 
 def test_second_derivatives_are_refused() -> None:
     x = maps(2, 8, 6, 6, dtype=torch.bfloat16)
-    with ShortMaps():
+    with OwnKernels():
         for y in (F.batch_norm(x, None, None, None, None, True), F.max_pool2d(x, 2)):
             (dx,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
             with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -131,7 +112,7 @@ def test_second_derivatives_are_refused() -> None:
 def test_batch_norm_keeps_the_variance_of_values_far_from_zero() -> None:
     """Mean 2^11 and deviation 1: the sum of squares alone would lose all digits of the variance in float32."""
     x = maps(4, 8, 40, 40, dtype=torch.float16, mean=2048.0)
-    with ShortMaps():
+    with OwnKernels():
         F.batch_norm(
             x, mean := torch.zeros(8, device=DEVICE), var := torch.ones(8, device=DEVICE), None, None, True, 1.0, 0.0
         )
@@ -143,7 +124,7 @@ def test_batch_norm_keeps_the_variance_of_values_far_from_zero() -> None:
 def test_batch_norm_without_gain_and_running_statistics() -> None:
     x, g = maps(2, 16, 4, 4, dtype=torch.bfloat16), maps(2, 16, 4, 4, dtype=torch.bfloat16, seed=1)
     (x64,) = wide(x)
-    with ShortMaps():
+    with OwnKernels():
         y = F.batch_norm(x, None, None, None, None, True, 0.0, 1e-5)
     y64 = F.batch_norm(x64, None, None, None, None, True, 0.0, 1e-5)
     assert same(y, y64, 2**-8)
@@ -154,7 +135,7 @@ def test_a_value_that_is_not_finite_spoils_its_channel_alone() -> None:
     x = maps(2, 16, 4, 4, dtype=torch.bfloat16).detach()
     x[0, 3, 1, 1], x[1, 5, 2, 2] = torch.inf, torch.nan
     _, _, mean, var = affine(16)
-    with ShortMaps():
+    with OwnKernels():
         y = F.batch_norm(x, mean, var, None, None, True, 0.1, 1e-5)
     for found in (y.isfinite().all(0).all(-1).all(-1), var.isfinite()):
         assert (~found).nonzero().flatten().tolist() == [3, 5]
@@ -171,7 +152,7 @@ def test_max_pooling_is_torchs_bit_for_bit(
 ) -> None:
     """Behind a ReLU many numbers of a window are equal; maps may have a row too many."""
     x = maps(*shape, dtype=dtype).detach().relu().requires_grad_()
-    with ShortMaps():
+    with OwnKernels():
         y = nn.MaxPool2d(window)(x)
     wanted = nn.MaxPool2d(window)(x)
     g = maps(*y.shape, dtype=dtype, seed=1)
@@ -184,7 +165,7 @@ def test_max_pooling_passes_nan_on() -> None:
     x = maps(1, 8, 4, 4, dtype=torch.bfloat16).detach()
     x[0, 2, 1, 2] = x[0, 5, 0, 0] = x[0, 5, 1, 0] = torch.nan
     x.requires_grad_()
-    with ShortMaps():
+    with OwnKernels():
         y = F.max_pool2d(x, 2)
     wanted, g = F.max_pool2d(x, 2), maps(1, 8, 2, 2, dtype=torch.bfloat16, seed=1)
     assert torch.equal(y.isnan(), wanted.isnan())
@@ -205,7 +186,7 @@ def test_max_pooling_passes_nan_on() -> None:
 )
 def test_other_inputs_are_left_to_torch(x: Tensor, ran: list[str]) -> None:
     assert not suits(x)
-    with ShortMaps():
+    with OwnKernels():
         y = F.batch_norm(x, None, None, None, None, True)
     assert torch.equal(y, F.batch_norm(x, None, None, None, None, True))
     assert not ran
@@ -222,7 +203,7 @@ def test_other_inputs_are_left_to_torch(x: Tensor, ran: list[str]) -> None:
 )
 def test_other_windows_are_left_to_torch(given: dict[str, Any], ran: list[str]) -> None:
     x = maps(2, 8, 7, 7, dtype=torch.bfloat16)
-    with ShortMaps():
+    with OwnKernels():
         y = F.max_pool2d(x, **given)
     assert torch.equal(y, F.max_pool2d(x, **given))
     assert not ran
@@ -230,7 +211,7 @@ def test_other_windows_are_left_to_torch(given: dict[str, Any], ran: list[str]) 
 
 def test_what_torch_refuses_is_refused() -> None:
     one, ones = maps(1, 8, 1, 1, dtype=torch.bfloat16), torch.ones(8, device=DEVICE)
-    with ShortMaps():
+    with OwnKernels():
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             F.batch_norm(one, None, None, None, None, True)
         with pytest.raises(RuntimeError, match="running_mean should contain"):
@@ -251,7 +232,7 @@ def test_vectors_that_the_kernels_cannot_read_are_left_to_torch(change: str, ran
     else:
         bias = None
     kept = mean.clone(), var.clone()
-    with ShortMaps():
+    with OwnKernels():
         y = F.batch_norm(x, mean, var, gain, bias, True)
     assert torch.equal(y, F.batch_norm(x, *kept, gain, bias, True))
     assert torch.equal(mean, kept[0])
@@ -260,7 +241,7 @@ def test_vectors_that_the_kernels_cannot_read_are_left_to_torch(change: str, ran
 
 def test_torchs_own_members_are_left_to_torch(ran: list[str]) -> None:
     x = maps(6, 8, 4, 4, dtype=torch.bfloat16).detach().view(3, 2, 8, 4, 4)
-    with ShortMaps():
+    with OwnKernels():
         y = torch.func.vmap(lambda each: F.max_pool2d(each, 2))(x)
     assert torch.equal(y[1], F.max_pool2d(x[1], 2))
     assert not ran
@@ -268,16 +249,16 @@ def test_torchs_own_members_are_left_to_torch(ran: list[str]) -> None:
 
 def test_outside_of_the_block_nothing_is_changed(ran: list[str]) -> None:
     x = maps(2, 8, 4, 4, dtype=torch.bfloat16)
-    with pytest.raises(ZeroDivisionError), ShortMaps():
+    with pytest.raises(ZeroDivisionError), OwnKernels():
         raise ZeroDivisionError
-    assert short_maps.in_force(F.max_pool2d) is F.max_pool2d
+    assert in_force(F.max_pool2d) is F.max_pool2d
     F.max_pool2d(x, 2)
     assert not ran
 
 
 def test_evaluation_is_left_to_torch(ran: list[str]) -> None:
     x, (gain, bias, mean, var) = maps(2, 8, 7, 7, dtype=torch.bfloat16), affine(8)
-    with ShortMaps():
+    with OwnKernels():
         y = F.batch_norm(x, mean, var, gain, bias)
     assert torch.equal(y, F.batch_norm(x, mean, var, gain, bias))
     assert not ran
@@ -292,7 +273,7 @@ def test_a_stack_runs_each_kernel_once_over_the_channels_of_all_members(ran: lis
     def one(x_B: Tensor, gain: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         return F.max_pool2d(F.batch_norm(x_B, mean, var, gain, bias, True), 2)
 
-    with ShortMaps(), MemberKernels():
+    with OwnKernels(), MemberKernels():
         y_M = torch.func.vmap(one)(parted(x, members), gain_MC, bias_MC, mean_MC, var_MC)
     assert ran == ["_BatchNorm", "_MaxPool"]
     wanted = F.batch_norm(x, *(each.view(-1) for each in (*expected, gain_MC, bias_MC)), True)
@@ -315,26 +296,8 @@ def test_programs_are_counted_on_the_axis_that_does_not_end_at_65535(monkeypatch
         monkeypatch.setattr(triton_kernels, name, Launched())
     monkeypatch.setattr(triton_kernels, "pooled_gradient", Launched())
     x = maps(1, 8, 2048, 2052, dtype=torch.bfloat16)
-    with ShortMaps():
+    with OwnKernels():
         for y in (F.batch_norm(x, None, None, None, None, True), F.max_pool2d(x, 2)):
             torch.autograd.grad(y, x, torch.zeros_like(y))
     assert {len(grid) for grid in grids} == {1}
     assert max(grids) == (65664,)
-
-
-def test_kernels_compile_for_an_h100_and_move_16_bytes_at_once(tmp_path: Path) -> None:
-    """All but the numbers of channels: those are few."""
-    run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("for_an_h100.py")],
-        env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
-    assert {name: loads for name, (loads, _) in found.items() if loads != ["v4.b32"]} == {
-        "joined_moments": ["b32", "v4.b32"]  # running statistics
-    }
-    of_maps = {name for name, (_, stores) in found.items() if stores == ["v4.b32"]}
-    assert of_maps == {"normalized", "gradient", "pooled", "pooled_gradient"}

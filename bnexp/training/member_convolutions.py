@@ -1,0 +1,74 @@
+"""Convolutions of a stack: of M*G groups, over the channels of all members.
+
+A group of one member has few channels, and a GPU's matrix units compute tiles of many. Three ways are open to it: the
+grouped convolution of torch; several groups packed into a dense one, with zeros between them; and kernels of one's own,
+which take each group for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnexp.training.own_convolution import OwnConvolution, suits
+from bnexp.training.own_kernels import OwnKernels
+from bnexp.training.packed_convolution import PackedConvolution, is_short, packed_groups
+from bnexp.training.precision import autocast
+
+Convolution = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def grouped(
+    function: Callable[..., Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Tensor:
+    """``function``, a convolution of torch, of many groups: x (B, G*C, ...), weight (G*O, C, ...), bias (G*O)."""
+    pack = packed_groups(x, groups)
+    if pack == 1 or isinstance(padding, str):
+        if is_short(x) and weight.shape[1] >= 16:  # as many channels as a tile has: no group fills it up
+            x = x.contiguous(memory_format=torch.channels_last)
+        return function(x, weight, bias, stride, padding, dilation, groups)
+    how = [[each] * (x.ndim - 2) if isinstance(each, int) else list(each) for each in (stride, padding, dilation)]
+
+    def packed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor = PackedConvolution.apply(*(autocast(each) for each in (x, weight, bias)), how, groups, pack)
+        return y
+
+    def own(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor = OwnConvolution.apply(autocast(x), weight, bias, how[1][0], groups)
+        return y
+
+    kernels = OwnKernels.current
+    if kernels is None or not kernels.timed or not suits(x, weight, how, groups):
+        return packed(x, weight, bias)
+    ways: Mapping[str, Convolution] = {"packed": packed, "own": own}
+    timed = {name: lambda way=way: _passes(way, x, weight, bias) for name, way in ways.items()}
+    return ways[kernels.choose(_layer(x, weight, groups), timed)](x, weight, bias)
+
+
+def _layer(x: Tensor, weight: Tensor, groups: int) -> str:
+    """What decides which way is quicker, in words."""
+    (_, channels, H, W), (outputs, _, K, _) = x.shape, weight.shape
+    of = f"{groups} x {channels // groups} to {outputs // groups} channels, {K}x{K}, on {H}x{W}"
+    kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    return f"{of}, {str(kind).removeprefix('torch.')}{'' if x.requires_grad else ', of images'}"
+
+
+def _passes(way: Convolution, *given: Tensor | None) -> None:
+    """The forward and the backward pass of a convolution, on the side."""
+    x, weight, bias = (None if each is None else each.detach().requires_grad_(each.requires_grad) for each in given)
+    assert x is not None
+    assert weight is not None
+    with torch.enable_grad():
+        y = way(x, weight, bias)
+    if wanted := [each for each in (x, weight, bias) if each is not None and each.requires_grad]:
+        torch.autograd.grad(y, wanted, torch.ones_like(y))

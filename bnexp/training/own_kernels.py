@@ -1,0 +1,89 @@
+"""Where bnexp's own kernels run in the place of torch's, and which of several kernels a layer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from bnexp.training.short_maps import FUNCTIONS
+
+# How often each way is timed; the shortest time counts.
+_ROUNDS = 5
+
+
+class OwnKernels(TorchFunctionMode):
+    """Inside the with block, functions of torch that have a kernel of bnexp's run by it, where their arguments suit.
+
+    Args:
+        timed: let times decide between kernels that round differently; False leaves it to tables.
+
+    Attributes:
+        chosen: layer -> the name of the kernel that it takes, as times have decided. A run that is resumed begins with
+            the choices that it had made.
+    """
+
+    current: ClassVar[OwnKernels | None] = None  # of the block that is open, on any thread: one alone trains
+
+    def __init__(self, *, timed: bool = True) -> None:
+        super().__init__()
+        self.timed = timed
+        self.chosen: dict[str, str] = {}
+        self._before: list[OwnKernels | None] = []
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._before.append(OwnKernels.current)
+        OwnKernels.current = self
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """End."""
+        OwnKernels.current = self._before.pop()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def __torch_function__(self, function: Any, types: Any, given: Any = (), keywords: Any = None) -> Any:
+        """Call a function of torch."""
+        return FUNCTIONS.get(function, function)(*given, **(keywords or {}))
+
+    def choose(self, layer: str, ways: Mapping[str, Callable[[], object]]) -> str:
+        """The name of the quickest of these ways on a GPU; a layer's ways are timed once."""
+        if self.chosen.get(layer) not in ways:
+            self.chosen[layer] = quickest(ways)
+        return self.chosen[layer]
+
+    def choose_again(self, chosen: object) -> None:
+        """Begin with the choices of another time, as a run.json has kept them; None where it has none."""
+        if isinstance(chosen, dict):
+            self.chosen |= chosen
+
+
+def in_force(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What runs for a function of torch where no mode can step in, as in the rules of a stack."""
+    return FUNCTIONS.get(function, function) if OwnKernels.current else function
+
+
+def quickest(ways: Mapping[str, Callable[[], object]]) -> str:
+    """The name of the way that takes the shortest time. The ways take turns; the first turn compiles, and is free."""
+    for run in ways.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(_ROUNDS):
+        for name, run in ways.items():
+            times[name].append(milliseconds(run))
+    return min(times, key=lambda name: min(times[name]))
+
+
+def milliseconds(run: Callable[[], object]) -> float:
+    """How long a GPU takes for what ``run`` tells it to do."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end))

@@ -1,0 +1,55 @@
+"""Kernels in Triton, compiled for an H100 in a process of its own, which needs no GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interpreter import needs_triton
+
+pytestmark = needs_triton
+
+# Of a block of programs, on GPUs of the generation 8.6, which have the least.
+SHARED_MEMORY = 99 * 1024
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("for_an_h100.py")],
+        env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_batch_norm_and_pooling_move_16_bytes_at_once(compiled: Any) -> None:
+    """All but the numbers of channels: those are few."""
+    accesses = compiled["accesses"]
+    assert {name: loads for name, (loads, _) in accesses.items() if loads != ["v4.b32"]} == {
+        "joined_moments": ["b32", "v4.b32"]  # running statistics
+    }
+    of_maps = {name for name, (_, stores) in accesses.items() if stores == ["v4.b32"]}
+    assert of_maps == {"normalized", "gradient", "pooled", "pooled_gradient"}
+
+
+def test_convolutions_multiply_in_matrix_units(compiled: Any) -> None:
+    kinds = {name: each["products"] for name, each in compiled["convolutions"].items()}
+    tf32 = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
+    bf16 = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+    assert {name for name, each in kinds.items() if each == [tf32]} == {
+        *("first maps", "back through the second", "second slopes")
+    }
+    assert {name for name, each in kinds.items() if each == [bf16]} == {"second maps", "first slopes"}
+
+
+def test_convolutions_fit_into_the_shared_memory_of_small_gpus(compiled: Any) -> None:
+    assert {name: each for name, each in compiled["convolutions"].items() if each["shared"] > SHARED_MEMORY} == {}

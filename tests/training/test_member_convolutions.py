@@ -1,0 +1,203 @@
+"""Which way the convolutions of a stack take, and that a stack learns by each of them what its members learn alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from interpreter import DEVICE, needs_triton, same
+from torch import Tensor, nn
+
+from bnexp.training import own_kernels, packed_convolution
+from bnexp.training.kernels import MemberKernels
+from bnexp.training.own_convolution import OwnConvolution
+from bnexp.training.own_kernels import OwnKernels, quickest
+from bnexp.training.packed_convolution import PackedConvolution
+from bnexp.training.population import Population
+from bnexp.training.precision import Precision, allow_tf32
+
+pytestmark = needs_triton
+
+M, B = 3, 4
+Ways = Mapping[str, Callable[[], object]]
+
+
+@pytest.fixture(autouse=True)
+def few_channels_pay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a GPU with TF32 products."""
+    monkeypatch.setattr(packed_convolution, "_packed_channels", lambda maps: (8, 32) if maps.ndim == 4 else (0, 0))
+    allow_tf32(True)
+    yield
+    allow_tf32(False)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the convolutions that have run."""
+    names: list[str] = []
+    for kind in (OwnConvolution, PackedConvolution):
+        apply = kind.apply
+        record = lambda *given, apply=apply, kind=kind: names.append(kind.__name__) or apply(*given)  # noqa: E731
+        monkeypatch.setattr(kind, "apply", record)
+    return names
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The names of the ways that have been timed; the last one is found to be the quickest."""
+    found: list[list[str]] = []
+
+    def last(ways: Ways) -> str:
+        found.append(list(ways))
+        for run in ways.values():
+            run()
+        return list(ways)[-1]
+
+    monkeypatch.setattr(own_kernels, "quickest", last)
+    return found
+
+
+def stacked(call: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    with MemberKernels():
+        return torch.func.vmap(call)(*given)
+
+
+def maps(*shape: int, grads: bool = False, seed: int = 0) -> Tensor:
+    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return numbers.to(DEVICE).requires_grad_(grads)
+
+
+def layer() -> tuple[Tensor, Tensor]:
+    return maps(M, B, 2, 6, 6, grads=True), maps(M, 5, 2, 3, 3, grads=True, seed=1)
+
+
+@pytest.mark.parametrize("kernels", [None, OwnKernels(timed=False)], ids=["torch's", "by tables"])
+def test_groups_are_packed_unless_times_decide(
+    kernels: OwnKernels | None, ran: list[str], timed: list[list[str]]
+) -> None:
+    x, w = layer()
+    if kernels is None:
+        stacked(F.conv2d, x, w)
+    else:
+        with kernels:
+            stacked(F.conv2d, x, w)
+        assert kernels.chosen == {}
+    assert (ran, timed) == (["PackedConvolution"], [])
+
+
+def test_a_layer_is_timed_once_and_its_choice_has_a_name(ran: list[str], timed: list[list[str]]) -> None:
+    kernels, (x, w) = OwnKernels(), layer()
+    for size in (B, B - 1):  # the last batch of an epoch
+        with kernels:
+            stacked(F.conv2d, x[:, :size], w)
+    assert timed == [["packed", "own"]]
+    assert kernels.chosen == {"3 x 2 to 5 channels, 3x3, on 6x6, float32": "own"}
+    assert ran == ["PackedConvolution", "OwnConvolution", "OwnConvolution", "OwnConvolution"]
+
+
+def test_layers_that_differ_in_what_takes_time_are_timed_apart(timed: list[list[str]]) -> None:
+    kernels, (x, w) = OwnKernels(), layer()
+    with kernels:
+        stacked(F.conv2d, x.detach(), w)
+        stacked(F.conv2d, x[..., :5], w)
+        with torch.autocast(DEVICE, torch.float16):
+            stacked(F.conv2d, x, w)
+    assert list(kernels.chosen) == [
+        "3 x 2 to 5 channels, 3x3, on 6x6, float32, of images",
+        "3 x 2 to 5 channels, 3x3, on 6x5, float32",
+        "3 x 2 to 5 channels, 3x3, on 6x6, float16",
+    ]
+
+
+def test_choices_of_another_time_are_taken_again(ran: list[str], timed: list[list[str]]) -> None:
+    (x, w), name = layer(), "3 x 2 to 5 channels, 3x3, on 6x6, float32"
+    for way, wanted in (("packed", "PackedConvolution"), ("own", "OwnConvolution")):
+        kernels = OwnKernels()
+        kernels.choose_again({name: way})
+        ran.clear()
+        with kernels:
+            stacked(F.conv2d, x, w)
+        assert ran == [wanted]
+    assert not timed
+
+
+@pytest.mark.parametrize("chosen", [None, "own", {"3 x 2 to 5 channels, 3x3, on 6x6, float32": "another"}, {"x": 3}])
+def test_choices_that_are_none_are_made_anew(chosen: object, timed: list[list[str]]) -> None:
+    kernels, (x, w) = OwnKernels(), layer()
+    kernels.choose_again(chosen)
+    with kernels:
+        stacked(F.conv2d, x, w)
+    assert len(timed) == 1
+    assert kernels.chosen["3 x 2 to 5 channels, 3x3, on 6x6, float32"] == "own"
+
+
+@pytest.mark.parametrize("given", [{"stride": 2}, {"dilation": 2}, {"padding": (1, 0)}, {"groups": 2}], ids=str)
+def test_what_no_own_kernel_takes_is_packed(given: dict[str, Any], ran: list[str], timed: list[list[str]]) -> None:
+    x, w = maps(M, B, 2, 6, 6), maps(M, 4, 2 // given.get("groups", 1), 3, 3, seed=1)
+    with OwnKernels() as kernels:
+        y = stacked(lambda x, w: F.conv2d(x, w, **given), x, w)
+    wanted = torch.stack([F.conv2d(*each, **given) for each in zip(x, w, strict=True)])
+    assert same(y, wanted.double(), 2**-10)
+    own = given == {"groups": 2}  # groups of a member are groups as any other
+    assert ran[-1] == ("OwnConvolution" if own else "PackedConvolution")
+    assert bool(kernels.chosen) is bool(timed) is own
+
+
+def test_other_numbers_of_axes_and_words_for_padding_are_left_to_torch(ran: list[str], timed: list[list[str]]) -> None:
+    with OwnKernels():
+        stacked(F.conv1d, maps(M, B, 2, 6), maps(M, 5, 2, 3))
+        stacked(lambda *given: F.conv2d(*given, padding="same"), *layer())
+    assert (ran, timed) == ([], [])
+
+
+class Net(nn.Module):
+    """Two convolutions of few channels, as in LeNet."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.norm = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.second, self.head = nn.Conv2d(4, 3, 3), nn.Linear(3 * 16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.norm(self.first(x)).relu()).flatten(1))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_a_stack_learns_by_either_way_what_its_members_learn_alone(precision: str, timed: list[list[str]]) -> None:
+    x_MB, y_MB = maps(M, B, 1, 6, 6), torch.arange(M * B, device=DEVICE).view(M, B) % 2
+    found = {}
+    for way in ("alone", "packed", "own"):
+        kernels = OwnKernels(timed=way == "own")
+        members = [Net(seed).to(DEVICE) for seed in range(M)]
+        population = Population(members, stacked=way != "alone", own_kernels=kernels)
+        losses_M, _ = population.learn(x_MB, y_MB, Precision(precision, M, x_MB.device))
+        found[way] = [losses_M, population.gradient_MP.clone()]
+        assert len(kernels.chosen) == (2 if way == "own" else 0)
+    bound = 2e-3 if precision == "tf32" else 1e-2
+    for way in ("packed", "own"):
+        assert all(same(mine, theirs.double(), bound) for mine, theirs in zip(found[way], found["alone"], strict=True))
+
+
+def test_the_quickest_way_is_the_one_with_the_shortest_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    times = iter([9.0, 8.0, 5.0, 6.0, 9.0, 8.0, 9.0, 4.0, 7.0, 7.0])  # of a and b in turn
+    ways: Ways = {name: lambda name=name: called.append(name) for name in ("a", "b")}  # type: ignore[misc]
+
+    def milliseconds(run: Callable[[], object]) -> float:
+        run()
+        return next(times)
+
+    monkeypatch.setattr(own_kernels, "milliseconds", milliseconds)
+    assert quickest(ways) == "b"
+    assert called == ["a", "b"] * 6  # the first turn is not timed
+    assert next(times, None) is None
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+def test_times_are_those_of_a_gpu() -> None:
+    assert quickest({"much": lambda: torch.randn(4000, 4000, device=DEVICE) @ torch.randn(4000, 4000, device=DEVICE)}
+                    | {"little": lambda: torch.zeros(4, device=DEVICE)}) == "little"  # fmt: skip
