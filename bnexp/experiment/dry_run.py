@@ -17,7 +17,6 @@ from bnexp.experiment.setup import Setup, build
 from bnexp.record import Record
 from bnexp.training.evaluation import evaluate
 from bnexp.training.loop import Cadence, Progress, train
-from bnexp.training.precision import measuring
 from bnexp.training.step import MOST_TOGETHER, WARM_UP, untried_kernels
 
 log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def dry_run(configs: Sequence[TrainConfig]) -> None:
     with untried_kernels():
         # After the warm-up, CUDA graphs capture and replay several steps, and one; in a short epoch, one alone.
         list(records(setup, setup.config.batch_size, every=WARM_UP + MOST_TOGETHER + 1, count=1))
-        with measuring(setup.config.precision):
+        with setup.measuring():
             evaluate(setup.population, setup.data.train.mixed(size), size)
 
 

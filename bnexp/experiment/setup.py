@@ -114,8 +114,14 @@ class Setup:
 
     def evaluate(self) -> Measures:
         """The measures of an evaluation during training."""
-        with self._aside(), measuring(self.config.precision):
+        with self._aside(), self.measuring():
             return self._evaluator()
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Have the number formats and the kernels of evaluations during training inside the with block."""
+        with measuring(self.config.precision), self.population.own_kernels or nullcontext():
+            yield
 
     @cached_property
     def _evaluator(self) -> Evaluator:

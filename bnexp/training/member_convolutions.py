@@ -60,15 +60,16 @@ def _layer(x: Tensor, weight: Tensor, groups: int) -> str:
     (_, channels, H, W), (outputs, _, K, _) = x.shape, weight.shape
     of = f"{groups} x {channels // groups} to {outputs // groups} channels, {K}x{K}, on {H}x{W}"
     kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-    return f"{of}, {str(kind).removeprefix('torch.')}{'' if x.requires_grad else ', of images'}"
+    passes = "" if x.requires_grad else ", of images" if torch.is_grad_enabled() else ", forward"
+    return f"{of}, {str(kind).removeprefix('torch.')}{passes}"
 
 
 def _passes(way: Convolution, *given: Tensor | None) -> None:
-    """The forward and the backward pass of a convolution, on the side."""
+    """The forward pass of a convolution, and the backward pass where there will be one; on the side."""
     x, weight, bias = (None if each is None else each.detach().requires_grad_(each.requires_grad) for each in given)
     assert x is not None
     assert weight is not None
-    with torch.enable_grad():
-        y = way(x, weight, bias)
-    if wanted := [each for each in (x, weight, bias) if each is not None and each.requires_grad]:
+    y = way(x, weight, bias)
+    wanted = [each for each in (x, weight, bias) if each is not None and each.requires_grad]
+    if y.requires_grad:
         torch.autograd.grad(y, wanted, torch.ones_like(y))

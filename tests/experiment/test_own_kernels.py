@@ -175,6 +175,20 @@ def test_choices_are_in_run_json_before_the_first_checkpoint_and_taken_again(
     assert json.loads((job.folder / "run.json").read_text())["executor"]["convolutions"] == {"a layer": "packed"}
 
 
+def test_evaluations_during_training_have_them() -> None:
+    noted: list[bool] = []
+    for kernels in (None, OwnKernels()):
+        setup = build([plain(composed(*SMALL_RUN))], stacked=False)
+        setup.population.own_kernels = kernels
+        setup.population.members[0].register_forward_pre_hook(lambda *_: noted.append(OwnKernels.current is not None))
+        setup.evaluate()
+        assert set(noted) == {kernels is not None}
+        noted.clear()
+        setup.compare_statistics(None)  # bnexp evaluate
+        assert set(noted) == {False}
+        noted.clear()
+
+
 def test_only_evaluations_of_a_run_in_16_bits_have_tf32_products() -> None:
     setup, seen = build([plain(composed(*SMALL_RUN, "precision=bf16"))], stacked=False), set[str]()
     setup.population.members[0].register_forward_pre_hook(
