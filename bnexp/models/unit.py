@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 class Unit(nn.Module):
     """y = activation(norm(linear(x))), or norm(activation(linear(x))) where the norm is placed after."""
 
-    def __init__(self, linear: nn.Module, norm: nn.Module, activation: nn.Module, *, after: bool) -> None:
+    def __init__(self, linear: nn.Module, norm: Norm, activation: nn.Module, *, after: bool) -> None:
         super().__init__()
         self.linear = linear
         self.norm = norm
@@ -36,7 +36,7 @@ class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply linear map, norm and activation to x."""
         z = self.linear(x)
-        y: Tensor = self.norm(self.activation(z)) if self.after else self.activation(self.norm(z))
+        y: Tensor = self.norm(self.activation(z)) if self.after else self.norm.activated(z, self.activation)
         return y
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 
 from bnexp.config.capabilities import Capabilities
 from bnexp.config.registry import Builder, Registry
@@ -121,6 +122,11 @@ class Norm(nn.Module):
             What the input would have been, where the rule sets something in the linear map; else None.
         """
 
+    def activated(self, x: Tensor, activation: nn.Module) -> Tensor:
+        """``activation(self(x))``, (B, C, ...); norms that can compute both at once do so."""
+        y: Tensor = activation(self(x))
+        return y
+
     def scaled(self, x_hat: Tensor) -> Tensor:
         """Compute gain * x_hat + bias, (B, C, ...); a missing gain counts as 1, a missing bias as 0."""
         scaled = x_hat if self.gain is None else per_channel(self.gain, x_hat) * x_hat
@@ -136,6 +142,12 @@ class Norm(nn.Module):
     def extra_repr(self) -> str:
         """The channel count, for print(model)."""
         return f"{self.channels}"
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody looks at what a module gets or returns, so that it has to be called."""
+    own = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any((*own, hooks._global_forward_hooks, hooks._global_forward_pre_hooks, hooks._global_backward_hooks))
 
 
 def require_norm(name: str, layer: object) -> Norm:

@@ -7,11 +7,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat, Range
-from bnexp.norms.base import NORMS, Norm, per_channel, require_spread, values_per_statistic
+from bnexp.norms.base import NORMS, Norm, is_watched, per_channel, require_spread, values_per_statistic
 
 Momentum = Annotated[float, Range(above=0, most=1)] | None
 
@@ -177,6 +178,23 @@ class BatchStatistics(Norm, ABC):
         return x.to(torch.promote_types(x.dtype, self.running_mean.dtype))
 
 
+def batch_norm_relu(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """``F.relu(F.batch_norm(...))`` by the statistics of x, in one function: a mode can have both in one kernel."""
+    given = x, running_mean, running_var, weight, bias
+    if has_torch_function(given) and not torch.compiler.is_compiling():
+        y: Tensor = handle_torch_function(batch_norm_relu, given, *given, momentum, eps)
+        return y
+    return F.relu(F.batch_norm(*given, True, momentum, eps))
+
+
 class BatchNorm(BatchStatistics):
     """y = gain * (x - mean_c) / sqrt(var_c + eps) + bias, by torch's fused ``F.batch_norm``.
 
@@ -196,6 +214,16 @@ class BatchNorm(BatchStatistics):
         y, mean, var = self.standardize(x, self.gain, self.bias)
         self.advance(mean, var)
         return y
+
+    def activated(self, x: Tensor, activation: nn.Module) -> Tensor:
+        """``activation(self(x))``; with a ReLU, in training, by one function, unless somebody looks at the modules."""
+        plain = self.training and type(self) is BatchNorm and type(activation) is nn.ReLU
+        if self.momentum is None or not plain or is_watched(self) or is_watched(activation):
+            return super().activated(x, activation)
+        self.require_values(x)
+        self.batches_seen.add_(1)
+        given = x, self.running_mean, self.running_var, self.gain, self.bias
+        return batch_norm_relu(*given, self.momentum, self.eps)
 
     def by_running(self, x: Tensor) -> Tensor:
         """Normalize by the running statistics."""

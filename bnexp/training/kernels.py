@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.member_convolutions import grouped
 from bnexp.training.own_kernels import in_force
 from bnexp.training.precision import autocast
@@ -131,6 +132,22 @@ def batch_norm(
     mean, var = (None if each is None else each.view(-1) for each in (running_mean, running_var))
     given = joined(x), mean, var, _flat(weight), _flat(bias), training, momentum, eps
     return parted(in_force(F.batch_norm)(*given), len(x))
+
+
+@rule(batch_norm_relu)
+def normalized_relu(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """The same for a batch norm that takes the ReLU behind it along."""
+    mean, var = (None if each is None else each.view(-1) for each in (running_mean, running_var))
+    given = joined(x), mean, var, _flat(weight), _flat(bias), momentum, eps
+    return parted(in_force(batch_norm_relu)(*given), len(x))
 
 
 @rule(F.group_norm)

@@ -1,4 +1,4 @@
-"""Batch norm and max pooling in Triton: maps with channels last are matrices of R rows (places) and C channels.
+"""Batch norm, with a ReLU or without, and max pooling in Triton; maps with channels last are R rows of C channels.
 
 Each kernel reads and writes its maps once, in tiles of rows and channels, and adds up in float32. The two reductions
 over rows have two stages, a part of the rows each and then all parts, in an order that does not depend on timing: the
@@ -70,26 +70,49 @@ def joined_moments(
 
 
 @triton.jit
-def normalized(x, y, moments, gain, bias, R, C, AFFINE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Maps with mean 0 and variance 1, times gain, plus bias."""
+def of_channels(moments, gain, bias, c, C, AFFINE: tl.constexpr):
+    """Mean and 1 / sqrt(variance + eps), gain and bias of channels; a missing gain is 1, a missing bias 0."""
+    mean, scale = tl.load(moments + c, c < C, 0.0), tl.load(moments + C + c, c < C, 0.0)
+    gain_C, bias_C = tl.full(mean.shape, 1.0, tl.float32), tl.zeros(mean.shape, tl.float32)
+    if AFFINE:
+        gain_C, bias_C = tl.load(gain + c, c < C, 0.0), tl.load(bias + c, c < C, 0.0)
+    return mean[None, :], scale[None, :], gain_C[None, :], bias_C[None, :]
+
+
+@triton.jit
+def behind_relu(slope, away, scale, gain, bias, x):
+    """The slope in front of a ReLU: 0 where the normalized number, rounded as x, is at most 0; nan passes it on."""
+    y = (away * scale * gain + bias).to(x.dtype.element_ty).to(tl.float32)
+    return tl.where(y <= 0, 0.0, slope)
+
+
+@triton.jit
+def normalized(
+    x, y, moments, gain, bias, R, C,
+    AFFINE: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Maps with mean 0 and variance 1, times gain, plus bias; behind a ReLU."""
     tile, c = own_place(C, CHANNELS)
     r = tile * ROWS + tl.arange(0, ROWS)
     there = (r < R)[:, None] & (c < C)[None, :]
-    mean, scale = tl.load(moments + c, c < C, 0.0), tl.load(moments + C + c, c < C, 0.0)
+    mean, scale, gain, bias = of_channels(moments, gain, bias, c, C, AFFINE)
     at = r.to(tl.int64)[:, None] * C + c[None, :]
-    value = (tl.load(x + at, there).to(tl.float32) - mean[None, :]) * scale[None, :]
-    if AFFINE:
-        value = value * tl.load(gain + c, c < C, 0.0)[None, :] + tl.load(bias + c, c < C, 0.0)[None, :]
+    value = (tl.load(x + at, there).to(tl.float32) - mean) * scale * gain + bias
+    if RELU:
+        value = tl.where(value <= 0, 0.0, value)  # nan stays
     tl.store(y + at, value.to(y.dtype.element_ty), there)
 
 
 @triton.jit
-def part_sums(g, x, moments, parts, R, C, length, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+def part_sums(
+    g, x, moments, gain, bias, parts, R, C, length,
+    AFFINE: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     """Sums of g and of g (x - mean) over a part of ``length`` rows, into parts [S, 2, C]."""
     part, c = own_place(C, CHANNELS)
     start = part * length
     end = tl.minimum(start + length, R)
-    mean = tl.load(moments + c, c < C, 0.0)[None, :]
+    mean, scale, gain, bias = of_channels(moments, gain, bias, c, C, AFFINE)
     sums = tl.zeros((ROWS, CHANNELS), tl.float32)
     products = tl.zeros((ROWS, CHANNELS), tl.float32)
     for first in range(start, end, ROWS):
@@ -97,8 +120,11 @@ def part_sums(g, x, moments, parts, R, C, length, ROWS: tl.constexpr, CHANNELS: 
         there = (r < end)[:, None] & (c < C)[None, :]
         at = r.to(tl.int64)[:, None] * C + c[None, :]
         slope = tl.load(g + at, there, 0.0).to(tl.float32)
+        away = tl.load(x + at, there, 0.0).to(tl.float32) - mean
+        if RELU:
+            slope = behind_relu(slope, away, scale, gain, bias, x)
         sums += slope
-        products += tl.where(there, slope * (tl.load(x + at, there, 0.0).to(tl.float32) - mean), 0.0)
+        products += tl.where(there, slope * away, 0.0)
     at = parts + part * 2 * C + c
     tl.store(at, tl.sum(sums, 0), c < C)
     tl.store(at + C, tl.sum(products, 0), c < C)
@@ -120,20 +146,22 @@ def joined_sums(parts, moments, sums, slopes, R, C, S, PARTS: tl.constexpr, CHAN
 
 @triton.jit
 def gradient(
-    g, x, dx, moments, sums, gain, R, C, AFFINE: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    g, x, dx, moments, sums, gain, bias, R, C,
+    AFFINE: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Into dx: (g - mean(g) - (x - mean) mean(g (x - mean)) / (variance + eps)) gain / sqrt(variance + eps)."""
     tile, c = own_place(C, CHANNELS)
     r = tile * ROWS + tl.arange(0, ROWS)
     there = (r < R)[:, None] & (c < C)[None, :]
-    mean, scale = tl.load(moments + c, c < C, 0.0), tl.load(moments + C + c, c < C, 0.0)
-    mean_g, product = tl.load(sums + c, c < C, 0.0), tl.load(sums + C + c, c < C, 0.0)
-    if AFFINE:
-        scale = scale * tl.load(gain + c, c < C, 0.0)
+    mean, scale, gain, bias = of_channels(moments, gain, bias, c, C, AFFINE)
+    mean_g, product = tl.load(sums + c, c < C, 0.0)[None, :], tl.load(sums + C + c, c < C, 0.0)[None, :]
     at = r.to(tl.int64)[:, None] * C + c[None, :]
-    away = tl.load(x + at, there).to(tl.float32) - mean[None, :]
-    slope = tl.load(g + at, there).to(tl.float32) - mean_g[None, :] - away * product[None, :]
-    tl.store(dx + at, (slope * scale[None, :]).to(dx.dtype.element_ty), there)
+    away = tl.load(x + at, there).to(tl.float32) - mean
+    slope = tl.load(g + at, there).to(tl.float32)
+    if RELU:
+        slope = behind_relu(slope, away, scale, gain, bias, x)
+    value = (slope - mean_g - away * product) * scale * gain
+    tl.store(dx + at, value.to(dx.dtype.element_ty), there)
 
 
 @triton.jit

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.own_kernels import OwnKernels
 from on_gpu.exactness import distance, forget
 from on_gpu.rates import Scope, allow_tf32, convolution_ms, convolution_of, graph_of, median_of, way_of
@@ -27,7 +28,7 @@ MAPS = (
 )
 FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # How often a map is read or written, forward and backward.
-PASSES = {"batch norm": 8.0, "max pooling": 3.5}
+PASSES = {"batch norm": 8.0, "batch norm, relu": 8.0, "max pooling": 3.5}
 # Relative errors that one rounding of a map explains.
 BOUND = {"bf16": 2**-8, "fp16": 2**-11}
 BYTES_A_SECOND = 3.35e12
@@ -44,6 +45,7 @@ def functions(channels: int, device: str, dtype: torch.dtype) -> dict[str, tuple
     mean, var = torch.zeros(channels, device=device, dtype=dtype), torch.ones(channels, device=device, dtype=dtype)
     return {
         "batch norm": (lambda x: F.batch_norm(x, mean, var, gain, bias, True), [gain, bias]),
+        "batch norm, relu": (lambda x: batch_norm_relu(x, mean, var, gain, bias, 0.1, 1e-5), [gain, bias]),
         "max pooling": (lambda x: F.max_pool2d(x, 2), []),
     }
 
@@ -103,8 +105,8 @@ def convolutions(layer: str, precision: str, scope: Scope) -> list[Row]:
     error = max(distance(mine.detach(), theirs.detach()) for mine, theirs in zip(*results, strict=True))
     row: Row = {"maps": layer, "precision": precision, "function": "convolution"}
     row |= {f"{name}, ms": convolution_ms(layer, precision, way, scope) for name, way in ways.items()}
-    passes = 2 * (g.nbytes + x.nbytes * (2 if x.requires_grad else 1))  # weights are small
-    row |= {"bytes alone, ms": 1000 * passes / BYTES_A_SECOND, "largest error": error}
+    often = 3 if x.requires_grad else 2  # forward, slopes of the weights, slopes of the maps; weights are small
+    row |= {"bytes alone, ms": 1000 * often * (x.nbytes + g.nbytes) / BYTES_A_SECOND, "largest error": error}
     forget()
     return [row if error <= OF_PRODUCTS[precision] else row | {"fault": "more than rounding"}]
 

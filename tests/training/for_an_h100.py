@@ -22,10 +22,10 @@ VECTORS = ("parts", "moments", "running_mean", "running_var", "gain", "bias", "s
 TILES = {
     "part_moments": short_maps._TILE,
     "joined_moments": {"TRACKED": True, **short_maps._JOIN},
-    "normalized": {"AFFINE": True, **short_maps._TILE},
-    "part_sums": short_maps._TILE,
+    "normalized": {"AFFINE": True, "RELU": True, **short_maps._TILE},
+    "part_sums": {"AFFINE": True, "RELU": True, **short_maps._TILE},
     "joined_sums": short_maps._JOIN,
-    "gradient": {"AFFINE": True, **short_maps._TILE},
+    "gradient": {"AFFINE": True, "RELU": True, **short_maps._TILE},
     "pooled": {"K": 2, **short_maps._POOLED},
     "pooled_gradient": {"K": 2, **short_maps._POOLED},
 }

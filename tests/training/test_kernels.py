@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.kernels import RULES, MemberKernels, joined, parted
 
 M, B, C = 3, 4, 6
@@ -28,6 +29,8 @@ CASES = [
     same(LINES, lambda x: F.batch_norm(x, None, None, training=True, eps=0.1), name="batch_norm without affine"),
     same(VECTORS, lambda x, g, b: F.group_norm(x, 2, g, b, 0.1), *AFFINE, name="group_norm of vectors"),
     same(MAPS, lambda x, g, b: F.group_norm(x, 3, g, b), *AFFINE, name="group_norm of maps"),
+    same(MAPS, lambda x, g, b: batch_norm_relu(x, None, None, g, b, 0.1, 1e-5), *AFFINE, name="batch_norm_relu"),
+    same(LINES, lambda x: batch_norm_relu(x, None, None, None, None, 0.1, 0.1), name="batch_norm_relu without affine"),
     pytest.param(VECTORS, AFFINE, lambda x, g, b: F.layer_norm(x, (C,), g, b), ROUNDED, id="layer_norm of vectors"),
     same(MAPS, lambda x: F.layer_norm(x, MAPS, eps=0.1), name="layer_norm of maps"),
     pytest.param(LINES, AFFINE, lambda x, g, b: F.layer_norm(x.mT, (C,), g, b), ROUNDED, id="layer_norm of positions"),
@@ -97,14 +100,18 @@ def test_every_rule_is_tried():
     assert tried == set(RULES)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_running_statistics_of_each_member_move_in_place(training):
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, mean, var: F.batch_norm(x, mean, var, training=True, momentum=0.3),
+        lambda x, mean, var: F.batch_norm(x, mean, var, training=False, momentum=0.3),
+        lambda x, mean, var: batch_norm_relu(x, mean, var, None, None, 0.3, 1e-5),
+    ],
+    ids=["training", "evaluation", "with a relu"],
+)
+def test_running_statistics_of_each_member_move_in_place(call):
     x, mean, var = torch.randn(M, B, *MAPS), torch.randn(M, C), torch.rand(M, C)
     own = mean.clone(), var.clone()
-
-    def call(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        return F.batch_norm(x, mean, var, training=training, momentum=0.3)
-
     with MemberKernels():
         y = torch.func.vmap(call)(x, mean, var)
     assert torch.equal(y, torch.stack([call(*each) for each in zip(x, *own, strict=True)]))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from interpreter import DEVICE, needs_triton, same
 from torch import Tensor, nn
 
+from bnexp.norms.batch import batch_norm_relu
 from bnexp.training import short_maps
 from bnexp.training.kernels import MemberKernels, joined, parted
 from bnexp.training.own_kernels import OwnKernels, in_force
@@ -119,6 +120,70 @@ def test_batch_norm_keeps_the_variance_of_values_far_from_zero() -> None:
     var64, mean64 = torch.var_mean(x.detach().double(), (0, 2, 3))
     assert same(mean, mean64, 1e-6)
     assert same(var, var64, 1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 512])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+def test_a_relu_behind_it_is_taken_along(
+    dtype: torch.dtype, shape: tuple[int, ...], parts: int, monkeypatch: pytest.MonkeyPatch, ran: list[str]
+) -> None:
+    """The same bits forward; backward the gradient of a ReLU that has seen the rounded numbers."""
+    monkeypatch.setattr(short_maps, "_PARTS", parts)
+    x, g = maps(*shape, dtype=dtype, mean=5.0), maps(*shape, dtype=dtype, seed=1)
+    gain, bias, mean, var = affine(shape[1])
+    with torch.no_grad():
+        bias -= 1.5  # so that half of all numbers are negative
+    gain.requires_grad_(), bias.requires_grad_()
+    found = []
+    for call in (lambda *given: F.relu(F.batch_norm(*given[:5], True, *given[5:])), batch_norm_relu):
+        running = mean.clone(), var.clone()
+        with OwnKernels():
+            y = call(x, *running, gain, bias, 0.3, 1e-3)
+        found.append([y, *running, *torch.autograd.grad(y, [x, gain, bias], g)])
+    assert ran == ["_BatchNorm"] * 2
+    assert 0.2 < (found[0][0] == 0).double().mean() < 0.8
+    for apart, together in zip(*found, strict=True):
+        assert torch.equal(apart, together)
+
+
+def test_a_relu_without_gain_and_bias_is_taken_along() -> None:
+    x, g = maps(2, 16, 4, 4, dtype=torch.bfloat16), maps(2, 16, 4, 4, dtype=torch.bfloat16, seed=1)
+    (x64,) = wide(x)
+    with OwnKernels():
+        y = batch_norm_relu(x, None, None, None, None, 0.0, 1e-5)
+    y64 = F.relu(F.batch_norm(x64, None, None, None, None, True, 0.0, 1e-5))
+    assert same(y, y64, 2**-8)
+    assert same(*torch.autograd.grad(y, x, g), *torch.autograd.grad(y64, x64, g.double()), 2**-8)
+
+
+def test_nan_passes_a_relu_and_what_rounds_to_zero_does_not() -> None:
+    """Numbers of float16 below 2^-25 are 0 behind the norm, and have no gradient in front of the ReLU."""
+    x = maps(1, 16, 4, 4, dtype=torch.float16).detach()
+    x[0, 3, 1, 1] = torch.nan
+    gain, bias = torch.full((16,), 2.0**-25, device=DEVICE), torch.zeros(16, device=DEVICE)
+    for tensor in (x, gain, bias):
+        tensor.requires_grad_()
+    with OwnKernels():
+        y = batch_norm_relu(x, None, None, gain, bias, 0.0, 1e-5)
+    (db,) = torch.autograd.grad(y, bias, torch.ones_like(y))
+    assert y.isnan().flatten(2).all(2).nonzero().tolist() == [[0, 3]]
+    assert y.nan_to_num().abs().max() <= 2.0**-24
+    assert db.tolist() == [16.0 if channel == 3 else float((y[0, channel] > 0).sum()) for channel in range(16)]
+    assert 0 < db[0] < 8
+
+
+@pytest.mark.parametrize("case", ["fp32", "channels first", "vectors", "gain alone"])
+def test_a_relu_that_cannot_be_taken_along_is_torchs(case: str, ran: list[str]) -> None:
+    x, (gain, bias, mean, var) = maps(2, 8, 4, 4, dtype=torch.bfloat16), affine(8)
+    x = {"fp32": x.float(), "channels first": x.contiguous(), "vectors": x[:, :, 0, 0]}.get(case, x)
+    given = gain, None if case == "gain alone" else bias
+    kept = mean.clone(), var.clone()
+    with OwnKernels():
+        y = batch_norm_relu(x, mean, var, *given, 0.1, 1e-5)
+    assert torch.equal(y, F.relu(F.batch_norm(x, *kept, *given, True)))
+    assert torch.equal(mean, kept[0])
+    assert not ran
 
 
 def test_batch_norm_without_gain_and_running_statistics() -> None:
@@ -262,6 +327,24 @@ def test_evaluation_is_left_to_torch(ran: list[str]) -> None:
         y = F.batch_norm(x, mean, var, gain, bias)
     assert torch.equal(y, F.batch_norm(x, mean, var, gain, bias))
     assert not ran
+
+
+def test_a_stack_takes_a_relu_along_over_the_channels_of_all_members(ran: list[str]) -> None:
+    members, C = 3, 8
+    x = maps(2, members * C, 4, 4, dtype=torch.bfloat16)
+    gain_MC, bias_MC, mean_MC, var_MC = affine(members, C)
+    expected = mean_MC.clone(), var_MC.clone()
+
+    def one(x_B: Tensor, gain: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        return batch_norm_relu(x_B, mean, var, gain, bias, 0.1, 1e-5)
+
+    with OwnKernels(), MemberKernels():
+        y_M = torch.func.vmap(one)(parted(x, members), gain_MC, bias_MC, mean_MC, var_MC)
+    assert ran == ["_BatchNorm"]
+    wanted = F.relu(F.batch_norm(x, *(each.view(-1) for each in (*expected, gain_MC, bias_MC)), True))
+    assert same(joined(y_M), wanted.double(), 2**-8)
+    assert same(mean_MC, expected[0].double(), 1e-6)
+    assert same(var_MC, expected[1].double(), 1e-6)
 
 
 def test_a_stack_runs_each_kernel_once_over_the_channels_of_all_members(ran: list[str]) -> None:
