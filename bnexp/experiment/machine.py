@@ -115,10 +115,10 @@ def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
 def own_kernels(config: TrainConfig, device: torch.device, *, stacked: bool) -> OwnKernels | None:
     """Bnexp's kernels where a run can have them, else None; the log says what this machine lacks for them.
 
-    There are some for maps in 16 bits, and for the convolutions of a stack with TF32 products or in 16 bits. With
+    There are some for maps in 16 bits, and for the convolutions of a stack in all formats but fp64. With
     ``compile=true`` the compiler makes its own.
     """
-    some = config.precision in SHORT or (stacked and config.precision == "tf32")
+    some = config.precision in SHORT or (stacked and config.precision != "fp64")
     if device.type != "cuda" or not some or config.compile:
         return None
     lacks = _lacks_for_triton(device)

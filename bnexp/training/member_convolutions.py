@@ -1,13 +1,14 @@
 """Convolutions of a stack: of M*G groups, over the channels of all members.
 
 A group of one member has few channels, and a GPU's matrix units compute tiles of many. Three ways are open to it: the
-grouped convolution of torch; several groups packed into a dense one, with zeros between them; and kernels of one's own,
-which take each group for itself.
+grouped convolution of torch; that of several groups packed into a dense one, with zeros between them; and kernels of
+one's own, which take each group for itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from bnexp.training.own_convolution import OwnConvolution, suits
 from bnexp.training.own_kernels import OwnKernels
 from bnexp.training.packed_convolution import PackedConvolution, is_short, packed_groups
-from bnexp.training.precision import autocast
+from bnexp.training.precision import autocast, tf32_allowed
 
 Convolution = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -32,27 +33,37 @@ def grouped(
     groups: int,
 ) -> Tensor:
     """``function``, a convolution of torch, of many groups: x (B, G*C, ...), weight (G*O, C, ...), bias (G*O)."""
-    pack = packed_groups(x, groups)
-    if pack == 1 or isinstance(padding, str):
-        if is_short(x) and weight.shape[1] >= 16:  # as many channels as a tile has: no group fills it up
-            x = x.contiguous(memory_format=torch.channels_last)
+    if isinstance(padding, str):
         return function(x, weight, bias, stride, padding, dilation, groups)
     how = [[each] * (x.ndim - 2) if isinstance(each, int) else list(each) for each in (stride, padding, dilation)]
 
-    def packed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y: Tensor = PackedConvolution.apply(*(autocast(each) for each in (x, weight, bias)), how, groups, pack)
-        return y
+    def torchs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _by_torch(function, x, weight, bias, how, groups)
 
     def own(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y: Tensor = OwnConvolution.apply(autocast(x), weight, bias, how[1][0], groups)
+        y: Tensor = OwnConvolution.apply(autocast(x), weight, bias, how[1][0], groups, tf32_allowed())
         return y
 
     kernels = OwnKernels.current
     if kernels is None or not kernels.timed or not suits(x, weight, how, groups):
-        return packed(x, weight, bias)
-    ways: Mapping[str, Convolution] = {"packed": packed, "own": own}
-    timed = {name: lambda way=way: _passes(way, x, weight, bias) for name, way in ways.items()}
+        return torchs(x, weight, bias)
+    ways: Mapping[str, Convolution] = {"torch": torchs, "own": own}
+    timed = {name: partial(_passes, way, x, weight, bias) for name, way in ways.items()}
     return ways[kernels.choose(_layer(x, weight, groups), timed)](x, weight, bias)
+
+
+def _by_torch(
+    function: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None, how: Any, groups: int
+) -> Tensor:
+    """The convolution of torch: of dense groups into which several are packed, where that pays, or as it is."""
+    pack = packed_groups(x, groups)
+    if pack > 1:
+        given = [autocast(each) for each in (x, weight, bias)]
+        y: Tensor = PackedConvolution.apply(*given, how, groups, pack)
+        return y
+    if is_short(x) and weight.shape[1] >= 16:  # as many channels as a tile has: no group fills it up
+        x = x.contiguous(memory_format=torch.channels_last)
+    return function(x, weight, bias, *how, groups)
 
 
 def _layer(x: Tensor, weight: Tensor, groups: int) -> str:
@@ -60,8 +71,9 @@ def _layer(x: Tensor, weight: Tensor, groups: int) -> str:
     (_, channels, H, W), (outputs, _, K, _) = x.shape, weight.shape
     of = f"{groups} x {channels // groups} to {outputs // groups} channels, {K}x{K}, on {H}x{W}"
     kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    name = "tf32" if kind == torch.float32 and tf32_allowed() else str(kind).removeprefix("torch.")
     passes = "" if x.requires_grad else ", of images" if torch.is_grad_enabled() else ", forward"
-    return f"{of}, {str(kind).removeprefix('torch.')}{passes}"
+    return f"{of}, {name}{passes}"
 
 
 def _passes(way: Convolution, *given: Tensor | None) -> None:

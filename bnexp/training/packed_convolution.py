@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bnexp.training.precision import tf32_allowed
+
 
 def packed_groups(maps: Tensor, groups: int) -> int:
     """How many groups of a convolution run as one dense group on a GPU; 1 where packing does not pay.
@@ -28,7 +30,7 @@ def _packed_channels(maps: Tensor) -> tuple[int, int]:
         return 0, 0
     if is_short(maps):
         return 8, 64
-    return (8, 32) if torch.backends.cudnn.conv.fp32_precision == "tf32" else (0, 0)  # type: ignore[attr-defined]
+    return (8, 32) if tf32_allowed() else (0, 0)
 
 
 def is_short(maps: Tensor) -> bool:

@@ -30,6 +30,11 @@ def allow_tf32(allow: bool) -> None:
     torch.backends.cudnn.conv.fp32_precision = "tf32" if allow else "ieee"  # type: ignore[attr-defined]
 
 
+def tf32_allowed() -> bool:
+    """Whether CUDA may round the inputs of convolutions to TF32."""
+    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
+
+
 @contextlib.contextmanager
 def measuring(precision: str) -> Iterator[None]:
     """The formats of an evaluation: for a training in 16 bits, products in TF32, which is finer than these."""

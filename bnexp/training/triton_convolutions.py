@@ -1,7 +1,8 @@
 """Convolutions of the members of a stack in Triton: each member's own, with stride 1, without zeros between members.
 
 A program computes a tile of places of one member's maps as one matrix product: (outputs, taps) times (taps, places),
-where a tap is a place of the filter and a channel. Numbers are added up in float32. Places of all images are counted in
+where a tap is a place of the filter and a channel. Numbers are added up in float32; with TF32, those of float32 maps
+and weights are rounded before they are multiplied. Places of all images are counted in
 one go, p = (n * height + i) * width + j, so that small maps fill tiles up as well. Neighbouring members are neighbours
 in time: what they write is adjacent where channels come last. Imported only where they run;
 ``bnexp.training.own_convolution`` calls them.
@@ -17,9 +18,9 @@ import triton.language as tl
 
 
 @triton.jit
-def rounded(x):
+def rounded(x, TF32: tl.constexpr):
     """Float32 rounded to TF32, whose products would drop the other digits; other formats as they are."""
-    if x.dtype == tl.float32:
+    if TF32 and x.dtype == tl.float32:
         bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
         x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # nan has no digits to round
     return x
@@ -35,7 +36,7 @@ def of_taps(first, CHANNELS: tl.constexpr, TAPS: tl.constexpr):
 @triton.jit
 def seen(
     x, place, c, p, B, x_n,
-    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr, TF32: tl.constexpr,
 ):  # fmt: skip
     """What taps see from places p of a member's maps: x, [taps, places]; zeros around the images.
 
@@ -50,14 +51,14 @@ def seen(
         rows, columns = i[None, :] + a[:, None], j[None, :] + b[:, None]
         there &= (rows >= 0) & (rows < H) & (columns >= 0) & (columns < W)
     at = (n.to(tl.int64) * x_n + i * W + j)[None, :] + ((c * H + a) * W + b)[:, None]
-    return rounded(tl.load(x + at, there, 0.0))
+    return rounded(tl.load(x + at, there, 0.0), TF32)
 
 
 # What differs from batch to batch is compiled once, whatever it can be divided by.
 @triton.jit(do_not_specialize=["B", "x_n", "x_m"])
 def convolved(
     x, weight, bias, y, M, B, x_n, x_m, w_m, w_o, w_c,
-    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr, TF32: tl.constexpr,
     OUT: tl.constexpr, FLIPPED: tl.constexpr, BIASED: tl.constexpr,
     OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
@@ -72,8 +73,8 @@ def convolved(
         place, c = of_taps(first, CHANNELS, TAPS)
         at = weight + m * w_m + o[:, None] * w_o + (c * w_c + (K * K - 1 - place if FLIPPED else place))[None, :]
         taps = tl.load(at, (o < OUT)[:, None] & ((place < K * K) & (c < C))[None, :], 0.0)
-        values = seen(own, place, c, p, B, x_n, C, H, W, K, PADDING)
-        sums = tl.dot(rounded(taps.to(values.dtype)), values, sums, input_precision="tf32")
+        values = seen(own, place, c, p, B, x_n, C, H, W, K, PADDING, TF32)
+        sums = tl.dot(rounded(taps.to(values.dtype), TF32), values, sums, input_precision="tf32" if TF32 else "ieee")
     if BIASED:
         sums += tl.load(bias + m * OUT + o, o < OUT, 0.0).to(tl.float32)[:, None]
     there = (o < OUT)[:, None] & (p < B * (H + 2 * PADDING - K + 1) * (W + 2 * PADDING - K + 1))[None, :]
@@ -83,7 +84,7 @@ def convolved(
 @triton.jit(do_not_specialize=["B", "length", "x_n", "x_m"])
 def part_slopes(
     x, g, parts, M, B, length, x_n, x_m,
-    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr, TF32: tl.constexpr,
     OUT: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
     """Slopes of the weights over a part of ``length`` places, into parts [S, M, OUT, C*K*K].
@@ -100,7 +101,7 @@ def part_slopes(
         p = first + tl.arange(0, PLACES)
         there = (p < end)[:, None] & (o < OUT)[None, :]
         slopes = tl.load(g + (p.to(tl.int64) * M + m)[:, None] * OUT + o[None, :], there, 0.0)
-        values = seen(own, place, c, p, B, x_n, C, H, W, K, PADDING)
-        sums = tl.dot(values, rounded(slopes), sums, input_precision="tf32")
+        values = seen(own, place, c, p, B, x_n, C, H, W, K, PADDING, TF32)
+        sums = tl.dot(values, rounded(slopes, TF32), sums, input_precision="tf32" if TF32 else "ieee")
     at = parts + ((part.to(tl.int64) * M + m) * OUT + o)[None, :] * (C * K * K) + (c * K * K + place)[:, None]
     tl.store(at, sums, ((place < K * K) & (c < C))[:, None] & (o < OUT)[None, :])

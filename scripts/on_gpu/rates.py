@@ -20,7 +20,7 @@ from bnexp.experiment.setup import Setup, build_model
 from bnexp.training.evaluation import evaluate
 from bnexp.training.own_convolution import OwnConvolution
 from bnexp.training.packed_convolution import PackedConvolution
-from bnexp.training.precision import allow_tf32
+from bnexp.training.precision import allow_tf32, tf32_allowed
 from bnexp.training.step import MOST_TOGETHER, WARM_UP
 from on_gpu.exactness import composed, forget
 from on_gpu.workers import Case, Row
@@ -232,7 +232,7 @@ def way_of(layer: str, pack: int | None) -> Callable[[Tensor, Tensor], Tensor]:
     *_, padding, _, members = LAYERS[layer]
     how = [[1, 1], [padding] * 2, [1, 1]]
     if pack is None:
-        return lambda x, w: OwnConvolution.apply(x, w, None, padding, members)
+        return lambda x, w: OwnConvolution.apply(x, w, None, padding, members, tf32_allowed())
     if pack > 1:
         return lambda x, w: PackedConvolution.apply(x, w, None, how, members, pack)
     order = torch.channels_last if pack else torch.contiguous_format
@@ -281,11 +281,12 @@ def evaluation_rates(case: str, members: int, precision: str, scope: Scope) -> l
     size = setup.eval_batch_size
     split = setup.data.train.mixed(min(10_000, len(setup.data.train)))
     passes = forward_of(setup, split.x, size, precision)
-    seconds = {
-        "forward, eager": median_of(passes, scope),
-        "forward, graph": median_of(graph_of(passes, scope.device), scope),
-        "evaluation": median_of(lambda: evaluate(setup.population, split, size), scope),
-    }
+    with setup.measuring():  # both in the formats and by the kernels of evaluations
+        seconds = {
+            "forward, eager": median_of(passes, scope),
+            "forward, graph": median_of(graph_of(passes, scope.device), scope),
+            "evaluation": median_of(lambda: evaluate(setup.population, split, size), scope),
+        }
     whole = median_of(setup.evaluate, scope)
     row: Row = {"net": case, "members": members, "precision": precision}
     row |= {f"{name}, images/s": members * len(split) / each for name, each in seconds.items()}

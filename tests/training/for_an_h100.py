@@ -31,13 +31,15 @@ TILES = {
 }
 
 
-# The layers of LeNet, and the way back through the second one: channels, side, padding, outputs, and the maps' format.
+# The layers of LeNet, the way back through the second one, and the most outputs that a layer has: channels, side,
+# padding, outputs, and the maps' format.
 CONVOLUTIONS = {
-    "first maps": ("convolved", (1, 28, 2, 6), "*fp32"),
+    "first maps without TF32": ("convolved", (1, 28, 2, 6), "*fp32"),
     "second maps": ("convolved", (6, 14, 0, 16), "*bf16"),
     "back through the second": ("convolved", (16, 10, 4, 6), "*fp32"),
     "first slopes": ("part_slopes", (1, 28, 2, 6), "*bf16"),
-    "second slopes": ("part_slopes", (6, 14, 0, 16), "*fp32"),
+    "back through 64 outputs": ("convolved", (64, 10, 4, 8), "*fp32"),
+    "slopes of 64 outputs": ("part_slopes", (8, 14, 0, 64), "*fp32"),
 }
 
 
@@ -59,18 +61,18 @@ def assembled(name: str) -> str:
 
 
 def products(name: str) -> dict[str, Any]:
-    """Which products a kernel of ``triton_convolutions`` takes, and its bytes of shared memory."""
+    """The formats that matrix units multiply in a kernel of ``triton_convolutions``, and its bytes of shared memory."""
     function, (C, side, padding, out), kind = CONVOLUTIONS[name]
     kernel, maps = getattr(triton_convolutions, function), function == "convolved"
     types = {each: {"x": kind, "g": kind, "y": kind}.get(each, COUNT) for each in kernel.arg_names}
     types |= dict.fromkeys(["weight", "bias"] if maps else ["parts"], VECTOR)
-    room = own_convolution._room(C, out)
-    tile = room | (own_convolution._MAPS if maps else own_convolution._SLOPES)
+    tile = own_convolution._tile(C, out, own_convolution._MAPS if maps else own_convolution._SLOPES)
     how = {each: tile.pop(each) for each in ("num_warps", "num_stages")}
     constants = {"C": C, "H": side, "W": side, "K": 5, "PADDING": padding, "OUT": out, **tile}
+    constants["TF32"] = "without" not in name
     constants |= {"FLIPPED": side == 10, "BIASED": False} if maps else {}
     found = compiled(kernel, types, constants, ["M"], **how)
-    multiplied = re.findall(r"mma\.sync\S*", found.asm["ptx"])
+    multiplied = re.findall(r"(?:mma\.sync|wgmma\.mma_async)\S*\.f32\.(\w+)", found.asm["ptx"])
     return {"products": sorted(set(multiplied)), "shared": found.metadata.shared}
 
 

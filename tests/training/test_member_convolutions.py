@@ -93,8 +93,8 @@ def test_a_layer_is_timed_once_and_its_choice_has_a_name(ran: list[str], timed: 
     for size in (B, B - 1):  # the last batch of an epoch
         with kernels:
             stacked(F.conv2d, x[:, :size], w)
-    assert timed == [["packed", "own"]]
-    assert kernels.chosen == {"3 x 2 to 5 channels, 3x3, on 6x6, float32": "own"}
+    assert timed == [["torch", "own"]]
+    assert kernels.chosen == {"3 x 2 to 5 channels, 3x3, on 6x6, tf32": "own"}
     assert ran == ["PackedConvolution", "OwnConvolution", "OwnConvolution", "OwnConvolution"]
 
 
@@ -108,16 +108,16 @@ def test_layers_that_differ_in_what_takes_time_are_timed_apart(timed: list[list[
         with torch.no_grad():
             stacked(F.conv2d, x, w)
     assert list(kernels.chosen) == [
-        "3 x 2 to 5 channels, 3x3, on 6x6, float32, of images",
-        "3 x 2 to 5 channels, 3x3, on 6x5, float32",
+        "3 x 2 to 5 channels, 3x3, on 6x6, tf32, of images",
+        "3 x 2 to 5 channels, 3x3, on 6x5, tf32",
         "3 x 2 to 5 channels, 3x3, on 6x6, float16",
-        "3 x 2 to 5 channels, 3x3, on 6x6, float32, forward",
+        "3 x 2 to 5 channels, 3x3, on 6x6, tf32, forward",
     ]
 
 
 def test_choices_of_another_time_are_taken_again(ran: list[str], timed: list[list[str]]) -> None:
-    (x, w), name = layer(), "3 x 2 to 5 channels, 3x3, on 6x6, float32"
-    for way, wanted in (("packed", "PackedConvolution"), ("own", "OwnConvolution")):
+    (x, w), name = layer(), "3 x 2 to 5 channels, 3x3, on 6x6, tf32"
+    for way, wanted in (("torch", "PackedConvolution"), ("own", "OwnConvolution")):
         kernels = OwnKernels()
         kernels.choose_again({name: way})
         ran.clear()
@@ -127,14 +127,28 @@ def test_choices_of_another_time_are_taken_again(ran: list[str], timed: list[lis
     assert not timed
 
 
-@pytest.mark.parametrize("chosen", [None, "own", {"3 x 2 to 5 channels, 3x3, on 6x6, float32": "another"}, {"x": 3}])
+@pytest.mark.parametrize("chosen", [None, "own", {"3 x 2 to 5 channels, 3x3, on 6x6, tf32": "another"}, {"x": 3}])
 def test_choices_that_are_none_are_made_anew(chosen: object, timed: list[list[str]]) -> None:
     kernels, (x, w) = OwnKernels(), layer()
     kernels.choose_again(chosen)
     with kernels:
         stacked(F.conv2d, x, w)
     assert len(timed) == 1
-    assert kernels.chosen["3 x 2 to 5 channels, 3x3, on 6x6, float32"] == "own"
+    assert kernels.chosen["3 x 2 to 5 channels, 3x3, on 6x6, tf32"] == "own"
+
+
+def test_without_tf32_a_layer_of_few_channels_is_timed_beside_torchs_own_groups(
+    ran: list[str], timed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_convolution, "_packed_channels", lambda maps: (0, 0))
+    allow_tf32(False)
+    kernels, (x, w) = OwnKernels(), layer()
+    with kernels:
+        y = stacked(F.conv2d, x, w)
+    wanted = torch.stack([F.conv2d(*each) for each in zip(x, w, strict=True)])
+    assert same(y, wanted.double(), 1e-6)
+    assert (timed, ran) == ([["torch", "own"]], ["OwnConvolution"] * 2)
+    assert list(kernels.chosen) == ["3 x 2 to 5 channels, 3x3, on 6x6, float32"]
 
 
 @pytest.mark.parametrize("given", [{"stride": 2}, {"dilation": 2}, {"padding": (1, 0)}, {"groups": 2}], ids=str)
@@ -169,19 +183,20 @@ class Net(nn.Module):
         return self.head(self.second(self.norm(self.first(x)).relu()).flatten(1))
 
 
-@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
 def test_a_stack_learns_by_either_way_what_its_members_learn_alone(precision: str, timed: list[list[str]]) -> None:
+    allow_tf32(precision == "tf32")
     x_MB, y_MB = maps(M, B, 1, 6, 6), torch.arange(M * B, device=DEVICE).view(M, B) % 2
     found = {}
-    for way in ("alone", "packed", "own"):
+    for way in ("alone", "torch", "own"):
         kernels = OwnKernels(timed=way == "own")
         members = [Net(seed).to(DEVICE) for seed in range(M)]
         population = Population(members, stacked=way != "alone", own_kernels=kernels)
         losses_M, _ = population.learn(x_MB, y_MB, Precision(precision, M, x_MB.device))
         found[way] = [losses_M, population.gradient_MP.clone()]
         assert len(kernels.chosen) == (2 if way == "own" else 0)
-    bound = 2e-3 if precision == "tf32" else 1e-2
-    for way in ("packed", "own"):
+    bound = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 1e-2}[precision]
+    for way in ("torch", "own"):
         assert all(same(mine, theirs.double(), bound) for mine, theirs in zip(found[way], found["alone"], strict=True))
 
 

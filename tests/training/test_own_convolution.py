@@ -21,13 +21,14 @@ pytestmark = needs_triton
 # TF32 and float16 have the same digits. The interpreter multiplies no bfloat16.
 ROUNDING = {torch.float32: 2**-11, torch.float16: 2**-11} | ({torch.bfloat16: 2**-8} if DEVICE == "cuda" else {})
 # Images, groups, channels, height, width, outputs, filter, padding. One channel; several, not a power of two; more than
-# 16 outputs; a filter of one place; an image as small as the filter.
+# 16 outputs; a filter of one place; an image as small as the filter; the most outputs.
 SHAPES = (
-    (3, 4, 1, 10, 9, 6, 5, 2),
-    (2, 3, 6, 9, 8, 16, 5, 0),
+    (3, 3, 1, 7, 6, 6, 5, 2),
+    (2, 3, 6, 7, 6, 16, 3, 0),
     (2, 2, 3, 7, 6, 20, 3, 1),
     (2, 3, 2, 4, 6, 3, 1, 0),
     (3, 2, 5, 5, 5, 2, 5, 0),
+    (2, 2, 8, 7, 9, 64, 3, 1),
 )
 
 
@@ -49,9 +50,11 @@ def given(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Te
     return [random(B, G * C, H, W, seed=0, dtype=dtype), random(G * out, C, K, K, seed=1), random(G * out, seed=2)]
 
 
-def passes(tensors: list[Tensor], shape: tuple[int, ...], g: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+def passes(
+    tensors: list[Tensor], shape: tuple[int, ...], g: Tensor | None = None, *, tf32: bool = True
+) -> tuple[Tensor, list[Tensor]]:
     """The output and all gradients, by own kernels."""
-    y = OwnConvolution.apply(*tensors, shape[-1], shape[1])
+    y = OwnConvolution.apply(*tensors, shape[-1], shape[1], tf32)
     g = random(*y.shape, seed=3, dtype=y.dtype).detach() if g is None else g
     return g, [y.detach(), *torch.autograd.grad(y, tensors, g)]
 
@@ -75,6 +78,14 @@ def test_it_is_torchs_in_double_precision_but_for_the_rounding_of_its_factors(
     assert [each.dtype for each in found] == [dtype, dtype, torch.float32, torch.float32]
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_without_tf32_it_has_all_digits_of_float32(shape: tuple[int, ...]) -> None:
+    tensors = given(shape)
+    g, found = passes(tensors, shape, tf32=False)
+    for mine, theirs in zip(found, exact(tensors, g, shape), strict=True):
+        assert same(mine, theirs, 1e-6)
+
+
 def test_slopes_of_weights_are_not_rounded_to_the_format_of_maps() -> None:
     shape = SHAPES[1]
     tensors = given(shape, torch.float16)
@@ -92,19 +103,19 @@ def test_factors_are_rounded_to_the_nearest_number_of_tf32() -> None:
     one = torch.ones(1, 1, 1, 1, device=DEVICE)
     wanted = [1, 1 + ulp, 1 + ulp, 1 + 2 * ulp]
     for factors in ((x, one), (one.expand(1, 1, 1, 1), x.view(8, 1, 1, 1))):
-        y = OwnConvolution.apply(*factors, None, 0, 1).flatten().tolist()
+        y = OwnConvolution.apply(*factors, None, 0, 1, True).flatten().tolist()
         assert y == [*wanted, *(-each for each in wanted)]
 
 
 def test_nan_of_any_bits_stays_nan() -> None:
     bits = torch.tensor([0x7FC00000, 0x7FFFFFFF, -1], dtype=torch.int32).view(torch.float32)
-    y = OwnConvolution.apply(bits.to(DEVICE).view(1, 1, 1, 3), torch.ones(1, 1, 1, 1, device=DEVICE), None, 0, 1)
+    y = OwnConvolution.apply(bits.to(DEVICE).view(1, 1, 1, 3), torch.ones(1, 1, 1, 1, device=DEVICE), None, 0, 1, True)
     assert y.isnan().all()
 
 
 def test_largest_numbers_become_infinite_where_tf32_has_none() -> None:
     x = torch.tensor([torch.finfo(torch.float32).max, math.inf, -math.inf], device=DEVICE).view(1, 1, 1, 3)
-    y = OwnConvolution.apply(x, torch.ones(1, 1, 1, 1, device=DEVICE), None, 0, 1)
+    y = OwnConvolution.apply(x, torch.ones(1, 1, 1, 1, device=DEVICE), None, 0, 1, True)
     assert y.flatten().tolist() == [math.inf, math.inf, -math.inf]
 
 
@@ -129,11 +140,12 @@ ORDERS = {
     "members first": lambda x: x.unflatten(1, (4, -1)).transpose(0, 1).contiguous().transpose(0, 1).flatten(1, 2),
     "rows turned": lambda x: x.mT.contiguous().mT,
     "every second": lambda x: torch.stack([x, x], -1)[..., 0],
+    "every second channel": lambda x: torch.stack([x, x], 2).flatten(1, 2)[:, ::2],
 }
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3])
 def test_maps_and_gradients_come_in_any_order_of_the_memory(channels: int, order: str) -> None:
     shape = (3, 4, channels, 6, 5, 2, 3, 1)
     x, *parameters = given(shape)
@@ -150,7 +162,7 @@ def test_gradients_that_nobody_wants_are_not_computed(wanted: tuple[int, ...], m
     """The images of a first layer have none, nor has a frozen layer."""
     shape, called = SHAPES[2], list[str]()
     x, w, b = (each.detach().requires_grad_(place in wanted) for place, each in enumerate(given(shape)))
-    y = OwnConvolution.apply(x, w, b, shape[-1], shape[1])
+    y = OwnConvolution.apply(x, w, b, shape[-1], shape[1], True)
     for name in ("_maps", "_slopes"):
         own = getattr(own_convolution, name)
         record = lambda *a, own=own, name=name, **k: called.append(name) or own(*a, **k)  # noqa: E731
@@ -161,17 +173,41 @@ def test_gradients_that_nobody_wants_are_not_computed(wanted: tuple[int, ...], m
 
 @pytest.mark.parametrize("programs", [1, 4, 10**6])  # one part; parts of several tiles, the last not full; of one tile
 def test_parts_of_the_places_add_up_to_all(programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = (9, 2, 1, 9, 8, 6, 5, 2)  # 648 places: six tiles
+    shape = (9, 2, 1, 9, 8, 6, 3, 1)  # 648 places: six tiles
     tensors = given(shape)
     monkeypatch.setattr(own_convolution, "_PROGRAMS", programs)
     g, (_, _, dw, _) = passes(tensors, shape)
     assert same(dw, exact(tensors, g, shape)[2], ROUNDING[torch.float32])
 
 
+@pytest.mark.parametrize(("images", "programs"), [(1, 8), (64, 8), (64, 2048), (64, 10**6)])
+def test_places_are_divided_into_about_as_many_programs_as_are_wanted(
+    images: int, programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bnexp.training import triton_convolutions
+
+    launched: list[tuple[tuple[int, ...], int]] = []
+
+    class Launched:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda x, g, parts, M, B, length, *strides, **how: launched.append((grid, length))
+
+    M, chunks, tiles = 4, 7, -(-images * 100 // 128)  # 25 places of the filter, 4 in a chunk; 10 x 10 places of a map
+    x, w, _ = given((images, M, 6, 14, 14, 16, 5, 0))
+    monkeypatch.setattr(own_convolution, "_PROGRAMS", programs)
+    monkeypatch.setattr(triton_convolutions, "part_slopes", Launched())
+    own_convolution._slopes(x.detach(), torch.empty(images, 64, 10, 10), w.detach(), 0, M, tf32=True)
+    ((count,), length), *_ = launched
+    assert count % (M * chunks) == 0
+    parts = count // (M * chunks)
+    assert (parts - 1) * length < images * 100 <= parts * length
+    assert parts == min(tiles, -(-programs // (M * chunks))) or (parts < programs / (M * chunks) < 2 * parts)
+
+
 def test_without_a_bias() -> None:
     shape = SHAPES[1]
     x, w, _ = given(shape)
-    y = OwnConvolution.apply(x, w, None, shape[-1], shape[1])
+    y = OwnConvolution.apply(x, w, None, shape[-1], shape[1], True)
     wanted = F.conv2d(x.detach().double(), w.detach().double(), groups=shape[1])
     assert same(y.detach(), wanted, ROUNDING[torch.float32])
 
@@ -179,7 +215,7 @@ def test_without_a_bias() -> None:
 def test_second_derivatives_are_refused() -> None:
     shape = SHAPES[3]
     x, w, b = given(shape)
-    (dx,) = torch.autograd.grad(OwnConvolution.apply(x, w, b, 0, shape[1]).square().sum(), x, create_graph=True)
+    (dx,) = torch.autograd.grad(OwnConvolution.apply(x, w, b, 0, shape[1], True).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dx.sum().backward()
 
@@ -201,11 +237,13 @@ SUITED: dict[str, Any] = {"x": (2, 12, 9, 9), "weight": (24, 3, 5, 5), "how": [[
         ({"weight": (24, 3, 8, 8)}, False),
         ({"weight": (4 * 64, 3, 5, 5)}, True),
         ({"weight": (4 * 65, 3, 5, 5)}, False),
-        ({"x": (2, 4 * 33, 9, 9), "weight": (24, 33, 5, 5)}, False),
+        ({"x": (2, 4 * 8, 9, 9), "weight": (24, 8, 5, 5)}, True),
+        ({"x": (2, 4 * 9, 9, 9), "weight": (24, 9, 5, 5)}, False),
         ({"x": (2, 12, 9), "weight": (24, 3, 5), "how": [[1], [2], [1]]}, False),
     ],
     ids=str,
 )
 def test_which_layers_suit(change: dict[str, Any], fits: bool) -> None:
     layer = SUITED | change
+    assert not suits(torch.empty(layer["x"]).double(), torch.empty(layer["weight"]), layer["how"], layer["groups"])
     assert suits(torch.empty(layer["x"]), torch.empty(layer["weight"]), layer["how"], layer["groups"]) is fits
