@@ -65,6 +65,8 @@ def _peak(configs: Sequence[TrainConfig], device: torch.device) -> int:
 def dry_run(configs: Sequence[TrainConfig]) -> None:
     """Train a stack for some steps at learning rate 0, and evaluate one batch; nothing is kept or written."""
     setup = build(configs, stacked=True, resumed=[True] * len(configs))
+    if setup.population.own_kernels is not None:  # two members and three have to be alike
+        setup.population.own_kernels.timed = False
     size = min(setup.eval_batch_size, len(setup.data.train))
     with untried_kernels():
         # After the warm-up, CUDA graphs capture and replay several steps, and one; in a short epoch, one alone.

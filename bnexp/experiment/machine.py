@@ -115,17 +115,19 @@ def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
 def own_kernels(config: TrainConfig, device: torch.device, *, stacked: bool) -> OwnKernels | None:
     """Bnexp's kernels where a run can have them, else None; the log says what this machine lacks for them.
 
-    There are some for maps in 16 bits, and for the convolutions of a stack in all formats but fp64. With
-    ``compile=true`` the compiler makes its own.
+    There are some for maps in 16 bits. For the convolutions of a stack there are some in all formats but fp64, between
+    which and torch's times decide, as they may not in a deterministic run. With ``compile=true`` the compiler makes its
+    own.
     """
-    some = config.precision in SHORT or (stacked and config.precision != "fp64")
+    timed = not config.deterministic
+    some = config.precision in SHORT or (stacked and timed and config.precision != "fp64")
     if device.type != "cuda" or not some or config.compile:
         return None
     lacks = _lacks_for_triton(device)
     if lacks is not None:
         log.info("precision=%s: all kernels are torch's, for want of %s", config.precision, lacks)
         return None
-    return OwnKernels(timed=not config.deterministic)
+    return OwnKernels(timed=timed)
 
 
 def _lacks_for_triton(device: torch.device) -> str | None:

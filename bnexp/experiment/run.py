@@ -145,12 +145,17 @@ def _executor(setup: Setup) -> dict[str, Any]:
 
 
 def _choose_again(setup: Setup, resumed: Sequence[Path]) -> None:
-    """Let a population take the kernels that its members had; times would perhaps choose others now."""
-    if (kernels := setup.population.own_kernels) is None:
+    """Let a population take the kernels that its members had; times would perhaps choose others now.
+
+    Runs that began before there was a choice go on as they began.
+    """
+    kernels = setup.population.own_kernels
+    if kernels is None or not resumed:
         return
     for folder in resumed:
         with contextlib.suppress(ValueError):  # no readable run.json
             kernels.choose_again(run_json.read(folder).get("executor", {}).get("convolutions"))
+    kernels.timed = kernels.timed and bool(kernels.chosen)
 
 
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:

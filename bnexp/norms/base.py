@@ -146,8 +146,8 @@ class Norm(nn.Module):
 
 def is_watched(module: nn.Module) -> bool:
     """Whether somebody looks at what a module gets or returns, so that it has to be called."""
-    own = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any((*own, hooks._global_forward_hooks, hooks._global_forward_pre_hooks, hooks._global_backward_hooks))
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    return any(getattr(module, f"_{kind}") or getattr(hooks, f"_global_{kind}") for kind in kinds)
 
 
 def require_norm(name: str, layer: object) -> Norm:

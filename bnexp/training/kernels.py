@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.member_convolutions import grouped
 from bnexp.training.own_kernels import in_force
-from bnexp.training.precision import autocast
+from bnexp.training.precision import as_autocast
 
 Function = Callable[..., Tensor]
 
@@ -190,7 +190,7 @@ def _ahead_of(parameter: Tensor, x: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """One batched product, (M, ..., I) and (M, O, I) -> (M, ..., O)."""
     rows = x.reshape(len(x), -1, x.shape[-1])
-    y: Tensor = _Products.apply(*(autocast(each) for each in (rows, weight, bias)))
+    y: Tensor = _Products.apply(*(as_autocast(each) for each in (rows, weight, bias)))
     return y.view(*x.shape[:-1], -1)
 
 

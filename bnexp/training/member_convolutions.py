@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnexp.training.own_convolution import OwnConvolution, suits
+from bnexp.training.own_convolution import OwnConvolution, takes
 from bnexp.training.own_kernels import OwnKernels
 from bnexp.training.packed_convolution import PackedConvolution, is_short, packed_groups
-from bnexp.training.precision import autocast, tf32_allowed
+from bnexp.training.precision import as_autocast, tf32_allowed
 
 Convolution = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -33,32 +33,38 @@ def grouped(
     groups: int,
 ) -> Tensor:
     """``function``, a convolution of torch, of many groups: x (B, G*C, ...), weight (G*O, C, ...), bias (G*O)."""
-    if isinstance(padding, str):
-        return function(x, weight, bias, stride, padding, dilation, groups)
-    how = [[each] * (x.ndim - 2) if isinstance(each, int) else list(each) for each in (stride, padding, dilation)]
+    how = [_of_axes(each, x.ndim - 2) for each in (stride, padding, dilation)]
 
     def torchs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _by_torch(function, x, weight, bias, how, groups)
 
     def own(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y: Tensor = OwnConvolution.apply(autocast(x), weight, bias, how[1][0], groups, tf32_allowed())
+        y: Tensor = OwnConvolution.apply(as_autocast(x), weight, bias, how[1][0], groups, tf32_allowed())
         return y
 
     kernels = OwnKernels.current
-    if kernels is None or not kernels.timed or not suits(x, weight, how, groups):
+    if kernels is None or not kernels.timed or not takes(x, weight, how, groups):
         return torchs(x, weight, bias)
     ways: Mapping[str, Convolution] = {"torch": torchs, "own": own}
     timed = {name: partial(_passes, way, x, weight, bias) for name, way in ways.items()}
-    return ways[kernels.choose(_layer(x, weight, groups), timed)](x, weight, bias)
+    return ways[kernels.choose(_layer(x, weight, how[1][0], groups), timed)](x, weight, bias)
+
+
+def _of_axes(given: Any, axes: int) -> Any:
+    """One number for each axis; a word stays."""
+    if isinstance(given, str):
+        return given
+    numbers = [given] if isinstance(given, int) else list(given)
+    return numbers * axes if len(numbers) == 1 else numbers
 
 
 def _by_torch(
     function: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None, how: Any, groups: int
 ) -> Tensor:
     """The convolution of torch: of dense groups into which several are packed, where that pays, or as it is."""
-    pack = packed_groups(x, groups)
+    pack = 1 if isinstance(how[1], str) else packed_groups(x, groups)
     if pack > 1:
-        given = [autocast(each) for each in (x, weight, bias)]
+        given = [as_autocast(each) for each in (x, weight, bias)]
         y: Tensor = PackedConvolution.apply(*given, how, groups, pack)
         return y
     if is_short(x) and weight.shape[1] >= 16:  # as many channels as a tile has: no group fills it up
@@ -66,22 +72,24 @@ def _by_torch(
     return function(x, weight, bias, *how, groups)
 
 
-def _layer(x: Tensor, weight: Tensor, groups: int) -> str:
+def _layer(x: Tensor, weight: Tensor, padding: int, groups: int) -> str:
     """What decides which way is quicker, in words."""
     (_, channels, H, W), (outputs, _, K, _) = x.shape, weight.shape
-    of = f"{groups} x {channels // groups} to {outputs // groups} channels, {K}x{K}, on {H}x{W}"
+    of = f"{groups} x {channels // groups} to {outputs // groups} channels, {K}x{K}, on {H}x{W} padded by {padding}"
     kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     name = "tf32" if kind == torch.float32 and tf32_allowed() else str(kind).removeprefix("torch.")
-    passes = "" if x.requires_grad else ", of images" if torch.is_grad_enabled() else ", forward"
-    return f"{of}, {name}{passes}"
+    wanted = (("maps", x), ("weights", weight)) if torch.is_grad_enabled() else ()
+    slopes = [what for what, each in wanted if each.requires_grad]
+    return f"{of}, {name}, {'slopes of ' + ' and '.join(slopes) if slopes else 'forward'}"
 
 
 def _passes(way: Convolution, *given: Tensor | None) -> None:
-    """The forward pass of a convolution, and the backward pass where there will be one; on the side."""
+    """The forward pass of a convolution on tensors of its own, and the backward pass where there will be one."""
     x, weight, bias = (None if each is None else each.detach().requires_grad_(each.requires_grad) for each in given)
     assert x is not None
     assert weight is not None
     y = way(x, weight, bias)
     wanted = [each for each in (x, weight, bias) if each is not None and each.requires_grad]
     if y.requires_grad:
-        torch.autograd.grad(y, wanted, torch.ones_like(y))
+        with torch.autocast(x.device.type, enabled=False):  # as in a training, whose backward pass is outside of it
+            torch.autograd.grad(y, wanted, torch.ones_like(y))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# How many places a tile has at most, for maps and for the slopes of weights, and how it is compiled; chosen by the
-# number of instructions that this gives.
-_MAPS = {"PLACES": 256, "num_warps": 4, "num_stages": 2}
-_SLOPES = {"PLACES": 128, "num_warps": 2, "num_stages": 2}
+# How many places a tile has at most and how many taps at least, for maps and for the slopes of weights, and how it is
+# compiled; chosen by the number of instructions that this gives.
+_MAPS = {"PLACES": 256, "TAPS": 16, "num_warps": 4, "num_stages": 2}
+_SLOPES = {"PLACES": 128, "TAPS": 32, "num_warps": 2, "num_stages": 2}
 # The most products of places with taps, and with outputs, in a tile: more take too much shared memory, or registers.
 _WITH_TAPS, _WITH_OUTPUTS = 8192, 4096
 # About how many programs add up the slopes of weights.
@@ -21,7 +21,7 @@ _PROGRAMS = 2048
 _CHANNELS, _OUTPUTS, _FILTER = 8, 64, 7
 
 
-def suits(x: Tensor, weight: Tensor, how: Sequence[Sequence[int]], groups: int) -> bool:
+def takes(x: Tensor, weight: Tensor, how: Sequence[Sequence[int]], groups: int) -> bool:
     """True for square filters that move by one place, with as much padding on both axes, in groups that are not large.
 
     ``how`` is the stride, the padding and the dilation along both axes.
@@ -114,6 +114,6 @@ def _slopes(x: Tensor, g: Tensor, weight: Tensor, padding: int, groups: int, *, 
 def _tile(C: int, out: int, of: Mapping[str, int]) -> dict[str, int]:
     """A tile with room for a group's channels and outputs, powers of two; matrix units take at least 16 of a kind."""
     channels, outputs = (1 << (count - 1).bit_length() for count in (C, out))
-    taps, outputs = max(32 if channels == 1 or of is _SLOPES else 16, channels), max(16, outputs)
+    taps, outputs = max(of["TAPS"], 32 if channels == 1 else channels), max(16, outputs)
     places = min(of["PLACES"], _WITH_TAPS // taps, _WITH_OUTPUTS // outputs)
     return {**of, "CHANNELS": channels, "OUTPUTS": outputs, "TAPS": taps, "PLACES": places}

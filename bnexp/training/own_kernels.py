@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -11,8 +12,12 @@ from torch.overrides import TorchFunctionMode
 
 from bnexp.training.short_maps import FUNCTIONS
 
+log = logging.getLogger(__name__)
+
 # How often each way is timed; the shortest time counts.
-_ROUNDS = 5
+_ROUNDS = 3
+# So many cycles of a GPU, some three milliseconds, are longer than Python needs to launch the kernels of a layer.
+_CYCLES = 5_000_000
 
 
 class OwnKernels(TorchFunctionMode):
@@ -26,7 +31,7 @@ class OwnKernels(TorchFunctionMode):
             the choices that it had made.
     """
 
-    current: ClassVar[OwnKernels | None] = None  # of the block that is open, on any thread: one alone trains
+    current: ClassVar[OwnKernels | None] = None  # of the block that is open; only one thread of a process trains
 
     def __init__(self, *, timed: bool = True) -> None:
         super().__init__()
@@ -51,7 +56,7 @@ class OwnKernels(TorchFunctionMode):
         return FUNCTIONS.get(function, function)(*given, **(keywords or {}))
 
     def choose(self, layer: str, ways: Mapping[str, Callable[[], object]]) -> str:
-        """The name of the quickest of these ways on a GPU; a layer's ways are timed once."""
+        """The name of the quickest of these ways on a GPU; a layer's ways are timed once. The first is torch's."""
         if self.chosen.get(layer) not in ways:
             self.chosen[layer] = quickest(ways)
         return self.chosen[layer]
@@ -68,20 +73,33 @@ def in_force(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def quickest(ways: Mapping[str, Callable[[], object]]) -> str:
-    """The name of the way that takes the shortest time. The ways take turns; the first turn compiles, and is free."""
-    for run in ways.values():
-        run()
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(_ROUNDS):
-        for name, run in ways.items():
+    """The name of the way that takes the shortest time.
+
+    The ways take turns; the first turn compiles, and is not timed. Where it fails, a way that is not the first is left
+    out, and the log says why.
+    """
+    able: dict[str, Callable[[], object]] = {}
+    for name, run in ways.items():
+        try:
+            run()
+        except Exception as error:
+            if not able:
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            log.warning("a kernel of bnexp's own cannot run here, torch's is taken (%s)", reason[:200])
+        else:
+            able[name] = run
+    times: dict[str, list[float]] = {name: [] for name in able}
+    for _ in range(_ROUNDS if len(able) > 1 else 0):
+        for name, run in able.items():
             times[name].append(milliseconds(run))
-    return min(times, key=lambda name: min(times[name]))
+    return min(able, key=lambda name: min(times[name], default=0.0))
 
 
 def milliseconds(run: Callable[[], object]) -> float:
-    """How long a GPU takes for what ``run`` tells it to do."""
+    """How long a GPU takes for what ``run`` tells it to do, without the time that Python takes to tell it."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    torch.cuda.synchronize()
+    torch.cuda._sleep(_CYCLES)  # type: ignore[no-untyped-call]  # the GPU waits until all is told, as in a replay
     start.record()
     run()
     end.record()

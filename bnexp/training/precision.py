@@ -48,8 +48,8 @@ def measuring(precision: str) -> Iterator[None]:
         allow_tf32(False)
 
 
-def autocast(x: Tensor | None) -> Tensor | None:
-    """In the number format of autocast, where it is on: it does not know functions of one's own."""
+def as_autocast(x: Tensor | None) -> Tensor | None:
+    """X in the number format of autocast, where that is on: autocast converts for functions of torch alone."""
     if x is None or x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
         return x
     return x.to(torch.get_autocast_dtype(x.device.type))

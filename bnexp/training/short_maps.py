@@ -56,7 +56,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """``F.batch_norm``."""
-    if not (training and _suit(x, running_mean, running_var, weight, bias)):
+    if not (training and _all_suit(x, running_mean, running_var, weight, bias)):
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     y: Tensor = _BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, False)
     return y
@@ -72,13 +72,13 @@ def batch_norm_relu(
     eps: float,
 ) -> Tensor:
     """``bnexp.norms.batch.batch_norm_relu``: the ReLU takes no pass over the maps of its own, forward or backward."""
-    if not _suit(x, running_mean, running_var, weight, bias):
+    if not _all_suit(x, running_mean, running_var, weight, bias):
         return F.relu(F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps))
     y: Tensor = _BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, True)
     return y
 
 
-def _suit(
+def _all_suit(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, gain: Tensor | None, bias: Tensor | None
 ) -> bool:
     return suits(x) and all(_are_plain(pair, x) for pair in ((running_mean, running_var), (gain, bias)))

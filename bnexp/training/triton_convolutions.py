@@ -2,9 +2,9 @@
 
 A program computes a tile of places of one member's maps as one matrix product: (outputs, taps) times (taps, places),
 where a tap is a place of the filter and a channel. Numbers are added up in float32; with TF32, those of float32 maps
-and weights are rounded before they are multiplied. Places of all images are counted in
-one go, p = (n * height + i) * width + j, so that small maps fill tiles up as well. Neighbouring members are neighbours
-in time: what they write is adjacent where channels come last. Imported only where they run;
+and weights are rounded before they are multiplied. Places of all images are counted in one go, p = (n * height + i) *
+width + j, so that small maps fill tiles up as well. Programs that follow one another have the same places of
+neighbouring members: what they write is adjacent where channels come last. Imported only where they run;
 ``bnexp.training.own_convolution`` calls them.
 """
 
@@ -54,8 +54,8 @@ def seen(
     return rounded(tl.load(x + at, there, 0.0), TF32)
 
 
-# What differs from batch to batch is compiled once, whatever it can be divided by.
-@triton.jit(do_not_specialize=["B", "x_n", "x_m"])
+# The last batch of an epoch is compiled with the others.
+@triton.jit(do_not_specialize=["B"])
 def convolved(
     x, weight, bias, y, M, B, x_n, x_m, w_m, w_o, w_c,
     C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr, TF32: tl.constexpr,
@@ -81,7 +81,7 @@ def convolved(
     tl.store(y + (p.to(tl.int64) * M + m)[None, :] * OUT + o[:, None], sums.to(y.dtype.element_ty), there)
 
 
-@triton.jit(do_not_specialize=["B", "length", "x_n", "x_m"])
+@triton.jit(do_not_specialize=["B"])
 def part_slopes(
     x, g, parts, M, B, length, x_n, x_m,
     C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr, TF32: tl.constexpr,

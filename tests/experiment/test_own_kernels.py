@@ -18,6 +18,7 @@ from bnexp.config.schema import TrainConfig
 from bnexp.experiment import machine
 from bnexp.experiment import run as runs
 from bnexp.experiment import setup as setups
+from bnexp.experiment.dry_run import dry_run
 from bnexp.experiment.job import Job
 from bnexp.experiment.machine import own_kernels
 from bnexp.experiment.run import run
@@ -67,9 +68,11 @@ def test_runs_on_a_gpu_take_them_in_formats_that_there_are_some_for(
 
 
 def test_times_decide_nothing_in_a_deterministic_run() -> None:
-    kernels = own_kernels(plain(composed(*SMALL_RUN, "precision=bf16", "deterministic=true")), GPU, stacked=True)
+    deterministic = (*SMALL_RUN, "deterministic=true")
+    kernels = own_kernels(plain(composed(*deterministic, "precision=bf16")), GPU, stacked=True)
     assert kernels is not None
     assert not kernels.timed
+    assert own_kernels(plain(composed(*deterministic, "precision=tf32")), GPU, stacked=True) is None
 
 
 @pytest.mark.parametrize("lacks", ["the package triton", "a C compiler", "header files", "compute capability 8.0"])
@@ -104,7 +107,7 @@ class Within(nn.Module):
 
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("kernels", [None, OwnKernels()], ids=["torch's", "own"])
-def test_only_learning_runs_inside(kernels: OwnKernels | None, stacked: bool) -> None:
+def test_learning_runs_inside_and_a_plain_call_does_not(kernels: OwnKernels | None, stacked: bool) -> None:
     noted: list[bool] = []
     population = Population([Within(noted) for _ in range(2)], stacked=stacked, own_kernels=kernels)
     x_MB, y_MB = torch.ones(2, 4, 3), torch.zeros(2, 4, dtype=torch.int64)
@@ -169,11 +172,31 @@ def test_choices_are_in_run_json_before_the_first_checkpoint_and_taken_again(
     assert seen[0] == {"a layer": "own"}
     document = json.loads((job.folder / "run.json").read_text())
     del document["digest"]  # a change that is meant
-    document["executor"]["convolutions"] = {"a layer": "packed"}
+    document["executor"]["convolutions"] = {"a layer": "torch"}
     (job.folder / "run.json").write_text(json.dumps(document))
     run([job], stop=lambda: False)
-    assert made[-1].chosen == {"a layer": "packed"}
-    assert json.loads((job.folder / "run.json").read_text())["executor"]["convolutions"] == {"a layer": "packed"}
+    assert made[-1].chosen == {"a layer": "torch"}
+    assert made[-1].timed
+    assert json.loads((job.folder / "run.json").read_text())["executor"]["convolutions"] == {"a layer": "torch"}
+
+
+def test_a_run_that_began_before_there_was_a_choice_goes_on_without_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    job, steps = Job(plain(composed(*SMALL_RUN, "checkpoint_every=2")), tmp_path / "run", "run"), itertools.count(1)
+    run([job], stop=lambda: next(steps) == 5)
+    kernels = OwnKernels()
+    monkeypatch.setattr(setups, "own_kernels", lambda config, device, *, stacked: kernels)
+    run([job], stop=lambda: False)
+    assert not kernels.timed
+
+
+def test_a_dry_run_times_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its two members could take other kernels than its three."""
+    kernels = OwnKernels()
+    monkeypatch.setattr(setups, "own_kernels", lambda config, device, *, stacked: kernels)
+    dry_run([plain(composed(*SMALL_RUN, f"seed={seed}")) for seed in range(2)])
+    assert not kernels.timed
 
 
 def test_evaluations_during_training_have_them() -> None:

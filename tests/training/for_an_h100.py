@@ -43,14 +43,16 @@ CONVOLUTIONS = {
 }
 
 
-def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], even: Collection[str], **how: int) -> Any:
-    """A kernel, for pointers and chosen numbers that are multiples of 16."""
+def compiled(
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], even: Collection[str], on: int = 90, **how: int
+) -> Any:
+    """A kernel for a GPU of a generation, for pointers and chosen numbers that are multiples of 16."""
     types = types | dict.fromkeys(constants, "constexpr")
     places = {each: (place,) for place, each in enumerate(kernel.arg_names)}
     even = [each for each, kind in types.items() if kind[0] == "*" or each in even]
     divisible = {places[each]: [["tt.divisibility", 16]] for each in even}
     source = ASTSource(kernel, types, {places[each]: value for each, value in constants.items()}, divisible)
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=how)
+    return triton.compile(source, target=GPUTarget("cuda", on, 32), options=how)
 
 
 def assembled(name: str) -> str:
@@ -60,8 +62,8 @@ def assembled(name: str) -> str:
     return compiled(kernel, types, TILES[name], ["C"]).asm["ptx"]
 
 
-def products(name: str) -> dict[str, Any]:
-    """The formats that matrix units multiply in a kernel of ``triton_convolutions``, and its bytes of shared memory."""
+def convolution(name: str, on: int = 90) -> Any:
+    """A kernel of ``triton_convolutions``."""
     function, (C, side, padding, out), kind = CONVOLUTIONS[name]
     kernel, maps = getattr(triton_convolutions, function), function == "convolved"
     types = {each: {"x": kind, "g": kind, "y": kind}.get(each, COUNT) for each in kernel.arg_names}
@@ -69,11 +71,16 @@ def products(name: str) -> dict[str, Any]:
     tile = own_convolution._tile(C, out, own_convolution._MAPS if maps else own_convolution._SLOPES)
     how = {each: tile.pop(each) for each in ("num_warps", "num_stages")}
     constants = {"C": C, "H": side, "W": side, "K": 5, "PADDING": padding, "OUT": out, **tile}
-    constants["TF32"] = "without" not in name
+    even = ["M", "x_n", "x_m"] + ["length"] * (not maps)
+    constants["TF32"] = kind == "*fp32" and "without" not in name
     constants |= {"FLIPPED": side == 10, "BIASED": False} if maps else {}
-    found = compiled(kernel, types, constants, ["M"], **how)
-    multiplied = re.findall(r"(?:mma\.sync|wgmma\.mma_async)\S*\.f32\.(\w+)", found.asm["ptx"])
-    return {"products": sorted(set(multiplied)), "shared": found.metadata.shared}
+    return compiled(kernel, types, constants, even, on, **how)
+
+
+def products(name: str) -> list[str]:
+    """The formats that matrix units multiply in a kernel of ``triton_convolutions``."""
+    ptx = convolution(name).asm["ptx"]
+    return sorted(set(re.findall(r"(?:mma\.sync|wgmma\.mma_async)\S*\.f32\.(\w+)", ptx)))
 
 
 def words(ptx: str, operation: str) -> list[str]:
@@ -84,4 +91,6 @@ def words(ptx: str, operation: str) -> list[str]:
 if __name__ == "__main__":
     found = {name: assembled(name) for name in TILES}
     accesses = {name: [words(ptx, "ld.global"), words(ptx, "st.global")] for name, ptx in found.items()}
-    print(json.dumps({"accesses": accesses, "convolutions": {name: products(name) for name in CONVOLUTIONS}}))
+    shared = {name: convolution(name, 86).metadata.shared for name in CONVOLUTIONS if "64" in name}
+    multiplied = {name: products(name) for name in CONVOLUTIONS}
+    print(json.dumps({"accesses": accesses, "products": multiplied, "shared memory": shared}))

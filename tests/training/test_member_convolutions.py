@@ -22,6 +22,7 @@ from bnexp.training.precision import Precision, allow_tf32
 pytestmark = needs_triton
 
 M, B = 3, 4
+LAYER = "3 x 2 to 5 channels, 3x3, on 6x6 padded by 0, tf32, slopes of maps and weights"
 Ways = Mapping[str, Callable[[], object]]
 
 
@@ -94,7 +95,7 @@ def test_a_layer_is_timed_once_and_its_choice_has_a_name(ran: list[str], timed: 
         with kernels:
             stacked(F.conv2d, x[:, :size], w)
     assert timed == [["torch", "own"]]
-    assert kernels.chosen == {"3 x 2 to 5 channels, 3x3, on 6x6, tf32": "own"}
+    assert kernels.chosen == {LAYER: "own"}
     assert ran == ["PackedConvolution", "OwnConvolution", "OwnConvolution", "OwnConvolution"]
 
 
@@ -102,21 +103,25 @@ def test_layers_that_differ_in_what_takes_time_are_timed_apart(timed: list[list[
     kernels, (x, w) = OwnKernels(), layer()
     with kernels:
         stacked(F.conv2d, x.detach(), w)
+        stacked(F.conv2d, x, w.detach())
+        stacked(lambda x, w: F.conv2d(x, w, padding=1), x, w)
         stacked(F.conv2d, x[..., :5], w)
         with torch.autocast(DEVICE, torch.float16):
             stacked(F.conv2d, x, w)
         with torch.no_grad():
             stacked(F.conv2d, x, w)
     assert list(kernels.chosen) == [
-        "3 x 2 to 5 channels, 3x3, on 6x6, tf32, of images",
-        "3 x 2 to 5 channels, 3x3, on 6x5, tf32",
-        "3 x 2 to 5 channels, 3x3, on 6x6, float16",
-        "3 x 2 to 5 channels, 3x3, on 6x6, tf32, forward",
+        "3 x 2 to 5 channels, 3x3, on 6x6 padded by 0, tf32, slopes of weights",
+        "3 x 2 to 5 channels, 3x3, on 6x6 padded by 0, tf32, slopes of maps",
+        "3 x 2 to 5 channels, 3x3, on 6x6 padded by 1, tf32, slopes of maps and weights",
+        "3 x 2 to 5 channels, 3x3, on 6x5 padded by 0, tf32, slopes of maps and weights",
+        "3 x 2 to 5 channels, 3x3, on 6x6 padded by 0, float16, slopes of maps and weights",
+        "3 x 2 to 5 channels, 3x3, on 6x6 padded by 0, tf32, forward",
     ]
 
 
 def test_choices_of_another_time_are_taken_again(ran: list[str], timed: list[list[str]]) -> None:
-    (x, w), name = layer(), "3 x 2 to 5 channels, 3x3, on 6x6, tf32"
+    (x, w), name = layer(), LAYER
     for way, wanted in (("torch", "PackedConvolution"), ("own", "OwnConvolution")):
         kernels = OwnKernels()
         kernels.choose_again({name: way})
@@ -127,14 +132,14 @@ def test_choices_of_another_time_are_taken_again(ran: list[str], timed: list[lis
     assert not timed
 
 
-@pytest.mark.parametrize("chosen", [None, "own", {"3 x 2 to 5 channels, 3x3, on 6x6, tf32": "another"}, {"x": 3}])
+@pytest.mark.parametrize("chosen", [None, "own", {LAYER: "another"}, {"x": 3}])
 def test_choices_that_are_none_are_made_anew(chosen: object, timed: list[list[str]]) -> None:
     kernels, (x, w) = OwnKernels(), layer()
     kernels.choose_again(chosen)
     with kernels:
         stacked(F.conv2d, x, w)
     assert len(timed) == 1
-    assert kernels.chosen["3 x 2 to 5 channels, 3x3, on 6x6, tf32"] == "own"
+    assert kernels.chosen[LAYER] == "own"
 
 
 def test_without_tf32_a_layer_of_few_channels_is_timed_beside_torchs_own_groups(
@@ -148,7 +153,7 @@ def test_without_tf32_a_layer_of_few_channels_is_timed_beside_torchs_own_groups(
     wanted = torch.stack([F.conv2d(*each) for each in zip(x, w, strict=True)])
     assert same(y, wanted.double(), 1e-6)
     assert (timed, ran) == ([["torch", "own"]], ["OwnConvolution"] * 2)
-    assert list(kernels.chosen) == ["3 x 2 to 5 channels, 3x3, on 6x6, float32"]
+    assert list(kernels.chosen) == ["3 x 2 to 5 channels, 3x3, on 6x6 padded by 0, float32, slopes of maps and weights"]
 
 
 @pytest.mark.parametrize("given", [{"stride": 2}, {"dilation": 2}, {"padding": (1, 0)}, {"groups": 2}], ids=str)
@@ -161,6 +166,16 @@ def test_what_no_own_kernel_takes_is_packed(given: dict[str, Any], ran: list[str
     own = given == {"groups": 2}  # groups of a member are groups as any other
     assert ran[-1] == ("OwnConvolution" if own else "PackedConvolution")
     assert bool(kernels.chosen) is bool(timed) is own
+
+
+@pytest.mark.parametrize("padding", [1, (1,), (1, 1), [1, 1]], ids=str)
+def test_padding_is_said_in_any_way_that_torch_takes(padding: Any, ran: list[str], timed: list[list[str]]) -> None:
+    x, w = layer()
+    with OwnKernels():
+        y = stacked(lambda x, w: F.conv2d(x, w, padding=padding), x, w)
+    wanted = torch.stack([F.conv2d(*each, padding=padding) for each in zip(x, w, strict=True)])
+    assert same(y, wanted.double(), 2**-10)
+    assert ran[-1] == "OwnConvolution"
 
 
 def test_other_numbers_of_axes_and_words_for_padding_are_left_to_torch(ran: list[str], timed: list[list[str]]) -> None:
@@ -200,19 +215,75 @@ def test_a_stack_learns_by_either_way_what_its_members_learn_alone(precision: st
         assert all(same(mine, theirs.double(), bound) for mine, theirs in zip(found[way], found["alone"], strict=True))
 
 
+def test_the_backward_pass_is_timed_as_it_runs_outside_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    finite = packed_convolution._finite
+    note = lambda *given: seen.append(torch.is_autocast_enabled(DEVICE)) or finite(*given)  # noqa: E731
+    monkeypatch.setattr(packed_convolution, "_finite", note)
+    monkeypatch.setattr(own_kernels, "quickest", lambda ways: [ways["torch"](), "own"][1])
+    x, w = layer()
+    with OwnKernels(), torch.autocast(DEVICE, torch.float16):
+        stacked(F.conv2d, x, w)
+    assert seen == [True, False]  # forward, backward
+
+
+def in_turn(names: str, called: list[str]) -> Ways:
+    return {name: lambda name=name: called.append(name) for name in names}  # type: ignore[misc]
+
+
 def test_the_quickest_way_is_the_one_with_the_shortest_time(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
-    times = iter([9.0, 8.0, 5.0, 6.0, 9.0, 8.0, 9.0, 4.0, 7.0, 7.0])  # of a and b in turn
-    ways: Ways = {name: lambda name=name: called.append(name) for name in ("a", "b")}  # type: ignore[misc]
+    times = iter([9.0, 8.0, 5.0, 6.0, 9.0, 4.0])  # of a and b in turn
 
     def milliseconds(run: Callable[[], object]) -> float:
         run()
         return next(times)
 
     monkeypatch.setattr(own_kernels, "milliseconds", milliseconds)
-    assert quickest(ways) == "b"
-    assert called == ["a", "b"] * 6  # the first turn is not timed
+    assert quickest(in_turn("ab", called)) == "b"
+    assert called == ["a", "b"] * 4  # the first turn is not timed
     assert next(times, None) is None
+
+
+def failing() -> None:
+    raise RuntimeError("no room\nfor a kernel")
+
+
+def test_a_way_that_fails_is_told_and_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(own_kernels, "milliseconds", lambda run: pytest.fail("nothing is left to be timed"))
+    with caplog.at_level("WARNING", logger="bnexp"):
+        assert quickest({"torch": lambda: None, "own": failing}) == "torch"
+    assert "torch's is taken (RuntimeError: no room for a kernel)" in caplog.text
+
+
+def test_what_torch_refuses_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no room"):
+        quickest({"torch": failing, "own": lambda: None})
+
+
+def test_a_gpu_waits_until_all_is_told_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a way of many small kernels would be measured by how fast Python launches them."""
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("event")
+
+        def elapsed_time(self, end: Event) -> float:
+            assert end is not self
+            done.append("read")
+            return 2.5
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: done.append("sleep"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("wait"))
+    assert own_kernels.milliseconds(lambda: done.append("run")) == 2.5
+    assert done == ["sleep", "event", "run", "event", "wait", "read"]
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")

@@ -14,7 +14,7 @@ from interpreter import DEVICE, needs_triton, same
 from torch import Tensor
 
 from bnexp.training import own_convolution
-from bnexp.training.own_convolution import OwnConvolution, suits
+from bnexp.training.own_convolution import OwnConvolution, takes
 
 pytestmark = needs_triton
 
@@ -243,7 +243,7 @@ SUITED: dict[str, Any] = {"x": (2, 12, 9, 9), "weight": (24, 3, 5, 5), "how": [[
     ],
     ids=str,
 )
-def test_which_layers_suit(change: dict[str, Any], fits: bool) -> None:
+def test_which_layers_are_taken(change: dict[str, Any], fits: bool) -> None:
     layer = SUITED | change
-    assert not suits(torch.empty(layer["x"]).double(), torch.empty(layer["weight"]), layer["how"], layer["groups"])
-    assert suits(torch.empty(layer["x"]), torch.empty(layer["weight"]), layer["how"], layer["groups"]) is fits
+    assert not takes(torch.empty(layer["x"]).double(), torch.empty(layer["weight"]), layer["how"], layer["groups"])
+    assert takes(torch.empty(layer["x"]), torch.empty(layer["weight"]), layer["how"], layer["groups"]) is fits
