@@ -83,13 +83,14 @@ def _layer(x: Tensor, weight: Tensor, padding: int, groups: int) -> str:
     return f"{of}, {name}, {'slopes of ' + ' and '.join(slopes) if slopes else 'forward'}"
 
 
-def _passes(way: Convolution, *given: Tensor | None) -> None:
-    """The forward pass of a convolution on tensors of its own, and the backward pass where there will be one."""
+def _passes(way: Convolution, *given: Tensor | None) -> list[Tensor]:
+    """The output of a convolution and, where there will be a backward pass, the gradients of half its square."""
     x, weight, bias = (None if each is None else each.detach().requires_grad_(each.requires_grad) for each in given)
     assert x is not None
     assert weight is not None
     y = way(x, weight, bias)
+    if not y.requires_grad:
+        return [y]
     wanted = [each for each in (x, weight, bias) if each is not None and each.requires_grad]
-    if y.requires_grad:
-        with torch.autocast(x.device.type, enabled=False):  # as in a training, whose backward pass is outside of it
-            torch.autograd.grad(y, wanted, torch.ones_like(y))
+    with torch.autocast(x.device.type, enabled=False):  # as in a training, whose backward pass is outside of it
+        return [y.detach(), *torch.autograd.grad(y, wanted, y.detach())]

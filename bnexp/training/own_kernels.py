@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,8 +16,14 @@ log = logging.getLogger(__name__)
 
 # How often each way is timed; the shortest time counts.
 _ROUNDS = 3
+# The relative distance that the roundings of two kernels explain: more than that of bfloat16.
+_ROUNDING = 2**-5
 # So many cycles of a GPU, some three milliseconds, are longer than Python needs to launch the kernels of a layer.
 _CYCLES = 5_000_000
+
+
+# Computes something, and returns the results.
+Way = Callable[[], Sequence[Tensor]]
 
 
 class OwnKernels(TorchFunctionMode):
@@ -55,7 +61,7 @@ class OwnKernels(TorchFunctionMode):
         """Call a function of torch."""
         return FUNCTIONS.get(function, function)(*given, **(keywords or {}))
 
-    def choose(self, layer: str, ways: Mapping[str, Callable[[], object]]) -> str:
+    def choose(self, layer: str, ways: Mapping[str, Way]) -> str:
         """The name of the quickest of these ways on a GPU; a layer's ways are timed once. The first is torch's."""
         if self.chosen.get(layer) not in ways:
             self.chosen[layer] = quickest(ways)
@@ -72,36 +78,50 @@ def in_force(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return FUNCTIONS.get(function, function) if OwnKernels.current else function
 
 
-def quickest(ways: Mapping[str, Callable[[], object]]) -> str:
+def quickest(ways: Mapping[str, Way]) -> str:
     """The name of the way that takes the shortest time.
 
-    The ways take turns; the first turn compiles, and is not timed. Where it fails, a way that is not the first is left
-    out, and the log says why.
+    The ways take turns; the first turn compiles, and is not timed. A way that fails in it, or whose numbers are not
+    those of the first one, is left out, and the log says so.
     """
-    able: dict[str, Callable[[], object]] = {}
-    for name, run in ways.items():
-        try:
-            run()
-        except Exception as error:
-            if not able:
-                raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            log.warning("a kernel of bnexp's own cannot run here, torch's is taken (%s)", reason[:200])
-        else:
-            able[name] = run
+    (first, of_first), *others = ways.items()
+    wanted = of_first()
+    able = {first: of_first} | {name: way for name, way in others if _works(way, wanted)}
+    if len(able) == 1:
+        return first
     times: dict[str, list[float]] = {name: [] for name in able}
-    for _ in range(_ROUNDS if len(able) > 1 else 0):
-        for name, run in able.items():
-            times[name].append(milliseconds(run))
-    return min(able, key=lambda name: min(times[name], default=0.0))
+    for _ in range(_ROUNDS):
+        for name, way in able.items():
+            times[name].append(milliseconds(way))
+    return min(able, key=lambda name: min(times[name]))
 
 
-def milliseconds(run: Callable[[], object]) -> float:
-    """How long a GPU takes for what ``run`` tells it to do, without the time that Python takes to tell it."""
+def _works(way: Way, wanted: Sequence[Tensor]) -> bool:
+    """Whether a way runs here, and comes to the numbers that are wanted; the log says why not."""
+    try:
+        alike = [_alike(*each) for each in zip(way(), wanted, strict=True)]
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    else:
+        reason = "" if all(alike) else "its numbers are not torch's"
+    if reason:
+        log.warning("a kernel of bnexp's own cannot be used here, and torch's is taken: %s", reason)
+    return not reason
+
+
+def _alike(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two results agree, but for rounding, where the wanted one is finite."""
+    finite = wanted.isfinite()
+    apart, size = (torch.where(finite, each, 0.0).float().norm() for each in (found - wanted, wanted))
+    return bool(apart <= _ROUNDING * size)  # waits for the device
+
+
+def milliseconds(way: Way) -> float:
+    """How long a GPU takes for what it is told, without the time that Python takes to tell it."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda._sleep(_CYCLES)  # type: ignore[no-untyped-call]  # the GPU waits until all is told, as in a replay
     start.record()
-    run()
+    way()
     end.record()
     torch.cuda.synchronize()
     return float(start.elapsed_time(end))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ pytestmark = needs_triton
 
 M, B = 3, 4
 LAYER = "3 x 2 to 5 channels, 3x3, on 6x6 padded by 0, tf32, slopes of maps and weights"
-Ways = Mapping[str, Callable[[], object]]
+Ways = Mapping[str, Callable[[], Sequence[Tensor]]]
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +54,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def last(ways: Ways) -> str:
         found.append(list(ways))
-        for run in ways.values():
-            run()
+        first, *others = (way() for way in ways.values())
+        assert all(own_kernels._alike(*each) for other in others for each in zip(other, first, strict=True))
         return list(ways)[-1]
 
     monkeypatch.setattr(own_kernels, "quickest", last)
@@ -228,15 +229,15 @@ def test_the_backward_pass_is_timed_as_it_runs_outside_of_autocast(monkeypatch: 
 
 
 def in_turn(names: str, called: list[str]) -> Ways:
-    return {name: lambda name=name: called.append(name) for name in names}  # type: ignore[misc]
+    return {name: lambda name=name: called.append(name) or [torch.ones(2)] for name in names}  # type: ignore[misc]
 
 
 def test_the_quickest_way_is_the_one_with_the_shortest_time(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     times = iter([9.0, 8.0, 5.0, 6.0, 9.0, 4.0])  # of a and b in turn
 
-    def milliseconds(run: Callable[[], object]) -> float:
-        run()
+    def milliseconds(way: Callable[[], object]) -> float:
+        way()
         return next(times)
 
     monkeypatch.setattr(own_kernels, "milliseconds", milliseconds)
@@ -245,22 +246,55 @@ def test_the_quickest_way_is_the_one_with_the_shortest_time(monkeypatch: pytest.
     assert next(times, None) is None
 
 
-def failing() -> None:
+def failing() -> Sequence[Tensor]:
     raise RuntimeError("no room\nfor a kernel")
 
 
 def test_a_way_that_fails_is_told_and_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(own_kernels, "milliseconds", lambda run: pytest.fail("nothing is left to be timed"))
+    monkeypatch.setattr(own_kernels, "milliseconds", lambda way: pytest.fail("nothing is left to be timed"))
     with caplog.at_level("WARNING", logger="bnexp"):
-        assert quickest({"torch": lambda: None, "own": failing}) == "torch"
-    assert "torch's is taken (RuntimeError: no room for a kernel)" in caplog.text
+        assert quickest({"torch": lambda: [torch.ones(2)], "own": failing}) == "torch"
+    assert "torch's is taken: RuntimeError: no room for a kernel" in caplog.text
+
+
+NUMBERS = [1.0, -2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "alike"),
+    [
+        (NUMBERS, NUMBERS, True),
+        ([1.0, -2.0, 3.1], NUMBERS, True),  # 0.027 of the norm
+        ([1.0, -2.0, 3.2], NUMBERS, False),  # 0.053
+        ([1.0, -2.0, math.nan], NUMBERS, False),
+        ([1.0, -2.0, math.inf], NUMBERS, False),
+        ([1.0, -2.0, 70000.0], [1.0, -2.0, math.inf], True),  # too large for float16 alone
+        ([1.0, -2.0, 5.0], [1.0, -2.0, math.nan], True),
+        ([0.0] * 3, [0.0] * 3, True),
+    ],
+    ids=str,
+)
+def test_a_way_with_other_numbers_is_left_out(
+    found: list[float],
+    wanted: list[float],
+    alike: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    times = iter([2.0, 1.0] * 3)
+    monkeypatch.setattr(own_kernels, "milliseconds", lambda way: next(times))
+    good = torch.ones(2)
+    ways: Ways = {"torch": lambda: [good, torch.tensor(wanted)], "own": lambda: [good, torch.tensor(found)]}
+    with caplog.at_level("WARNING", logger="bnexp"):
+        assert quickest(ways) == ("own" if alike else "torch")
+    assert ("its numbers are not torch's" in caplog.text) is not alike
 
 
 def test_what_torch_refuses_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no room"):
-        quickest({"torch": failing, "own": lambda: None})
+        quickest({"torch": failing, "own": lambda: [torch.ones(2)]})
 
 
 def test_a_gpu_waits_until_all_is_told_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,11 +316,11 @@ def test_a_gpu_waits_until_all_is_told_before_it_is_timed(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: done.append("sleep"))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("wait"))
-    assert own_kernels.milliseconds(lambda: done.append("run")) == 2.5
+    assert own_kernels.milliseconds(lambda: done.append("run") or []) == 2.5
     assert done == ["sleep", "event", "run", "event", "wait", "read"]
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 def test_times_are_those_of_a_gpu() -> None:
-    assert quickest({"much": lambda: torch.randn(4000, 4000, device=DEVICE) @ torch.randn(4000, 4000, device=DEVICE)}
-                    | {"little": lambda: torch.zeros(4, device=DEVICE)}) == "little"  # fmt: skip
+    x, one = torch.zeros(4000, 4000, device=DEVICE), torch.zeros(4, device=DEVICE)
+    assert quickest({"much": lambda: [x @ x, one][1:], "little": lambda: [one]}) == "little"
