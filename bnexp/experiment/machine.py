@@ -113,11 +113,11 @@ def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
 
 
 def own_kernels(config: TrainConfig, device: torch.device, *, stacked: bool) -> OwnKernels | None:
-    """Bnexp's kernels where a run can have them, else None; the log says what this machine lacks for them.
+    """Kernels of bnexp's own where a run can have them, else None; the log says what this machine lacks for them.
 
-    There are some for maps in 16 bits. For the convolutions of a stack there are some in all formats but fp64, between
-    which and torch's times decide, as they may not in a deterministic run. With ``compile=true`` the compiler makes its
-    own.
+    Maps in 16 bits have some, and the convolutions of a stack in all formats but fp64. A convolution takes them or
+    torch's, as times decide; in a deterministic run they may not decide, so that it takes torch's. With
+    ``compile=true`` the compiler makes its own kernels.
     """
     timed = not config.deterministic
     some = config.precision in SHORT or (stacked and timed and config.precision != "fp64")

@@ -16,6 +16,7 @@ from bnexp import __version__
 _LIBRARIES = ("torch", "torchvision", "hydra-core", "numpy")
 
 
+@cache
 def version_of(library: str) -> str | None:
     """The installed version; None if no package has this name."""
     try:

@@ -128,26 +128,28 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """One batch norm over M*C channels. Running statistics are updated in place, hence views that must not copy."""
-    mean, var = (None if each is None else each.view(-1) for each in (running_mean, running_var))
-    given = joined(x), mean, var, _flat(weight), _flat(bias), training, momentum, eps
-    return parted(in_force(F.batch_norm)(*given), len(x))
+    """One batch norm over M*C channels."""
+    return _over_channels(F.batch_norm, x, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 @rule(batch_norm_relu)
-def normalized_relu(
+def batch_norm_with_relu(x: Tensor, *given: Any) -> Tensor:
+    """The same with the ReLU behind it."""
+    return _over_channels(batch_norm_relu, x, *given)
+
+
+def _over_channels(
+    function: Function,
     x: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    momentum: float,
-    eps: float,
+    *how: Any,
 ) -> Tensor:
-    """The same for a batch norm that takes the ReLU behind it along."""
+    """A kind of batch norm. Running statistics are updated in place, hence views that must not copy."""
     mean, var = (None if each is None else each.view(-1) for each in (running_mean, running_var))
-    given = joined(x), mean, var, _flat(weight), _flat(bias), momentum, eps
-    return parted(in_force(batch_norm_relu)(*given), len(x))
+    return parted(in_force(function)(joined(x), mean, var, _flat(weight), _flat(bias), *how), len(x))
 
 
 @rule(F.group_norm)

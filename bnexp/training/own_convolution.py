@@ -47,7 +47,7 @@ class OwnConvolution(torch.autograd.Function):
         """X (B, G*C, H, W), weight (G*out, C, K, K), bias (G*out) or None -> (B, G*out, H', W'), channels last."""
         x, weight = _apart(x, groups), weight.contiguous()
         ctx.save_for_backward(x, weight)
-        ctx.padding, ctx.groups, ctx.tf32, ctx.biased = padding, groups, tf32, bias is not None
+        ctx.padding, ctx.groups, ctx.tf32 = padding, groups, tf32
         return _maps(x, weight, bias, padding, groups, turned=False, tf32=tf32)
 
     @staticmethod
@@ -62,7 +62,7 @@ class OwnConvolution(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             g_last = g.contiguous(memory_format=torch.channels_last)
             dw = _slopes(x, g_last, weight, ctx.padding, ctx.groups, tf32=ctx.tf32)
-        if ctx.biased and ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[2]:  # never for a missing bias
             db = g.sum((0, 2, 3), dtype=weight.dtype)
         return dx, dw, db, None, None, None
 

@@ -64,7 +64,7 @@ class OwnKernels(TorchFunctionMode):
     def choose(self, layer: str, ways: Mapping[str, Way]) -> str:
         """The name of the quickest of these ways on a GPU; a layer's ways are timed once. The first is torch's."""
         if self.chosen.get(layer) not in ways:
-            self.chosen[layer] = quickest(ways)
+            self.chosen[layer] = quickest(layer, ways)
         return self.chosen[layer]
 
     def choose_again(self, chosen: object) -> None:
@@ -78,15 +78,15 @@ def in_force(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return FUNCTIONS.get(function, function) if OwnKernels.current else function
 
 
-def quickest(ways: Mapping[str, Way]) -> str:
+def quickest(layer: str, ways: Mapping[str, Way]) -> str:
     """The name of the way that takes the shortest time.
 
     The ways take turns; the first turn compiles, and is not timed. A way that fails in it, or whose numbers are not
-    those of the first one, is left out, and the log says so.
+    those of the first one, is left out, and the log says so, with the name of the layer.
     """
     (first, of_first), *others = ways.items()
     wanted = of_first()
-    able = {first: of_first} | {name: way for name, way in others if _works(way, wanted)}
+    able = {first: of_first} | {name: way for name, way in others if _works(layer, way, wanted)}
     if len(able) == 1:
         return first
     times: dict[str, list[float]] = {name: [] for name in able}
@@ -96,7 +96,7 @@ def quickest(ways: Mapping[str, Way]) -> str:
     return min(able, key=lambda name: min(times[name]))
 
 
-def _works(way: Way, wanted: Sequence[Tensor]) -> bool:
+def _works(layer: str, way: Way, wanted: Sequence[Tensor]) -> bool:
     """Whether a way runs here, and comes to the numbers that are wanted; the log says why not."""
     try:
         alike = [_alike(*each) for each in zip(way(), wanted, strict=True)]
@@ -105,7 +105,7 @@ def _works(way: Way, wanted: Sequence[Tensor]) -> bool:
     else:
         reason = "" if all(alike) else "its numbers are not torch's"
     if reason:
-        log.warning("a kernel of bnexp's own cannot be used here, and torch's is taken: %s", reason)
+        log.warning("%s: torch's kernels are taken, as bnexp's own cannot be used (%s)", layer, reason)
     return not reason
 
 

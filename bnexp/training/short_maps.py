@@ -62,19 +62,12 @@ def batch_norm(
     return y
 
 
-def batch_norm_relu(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    momentum: float,
-    eps: float,
-) -> Tensor:
+def batch_norm_relu(x: Tensor, *given: Any) -> Tensor:
     """``bnexp.norms.batch.batch_norm_relu``: the ReLU takes no pass over the maps of its own, forward or backward."""
-    if not _all_suit(x, running_mean, running_var, weight, bias):
-        return F.relu(F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps))
-    y: Tensor = _BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, True)
+    running_mean, running_var, gain, bias, momentum, eps = given
+    if not _all_suit(x, running_mean, running_var, gain, bias):
+        return F.relu(F.batch_norm(x, running_mean, running_var, gain, bias, True, momentum, eps))
+    y: Tensor = _BatchNorm.apply(x, gain, bias, running_mean, running_var, momentum, eps, True)
     return y
 
 

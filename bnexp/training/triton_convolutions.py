@@ -27,6 +27,18 @@ def rounded(x, TF32: tl.constexpr):
 
 
 @triton.jit
+def product(a, b, sums, TF32: tl.constexpr):
+    """Sums plus the matrix product of a and b."""
+    return tl.dot(rounded(a, TF32), rounded(b, TF32), sums, input_precision="tf32" if TF32 else "ieee")
+
+
+@triton.jit
+def number_of_places(B, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr):
+    """How many places the maps of B images have, of one channel."""
+    return B * (H + 2 * PADDING - K + 1) * (W + 2 * PADDING - K + 1)
+
+
+@triton.jit
 def of_taps(first, CHANNELS: tl.constexpr, TAPS: tl.constexpr):
     """Places of the filter and channels of some taps, from a place on: all channels of a place, then the next place."""
     k = tl.arange(0, TAPS)
@@ -36,7 +48,7 @@ def of_taps(first, CHANNELS: tl.constexpr, TAPS: tl.constexpr):
 @triton.jit
 def seen(
     x, place, c, p, B, x_n,
-    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr, TF32: tl.constexpr,
+    C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, K: tl.constexpr, PADDING: tl.constexpr,
 ):  # fmt: skip
     """What taps see from places p of a member's maps: x, [taps, places]; zeros around the images.
 
@@ -51,7 +63,7 @@ def seen(
         rows, columns = i[None, :] + a[:, None], j[None, :] + b[:, None]
         there &= (rows >= 0) & (rows < H) & (columns >= 0) & (columns < W)
     at = (n.to(tl.int64) * x_n + i * W + j)[None, :] + ((c * H + a) * W + b)[:, None]
-    return rounded(tl.load(x + at, there, 0.0), TF32)
+    return tl.load(x + at, there, 0.0)
 
 
 # The last batch of an epoch is compiled with the others.
@@ -73,11 +85,11 @@ def convolved(
         place, c = of_taps(first, CHANNELS, TAPS)
         at = weight + m * w_m + o[:, None] * w_o + (c * w_c + (K * K - 1 - place if FLIPPED else place))[None, :]
         taps = tl.load(at, (o < OUT)[:, None] & ((place < K * K) & (c < C))[None, :], 0.0)
-        values = seen(own, place, c, p, B, x_n, C, H, W, K, PADDING, TF32)
-        sums = tl.dot(rounded(taps.to(values.dtype), TF32), values, sums, input_precision="tf32" if TF32 else "ieee")
+        values = seen(own, place, c, p, B, x_n, C, H, W, K, PADDING)
+        sums = product(taps.to(values.dtype), values, sums, TF32)
     if BIASED:
         sums += tl.load(bias + m * OUT + o, o < OUT, 0.0).to(tl.float32)[:, None]
-    there = (o < OUT)[:, None] & (p < B * (H + 2 * PADDING - K + 1) * (W + 2 * PADDING - K + 1))[None, :]
+    there = (o < OUT)[:, None] & (p < number_of_places(B, H, W, K, PADDING))[None, :]
     tl.store(y + (p.to(tl.int64) * M + m)[None, :] * OUT + o[:, None], sums.to(y.dtype.element_ty), there)
 
 
@@ -94,14 +106,13 @@ def part_slopes(
     number, chunks = tl.program_id(0), tl.cdiv(K * K, TAPS // CHANNELS)
     m, part = number // chunks % M, number // chunks // M
     place, c = of_taps(number % chunks * (TAPS // CHANNELS), CHANNELS, TAPS)
-    o, total = tl.arange(0, OUTPUTS), B * (H + 2 * PADDING - K + 1) * (W + 2 * PADDING - K + 1)
-    end = tl.minimum((part + 1) * length, total)
+    o, end = tl.arange(0, OUTPUTS), tl.minimum((part + 1) * length, number_of_places(B, H, W, K, PADDING))
     own, sums = x + m.to(tl.int64) * x_m, tl.zeros((TAPS, OUTPUTS), tl.float32)
     for first in range(part * length, end, PLACES):
         p = first + tl.arange(0, PLACES)
         there = (p < end)[:, None] & (o < OUT)[None, :]
         slopes = tl.load(g + (p.to(tl.int64) * M + m)[:, None] * OUT + o[None, :], there, 0.0)
-        values = seen(own, place, c, p, B, x_n, C, H, W, K, PADDING, TF32)
-        sums = tl.dot(values, rounded(slopes, TF32), sums, input_precision="tf32" if TF32 else "ieee")
+        values = seen(own, place, c, p, B, x_n, C, H, W, K, PADDING)
+        sums = product(values, slopes, sums, TF32)
     at = parts + ((part.to(tl.int64) * M + m) * OUT + o)[None, :] * (C * K * K) + (c * K * K + place)[:, None]
     tl.store(at, sums, ((place < K * K) & (c < C))[:, None] & (o < OUT)[None, :])

@@ -23,6 +23,14 @@ def own_place(C, CHANNELS: tl.constexpr):
 
 
 @triton.jit
+def own_tile(R, C, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """The rows and channels of a program's tile, and which of its numbers there are."""
+    tile, c = own_place(C, CHANNELS)
+    r = tile * ROWS + tl.arange(0, ROWS)
+    return r, c, (r < R)[:, None] & (c < C)[None, :]
+
+
+@triton.jit
 def part_moments(x, parts, R, C, length, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Mean and sum of squared deviations of a part of ``length`` rows, into parts [S, 2, C]; Welford's updates."""
     part, c = own_place(C, CHANNELS)
@@ -92,9 +100,7 @@ def normalized(
     AFFINE: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Maps with mean 0 and variance 1, times gain, plus bias; behind a ReLU."""
-    tile, c = own_place(C, CHANNELS)
-    r = tile * ROWS + tl.arange(0, ROWS)
-    there = (r < R)[:, None] & (c < C)[None, :]
+    r, c, there = own_tile(R, C, ROWS, CHANNELS)
     mean, scale, gain, bias = of_channels(moments, gain, bias, c, C, AFFINE)
     at = r.to(tl.int64)[:, None] * C + c[None, :]
     value = (tl.load(x + at, there).to(tl.float32) - mean) * scale * gain + bias
@@ -150,9 +156,7 @@ def gradient(
     AFFINE: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Into dx: (g - mean(g) - (x - mean) mean(g (x - mean)) / (variance + eps)) gain / sqrt(variance + eps)."""
-    tile, c = own_place(C, CHANNELS)
-    r = tile * ROWS + tl.arange(0, ROWS)
-    there = (r < R)[:, None] & (c < C)[None, :]
+    r, c, there = own_tile(R, C, ROWS, CHANNELS)
     mean, scale, gain, bias = of_channels(moments, gain, bias, c, C, AFFINE)
     mean_g, product = tl.load(sums + c, c < C, 0.0)[None, :], tl.load(sums + C + c, c < C, 0.0)[None, :]
     at = r.to(tl.int64)[:, None] * C + c[None, :]
@@ -185,9 +189,7 @@ def corner_of(r, H, W, OUT_H, OUT_W, K: tl.constexpr):
 @triton.jit
 def pooled(x, y, R, C, H, W, OUT_H, OUT_W, K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """The largest of K x K numbers, (B, H, W, C) -> R = B * OUT_H * OUT_W rows of C; nan if one is."""
-    tile, c = own_place(C, CHANNELS)
-    r = tile * ROWS + tl.arange(0, ROWS)
-    there = (r < R)[:, None] & (c < C)[None, :]
+    r, c, there = own_tile(R, C, ROWS, CHANNELS)
     best, _ = largest(x, corner_of(r, H, W, OUT_H, OUT_W, K), c, there, C, W, K)
     tl.store(y + r.to(tl.int64)[:, None] * C + c[None, :], best.to(y.dtype.element_ty), there)
 
@@ -197,9 +199,7 @@ def pooled_gradient(
     g, x, dx, R, C, H, W, OUT_H, OUT_W, K: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of ``pooled``: all of it at the place of the largest number, 0 at the others of its window."""
-    tile, c = own_place(C, CHANNELS)
-    r = tile * ROWS + tl.arange(0, ROWS)
-    there = (r < R)[:, None] & (c < C)[None, :]
+    r, c, there = own_tile(R, C, ROWS, CHANNELS)
     corner = corner_of(r, H, W, OUT_H, OUT_W, K)
     _, chosen = largest(x, corner, c, there, C, W, K)
     slope = tl.load(g + r.to(tl.int64)[:, None] * C + c[None, :], there).to(tl.float32)

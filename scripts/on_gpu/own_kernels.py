@@ -12,8 +12,9 @@ from torch import Tensor
 
 from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.own_kernels import OwnKernels
+from bnexp.training.precision import allow_tf32
 from on_gpu.exactness import distance, forget
-from on_gpu.rates import Scope, allow_tf32, convolution_ms, convolution_of, graph_of, median_of, way_of
+from on_gpu.rates import Scope, convolution_ms, convolution_of, graph_of, median_of, way_of
 from on_gpu.workers import Case, Row
 
 Function = Callable[[Tensor], Tensor]

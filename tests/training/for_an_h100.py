@@ -89,8 +89,11 @@ def words(ptx: str, operation: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    found = {name: assembled(name) for name in TILES}
-    accesses = {name: [words(ptx, "ld.global"), words(ptx, "st.global")] for name, ptx in found.items()}
+    assemblies = {name: assembled(name) for name in TILES}
+    accesses = {name: [words(ptx, "ld.global"), words(ptx, "st.global")] for name, ptx in assemblies.items()}
     shared = {name: convolution(name, 86).metadata.shared for name in CONVOLUTIONS if "64" in name}
     multiplied = {name: products(name) for name in CONVOLUTIONS}
-    print(json.dumps({"accesses": accesses, "products": multiplied, "shared memory": shared}))
+    kernels = {name: getattr(triton_convolutions, name) for name in ("convolved", "part_slopes")}
+    any_number = {name: [each.name for each in k.params if each.do_not_specialize] for name, k in kernels.items()}
+    found = {"accesses": accesses, "products": multiplied, "shared memory": shared, "any number": any_number}
+    print(json.dumps(found))

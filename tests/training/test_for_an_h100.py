@@ -49,6 +49,11 @@ def test_convolutions_multiply_in_matrix_units(compiled: Any) -> None:
     }
 
 
+def test_only_the_number_of_images_may_be_divisible_by_nothing(compiled: Any) -> None:
+    """Where strides and lengths are not known to be multiples of 16, gradients of weights take 2 to 5 times as much."""
+    assert compiled["any number"] == {"convolved": ["B"], "part_slopes": ["B"]}
+
+
 def test_the_largest_convolutions_fit_into_the_shared_memory_of_small_gpus(compiled: Any) -> None:
     assert len(compiled["shared memory"]) == 2
     assert max(compiled["shared memory"].values()) <= SHARED_MEMORY

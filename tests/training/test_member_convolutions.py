@@ -52,7 +52,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The names of the ways that have been timed; the last one is found to be the quickest."""
     found: list[list[str]] = []
 
-    def last(ways: Ways) -> str:
+    def last(layer: str, ways: Ways) -> str:
         found.append(list(ways))
         first, *others = (way() for way in ways.values())
         assert all(own_kernels._alike(*each) for other in others for each in zip(other, first, strict=True))
@@ -221,7 +221,7 @@ def test_the_backward_pass_is_timed_as_it_runs_outside_of_autocast(monkeypatch: 
     finite = packed_convolution._finite
     note = lambda *given: seen.append(torch.is_autocast_enabled(DEVICE)) or finite(*given)  # noqa: E731
     monkeypatch.setattr(packed_convolution, "_finite", note)
-    monkeypatch.setattr(own_kernels, "quickest", lambda ways: [ways["torch"](), "own"][1])
+    monkeypatch.setattr(own_kernels, "quickest", lambda layer, ways: [ways["torch"](), "own"][1])
     x, w = layer()
     with OwnKernels(), torch.autocast(DEVICE, torch.float16):
         stacked(F.conv2d, x, w)
@@ -241,7 +241,7 @@ def test_the_quickest_way_is_the_one_with_the_shortest_time(monkeypatch: pytest.
         return next(times)
 
     monkeypatch.setattr(own_kernels, "milliseconds", milliseconds)
-    assert quickest(in_turn("ab", called)) == "b"
+    assert quickest("a layer", in_turn("ab", called)) == "b"
     assert called == ["a", "b"] * 4  # the first turn is not timed
     assert next(times, None) is None
 
@@ -255,8 +255,9 @@ def test_a_way_that_fails_is_told_and_left_out(
 ) -> None:
     monkeypatch.setattr(own_kernels, "milliseconds", lambda way: pytest.fail("nothing is left to be timed"))
     with caplog.at_level("WARNING", logger="bnexp"):
-        assert quickest({"torch": lambda: [torch.ones(2)], "own": failing}) == "torch"
-    assert "torch's is taken: RuntimeError: no room for a kernel" in caplog.text
+        assert quickest("a layer", {"torch": lambda: [torch.ones(2)], "own": failing}) == "torch"
+    assert "a layer: torch's kernels are taken" in caplog.text
+    assert "RuntimeError: no room for a kernel" in caplog.text
 
 
 NUMBERS = [1.0, -2.0, 3.0]
@@ -288,13 +289,13 @@ def test_a_way_with_other_numbers_is_left_out(
     good = torch.ones(2)
     ways: Ways = {"torch": lambda: [good, torch.tensor(wanted)], "own": lambda: [good, torch.tensor(found)]}
     with caplog.at_level("WARNING", logger="bnexp"):
-        assert quickest(ways) == ("own" if alike else "torch")
+        assert quickest("a layer", ways) == ("own" if alike else "torch")
     assert ("its numbers are not torch's" in caplog.text) is not alike
 
 
 def test_what_torch_refuses_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no room"):
-        quickest({"torch": failing, "own": lambda: [torch.ones(2)]})
+        quickest("a layer", {"torch": failing, "own": lambda: [torch.ones(2)]})
 
 
 def test_a_gpu_waits_until_all_is_told_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,4 +324,4 @@ def test_a_gpu_waits_until_all_is_told_before_it_is_timed(monkeypatch: pytest.Mo
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 def test_times_are_those_of_a_gpu() -> None:
     x, one = torch.zeros(4000, 4000, device=DEVICE), torch.zeros(4, device=DEVICE)
-    assert quickest({"much": lambda: [x @ x, one][1:], "little": lambda: [one]}) == "little"
+    assert quickest("a layer", {"much": lambda: [x @ x, one][1:], "little": lambda: [one]}) == "little"

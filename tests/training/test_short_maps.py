@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -328,38 +328,27 @@ def test_evaluation_is_left_to_torch(ran: list[str]) -> None:
     assert not ran
 
 
-def test_a_stack_takes_a_relu_along_over_the_channels_of_all_members(ran: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("call", "kernels"),
+    [
+        (lambda *given: F.max_pool2d(F.batch_norm(*given, True), 2), ["_BatchNorm", "_MaxPool"]),
+        (lambda *given: batch_norm_relu(*given, 0.1, 1e-5), ["_BatchNorm"]),
+    ],
+    ids=["batch norm and pooling", "batch norm and relu"],
+)
+def test_a_stack_runs_each_kernel_once_over_the_channels_of_all_members(
+    call: Callable[..., Tensor], kernels: list[str], ran: list[str]
+) -> None:
     members, C = 3, 8
     x = maps(2, members * C, 4, 4, dtype=torch.bfloat16)
     gain_MC, bias_MC, mean_MC, var_MC = affine(members, C)
     expected = mean_MC.clone(), var_MC.clone()
-
-    def one(x_B: Tensor, gain: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        return batch_norm_relu(x_B, mean, var, gain, bias, 0.1, 1e-5)
-
     with OwnKernels(), MemberKernels():
-        y_M = torch.func.vmap(one)(parted(x, members), gain_MC, bias_MC, mean_MC, var_MC)
-    assert ran == ["_BatchNorm"]
-    wanted = F.relu(F.batch_norm(x, *(each.view(-1) for each in (*expected, gain_MC, bias_MC)), True))
+        y_M = torch.func.vmap(call)(parted(x, members), mean_MC, var_MC, gain_MC, bias_MC)
+    assert ran == kernels
+    wanted = call(x, *(each.view(-1) for each in (*expected, gain_MC, bias_MC)))  # torch's, outside of the block
+    assert ran == kernels
     assert same(joined(y_M), wanted.double(), 2**-8)
-    assert same(mean_MC, expected[0].double(), 1e-6)
-    assert same(var_MC, expected[1].double(), 1e-6)
-
-
-def test_a_stack_runs_each_kernel_once_over_the_channels_of_all_members(ran: list[str]) -> None:
-    members, C = 3, 8
-    x = maps(2, members * C, 4, 4, dtype=torch.bfloat16)
-    gain_MC, bias_MC, mean_MC, var_MC = affine(members, C)
-    expected = mean_MC.clone(), var_MC.clone()
-
-    def one(x_B: Tensor, gain: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        return F.max_pool2d(F.batch_norm(x_B, mean, var, gain, bias, True), 2)
-
-    with OwnKernels(), MemberKernels():
-        y_M = torch.func.vmap(one)(parted(x, members), gain_MC, bias_MC, mean_MC, var_MC)
-    assert ran == ["_BatchNorm", "_MaxPool"]
-    wanted = F.batch_norm(x, *(each.view(-1) for each in (*expected, gain_MC, bias_MC)), True)
-    assert same(joined(y_M), F.max_pool2d(wanted, 2).double(), 2**-8)
     assert same(mean_MC, expected[0].double(), 1e-6)
     assert same(var_MC, expected[1].double(), 1e-6)
 
