@@ -77,7 +77,8 @@ class Evaluator:
 
     def __call__(self) -> Measures:
         """Every measurement, by its tag: [M]."""
-        return {part.tag: values for part, values in self.parts()}
+        with self._population.evaluating():
+            return {part.tag: values for part, values in self.parts()}
 
     def parts(self) -> Iterator[tuple[Evaluated, list[float]]]:
         """Every measurement with the parts of its tag; the statistics one after another."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from bnexp.data import Split
 from bnexp.models.layers import batch_norms
 from bnexp.training.losses import accuracy, each_loss, right, wide
-from bnexp.training.passes import Pass, places
+from bnexp.training.passes import Pass, filled_up, places
 from bnexp.training.population import Population
 
 Measures = dict[str, list[float]]
@@ -46,13 +46,11 @@ def evaluate(
         classes: those among which the population answers, and to which all images belong; None means all classes.
         forward: answers with logits [M, B, K] instead of the population; used in this pass alone.
     """
-    population.train(False)
     moved = any(layer.source == "batch" or layer.own for layer in batch_norms(population.members[0]))
     given = split, batch_size, attack, calibrated, classes, moved
     scores = population.kept(_Scores, *given) if forward is None else _Scores(population, *given, forward)
-    measures = scores()
-    population.train()
-    return measures
+    with population.evaluating():
+        return scores()
 
 
 class _Scores:
@@ -78,7 +76,7 @@ class _Scores:
         record = None if moved or population.recorder is None else population.record
         batches = places(split, batch_size, population.members[0])
         if record is not None:  # no norm looks at a batch as a whole, so that the last one can be filled up
-            batches = [slice(start, start + batch_size) for start in range(0, len(split), batch_size)]
+            batches = filled_up(len(split), batch_size)
         self._pass = Pass(split, members, batches, self._add, record, padded=record is not None)
 
     @torch.no_grad()

@@ -29,6 +29,12 @@ def places(split: Split, batch_size: int, model: nn.Module) -> list[slice]:
     return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
+def filled_up(images: int, most: int) -> list[slice]:
+    """The places of the fewest batches of one size, at most ``most``; the last batch is filled up with few of them."""
+    size = -(-images // -(-images // most))
+    return [slice(start, start + size) for start in range(0, images, size)]
+
+
 class Pass:
     """Some work on every batch of a split.
 

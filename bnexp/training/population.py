@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -89,6 +89,7 @@ class Population:
     ) -> None:
         self.members, self.recorder, self.own_kernels = list(members), recorder, own_kernels
         self.capture_failed: str | None = None
+        self._evaluates = False
         self._kept: dict[tuple[Any, ...], Any] = {}
         self._slots, width = _layout(members[0].named_parameters())
         first = next(members[0].parameters())
@@ -168,6 +169,20 @@ class Population:
         """Set all members to training (or evaluation) mode."""
         for network in self.networks():
             network.train(mode)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Have all members in evaluation mode inside the with block; a block inside another one switches nothing."""
+        if self._evaluates:
+            yield
+            return
+        self.train(False)
+        self._evaluates = True
+        try:
+            yield
+        finally:
+            self._evaluates = False
+            self.train()
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Pairs (name, [M, ...]), views of ``theta_MP``."""

@@ -73,11 +73,10 @@ def precise_statistics(population: Population, train: Split, batch_size: int) ->
     same, also in a last batch that is not full.
     """
     saved = {name: buffer.clone() for name, buffer in population.buffers.items()}
-    population.train(False)
-    found = population.kept(_Precise, train, batch_size)()
-    for row, member in enumerate(population.members):
-        _write(member, {name: tuple(each[row] for each in moments) for name, moments in found.items()})
-    population.train()
+    with population.evaluating():
+        found = population.kept(_Precise, train, batch_size)()
+        for row, member in enumerate(population.members):
+            _write(member, {name: tuple(each[row] for each in moments) for name, moments in found.items()})
     try:
         yield
     finally:

@@ -281,7 +281,7 @@ def evaluation_rates(case: str, members: int, precision: str, scope: Scope) -> l
     size = setup.eval_batch_size
     split = setup.data.train.mixed(min(10_000, len(setup.data.train)))
     passes = forward_of(setup, split.x, size, precision)
-    with setup.measuring():  # both in the formats and by the kernels of evaluations
+    with setup.measuring(), setup.population.evaluating():  # in the formats, kernels and mode of a run's evaluations
         seconds = {
             "forward, eager": median_of(passes, scope),
             "forward, graph": median_of(graph_of(passes, scope.device), scope),
@@ -306,7 +306,6 @@ def forward_of(setup: Setup, x: Tensor, size: int, precision: str) -> Callable[[
             for x_B in x.split(size):
                 net(x_B) if net is not None else setup.population(x_B.expand(members, *x_B.shape))
 
-    setup.population.train(False)
     return passes
 
 

@@ -12,7 +12,8 @@ from bnexp.config.compose import plain
 from bnexp.data import Batches, Split
 from bnexp.experiment.setup import Setup, build
 from bnexp.training.evaluation import evaluate
-from bnexp.training.passes import Pass
+from bnexp.training.passes import Pass, filled_up
+from bnexp.training.population import Population
 from bnexp.training.statistics import batch_statistics, precise_statistics
 
 CLOSE = {"rtol": 1e-12, "atol": 0}
@@ -38,11 +39,11 @@ def test_recorded_evaluations_are_evaluations(members, stacked, norm):
         for _ in range(2):
             with precise_statistics(population, split, 29):
                 precise[name] = {key: buffer.clone() for key, buffer in population.buffers.items()}
-            precise[name]["loss"] = torch.tensor(evaluate(population, split, 64)["loss"])  # 64, 64, 64 and 8 images
-            precise[name]["accuracy"] = torch.tensor(evaluate(population, split, 64)["accuracy"])
+            precise[name]["loss"] = torch.tensor(evaluate(population, split, 23)["loss"])  # 8 times 23, and 16 images
+            precise[name]["accuracy"] = torch.tensor(evaluate(population, split, 23)["accuracy"])
     torch.testing.assert_close(precise["recorded"], precise["eager"], **CLOSE)
-    # Two passes over 7 batches, the last alone, and four over 4, the last filled up; the first of each is eager.
-    assert (again.recorded, again.replayed) == (2, 5 + 6 + 3 + 3 * 4)
+    # Two passes over 7 batches, the last alone, and four over 9, the last filled up; the first of each is eager.
+    assert (again.recorded, again.replayed) == (2, 5 + 6 + 8 + 3 * 9)
 
 
 def test_an_evaluation_follows_the_weights_and_the_statistics():
@@ -63,7 +64,7 @@ def test_an_evaluation_follows_the_weights_and_the_statistics():
 
 def test_statistics_of_a_batch_are_never_those_of_a_batch_that_was_filled_up():
     setup = trained(1, False, "norm=bn")
-    given = setup.population, setup.data.train.mixed(70), setup.data.train
+    given = setup.population, setup.data.train.mixed(71), setup.data.train
     wanted = kinds(*given, batch_size=64, train_batch_size=64)
     setup.population.recorder = Again()
     found = kinds(*given, batch_size=64, train_batch_size=64)
@@ -102,6 +103,32 @@ def test_a_pass_sees_every_image_once(padded):
     assert seen == 2 * [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert again.recorded == 1
     assert again.replayed == (2 + 3 if padded else 1 + 2)
+
+
+@pytest.mark.parametrize(("images", "most"), [(10, 4), (2400, 1000), (1000, 1000), (300, 1000), (10_240, 1000), (1, 3)])
+def test_batches_that_are_filled_up_have_one_size_and_hold_few_places_without_images(images, most):
+    batches = filled_up(images, most)
+    size = batches[0].stop
+    assert [(at.start, at.stop) for at in batches] == [(size * n, size * (n + 1)) for n in range(len(batches))]
+    assert size <= most
+    assert len(batches) == -(-images // most)
+    assert 0 <= batches[-1].stop - images < len(batches)
+
+
+def test_modes_are_switched_once_for_all_evaluations_of_a_moment(monkeypatch):
+    setup = trained(2, True, "norm=bn", "ema=[0.9]")
+    population, switched, switch = setup.population, [], Population.train
+
+    def counted(self: Population, mode: bool = True) -> None:
+        switched.append(mode)
+        switch(self, mode)
+
+    monkeypatch.setattr(Population, "train", counted)
+    setup.evaluate()
+    assert switched == [False, True]
+    with pytest.raises(KeyError), population.evaluating():
+        raise KeyError
+    assert all(layer.training for network in population.networks() for layer in network.modules())
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
