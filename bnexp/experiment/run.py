@@ -139,7 +139,7 @@ def _executor(setup: Setup) -> dict[str, Any]:
     how: dict[str, Any] = {"stacked": members, "graph": setup.population.recorder is not None}
     if kernels := setup.population.own_kernels:
         how["triton"] = version_of("triton") or "unknown"
-        how |= {"convolutions": dict(kernels.chosen)} if kernels.chosen else {}
+        how |= {"kernels": dict(kernels.chosen)} if kernels.chosen else {}
     failed = setup.population.capture_failed
     return how | ({"capture_failed": failed} if failed else {})
 
@@ -154,7 +154,7 @@ def _choose_again(setup: Setup, resumed: Sequence[Path]) -> None:
         return
     for folder in resumed:
         with contextlib.suppress(ValueError):  # no readable run.json
-            kernels.choose_again(run_json.read(folder).get("executor", {}).get("convolutions"))
+            kernels.choose_again(run_json.read(folder).get("executor", {}).get("kernels"))
     kernels.timed = kernels.timed and bool(kernels.chosen)
 
 

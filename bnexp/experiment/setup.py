@@ -292,11 +292,14 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
         compiled=config.compile,
         own_kernels=own_kernels(config, device, stacked=stacked and len(configs) > 1),
     )
+    optimizer = build_optimizer(configs, checked.choices, population)
+    if config.compile:
+        optimizer.compile()
     steps = checked.cadence.steps
     schedule = checked.choices[0].schedule(steps)
     training = Training(
         population=population,
-        optimizer=build_optimizer(configs, checked.choices, population),
+        optimizer=optimizer,
         factors=torch.tensor([schedule(step) for step in range(steps)], device=device, dtype=dtype),
         batches=batches,
         cadence=checked.cadence,

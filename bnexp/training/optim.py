@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +19,15 @@ from torch import Tensor
 from bnexp.config.checks import Fraction, NonNegative, PositiveFloat
 from bnexp.config.registry import Bound, Registry
 from bnexp.models.layers import parameter_kinds
+from bnexp.training import own_updates
+from bnexp.training.compiled import compiled
 from bnexp.training.copies import to_cpu
+from bnexp.training.own_kernels import Way
 from bnexp.training.population import Population
+
+Slots = dict[str, Tensor]
+# (parameters theta_MP, slots, gradients [M, P], learning rates [M, 1]); changes parameters and slots.
+Update = Callable[[Tensor, Slots, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,14 @@ class Optimizer(ABC):
     clip_units: Callable[[Tensor], Tensor] | None = None
     frozen_MP: Tensor | None = None
     _average_decay: float | None = None
+    _compiled: Update | None = None
 
     def __init__(self, population: Population, decays_P: Tensor, *, lr: Tensor, weight_decay: Tensor) -> None:
         self.theta_MP, self.gradient_MP = population.theta_MP, population.gradient_MP
         self.lr_M1 = lr
+        self._own_kernels = population.own_kernels
         self.decay_MP = weight_decay * decays_P if bool(weight_decay.any()) else None
-        self.slots: dict[str, Tensor] = {}
+        self.slots: Slots = {}
 
     def freeze(self, frozen_MP: Tensor) -> None:
         """Fix the parameters where ``frozen_MP`` is True: their gradients count as 0, and they do not decay."""
@@ -97,6 +107,21 @@ class Optimizer(ABC):
         self._average_decay = decay
         self.slots["average"] = self.theta_MP.clone()
 
+    def compile(self) -> None:
+        """Have torch.compile write the update as few kernels; called when all settings are made."""
+        names = list(self.slots)
+
+        def program(theta_MP: Tensor, g: Tensor, lr_M1: Tensor, *slots: Tensor) -> list[Tensor]:
+            self._update(theta_MP, dict(zip(names, slots, strict=True)), g, lr_M1)
+            return []
+
+        fast = compiled(program, [self.theta_MP, self.gradient_MP, self.lr_M1, *self.slots.values()])
+
+        def update(theta_MP: Tensor, slots: Slots, g: Tensor, lr_M1: Tensor) -> None:
+            fast(theta_MP, g, lr_M1, *slots.values())
+
+        self._compiled = update
+
     def step(self, factor: Tensor, sound_M: Tensor | None = None) -> None:
         """Update all parameters by their gradients.
 
@@ -110,7 +135,8 @@ class Optimizer(ABC):
             g = g if self.clip_units is None else self.clip_units(g)
             g = g if self.clip_grad is None else clipped(g, self.clip_grad)
             with nullcontext() if sound_M is None else self._kept(~sound_M.unsqueeze(1)):
-                self._update(g, self.lr_M1 * factor)
+                lr_M1 = self.lr_M1 * factor
+                self._way(g, lr_M1)(self.theta_MP, self.slots, g, lr_M1)
                 if self._average_decay is not None:
                     self.slots["average"].lerp_(self.theta_MP, 1 - self._average_decay)
 
@@ -123,8 +149,31 @@ class Optimizer(ABC):
         for now, old in zip(moved, before, strict=True):
             torch.where(out_M1, old, now, out=now)
 
+    def _way(self, g: Tensor, lr_M1: Tensor) -> Update:
+        """What updates: the compiled rule, the one as it is written, or an own kernel if times have chosen it."""
+        if self._compiled is not None:
+            return self._compiled
+        kernels, ways = self._own_kernels, self.ways()
+        if kernels is None or not kernels.timed or len(ways) == 1:
+            return self._update
+        tries: dict[str, Way] = {name: partial(self.tried, way, g, lr_M1) for name, way in ways.items()}
+        members, width = self.theta_MP.shape
+        return ways[kernels.choose(f"update by {type(self).__name__}, {members} x {width}", tries)]
+
+    def ways(self) -> dict[str, Update]:
+        """The rule as it is written, in torch's operations, and by a kernel of bnexp's own if it has one."""
+        own = _BY_OWN_KERNEL.get(type(self)._update)
+        ways: dict[str, Update] = {"torch": self._update}
+        return ways if own is None else ways | {"own": partial(own, self)}
+
+    def tried(self, update: Update, g: Tensor, lr_M1: Tensor) -> list[Tensor]:
+        """What an update would make of the parameters and slots."""
+        theta_MP, slots = self.theta_MP.clone(), {name: slot.clone() for name, slot in self.slots.items()}
+        update(theta_MP, slots, g, lr_M1)
+        return [theta_MP, *slots.values()]
+
     @abstractmethod
-    def _update(self, g: Tensor, lr_M1: Tensor) -> None: ...
+    def _update(self, theta_MP: Tensor, slots: Slots, g: Tensor, lr_M1: Tensor) -> None: ...
 
     def states(self) -> Callable[[int], dict[str, Tensor]]:
         """What ``state`` would return now, for any member: the copies begin, and nobody need wait for them here."""
@@ -172,13 +221,17 @@ class SGD(Optimizer):
         self.moves_on = bool(self.momentum_M1.any())
         self.slots["velocity"] = torch.zeros_like(self.theta_MP)
 
-    def _update(self, g: Tensor, lr_M1: Tensor) -> None:
+    def _update(self, theta_MP: Tensor, slots: Slots, g: Tensor, lr_M1: Tensor) -> None:
         if self.decay_MP is not None:
-            g = torch.addcmul(g, self.decay_MP, self.theta_MP)
-        b = self.slots["velocity"].add_(g) if self.moves_on else g
-        self.theta_MP.addcmul_(torch.addcmul(g, self.momentum_M1, b) if self.nesterov else b, lr_M1, value=-1)
+            g = torch.addcmul(g, self.decay_MP, theta_MP)
+        b = slots["velocity"].add_(g) if self.moves_on else g
+        theta_MP.addcmul_(torch.addcmul(g, self.momentum_M1, b) if self.nesterov else b, lr_M1, value=-1)
         if self.moves_on:
             b.mul_(self.momentum_M1)
+
+    def _by_own_kernel(self, theta_MP: Tensor, slots: Slots, g: Tensor, lr_M1: Tensor) -> None:
+        how = {"nesterov": self.nesterov, "moves_on": self.moves_on}
+        own_updates.sgd(theta_MP, slots["velocity"], g, lr_M1, self.momentum_M1, self.decay_MP, **how)
 
 
 @OPTIMS.register("adam")
@@ -205,17 +258,27 @@ class Adam(Optimizer):
         self.slots["square"] = torch.zeros_like(self.theta_MP)
         self.slots["t"] = torch.zeros_like(self.lr_M1)
 
-    def _update(self, g: Tensor, lr_M1: Tensor) -> None:
-        m, v, t = self.slots["mean"], self.slots["square"], self.slots["t"].add_(1)
+    def _update(self, theta_MP: Tensor, slots: Slots, g: Tensor, lr_M1: Tensor) -> None:
+        m, v = slots["mean"], slots["square"]
+        share1_M1, share2_M1 = self._shares(slots["t"].add_(1))
         if self.decay_MP is not None and self.decoupled:
-            self.theta_MP.mul_(1 - lr_M1 * self.decay_MP)
+            theta_MP.mul_(1 - lr_M1 * self.decay_MP)
         elif self.decay_MP is not None:
-            g = torch.addcmul(g, self.decay_MP, self.theta_MP)
+            g = torch.addcmul(g, self.decay_MP, theta_MP)
         m.lerp_(g, (1 - self.beta1_M1).expand_as(m))
         v.mul_(self.beta2_M1).addcmul_(g * g, 1 - self.beta2_M1)
-        scale_M1 = lr_M1 / (1 - self.beta1_M1**t)
-        root = (v / (1 - self.beta2_M1**t)).sqrt_().add_(self.eps_M1)
-        self.theta_MP.addcdiv_(m * scale_M1, root, value=-1)
+        root = (v / share2_M1).sqrt_().add_(self.eps_M1)
+        theta_MP.addcdiv_(m * (lr_M1 / share1_M1), root, value=-1)
+
+    def _by_own_kernel(self, theta_MP: Tensor, slots: Slots, g: Tensor, lr_M1: Tensor) -> None:
+        shares = self._shares(slots["t"].add_(1))
+        numbers = torch.cat([lr_M1, self.beta1_M1, self.beta2_M1, self.eps_M1, *shares], 1)
+        given = theta_MP, slots["mean"], slots["square"], g, numbers, self.decay_MP
+        own_updates.adam(*given, decoupled=self.decoupled)
+
+    def _shares(self, t_M1: Tensor) -> tuple[Tensor, Tensor]:
+        """How much of the averages comes from gradients, and not from the zeros that they began with."""
+        return 1 - self.beta1_M1**t_M1, 1 - self.beta2_M1**t_M1
 
 
 @OPTIMS.register("adamw")
@@ -223,6 +286,13 @@ class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, Algorithm 2), as in ``torch.optim.AdamW``."""
 
     decoupled = True
+
+
+# The rules that have a kernel of bnexp's own; those of derived classes have none.
+_BY_OWN_KERNEL: dict[Callable[..., None], Callable[..., None]] = {
+    SGD._update: SGD._by_own_kernel,
+    Adam._update: Adam._by_own_kernel,
+}
 
 
 def clipped(gradient_MP: Tensor, most: float) -> Tensor:

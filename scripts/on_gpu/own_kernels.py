@@ -1,4 +1,4 @@
-"""Batch norm and max pooling in 16 bits, and convolutions of stacks, by own kernels: milliseconds, and errors."""
+"""Batch norm and max pooling in 16 bits, convolutions of stacks, and updates, by own kernels: milliseconds, errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.own_kernels import OwnKernels
 from bnexp.training.precision import allow_tf32
 from on_gpu.exactness import distance, forget
-from on_gpu.rates import Scope, convolution_ms, convolution_of, graph_of, median_of, way_of
+from on_gpu.rates import Scope, convolution_ms, convolution_of, graph_of, median_of, setup_of, way_of
 from on_gpu.workers import Case, Row
 
 Function = Callable[[Tensor], Tensor]
@@ -39,6 +39,14 @@ PACKED = {
     **{("LeNet 1", "fp32"): 0, ("LeNet 1", "tf32"): 32, ("LeNet 1", "bf16"): 64},
     **{("LeNet 2", "fp32"): 0, ("LeNet 2", "tf32"): 4, ("LeNet 2", "bf16"): 8},
 }
+# A network, its members, and the words of an optimizer; how often it reads or writes a number of each parameter.
+UPDATES = {
+    "64 MLPs, momentum": ("mlp", 64, ("optim.momentum=0.9",), 5),
+    "64 MLPs, Adam": ("mlp", 64, ("optim=adam", "optim.lr=0.001"), 7),
+    "ResNet-9, Nesterov, decay": ("cifar10_fast", 1, (), 6),
+}
+# What rounding the same numbers in another way explains.
+OF_UPDATES = 1e-6
 # Relative errors that the rounding of two factors and of a map explains, and in fp32 that of sums.
 OF_PRODUCTS = {"fp32": 1e-5, "tf32": 2**-10, "bf16": 2**-7}
 
@@ -116,8 +124,29 @@ def convolutions(layer: str, precision: str, scope: Scope) -> list[Row]:
     return [row if error <= OF_PRODUCTS[precision] else row | {"fault": "more than rounding"}]
 
 
+def updates(name: str, scope: Scope) -> list[Row]:
+    """A row: the update of all parameters by torch's kernels and by an own one, and how far their numbers are apart."""
+    case, members, words, often = UPDATES[name]
+    optimizer = setup_of(case, members, scope, *scope.words("tf32", *words)).training.optimizer
+    g, lr_M1 = torch.randn_like(optimizer.theta_MP), 1e-3 * optimizer.lr_M1
+    ways = {way: update for way, update in optimizer.ways().items() if scope.device == "cuda" or way == "torch"}
+    results = [optimizer.tried(update, g, lr_M1) for update in ways.values()]
+    error = max(distance(mine, theirs) for mine, theirs in zip(results[-1], results[0], strict=True))
+    row: Row = {"maps": name, "precision": "fp32", "function": "update"}
+    for way, update in ways.items():
+        run = partial(update, optimizer.theta_MP, optimizer.slots, g, lr_M1)
+        row[f"{way}, ms"] = 1000 * median_of(graph_of(run, scope.device), scope)
+    row |= {"bytes alone, ms": 1000 * often * g.nbytes / BYTES_A_SECOND, "largest error": error}
+    forget()
+    return [row if error <= OF_UPDATES else row | {"fault": "more than rounding"}]
+
+
 def cases(scope: Scope, *, smoke: bool) -> list[Case]:
-    """All maps in both formats, and the layers of stacks."""
+    """Updates, the layers of stacks, and all maps in both formats."""
+    rules = [
+        Case(name, "on_gpu.own_kernels:updates", {"name": name, "scope": scope})
+        for name in (list(UPDATES)[-1:] if smoke else UPDATES)
+    ]
     layers = [
         Case(
             f"{layer} {precision}",
@@ -126,12 +155,16 @@ def cases(scope: Scope, *, smoke: bool) -> list[Case]:
         )
         for layer, precision in PACKED
     ]
-    return layers * (not smoke) + [
-        Case(
-            f"{'x'.join(map(str, shape))} {precision}",
-            "on_gpu.own_kernels:measured",
-            {"shape": shape, "precision": precision, "scope": scope},
-        )
-        for shape in (((2, 8, 6, 6),) if smoke else MAPS)
-        for precision in FORMATS
-    ]
+    return (
+        rules
+        + layers * (not smoke)
+        + [
+            Case(
+                f"{'x'.join(map(str, shape))} {precision}",
+                "on_gpu.own_kernels:measured",
+                {"shape": shape, "precision": precision, "scope": scope},
+            )
+            for shape in (((2, 8, 6, 6),) if smoke else MAPS)
+            for precision in FORMATS
+        ]
+    )

@@ -24,6 +24,7 @@ from bnexp.experiment.machine import own_kernels
 from bnexp.experiment.run import run
 from bnexp.experiment.setup import build
 from bnexp.runs import checkpoint
+from bnexp.training import own_kernels as own
 from bnexp.training.own_kernels import OwnKernels
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
@@ -125,7 +126,7 @@ def test_run_json_names_triton_and_the_kernels_that_times_have_chosen(monkeypatc
     monkeypatch.setattr(runs, "version_of", {"triton": "3.6.0"}.get)
     assert runs._executor(setup) == {"stacked": 1, "graph": False, "triton": "3.6.0"}
     setup.population.own_kernels.chosen["a layer"] = "own"
-    assert runs._executor(setup)["convolutions"] == {"a layer": "own"}
+    assert runs._executor(setup)["kernels"] == {"a layer": "own"}
     monkeypatch.setattr(runs, "version_of", {}.get)  # as where its package has another name
     assert runs._executor(setup)["triton"] == "unknown"
 
@@ -159,25 +160,27 @@ def test_choices_are_in_run_json_before_the_first_checkpoint_and_taken_again(
         return made[-1]
 
     monkeypatch.setattr(setups, "own_kernels", kernels)
+    monkeypatch.setattr(own, "quickest", lambda layer, ways: "torch")
     job = Job(plain(composed(*SMALL_RUN, "checkpoint_every=2")), tmp_path / "run", "run")
     save, seen = checkpoint.save, list[object]()
 
     def saved(folder: Path, *given: Any, **how: Any) -> None:
-        seen.append(json.loads((folder / "run.json").read_text())["executor"].get("convolutions"))
+        seen.append(json.loads((folder / "run.json").read_text())["executor"].get("kernels"))
         save(folder, *given, **how)
 
     monkeypatch.setattr(checkpoint, "save", saved)
     steps = itertools.count(1)
     run([job], stop=lambda: next(steps) == 5)
-    assert seen[0] == {"a layer": "own"}
+    update = {"update by SGD, 1 x 1408": "torch"}
+    assert seen[0] == {"a layer": "own"} | update
     document = json.loads((job.folder / "run.json").read_text())
     del document["digest"]  # a change that is meant
-    document["executor"]["convolutions"] = {"a layer": "torch"}
+    document["executor"]["kernels"] = {"a layer": "torch"} | update
     (job.folder / "run.json").write_text(json.dumps(document))
     run([job], stop=lambda: False)
-    assert made[-1].chosen == {"a layer": "torch"}
+    assert made[-1].chosen == {"a layer": "torch"} | update
     assert made[-1].timed
-    assert json.loads((job.folder / "run.json").read_text())["executor"]["convolutions"] == {"a layer": "torch"}
+    assert json.loads((job.folder / "run.json").read_text())["executor"]["kernels"] == made[-1].chosen
 
 
 def test_a_run_that_began_before_there_was_a_choice_goes_on_without_one(

@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bnexp.training import own_convolution, short_maps, triton_convolutions, triton_kernels
+from bnexp.training import own_convolution, own_updates, short_maps, triton_convolutions, triton_kernels, triton_updates
 
 MAP, VECTOR, COUNT, NUMBER = "*bf16", "*fp32", "i32", "fp32"
 TYPES = {"x": MAP, "y": MAP, "g": MAP, "dx": MAP, "momentum": NUMBER, "eps": NUMBER}
@@ -62,6 +62,15 @@ def assembled(name: str) -> str:
     return compiled(kernel, types, TILES[name], ["C"]).asm["ptx"]
 
 
+def update(name: str) -> str:
+    """The PTX of a kernel of ``triton_updates``, with all that it can do."""
+    kernel = getattr(triton_updates, name)
+    switches = {each: True for each in kernel.arg_names if each.isupper() and each not in ("P", "BLOCK")}
+    (block, how) = own_updates._BLOCK["BLOCK"], {"num_warps": own_updates._BLOCK["num_warps"]}
+    types = {each: COUNT if each == "P" else VECTOR for each in kernel.arg_names}
+    return compiled(kernel, types, {**switches, "BLOCK": block}, ["P"], **how).asm["ptx"]
+
+
 def convolution(name: str, on: int = 90) -> Any:
     """A kernel of ``triton_convolutions``."""
     function, (C, side, padding, out), kind = CONVOLUTIONS[name]
@@ -91,9 +100,17 @@ def words(ptx: str, operation: str) -> list[str]:
 if __name__ == "__main__":
     assemblies = {name: assembled(name) for name in TILES}
     accesses = {name: [words(ptx, "ld.global"), words(ptx, "st.global")] for name, ptx in assemblies.items()}
+    updates = {name: update(name) for name in ("sgd", "adam")}
+    of_updates = {name: [words(ptx, "ld.global"), words(ptx, "st.global")] for name, ptx in updates.items()}
     shared = {name: convolution(name, 86).metadata.shared for name in CONVOLUTIONS if "64" in name}
     multiplied = {name: products(name) for name in CONVOLUTIONS}
     kernels = {name: getattr(triton_convolutions, name) for name in ("convolved", "part_slopes")}
     any_number = {name: [each.name for each in k.params if each.do_not_specialize] for name, k in kernels.items()}
-    found = {"accesses": accesses, "products": multiplied, "shared memory": shared, "any number": any_number}
+    found = {
+        "accesses": accesses,
+        "updates": of_updates,
+        "products": multiplied,
+        "shared memory": shared,
+        "any number": any_number,
+    }
     print(json.dumps(found))

@@ -41,6 +41,11 @@ def test_batch_norm_and_pooling_move_16_bytes_at_once(compiled: Any) -> None:
     assert of_maps == {"normalized", "gradient", "pooled", "pooled_gradient"}
 
 
+def test_updates_move_16_bytes_at_once(compiled: Any) -> None:
+    """All but the numbers of members."""
+    assert compiled["updates"] == {name: [["b32", "v4.b32"], ["v4.b32"]] for name in ("sgd", "adam")}
+
+
 def test_convolutions_multiply_in_matrix_units(compiled: Any) -> None:
     assert {name: kinds for name, kinds in compiled["products"].items() if kinds != ["tf32"]} == {
         "second maps": ["bf16"],

@@ -6,6 +6,7 @@ Every name of the registry is tested: one that is added needs no line here, but 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ import torch
 import torch.nn.functional as F
 import yaml
 from conftest import ROOT, SWITCHES
+from interpreter import needs_triton
 from torch import Tensor, nn
 
 from bnexp.norms import NORMS
+from bnexp.training import own_kernels
 from bnexp.training.optim import OPTIMS, SGD, Optimizer, optimizer
+from bnexp.training.own_kernels import OwnKernels, Way
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
@@ -124,12 +128,33 @@ def test_every_optimizer_goes_down_a_convex_loss(name):
 
 def test_an_optimizer_that_goes_up_would_be_found():
     class Backwards(SGD):
-        def _update(self, g: Tensor, lr_M1: Tensor) -> None:
-            super()._update(-g, lr_M1)
+        def _update(self, theta_MP: Tensor, slots: dict[str, Tensor], g: Tensor, lr_M1: Tensor) -> None:
+            super()._update(theta_MP, slots, -g, lr_M1)
 
     with OPTIMS.temporarily():
         OPTIMS.register("backwards")(Backwards)
         assert not falls(losses_of("backwards", {**of_yaml("sgd"), "name": "backwards"}))
+        kernels = OwnKernels()
+        rule = OPTIMS.bind({**of_yaml("sgd"), "name": "backwards"})
+        optimizer([rule], Population([nn.Linear(4, 1)], own_kernels=kernels)).step(torch.ones(()))
+    assert not kernels.chosen  # the kernel of the class that it is derived from does something else
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_compiled_the_update_reads_and_writes_all_parameters_in_one_kernel(name):
+    """The other ones of Adam are for the numbers of members: a power of each beta, and how long it has trained."""
+    metrics = pytest.importorskip("torch._inductor.metrics")
+    found = {}
+    for how in ("as written", "compiled"):
+        population = Population(members())
+        rule = build(population, CASES["nesterov" if name == "sgd" else name])
+        if how == "compiled":
+            rule.compile()
+        metrics.reset()
+        train(population, rule, range(5))
+        found[how] = population.theta_MP
+    torch.testing.assert_close(found["compiled"], found["as written"], rtol=0, atol=1e-12)
+    assert 1 <= metrics.generated_kernel_count <= {"sgd": 1, "adam": 4}[name]
 
 
 def test_every_optimizer_that_torch_has_too_is_compared_with_it():
@@ -137,15 +162,39 @@ def test_every_optimizer_that_torch_has_too_is_compared_with_it():
     assert shared == {config["name"] for configs in CASES.values() for config in configs}
 
 
+def last_way(layer: str, ways: Mapping[str, Way]) -> str:
+    """In the place of times: the own kernel."""
+    first, *others = (way() for way in ways.values())
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=1e-12, atol=1e-12)
+    return list(ways)[-1]
+
+
+def population_of(models: list[nn.Module], way: str, monkeypatch: pytest.MonkeyPatch) -> Population:
+    """A population whose updates are computed in a way."""
+    monkeypatch.setattr(own_kernels, "quickest", last_way)
+    monkeypatch.setattr(torch, "compile", lambda program, dynamic: program)
+    return Population(models, own_kernels=OwnKernels() if way == "own kernel" else None)
+
+
+WAYS = ["as written", "written down", pytest.param("own kernel", marks=needs_triton)]
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("decay_norm", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_every_member_goes_the_way_torch_optim_goes_with_its_numbers(case, decay_norm):
+def test_every_member_goes_the_way_torch_optim_goes_with_its_numbers(case, decay_norm, way, monkeypatch):
     configs = [config | {"decay_norm": decay_norm} for config in CASES[case]]
     ours = members()
     theirs = [trained_by_torch(copy.deepcopy(m), c, range(10)) for m, c in zip(ours, configs, strict=True)]
     before = copy.deepcopy(ours)
-    population = Population(ours)
-    train(population, build(population, configs), range(10))
+    population = population_of(ours, way, monkeypatch)
+    rule = build(population, configs)
+    if way == "written down":
+        rule.compile()
+    train(population, rule, range(10))
+    if way == "own kernel":
+        assert list(population.own_kernels.chosen.values()) == ["own"]
     for own, other, start in zip(ours, theirs, before, strict=True):
         for name, parameter in own.named_parameters():
             torch.testing.assert_close(parameter, other.get_parameter(name), rtol=0, atol=1e-12)
