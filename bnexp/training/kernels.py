@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.member_convolutions import grouped
+from bnexp.training.member_norms import over_channels
 from bnexp.training.own_kernels import in_force
 from bnexp.training.precision import as_autocast
 
@@ -149,7 +150,7 @@ def _over_channels(
 ) -> Tensor:
     """A kind of batch norm. Running statistics are updated in place, hence views that must not copy."""
     mean, var = (None if each is None else each.view(-1) for each in (running_mean, running_var))
-    return parted(in_force(function)(joined(x), mean, var, _flat(weight), _flat(bias), *how), len(x))
+    return parted(over_channels(function, joined(x), mean, var, _flat(weight), _flat(bias), *how), len(x))
 
 
 @rule(F.group_norm)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bnexp.training.own_convolution import OwnConvolution, takes
-from bnexp.training.own_kernels import OwnKernels
+from bnexp.training.own_kernels import OwnKernels, passes
 from bnexp.training.packed_convolution import PackedConvolution, is_short, packed_groups
 from bnexp.training.precision import as_autocast, tf32_allowed
 
@@ -46,7 +46,7 @@ def grouped(
     if kernels is None or not kernels.timed or not takes(x, weight, how, groups):
         return torchs(x, weight, bias)
     ways: Mapping[str, Convolution] = {"torch": torchs, "own": own}
-    timed = {name: partial(_passes, way, x, weight, bias) for name, way in ways.items()}
+    timed = {name: partial(passes, way, x, weight, bias) for name, way in ways.items()}
     return ways[kernels.choose(_layer(x, weight, how[1][0], groups), timed)](x, weight, bias)
 
 
@@ -81,16 +81,3 @@ def _layer(x: Tensor, weight: Tensor, padding: int, groups: int) -> str:
     wanted = (("maps", x), ("weights", weight)) if torch.is_grad_enabled() else ()
     slopes = [what for what, each in wanted if each.requires_grad]
     return f"{of}, {name}, {'slopes of ' + ' and '.join(slopes) if slopes else 'forward'}"
-
-
-def _passes(way: Convolution, *given: Tensor | None) -> list[Tensor]:
-    """The output of a convolution and, where there will be a backward pass, the gradients of half its square."""
-    x, weight, bias = (None if each is None else each.detach().requires_grad_(each.requires_grad) for each in given)
-    assert x is not None
-    assert weight is not None
-    y = way(x, weight, bias)
-    if not y.requires_grad:
-        return [y]
-    wanted = [each for each in (x, weight, bias) if each is not None and each.requires_grad]
-    with torch.autocast(x.device.type, enabled=False):  # as in a training, whose backward pass is outside of it
-        return [y.detach(), *torch.autograd.grad(y, wanted, y.detach())]

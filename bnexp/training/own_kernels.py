@@ -96,6 +96,20 @@ def quickest(layer: str, ways: Mapping[str, Way]) -> str:
     return min(able, key=lambda name: min(times[name]))
 
 
+def passes(way: Callable[..., Tensor], *given: Tensor | None) -> list[Tensor]:
+    """What a layer makes of its input and parameters and, where there will be a backward pass, the gradients of these.
+
+    They begin with the sizes of the output: with the output itself, those of a norm would be no more than rounding.
+    """
+    leaves = [None if each is None else each.detach().requires_grad_(each.requires_grad) for each in given]
+    y = way(*leaves)
+    if not y.requires_grad:
+        return [y]
+    wanted = [each for each in leaves if each is not None and each.requires_grad]
+    with torch.autocast(y.device.type, enabled=False):  # as in a training, whose backward pass is outside of it
+        return [y.detach(), *torch.autograd.grad(y, wanted, y.detach().abs())]
+
+
 def _works(layer: str, way: Way, wanted: Sequence[Tensor]) -> bool:
     """Whether a way runs here, and comes to the numbers that are wanted; the log says why not."""
     try:

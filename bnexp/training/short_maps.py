@@ -74,10 +74,10 @@ def batch_norm_relu(x: Tensor, *given: Any) -> Tensor:
 def _all_suit(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, gain: Tensor | None, bias: Tensor | None
 ) -> bool:
-    return suits(x) and all(_are_plain(pair, x) for pair in ((running_mean, running_var), (gain, bias)))
+    return suits(x) and all(are_plain(pair, x) for pair in ((running_mean, running_var), (gain, bias)))
 
 
-def _are_plain(pair: tuple[Tensor | None, Tensor | None], x: Tensor) -> bool:
+def are_plain(pair: tuple[Tensor | None, Tensor | None], x: Tensor) -> bool:
     """Whether both of two vectors are missing, or both are C adjacent numbers in float32, beside x."""
     like = (torch.float32, (x.shape[1],), x.device)
     if all(each is None for each in pair):
@@ -116,7 +116,7 @@ class _BatchNorm(torch.autograd.Function):
         running = (running_mean, running_var) if tracked else (moments, moments)
         given = (of_parts, moments, *running, rows, C, length, parts, momentum, eps)
         kernels.joined_moments[_grid(1, C, _JOIN)](*given, TRACKED=tracked, **_JOIN)
-        affine, how = _affine(moments, gain, bias), {"AFFINE": gain is not None, "RELU": relu}
+        affine, how = gain_and_bias(moments, gain, bias), {"AFFINE": gain is not None, "RELU": relu}
         kernels.normalized[_grid(-(-rows // _ROWS), C)](x, y, moments, *affine, rows, C, **how, **_TILE)
         ctx.save_for_backward(x, moments, gain, bias)
         ctx.how = how
@@ -129,7 +129,7 @@ class _BatchNorm(torch.autograd.Function):
         from bnexp.training import triton_kernels as kernels
 
         x, moments, gain, bias = ctx.saved_tensors
-        affine = _affine(moments, gain, bias)
+        affine = gain_and_bias(moments, gain, bias)
         g = g.contiguous(memory_format=torch.channels_last)
         rows, C, dx = _rows(x), x.shape[1], torch.empty_like(x)
         parts, length = _parts(rows, C)
@@ -142,7 +142,7 @@ class _BatchNorm(torch.autograd.Function):
         return dx, *of_affine, *[None] * 5
 
 
-def _affine(moments: Tensor, gain: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def gain_and_bias(moments: Tensor, gain: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Gain and bias; where there are none, a kernel reads nothing of what it is given."""
     return (moments, moments) if gain is None or bias is None else (gain, bias)
 

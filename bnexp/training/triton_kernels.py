@@ -56,6 +56,17 @@ def part_moments(x, parts, R, C, length, ROWS: tl.constexpr, CHANNELS: tl.conste
 
 
 @triton.jit
+def keep(mean_C, sum_C, moments, running_mean, running_var, c, R, C, momentum, eps, TRACKED: tl.constexpr):
+    """Store means and, of sums of squared deviations, 1 / sqrt(variance + eps); running statistics follow."""
+    tl.store(moments + c, mean_C, c < C)
+    tl.store(moments + C + c, 1 / tl.sqrt_rn(sum_C / R + eps), c < C)
+    if TRACKED:
+        old_mean, old_var = tl.load(running_mean + c, c < C), tl.load(running_var + c, c < C)
+        tl.store(running_mean + c, old_mean + momentum * (mean_C - old_mean), c < C)
+        tl.store(running_var + c, old_var + momentum * (sum_C / (R - 1) - old_var), c < C)
+
+
+@triton.jit
 def joined_moments(
     parts, moments, running_mean, running_var, R, C, length, S, momentum, eps,
     TRACKED: tl.constexpr, PARTS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -69,21 +80,23 @@ def joined_moments(
     mean_C = tl.sum(mean * count, 0) / R
     apart = mean - mean_C[None, :]
     sum_C = tl.sum(tl.where(there, m2 + count * apart * apart, 0.0), 0)
-    tl.store(moments + c, mean_C, c < C)
-    tl.store(moments + C + c, 1 / tl.sqrt_rn(sum_C / R + eps), c < C)
-    if TRACKED:
-        old_mean, old_var = tl.load(running_mean + c, c < C), tl.load(running_var + c, c < C)
-        tl.store(running_mean + c, old_mean + momentum * (mean_C - old_mean), c < C)
-        tl.store(running_var + c, old_var + momentum * (sum_C / (R - 1) - old_var), c < C)
+    keep(mean_C, sum_C, moments, running_mean, running_var, c, R, C, momentum, eps, TRACKED)
+
+
+@triton.jit
+def affine(gain, bias, c, C, AFFINE: tl.constexpr):
+    """Gain and bias of channels; a missing gain is 1, a missing bias 0."""
+    gain_C, bias_C = tl.full(c.shape, 1.0, tl.float32), tl.zeros(c.shape, tl.float32)
+    if AFFINE:
+        gain_C, bias_C = tl.load(gain + c, c < C, 0.0), tl.load(bias + c, c < C, 0.0)
+    return gain_C, bias_C
 
 
 @triton.jit
 def of_channels(moments, gain, bias, c, C, AFFINE: tl.constexpr):
-    """Mean and 1 / sqrt(variance + eps), gain and bias of channels; a missing gain is 1, a missing bias 0."""
+    """Mean and 1 / sqrt(variance + eps), gain and bias of channels."""
     mean, scale = tl.load(moments + c, c < C, 0.0), tl.load(moments + C + c, c < C, 0.0)
-    gain_C, bias_C = tl.full(mean.shape, 1.0, tl.float32), tl.zeros(mean.shape, tl.float32)
-    if AFFINE:
-        gain_C, bias_C = tl.load(gain + c, c < C, 0.0), tl.load(bias + c, c < C, 0.0)
+    gain_C, bias_C = affine(gain, bias, c, C, AFFINE)
     return mean[None, :], scale[None, :], gain_C[None, :], bias_C[None, :]
 
 
@@ -164,6 +177,49 @@ def gradient(
     slope = tl.load(g + at, there).to(tl.float32)
     if RELU:
         slope = behind_relu(slope, away, scale, gain, bias, x)
+    value = (slope - mean_g - away * product) * scale * gain
+    tl.store(dx + at, value.to(dx.dtype.element_ty), there)
+
+
+# The last batch of an epoch is compiled with the others.
+@triton.jit(do_not_specialize=["R"])
+def whole(
+    x, y, moments, running_mean, running_var, gain, bias, R, C, momentum, eps,
+    TRACKED: tl.constexpr, AFFINE: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """All of batch norm for some channels, whose R rows are in one tile; see ``joined_moments`` and ``normalized``."""
+    r, c, there = own_tile(R, C, ROWS, CHANNELS)
+    at = r[:, None] * C + c[None, :]
+    value = tl.load(x + at, there, 0.0).to(tl.float32)
+    mean_C = tl.sum(value, 0) / R
+    away = tl.where(there, value - mean_C[None, :], 0.0)
+    sum_C = tl.sum(away * away, 0)
+    keep(mean_C, sum_C, moments, running_mean, running_var, c, R, C, momentum, eps, TRACKED)
+    gain_C, bias_C = affine(gain, bias, c, C, AFFINE)
+    value = away * (1 / tl.sqrt_rn(sum_C / R + eps))[None, :] * gain_C[None, :] + bias_C[None, :]
+    if RELU:
+        value = tl.where(value <= 0, 0.0, value)  # nan stays
+    tl.store(y + at, value.to(y.dtype.element_ty), there)
+
+
+@triton.jit(do_not_specialize=["R"])
+def whole_gradient(
+    g, x, dx, moments, slopes, gain, bias, R, C,
+    AFFINE: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """All of its backward pass; see ``joined_sums`` and ``gradient``."""
+    r, c, there = own_tile(R, C, ROWS, CHANNELS)
+    mean, scale, gain, bias = of_channels(moments, gain, bias, c, C, AFFINE)
+    at = r[:, None] * C + c[None, :]
+    away = tl.where(there, tl.load(x + at, there, 0.0).to(tl.float32) - mean, 0.0)
+    slope = tl.load(g + at, there, 0.0).to(tl.float32)
+    if RELU:
+        slope = behind_relu(slope, away, scale, gain, bias, x)
+    sum_C, product_C = tl.sum(slope, 0), tl.sum(slope * away, 0)
+    scale_C = tl.load(moments + C + c, c < C, 0.0)
+    tl.store(slopes + c, product_C * scale_C, c < C)
+    tl.store(slopes + C + c, sum_C, c < C)
+    mean_g, product = (sum_C / R)[None, :], (product_C * scale_C * scale_C / R)[None, :]
     value = (slope - mean_g - away * product) * scale * gain
     tl.store(dx + at, value.to(dx.dtype.element_ty), there)
 

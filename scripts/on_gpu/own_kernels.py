@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.own_kernels import OwnKernels
+from bnexp.training.own_vectors import OwnBatchNorm
 from bnexp.training.precision import allow_tf32
 from on_gpu.exactness import distance, forget
 from on_gpu.rates import Scope, convolution_ms, convolution_of, graph_of, median_of, setup_of, way_of
@@ -47,6 +48,8 @@ UPDATES = {
 }
 # What rounding the same numbers in another way explains.
 OF_UPDATES = 1e-6
+# Images, and channels of all members: those of 64 MLPs, and of 64 LeNets.
+VECTORS = ((64, 6400), (256, 7680))
 # Relative errors that the rounding of two factors and of a map explains, and in fp32 that of sums.
 OF_PRODUCTS = {"fp32": 1e-5, "tf32": 2**-10, "bf16": 2**-7}
 
@@ -141,11 +144,41 @@ def updates(name: str, scope: Scope) -> list[Row]:
     return [row if error <= OF_UPDATES else row | {"fault": "more than rounding"}]
 
 
+def vectors(shape: tuple[int, int], scope: Scope) -> list[Row]:
+    """A row: batch norm of vectors with its ReLU, forward and backward, by torch's kernels and by two own ones."""
+    torch.manual_seed(0)
+    x, g = (torch.randn(shape, device=scope.device) for _ in range(2))
+    mean, var, gain, bias = (torch.rand(shape[1], device=scope.device) for _ in range(4))
+    parameters = [each.requires_grad_() for each in (x, gain, bias)]
+
+    def run(*, own: bool, wide: bool = False) -> list[Tensor]:
+        leaves = [each.detach().double().requires_grad_() for each in parameters] if wide else parameters
+        running = [each.double() if wide else each for each in (mean, var)]
+        given = leaves[0], *running, *leaves[1:], 0.1, 1e-5
+        y = OwnBatchNorm.apply(*given, True) if own else batch_norm_relu(*given)
+        return [y.detach(), *torch.autograd.grad(y, leaves, g.to(y.dtype))]
+
+    ways = {"torch": False} | ({"own": True} if scope.device == "cuda" else {})
+    found, exact = run(own=scope.device == "cuda"), run(own=False, wide=True)
+    error = max(distance(mine, theirs) for mine, theirs in zip(found, exact, strict=True))
+    row: Row = {"maps": "x".join(map(str, shape)), "precision": "fp32", "function": "batch norm, relu"}
+    row |= {
+        f"{way}, ms": 1000 * median_of(graph_of(partial(run, own=own), scope.device), scope)
+        for way, own in ways.items()
+    }
+    row |= {"bytes alone, ms": 1000 * 5 * x.nbytes / BYTES_A_SECOND, "largest error": error}
+    forget()
+    return [row if error <= OF_PRODUCTS["fp32"] else row | {"fault": "more than rounding"}]
+
+
 def cases(scope: Scope, *, smoke: bool) -> list[Case]:
-    """Updates, the layers of stacks, and all maps in both formats."""
+    """Updates, vectors, the layers of stacks, and all maps in both formats."""
     rules = [
         Case(name, "on_gpu.own_kernels:updates", {"name": name, "scope": scope})
         for name in (list(UPDATES)[-1:] if smoke else UPDATES)
+    ] + [
+        Case("x".join(map(str, shape)), "on_gpu.own_kernels:vectors", {"shape": shape, "scope": scope})
+        for shape in VECTORS
     ]
     layers = [
         Case(

@@ -14,7 +14,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bnexp.training import own_convolution, own_updates, short_maps, triton_convolutions, triton_kernels, triton_updates
+from bnexp.training import (
+    own_convolution,
+    own_updates,
+    own_vectors,
+    short_maps,
+    triton_convolutions,
+    triton_kernels,
+    triton_updates,
+)
 
 MAP, VECTOR, COUNT, NUMBER = "*bf16", "*fp32", "i32", "fp32"
 TYPES = {"x": MAP, "y": MAP, "g": MAP, "dx": MAP, "momentum": NUMBER, "eps": NUMBER}
@@ -26,6 +34,8 @@ TILES = {
     "part_sums": {"AFFINE": True, "RELU": True, **short_maps._TILE},
     "joined_sums": short_maps._JOIN,
     "gradient": {"AFFINE": True, "RELU": True, **short_maps._TILE},
+    "whole": {"TRACKED": True, "AFFINE": True, "RELU": True, **own_vectors._tile(64)},
+    "whole_gradient": {"AFFINE": True, "RELU": True, **own_vectors._tile(64)},
     "pooled": {"K": 2, **short_maps._POOLED},
     "pooled_gradient": {"K": 2, **short_maps._POOLED},
 }
