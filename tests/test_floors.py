@@ -41,7 +41,7 @@ DOORS = {
     "matplotlib": {"compare/drawing.py", "compare/figures.py", "compare/depth.py", "claims/report/figures.py"},
     "torchvision": {"data", "models"},
     "submitit": {"sweep/slurm.py"},
-    "triton": {f"training/triton_{what}.py" for what in ("kernels", "convolutions", "updates")},
+    "triton": {f"training/kernels/triton_{what}.py" for what in ("maps", "convolutions", "updates")},
     "ray": {"sweep/ray.py"},
     "tqdm": {"experiment/display.py", "sweep/display.py"},
 }

@@ -14,7 +14,7 @@ from torch import nn
 
 from bnexp.config.schema import TrainConfig
 from bnexp.norms import NORMS
-from bnexp.training.own_kernels import OwnKernels
+from bnexp.training.kernels.own_kernels import OwnKernels
 from bnexp.training.population import Recorder
 from bnexp.training.precision import SHORT, allow_tf32
 from bnexp.training.step import CudaGraphs

@@ -19,10 +19,10 @@ from torch import Tensor
 from bnexp.config.checks import Fraction, NonNegative, PositiveFloat
 from bnexp.config.registry import Bound, Registry
 from bnexp.models.layers import parameter_kinds
-from bnexp.training import own_updates
 from bnexp.training.compiled import compiled
 from bnexp.training.copies import to_cpu
-from bnexp.training.own_kernels import Way
+from bnexp.training.kernels import own_updates
+from bnexp.training.kernels.own_kernels import Way
 from bnexp.training.population import Population
 
 Slots = dict[str, Tensor]

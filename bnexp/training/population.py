@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_map
 
 from bnexp.training.compiled import Program, compiled
 from bnexp.training.copies import to_cpu
-from bnexp.training.kernels import MemberKernels
+from bnexp.training.kernels.own_kernels import OwnKernels
+from bnexp.training.kernels.rules import MemberKernels
 from bnexp.training.losses import mean_loss, mean_losses
-from bnexp.training.own_kernels import OwnKernels
 from bnexp.training.precision import Precision
 from bnexp.training.rows import Adjacent, Rows, aligned
 

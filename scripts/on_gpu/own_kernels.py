@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnexp.norms.batch import batch_norm_relu
-from bnexp.training.own_kernels import OwnKernels
-from bnexp.training.own_vectors import OwnBatchNorm
+from bnexp.training.kernels.own_kernels import OwnKernels
+from bnexp.training.kernels.own_vectors import OwnBatchNorm
 from bnexp.training.precision import allow_tf32
 from on_gpu.exactness import distance, forget
 from on_gpu.rates import Scope, convolution_ms, convolution_of, graph_of, median_of, setup_of, way_of

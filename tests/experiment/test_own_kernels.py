@@ -24,8 +24,8 @@ from bnexp.experiment.machine import own_kernels
 from bnexp.experiment.run import run
 from bnexp.experiment.setup import build
 from bnexp.runs import checkpoint
-from bnexp.training import own_kernels as own
-from bnexp.training.own_kernels import OwnKernels
+from bnexp.training.kernels import own_kernels as own
+from bnexp.training.kernels.own_kernels import OwnKernels
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 

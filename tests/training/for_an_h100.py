@@ -14,13 +14,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bnexp.training import (
+from bnexp.training.kernels import (
     own_convolution,
     own_updates,
     own_vectors,
     short_maps,
     triton_convolutions,
-    triton_kernels,
+    triton_maps,
     triton_updates,
 )
 
@@ -66,8 +66,8 @@ def compiled(
 
 
 def assembled(name: str) -> str:
-    """The PTX of a kernel of ``triton_kernels``."""
-    kernel = getattr(triton_kernels, name)
+    """The PTX of a kernel of ``triton_maps``."""
+    kernel = getattr(triton_maps, name)
     types = {each: TYPES.get(each, VECTOR if each in VECTORS else COUNT) for each in kernel.arg_names}
     return compiled(kernel, types, TILES[name], ["C"]).asm["ptx"]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnexp.norms.batch import batch_norm_relu
-from bnexp.training.kernels import RULES, MemberKernels, joined, parted
+from bnexp.training.kernels.rules import RULES, MemberKernels, joined, parted
 
 M, B, C = 3, 4, 6
 MAPS, LINES, VECTORS = (C, 8, 8), (C, 9), (C,)

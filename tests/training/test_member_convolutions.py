@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from interpreter import DEVICE, needs_triton, same
 from torch import Tensor, nn
 
-from bnexp.training import own_kernels, packed_convolution
-from bnexp.training.kernels import MemberKernels
-from bnexp.training.own_convolution import OwnConvolution
-from bnexp.training.own_kernels import OwnKernels, quickest
-from bnexp.training.packed_convolution import PackedConvolution
+from bnexp.training.kernels import own_kernels, packed_convolution
+from bnexp.training.kernels.own_convolution import OwnConvolution
+from bnexp.training.kernels.own_kernels import OwnKernels, quickest
+from bnexp.training.kernels.packed_convolution import PackedConvolution
+from bnexp.training.kernels.rules import MemberKernels
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision, allow_tf32
 

@@ -10,9 +10,9 @@ from interpreter import DEVICE, needs_triton, same
 from torch import Tensor, nn
 
 from bnexp.norms import NORMS
-from bnexp.training import own_kernels
-from bnexp.training.own_kernels import OwnKernels
-from bnexp.training.own_vectors import OwnBatchNorm
+from bnexp.training.kernels import own_kernels
+from bnexp.training.kernels.own_kernels import OwnKernels
+from bnexp.training.kernels.own_vectors import OwnBatchNorm
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 

@@ -18,9 +18,9 @@ from interpreter import needs_triton
 from torch import Tensor, nn
 
 from bnexp.norms import NORMS
-from bnexp.training import own_kernels
+from bnexp.training.kernels import own_kernels
+from bnexp.training.kernels.own_kernels import OwnKernels, Way
 from bnexp.training.optim import OPTIMS, SGD, Optimizer, optimizer
-from bnexp.training.own_kernels import OwnKernels, Way
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 

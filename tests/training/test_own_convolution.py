@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from interpreter import DEVICE, needs_triton, same
 from torch import Tensor
 
-from bnexp.training import own_convolution
-from bnexp.training.own_convolution import OwnConvolution, takes
+from bnexp.training.kernels import own_convolution
+from bnexp.training.kernels.own_convolution import OwnConvolution, takes
 
 pytestmark = needs_triton
 
@@ -184,7 +184,7 @@ def test_parts_of_the_places_add_up_to_all(programs: int, monkeypatch: pytest.Mo
 def test_places_are_divided_into_about_as_many_programs_as_are_wanted(
     images: int, programs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnexp.training import triton_convolutions
+    from bnexp.training.kernels import triton_convolutions
 
     launched: list[tuple[tuple[int, ...], int]] = []
 

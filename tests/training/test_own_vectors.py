@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from interpreter import DEVICE, needs_triton, same
 from torch import Tensor
 
-from bnexp.training.own_vectors import OwnBatchNorm, takes
+from bnexp.training.kernels.own_vectors import OwnBatchNorm, takes
 
 pytestmark = needs_triton
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bnexp.training.packed_convolution import PackedConvolution, packed_groups
+from bnexp.training.kernels.packed_convolution import PackedConvolution, packed_groups
 
 
 def packed(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, pack: int) -> torch.Tensor:

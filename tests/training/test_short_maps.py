@@ -14,10 +14,10 @@ from interpreter import DEVICE, needs_triton, same
 from torch import Tensor, nn
 
 from bnexp.norms.batch import batch_norm_relu
-from bnexp.training import short_maps
-from bnexp.training.kernels import MemberKernels, joined, parted
-from bnexp.training.own_kernels import OwnKernels, in_force
-from bnexp.training.short_maps import suits
+from bnexp.training.kernels import short_maps
+from bnexp.training.kernels.own_kernels import OwnKernels, in_force
+from bnexp.training.kernels.rules import MemberKernels, joined, parted
+from bnexp.training.kernels.short_maps import suits
 
 pytestmark = needs_triton
 
@@ -354,7 +354,7 @@ def test_a_stack_runs_each_kernel_once_over_the_channels_of_all_members(
 
 
 def test_programs_are_counted_on_the_axis_that_does_not_end_at_65535(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnexp.training import triton_kernels
+    from bnexp.training.kernels import triton_maps
 
     grids: list[tuple[int, ...]] = []
 
@@ -364,8 +364,8 @@ def test_programs_are_counted_on_the_axis_that_does_not_end_at_65535(monkeypatch
             return lambda *given, **keywords: None
 
     for name in ("part_moments", "joined_moments", "normalized", "part_sums", "joined_sums", "gradient", "pooled"):
-        monkeypatch.setattr(triton_kernels, name, Launched())
-    monkeypatch.setattr(triton_kernels, "pooled_gradient", Launched())
+        monkeypatch.setattr(triton_maps, name, Launched())
+    monkeypatch.setattr(triton_maps, "pooled_gradient", Launched())
     x = maps(1, 8, 2048, 2052, dtype=torch.bfloat16)
     with OwnKernels():
         for y in (F.batch_norm(x, None, None, None, None, True), F.max_pool2d(x, 2)):

@@ -78,7 +78,7 @@ def _maps(
     x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int, *, turned: bool, tf32: bool
 ) -> Tensor:
     """The convolution of x with the filters, or with the turned ones, which lead from outputs back to inputs."""
-    from bnexp.training import triton_convolutions as kernels
+    from bnexp.training.kernels import triton_convolutions as kernels
 
     (B, channels, H, W), (outputs, inputs, K, _) = x.shape, weight.shape
     M, C, out = groups, channels // groups, inputs if turned else outputs // groups
@@ -96,7 +96,7 @@ def _maps(
 
 def _slopes(x: Tensor, g: Tensor, weight: Tensor, padding: int, groups: int, *, tf32: bool) -> Tensor:
     """The gradient of the weights; parts of the places are added up at the end, in an order that is always the same."""
-    from bnexp.training import triton_convolutions as kernels
+    from bnexp.training.kernels import triton_convolutions as kernels
 
     (B, channels, H, W), (outputs, _, K, _), M = x.shape, weight.shape, groups
     C, out, places = channels // M, outputs // M, g.numel() // outputs

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from bnexp.norms.batch import batch_norm_relu
-from bnexp.training.own_kernels import OwnKernels, in_force, passes
-from bnexp.training.own_vectors import OwnBatchNorm, takes
+from bnexp.training.kernels.own_kernels import OwnKernels, in_force, passes
+from bnexp.training.kernels.own_vectors import OwnBatchNorm, takes
 
 # (x, running mean, running variance, gain, bias) -> normalized x; moves the running statistics.
 Normalize = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None], Tensor]

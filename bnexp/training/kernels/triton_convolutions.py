@@ -5,7 +5,7 @@ where a tap is a place of the filter and a channel. Numbers are added up in floa
 and weights are rounded before they are multiplied. Places of all images are counted in one go, p = (n * height + i) *
 width + j, so that small maps fill tiles up as well. Programs that follow one another have the same places of
 neighbouring members: what they write is adjacent where channels come last. Imported only where they run;
-``bnexp.training.own_convolution`` calls them.
+``bnexp.training.kernels.own_convolution`` calls them.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from bnexp.norms.batch import batch_norm_relu
-from bnexp.training.member_convolutions import grouped
-from bnexp.training.member_norms import over_channels
-from bnexp.training.own_kernels import in_force
+from bnexp.training.kernels.member_convolutions import grouped
+from bnexp.training.kernels.member_norms import over_channels
+from bnexp.training.kernels.own_kernels import in_force
 from bnexp.training.precision import as_autocast
 
 Function = Callable[..., Tensor]

@@ -1,6 +1,6 @@
 """The update rules of ``bnexp.training.optim`` in Triton: a program updates a block of one member's parameters.
 
-Imported only where they run; ``bnexp.training.own_updates`` calls them.
+Imported only where they run; ``bnexp.training.kernels.own_updates`` calls them.
 """
 
 from __future__ import annotations

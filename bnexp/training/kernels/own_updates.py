@@ -25,7 +25,7 @@ def sgd(
     moves_on: bool,
 ) -> None:
     """The rule of ``optim.SGD``; without ``moves_on`` no member has momentum."""
-    from bnexp.training import triton_updates as kernels
+    from bnexp.training.kernels import triton_updates as kernels
 
     given = theta_MP, velocity_MP, gradient_MP, theta_MP if decay_MP is None else decay_MP, lr_M1, momentum_M1
     how = {"DECAYS": decay_MP is not None, "NESTEROV": nesterov, "MOVES_ON": moves_on}
@@ -46,7 +46,7 @@ def adam(
 
     ``numbers_M6`` are the rate, both betas, epsilon, and what the averages are divided by.
     """
-    from bnexp.training import triton_updates as kernels
+    from bnexp.training.kernels import triton_updates as kernels
 
     given = theta_MP, mean_MP, square_MP, gradient_MP, theta_MP if decay_MP is None else decay_MP, numbers_M6
     how = {"DECAYS": decay_MP is not None, "DECOUPLED": decoupled}

@@ -1,7 +1,7 @@
 """Batch norm, ReLU and max pooling of maps in 16 bits with channels last, at the speed of a GPU's memory.
 
 torch's own kernels for such maps are far from it: on an H100, the statistics of a ResNet-9 take 0.71 ms, where reading
-its maps takes 0.13 ms (cuDNN's kernels refuse bfloat16). Inside ``OwnKernels``, those of ``triton_kernels`` run in
+its maps takes 0.13 ms (cuDNN's kernels refuse bfloat16). Inside ``OwnKernels``, those of ``triton_maps`` run in
 their place, wherever the functions of torch are called: in a layer, or in the rules of a stack.
 """
 
@@ -106,7 +106,7 @@ class _BatchNorm(torch.autograd.Function):
         relu: bool,
     ) -> Tensor:
         """Three kernels; only the first and the last one read maps."""
-        from bnexp.training import triton_kernels as kernels
+        from bnexp.training.kernels import triton_maps as kernels
 
         rows, C, y = _rows(x), x.shape[1], torch.empty_like(x)
         parts, length = _parts(rows, C)
@@ -126,7 +126,7 @@ class _BatchNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """Three kernels; only the first and the last one read maps."""
-        from bnexp.training import triton_kernels as kernels
+        from bnexp.training.kernels import triton_maps as kernels
 
         x, moments, gain, bias = ctx.saved_tensors
         affine = gain_and_bias(moments, gain, bias)
@@ -194,7 +194,7 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
         """One kernel."""
-        from bnexp.training import triton_kernels as kernels
+        from bnexp.training.kernels import triton_maps as kernels
 
         B, C, H, W = x.shape
         y = torch.empty(B, C, H // k, W // k, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -207,7 +207,7 @@ class _MaxPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         """One kernel."""
-        from bnexp.training import triton_kernels as kernels
+        from bnexp.training.kernels import triton_maps as kernels
 
         (x,), k = ctx.saved_tensors, ctx.k
         _, C, H, W = x.shape

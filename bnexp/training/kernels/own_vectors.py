@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bnexp.training.short_maps import are_plain, gain_and_bias
+from bnexp.training.kernels.short_maps import are_plain, gain_and_bias
 
 # A program has all images of some channels in its registers: at most so many images, and so many numbers.
 _IMAGES, _NUMBERS, _CHANNELS = 512, 4096, 32
@@ -45,7 +45,7 @@ class OwnBatchNorm(torch.autograd.Function):
         relu: bool,
     ) -> Tensor:
         """One kernel."""
-        from bnexp.training import triton_kernels as kernels
+        from bnexp.training.kernels import triton_maps as kernels
 
         (rows, C), y = x.shape, torch.empty_like(x)
         moments, tile = x.new_empty(2, C, dtype=torch.float32), _tile(rows)
@@ -62,7 +62,7 @@ class OwnBatchNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         """One kernel."""
-        from bnexp.training import triton_kernels as kernels
+        from bnexp.training.kernels import triton_maps as kernels
 
         x, moments, gain, bias = ctx.saved_tensors
         (rows, C), dx, slopes, tile = x.shape, torch.empty_like(x), torch.empty_like(moments), _tile(len(x))

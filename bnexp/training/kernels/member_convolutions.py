@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnexp.training.own_convolution import OwnConvolution, takes
-from bnexp.training.own_kernels import OwnKernels, passes
-from bnexp.training.packed_convolution import PackedConvolution, is_short, packed_groups
+from bnexp.training.kernels.own_convolution import OwnConvolution, takes
+from bnexp.training.kernels.own_kernels import OwnKernels, passes
+from bnexp.training.kernels.packed_convolution import PackedConvolution, is_short, packed_groups
 from bnexp.training.precision import as_autocast, tf32_allowed
 
 Convolution = Callable[[Tensor, Tensor, Tensor | None], Tensor]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from bnexp.training.short_maps import FUNCTIONS
+from bnexp.training.kernels.short_maps import FUNCTIONS
 
 log = logging.getLogger(__name__)
 
