@@ -22,7 +22,7 @@ class Capabilities:
         stacks: the norm runs under ``torch.func.vmap``, as the members of a stack do.
         fused: a stack's step has the kernels of one member's (at most a tenth more), which write no more bytes than
             those of its members (a twentieth more): torch's functions that the norm calls have rules in
-            ``training/kernels.py``, or need none. Other norms are as right, and slower.
+            ``training/kernels/rules.py``, or need none. Other norms are as right, and slower.
         restorable: ``affine=identity`` finds a gain and a bias with which the norm answers its first batch with itself.
         bias_in_linear: activations are not normalized, and the linear map has the bias instead of the norm.
         length_dependent: what the norm answers at a step depends on how many steps the run has.
