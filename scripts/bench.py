@@ -101,10 +101,11 @@ def write_images(kind: str, folder: Path, most: int | None = None) -> competitor
 
 
 def config_of(case: str, norm: str, folder: Path, *more: str) -> TrainConfig:
-    """The config of ``bnexp train`` with plain SGD."""
+    """The config of ``bnexp train`` with plain SGD, or with an optimizer that the further words name."""
     words, batch_size, kind = CASES[case]
     data = ("data=npz", f"data.path={folder / kind}.npz", "data.layout=nhwc", "data.validation=0")
-    rest = (f"norm={norm}", f"batch_size={batch_size}", "optim.momentum=0", "threads=1", *more)
+    plain = () if any(word.startswith("optim=") for word in more) else ("optim.momentum=0",)
+    rest = (f"norm={norm}", f"batch_size={batch_size}", *plain, "threads=1", *more)
     return from_dict(compose_all([(*words, *data, *rest)], configs_folder())[0])
 
 

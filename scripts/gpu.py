@@ -1,7 +1,7 @@
 """Everything that needs a GPU to be checked or measured, in one command, for a machine with one GPU and no network.
 
-    python scripts/gpu.py [--only correct,populations] [--cases lenet] [--minutes 10] [--json benchmarks/gpu.json]
-    python scripts/gpu.py --device cpu --smoke     # tries the script: seconds, and no figure means anything
+    python scripts/gpu.py [--only correct,populations] [--cases lenet] [--minutes 10] [--json FILE]
+    python scripts/gpu.py --device cpu --smoke --json FILE  # tries the script: seconds, and no figure means anything
 
 It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm. The sections, most important first:
 
@@ -21,7 +21,8 @@ It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm
   compiled     the rates of these populations
 
 Each case runs in another process, which is replaced if it dies or hangs. When the minutes are over, what is missing is
-named. All rows go into the file while they come; the exit code is 1 if a check failed.
+named. All rows go into the file while they come, on a GPU by default into a new one in ``benchmarks/``; the exit code
+is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -139,10 +140,13 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(SECTIONS))
     parser.add_argument("--cases", default="", help="of the cases, those alone whose name has this in it")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "gpu.json")
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--smoke", action="store_true")
     given = parser.parse_args()
+    if given.json is None and (given.smoke or given.device == "cpu"):
+        parser.error("--json: which file? Figures that mean nothing are not kept beside the others")
+    given.json = given.json or ROOT / "benchmarks" / f"gpu_{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}.json"
     until = time.monotonic() + 60 * given.minutes
     sections = chosen(given.only, list(SECTIONS), "--only")
     document: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": facts(given.device)}

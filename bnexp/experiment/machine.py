@@ -115,9 +115,9 @@ def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
 def own_kernels(config: TrainConfig, device: torch.device, *, stacked: bool) -> OwnKernels | None:
     """Kernels of bnexp's own where a run can have them, else None; the log says what this machine lacks for them.
 
-    Maps in 16 bits have some, and the convolutions of a stack in all formats but fp64. A convolution takes them or
-    torch's, as times decide; in a deterministic run they may not decide, so that it takes torch's. With
-    ``compile=true`` the compiler makes its own kernels.
+    Maps in 16 bits have some; convolutions and batch norms of a stack in all formats but fp64; and the update in both
+    kinds of runs. All but the first are taken where times decide so. In a deterministic run times may not decide, and
+    torch's are taken. With ``compile=true`` the compiler makes its own kernels.
     """
     timed = not config.deterministic
     some = config.precision in SHORT or (stacked and timed and config.precision != "fp64")

@@ -5,5 +5,5 @@ and ``loop``, ``optim``, ``schedule`` and ``precision`` (how a step computes), `
 members), ``statistics``, ``ema``, ``ema_weights`` and ``entropy`` (what they are measured with), ``trainable`` (which
 parameters learn), ``autoencoder`` (pre-training).
 
-What a step runs by is in the room ``kernels``.
+How the functions of a step are computed, in a stack and on a GPU, is in the folder ``kernels``.
 """

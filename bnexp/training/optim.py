@@ -83,6 +83,7 @@ class Optimizer(ABC):
     clip_units: Callable[[Tensor], Tensor] | None = None
     frozen_MP: Tensor | None = None
     _average_decay: float | None = None
+    _compiles = False
     _compiled: Update | None = None
 
     def __init__(self, population: Population, decays_P: Tensor, *, lr: Tensor, weight_decay: Tensor) -> None:
@@ -108,7 +109,10 @@ class Optimizer(ABC):
         self.slots["average"] = self.theta_MP.clone()
 
     def compile(self) -> None:
-        """Have torch.compile write the update as few kernels; called when all settings are made."""
+        """Have torch.compile write the update as few kernels, at the first step."""
+        self._compiles = True
+
+    def _by_compiler(self) -> Update:
         names = list(self.slots)
 
         def program(theta_MP: Tensor, g: Tensor, lr_M1: Tensor, *slots: Tensor) -> list[Tensor]:
@@ -120,7 +124,7 @@ class Optimizer(ABC):
         def update(theta_MP: Tensor, slots: Slots, g: Tensor, lr_M1: Tensor) -> None:
             fast(theta_MP, g, lr_M1, *slots.values())
 
-        self._compiled = update
+        return update
 
     def step(self, factor: Tensor, sound_M: Tensor | None = None) -> None:
         """Update all parameters by their gradients.
@@ -136,7 +140,7 @@ class Optimizer(ABC):
             g = g if self.clip_grad is None else clipped(g, self.clip_grad)
             with nullcontext() if sound_M is None else self._kept(~sound_M.unsqueeze(1)):
                 lr_M1 = self.lr_M1 * factor
-                self._way(g, lr_M1)(self.theta_MP, self.slots, g, lr_M1)
+                self._way()(self.theta_MP, self.slots, g, lr_M1)
                 if self._average_decay is not None:
                     self.slots["average"].lerp_(self.theta_MP, 1 - self._average_decay)
 
@@ -149,14 +153,15 @@ class Optimizer(ABC):
         for now, old in zip(moved, before, strict=True):
             torch.where(out_M1, old, now, out=now)
 
-    def _way(self, g: Tensor, lr_M1: Tensor) -> Update:
+    def _way(self) -> Update:
         """What updates: the compiled rule, the one as it is written, or an own kernel if times have chosen it."""
-        if self._compiled is not None:
+        if self._compiles:
+            self._compiled = self._compiled or self._by_compiler()
             return self._compiled
         kernels, ways = self._own_kernels, self.ways()
         if kernels is None or not kernels.timed or len(ways) == 1:
             return self._update
-        tries: dict[str, Way] = {name: partial(self.tried, way, g, lr_M1) for name, way in ways.items()}
+        tries: dict[str, Way] = {name: partial(self.tried, way) for name, way in ways.items()}
         members, width = self.theta_MP.shape
         return ways[kernels.choose(f"update by {type(self).__name__}, {members} x {width}", tries)]
 
@@ -166,10 +171,11 @@ class Optimizer(ABC):
         ways: dict[str, Update] = {"torch": self._update}
         return ways if own is None else ways | {"own": partial(own, self)}
 
-    def tried(self, update: Update, g: Tensor, lr_M1: Tensor) -> list[Tensor]:
-        """What an update would make of the parameters and slots."""
-        theta_MP, slots = self.theta_MP.clone(), {name: slot.clone() for name, slot in self.slots.items()}
-        update(theta_MP, slots, g, lr_M1)
+    def tried(self, update: Update) -> list[Tensor]:
+        """The parameters and slots behind an update with made-up gradients, slots and rates, none of which is small."""
+        theta_MP, g = self.theta_MP.clone(), self.theta_MP.abs() + 1
+        slots = {name: (g if slot.shape == g.shape else slot).clone() for name, slot in self.slots.items()}
+        update(theta_MP, slots, g, torch.ones_like(self.lr_M1))
         return [theta_MP, *slots.values()]
 
     @abstractmethod

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from bnexp.data import Split
 from bnexp.models.layers import batch_norms
 
+# Batches of such sizes suit the tiles of a GPU's kernels.
+_MULTIPLE = 8
+
 # Does something with a batch of all members: inputs (M, B, ...), classes [M, B], and which of its places are images of
 # the split, [B]; None means all.
 Work = Callable[[Tensor, Tensor, Tensor | None], None]
@@ -31,7 +34,7 @@ def places(split: Split, batch_size: int, model: nn.Module) -> list[slice]:
 
 def filled_up(images: int, most: int) -> list[slice]:
     """The places of the fewest batches of one size, at most ``most``; the last batch is filled up with few of them."""
-    size = -(-images // -(-images // most))
+    size = min(most, -(-images // -(-images // most) // _MULTIPLE) * _MULTIPLE)
     return [slice(start, start + size) for start in range(0, images, size)]
 
 

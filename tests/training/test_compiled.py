@@ -34,7 +34,7 @@ def test_the_program_does_what_the_step_does_also_after_the_weights_have_moved(w
             one.population.theta_MP.sub_(one.population.gradient_MP, alpha=0.1)
         torch.testing.assert_close(setup.population.theta_MP, wanted.population.theta_MP, rtol=0, atol=0)
         torch.testing.assert_close(setup.population.buffers, wanted.population.buffers, rtol=0, atol=0)
-    _, program = programs  # the first one is the update
+    (program,) = programs
     assert {str(node.target) for node in program.graph.nodes} >= {"aten.bmm.out", "aten.baddbmm.out"}
 
 

@@ -6,20 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from interpreter import DEVICE, needs_triton, same
 from torch import Tensor, nn
 
 from bnexp.norms import NORMS
+from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.kernels import own_kernels
+from bnexp.training.kernels.member_norms import over_channels
 from bnexp.training.kernels.own_kernels import OwnKernels
 from bnexp.training.kernels.own_vectors import OwnBatchNorm
+from bnexp.training.kernels.short_maps import MapBatchNorm
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
 pytestmark = needs_triton
 
 M, B = 3, 6
-RELU, TANH = "batch norm and ReLU of 12 channels, float32", "batch norm of 15 channels, float32"
+RELU, TANH = (
+    "batch norm and ReLU of 12 channels, float32, forward and backward",
+    "batch norm of 15 channels, float32, forward and backward",
+)
 
 
 class Net(nn.Module):
@@ -103,6 +110,30 @@ def test_under_autocast_vectors_are_in_16_bits(ran: list[int], timed: list[str])
     scale = Precision("fp16", M, torch.device(DEVICE)).scale_M
     found[1] /= scale.unsqueeze(1)
     assert all(same(mine, theirs.double(), 2e-2) for mine, theirs in zip(found, wanted, strict=True))
+
+
+def images(dtype: torch.dtype = torch.float32, *, last: bool = True) -> Tensor:
+    """Maps of 8 channels."""
+    order = torch.channels_last if last else torch.contiguous_format
+    return torch.randn(2, 8, 3, 5).to(DEVICE, dtype).contiguous(memory_format=order).requires_grad_()
+
+
+def test_maps_in_fp32_with_channels_last_have_own_kernels_too(
+    monkeypatch: pytest.MonkeyPatch, timed: list[str]
+) -> None:
+    apply, ran = MapBatchNorm.apply, []
+    monkeypatch.setattr(MapBatchNorm, "apply", lambda x, *given: ran.append(x.dtype) or apply(x, *given))
+    statistics = torch.zeros(8, device=DEVICE), torch.ones(8, device=DEVICE), None, None
+    with OwnKernels():
+        for x in (images(), images(last=False), images(torch.float16)):
+            over_channels(batch_norm_relu, x, *statistics, 0.1, 1e-5)
+        over_channels(F.batch_norm, images(), *statistics, True, 0.1, 1e-5)
+        over_channels(F.batch_norm, images(), *statistics, False, 0.1, 1e-5)  # by running statistics
+    assert timed == [
+        "batch norm and ReLU of 8 channels on 3x5, float32, forward and backward",
+        "batch norm of 8 channels on 3x5, float32, forward and backward",
+    ]
+    assert ran == [torch.float32] * 2 + [torch.float16] + [torch.float32] * 2
 
 
 def test_evaluations_normalize_by_torchs_kernels(ran: list[int], timed: list[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -138,6 +139,41 @@ def test_an_optimizer_that_goes_up_would_be_found():
         rule = OPTIMS.bind({**of_yaml("sgd"), "name": "backwards"})
         optimizer([rule], Population([nn.Linear(4, 1)], own_kernels=kernels)).step(torch.ones(()))
     assert not kernels.chosen  # the kernel of the class that it is derived from does something else
+
+
+@pytest.mark.parametrize("case", ["momentum", "decay", "adam"])
+@pytest.mark.parametrize("wrong", ["it moves nothing", "it goes up", "it forgets"])
+def test_an_update_by_other_numbers_is_found_before_the_first_step(case, wrong):
+    """Though a step moves the parameters by little, and the slots begin at 0."""
+    rule = build(Population(members()), CASES[case])
+    update, before = rule.ways()["torch"], rule.tried(rule.ways()["torch"])
+
+    def other(theta_MP: Tensor, slots: dict[str, Tensor], g: Tensor, lr_M1: Tensor) -> None:
+        if wrong == "it goes up":
+            update(theta_MP, slots, g, -lr_M1)
+        elif wrong == "it forgets":
+            for slot in slots.values():
+                slot.zero_()
+            update(theta_MP, slots, g, lr_M1)
+
+    assert own_kernels._works("update", partial(rule.tried, update), before)
+    assert not own_kernels._works("update", partial(rule.tried, other), before)
+    assert all(not slot.any() for slot in rule.slots.values())
+
+
+def test_what_is_set_after_the_compiler_was_asked_for_counts(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda program, dynamic: program)
+    found = []
+    for compiles in (False, True):
+        population = Population(members())
+        rule = build(population, CASES["decay"])
+        if compiles:
+            rule.compile()
+        rule.freeze(population.theta_MP > 0)
+        rule.average(0.9)
+        train(population, rule, range(3))
+        found.append([population.theta_MP, *rule.slots.values()])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])

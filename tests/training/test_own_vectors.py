@@ -18,7 +18,7 @@ pytestmark = needs_triton
 MOMENTUM, EPS = 0.3, 1e-3
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-10} | ({torch.bfloat16: 2**-7} if DEVICE == "cuda" else {})
 # Few images, of which two would give no gradient but rounding; channels of several programs; the most images.
-SHAPES = ((3, 5), (7, 70), (64, 32), (512, 20))
+SHAPES = ((3, 5), (7, 70), (64, 32), (256, 20))
 
 
 @pytest.fixture(autouse=True)
@@ -104,8 +104,8 @@ def test_a_channel_with_nan_spoils_no_other() -> None:
         (torch.zeros(4, 6), (torch.zeros(6), torch.zeros(6)), True),
         (torch.zeros(4, 6), (None, None), True),
         (torch.zeros(4, 6, dtype=torch.bfloat16), (torch.zeros(6), torch.zeros(6)), True),
-        (torch.zeros(1, 6), (None, None), False),
-        (torch.zeros(513, 6), (None, None), False),
+        (torch.zeros(2, 6), (None, None), False),
+        (torch.zeros(257, 6), (None, None), False),
         (torch.zeros(4, 6, 1, 1), (None, None), False),
         (torch.zeros(6, 4).T, (None, None), False),
         (torch.zeros(4, 6, dtype=torch.float64), (None, None), False),

@@ -1,4 +1,4 @@
-"""What a step runs by: the kernels of a stack, and those of bnexp's own.
+"""How the functions of a step are computed: those of a stack, and by kernels of bnexp's own.
 
 Read the files in this order: ``rules`` (the functions of a stack), ``own_kernels`` (where bnexp's own run, and how
 times choose), ``member_convolutions`` (``packed_convolution`` or ``own_convolution``), ``member_norms`` (torch's batch

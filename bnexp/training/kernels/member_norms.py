@@ -1,4 +1,4 @@
-"""Batch norms of a stack: one over the channels of all members, by torch's kernels or, for vectors, by an own one."""
+"""Batch norms of a stack: one over the channels of all members, by torch's kernels or by own ones."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.kernels.own_kernels import OwnKernels, in_force, passes
 from bnexp.training.kernels.own_vectors import OwnBatchNorm, takes
+from bnexp.training.kernels.short_maps import MapBatchNorm, are_plain, suits
 
 # (x, running mean, running variance, gain, bias) -> normalized x; moves the running statistics.
 Normalize = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None], Tensor]
@@ -26,23 +28,31 @@ def over_channels(
     *how: Any,
 ) -> Tensor:
     """``F.batch_norm`` or ``batch_norm_relu`` of x (B, C, ...); ``how`` is what they take besides tensors."""
-    given = x, running_mean, running_var, gain, bias
-    kernels, relu = OwnKernels.current, function is batch_norm_relu
-    by_batch = relu or how[0]
-
-    def torchs(*given: Tensor | None) -> Tensor:
-        return in_force(function)(*given, *how)
-
-    def own(*given: Tensor | None) -> Tensor:
-        y: Tensor = OwnBatchNorm.apply(*given, *how[-2:], relu)
-        return y
-
-    if kernels is None or not (kernels.timed and by_batch and takes(x, (running_mean, running_var), (gain, bias))):
+    given, relu = (x, running_mean, running_var, gain, bias), function is batch_norm_relu
+    kernels, own = OwnKernels.current, _own(x, (running_mean, running_var), (gain, bias)) if relu or how[0] else None
+    torchs: Normalize = lambda *given: in_force(function)(*given, *how)  # noqa: E731
+    if kernels is None or not kernels.timed or own is None:
         return torchs(*given)
-    ways: dict[str, Normalize] = {"torch": torchs, "own": own}
+    ways: dict[str, Normalize] = {"torch": torchs, "own": lambda *given: own.apply(*given, *how[-2:], relu)}
     tries = {name: partial(_tried, way, *given) for name, way in ways.items()}
-    layer = f"batch norm{' and ReLU' if relu else ''} of {x.shape[1]} channels, {str(x.dtype).removeprefix('torch.')}"
+    passes = "forward and backward" if torch.is_grad_enabled() else "forward"
+    layer = f"batch norm{' and ReLU' if relu else ''} of {x.shape[1]} channels{_places(x)}, {_format(x)}, {passes}"
     return ways[kernels.choose(layer, tries)](*given)
+
+
+def _own(x: Tensor, *pairs: tuple[Tensor | None, Tensor | None]) -> type[OwnBatchNorm | MapBatchNorm] | None:
+    """What normalizes such an input by own kernels; maps in 16 bits have theirs without being timed."""
+    if takes(x, *pairs):
+        return OwnBatchNorm
+    return MapBatchNorm if suits(x, torch.float32) and all(are_plain(pair, x) for pair in pairs) else None
+
+
+def _places(x: Tensor) -> str:
+    return f" on {x.shape[2]}x{x.shape[3]}" if x.ndim == 4 else ""
+
+
+def _format(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
 
 
 def _tried(

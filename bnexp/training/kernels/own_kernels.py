@@ -30,7 +30,7 @@ class OwnKernels(TorchFunctionMode):
     """Inside the with block, functions of torch that have a kernel of bnexp's run by it, where their arguments suit.
 
     Args:
-        timed: let times decide between kernels that round differently; False leaves it to tables.
+        timed: let times decide between kernels that round differently; False takes torch's.
 
     Attributes:
         chosen: layer -> the name of the kernel that it takes, as times have decided. A run that is resumed begins with
@@ -84,11 +84,9 @@ def quickest(layer: str, ways: Mapping[str, Way]) -> str:
     The ways take turns; the first turn compiles, and is not timed. A way that fails in it, or whose numbers are not
     those of the first one, is left out, and the log says so, with the name of the layer.
     """
-    (first, of_first), *others = ways.items()
-    wanted = of_first()
-    able = {first: of_first} | {name: way for name, way in others if _works(layer, way, wanted)}
+    able = _able(layer, ways)
     if len(able) == 1:
-        return first
+        return next(iter(able))
     times: dict[str, list[float]] = {name: [] for name in able}
     for _ in range(_ROUNDS):
         for name, way in able.items():
@@ -96,10 +94,17 @@ def quickest(layer: str, ways: Mapping[str, Way]) -> str:
     return min(able, key=lambda name: min(times[name]))
 
 
+def _able(layer: str, ways: Mapping[str, Way]) -> dict[str, Way]:
+    """The first way, and those that come to its numbers, which are not kept."""
+    (first, of_first), *others = ways.items()
+    wanted = of_first()
+    return {first: of_first} | {name: way for name, way in others if _works(layer, way, wanted)}
+
+
 def passes(way: Callable[..., Tensor], *given: Tensor | None) -> list[Tensor]:
     """What a layer makes of its input and parameters and, where there will be a backward pass, the gradients of these.
 
-    They begin with the sizes of the output: with the output itself, those of a norm would be no more than rounding.
+    The backward pass begins with |y|. With y itself, the gradients of a norm would be 0 up to rounding.
     """
     leaves = [None if each is None else each.detach().requires_grad_(each.requires_grad) for each in given]
     y = way(*leaves)

@@ -1,8 +1,7 @@
 """The update rules of optimizers by ``triton_updates``: each number is read once and written once.
 
 torch's operations go over the matrix of all parameters again and again: for SGD with momentum 8 times, with Nesterov's
-form and weight decay 15 times, for Adam 22 times; one kernel does so 5, 6 and 7 times. Rows of one member's parameters
-lie one behind another.
+form and weight decay 15 times, for Adam 22 times; one kernel does so 5, 6 and 7 times.
 """
 
 from __future__ import annotations

@@ -30,11 +30,14 @@ _JOIN = {"PARTS": _PARTS, "CHANNELS": 16}
 _WINDOW = 2
 
 
-def suits(x: Tensor) -> bool:
-    """True for maps (B, C, H, W) in 16 bits with channels last, whose rows of C numbers are read in whole words."""
+def suits(x: Tensor, *formats: torch.dtype) -> bool:
+    """True for maps (B, C, H, W) with channels last, in 16 bits, whose rows of C numbers are read in whole words.
+
+    Other formats may be named instead.
+    """
     return (
         x.ndim == 4
-        and x.dtype in (torch.float16, torch.bfloat16)
+        and x.dtype in (formats or (torch.float16, torch.bfloat16))
         and x.shape[1] % 8 == 0
         and x.numel() > x.shape[1]  # torch refuses a single value a channel
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
@@ -58,7 +61,7 @@ def batch_norm(
     """``F.batch_norm``."""
     if not (training and _all_suit(x, running_mean, running_var, weight, bias)):
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    y: Tensor = _BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, False)
+    y: Tensor = MapBatchNorm.apply(x, running_mean, running_var, weight, bias, momentum, eps, False)
     return y
 
 
@@ -67,7 +70,7 @@ def batch_norm_relu(x: Tensor, *given: Any) -> Tensor:
     running_mean, running_var, gain, bias, momentum, eps = given
     if not _all_suit(x, running_mean, running_var, gain, bias):
         return F.relu(F.batch_norm(x, running_mean, running_var, gain, bias, True, momentum, eps))
-    y: Tensor = _BatchNorm.apply(x, gain, bias, running_mean, running_var, momentum, eps, True)
+    y: Tensor = MapBatchNorm.apply(x, *given, True)
     return y
 
 
@@ -87,7 +90,7 @@ def are_plain(pair: tuple[Tensor | None, Tensor | None], x: Tensor) -> bool:
     )
 
 
-class _BatchNorm(torch.autograd.Function):
+class MapBatchNorm(torch.autograd.Function):
     """Batch norm of (B, C, H, W) by its own statistics; running ones, if given, are moved in place, as by torch.
 
     With a ReLU behind it, the backward pass computes again which numbers were positive, instead of reading them.
@@ -97,10 +100,10 @@ class _BatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        gain: Tensor | None,
-        bias: Tensor | None,
         running_mean: Tensor | None,
         running_var: Tensor | None,
+        gain: Tensor | None,
+        bias: Tensor | None,
         momentum: float,
         eps: float,
         relu: bool,
@@ -139,7 +142,7 @@ class _BatchNorm(torch.autograd.Function):
         given = g, x, dx, moments, means, *affine, rows, C
         kernels.gradient[_grid(-(-rows // _ROWS), C)](*given, **ctx.how, **_TILE)
         of_affine = (None, None) if gain is None else slopes.unbind()
-        return dx, *of_affine, *[None] * 5
+        return dx, None, None, *of_affine, *[None] * 3
 
 
 def gain_and_bias(moments: Tensor, gain: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -108,6 +108,19 @@ def behind_relu(slope, away, scale, gain, bias, x):
 
 
 @triton.jit
+def given_to(away, scale, gain, bias, RELU: tl.constexpr):
+    """Deviations from the mean, normalized, times gain, plus bias; behind a ReLU."""
+    value = away * scale * gain + bias
+    return tl.where(value <= 0, 0.0, value) if RELU else value  # nan stays
+
+
+@triton.jit
+def slope_of(slope, away, mean_g, product, scale, gain):
+    """(g - mean(g) - (x - mean) mean(g (x - mean)) / (variance + eps)) gain / sqrt(variance + eps)."""
+    return (slope - mean_g - away * product) * scale * gain
+
+
+@triton.jit
 def normalized(
     x, y, moments, gain, bias, R, C,
     AFFINE: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -116,9 +129,7 @@ def normalized(
     r, c, there = own_tile(R, C, ROWS, CHANNELS)
     mean, scale, gain, bias = of_channels(moments, gain, bias, c, C, AFFINE)
     at = r.to(tl.int64)[:, None] * C + c[None, :]
-    value = (tl.load(x + at, there).to(tl.float32) - mean) * scale * gain + bias
-    if RELU:
-        value = tl.where(value <= 0, 0.0, value)  # nan stays
+    value = given_to(tl.load(x + at, there).to(tl.float32) - mean, scale, gain, bias, RELU)
     tl.store(y + at, value.to(y.dtype.element_ty), there)
 
 
@@ -150,6 +161,13 @@ def part_sums(
 
 
 @triton.jit
+def keep_slopes(slopes, sum_C, product_C, scale_C, c, C):
+    """Store the gradients of gain and bias, from the sums of g and of g (x - mean)."""
+    tl.store(slopes + c, product_C * scale_C, c < C)
+    tl.store(slopes + C + c, sum_C, c < C)
+
+
+@triton.jit
 def joined_sums(parts, moments, sums, slopes, R, C, S, PARTS: tl.constexpr, CHANNELS: tl.constexpr):
     """Means of g and of g (x - mean) / (variance + eps), into sums [2, C]; gradients of gain and bias, into slopes."""
     c, s = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.arange(0, PARTS)
@@ -159,8 +177,7 @@ def joined_sums(parts, moments, sums, slopes, R, C, S, PARTS: tl.constexpr, CHAN
     scale = tl.load(moments + C + c, c < C, 0.0)
     tl.store(sums + c, sum_C / R, c < C)
     tl.store(sums + C + c, product_C * scale * scale / R, c < C)
-    tl.store(slopes + c, product_C * scale, c < C)
-    tl.store(slopes + C + c, sum_C, c < C)
+    keep_slopes(slopes, sum_C, product_C, scale, c, C)
 
 
 @triton.jit
@@ -168,7 +185,7 @@ def gradient(
     g, x, dx, moments, sums, gain, bias, R, C,
     AFFINE: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Into dx: (g - mean(g) - (x - mean) mean(g (x - mean)) / (variance + eps)) gain / sqrt(variance + eps)."""
+    """The slopes of x, into dx."""
     r, c, there = own_tile(R, C, ROWS, CHANNELS)
     mean, scale, gain, bias = of_channels(moments, gain, bias, c, C, AFFINE)
     mean_g, product = tl.load(sums + c, c < C, 0.0)[None, :], tl.load(sums + C + c, c < C, 0.0)[None, :]
@@ -177,11 +194,10 @@ def gradient(
     slope = tl.load(g + at, there).to(tl.float32)
     if RELU:
         slope = behind_relu(slope, away, scale, gain, bias, x)
-    value = (slope - mean_g - away * product) * scale * gain
-    tl.store(dx + at, value.to(dx.dtype.element_ty), there)
+    tl.store(dx + at, slope_of(slope, away, mean_g, product, scale, gain).to(dx.dtype.element_ty), there)
 
 
-# The last batch of an epoch is compiled with the others.
+# Batches that the same power of two has room for share what is compiled.
 @triton.jit(do_not_specialize=["R"])
 def whole(
     x, y, moments, running_mean, running_var, gain, bias, R, C, momentum, eps,
@@ -196,9 +212,8 @@ def whole(
     sum_C = tl.sum(away * away, 0)
     keep(mean_C, sum_C, moments, running_mean, running_var, c, R, C, momentum, eps, TRACKED)
     gain_C, bias_C = affine(gain, bias, c, C, AFFINE)
-    value = away * (1 / tl.sqrt_rn(sum_C / R + eps))[None, :] * gain_C[None, :] + bias_C[None, :]
-    if RELU:
-        value = tl.where(value <= 0, 0.0, value)  # nan stays
+    scale_C = 1 / tl.sqrt_rn(sum_C / R + eps)
+    value = given_to(away, scale_C[None, :], gain_C[None, :], bias_C[None, :], RELU)
     tl.store(y + at, value.to(y.dtype.element_ty), there)
 
 
@@ -217,11 +232,9 @@ def whole_gradient(
         slope = behind_relu(slope, away, scale, gain, bias, x)
     sum_C, product_C = tl.sum(slope, 0), tl.sum(slope * away, 0)
     scale_C = tl.load(moments + C + c, c < C, 0.0)
-    tl.store(slopes + c, product_C * scale_C, c < C)
-    tl.store(slopes + C + c, sum_C, c < C)
+    keep_slopes(slopes, sum_C, product_C, scale_C, c, C)
     mean_g, product = (sum_C / R)[None, :], (product_C * scale_C * scale_C / R)[None, :]
-    value = (slope - mean_g - away * product) * scale * gain
-    tl.store(dx + at, value.to(dx.dtype.element_ty), there)
+    tl.store(dx + at, slope_of(slope, away, mean_g, product, scale, gain).to(dx.dtype.element_ty), there)
 
 
 @triton.jit

@@ -22,7 +22,7 @@ def own_block(P, BLOCK: tl.constexpr):
 
 @triton.jit
 def quotient(a, b):
-    """The quotient, rounded to the nearest; a plain division of float32 is rounded less well."""
+    """The quotient, rounded to the nearest; a division of float32 by ``/`` may be off by two last digits."""
     return tl.div_rn(a, b) if b.dtype == tl.float32 else a / b
 
 
