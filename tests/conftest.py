@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -76,6 +78,21 @@ def count_stack(monkeypatch):
     """The script that counts kernels and bytes of a stack."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     return importlib.import_module("count_stack")
+
+
+@contextmanager
+def own_builders() -> Iterator[None]:
+    """Forget, at the end of the with block, what a user's modules have registered in it."""
+    from bnexp.data import DATA
+    from bnexp.evaluations import EVALUATIONS
+    from bnexp.models import MODELS
+    from bnexp.norms import NORMS
+    from bnexp.probes import PROBES
+
+    with ExitStack() as stack:
+        for registry in (NORMS, MODELS, DATA, PROBES, EVALUATIONS):
+            stack.enter_context(registry.temporarily())
+        yield
 
 
 class Answer:

@@ -7,16 +7,9 @@ import csv
 import re
 import shutil
 import sys
-from contextlib import ExitStack
 
 import pytest
-from conftest import ROOT
-
-from bnexp.data import DATA
-from bnexp.evaluations import EVALUATIONS
-from bnexp.models import MODELS
-from bnexp.norms import NORMS
-from bnexp.probes import PROBES
+from conftest import ROOT, own_builders
 
 EXAMPLE = ROOT / "docs" / "extending"
 WORDS = ("norm=peak", "model=wide", "data=quadrants", "probes=[kurtosis]", "evaluations=[turned]", "epochs=5")
@@ -28,9 +21,7 @@ def own_folder(tmp_path, monkeypatch):
     shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with ExitStack() as stack:
-        for registry in (NORMS, MODELS, DATA, PROBES, EVALUATIONS):
-            stack.enter_context(registry.temporarily())
+    with own_builders():
         yield tmp_path
     sys.modules.pop("my_lab", None)
 

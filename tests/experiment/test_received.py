@@ -10,12 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SMALL_RUN, start
+from conftest import ROOT, SMALL_RUN, own_builders, start
 
-from bnexp.data import DATA
-from bnexp.models import MODELS
-from bnexp.norms import NORMS
-from bnexp.probes import PROBES
 from bnexp.runs import run_json
 
 PAYLOAD = "from pathlib import Path\nPath({marker!r}).touch()\n"
@@ -26,7 +22,7 @@ def place(tmp_path, monkeypatch) -> Path:
     """The working folder, which Python searches for modules as it does for ``python -m bnexp``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
-    with NORMS.temporarily(), MODELS.temporarily(), DATA.temporarily(), PROBES.temporarily():
+    with own_builders():
         yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] in ("got", "linked", "my_lab", "payload")]:
         sys.modules.pop(name)
