@@ -61,6 +61,10 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def last(layer: str, ways: Mapping[str, Callable[[], Sequence[Tensor]]]) -> str:
         layers.append(layer)
         first, second = (way() for way in ways.values())
+        assert len(first) in (
+            4,
+            6,
+        )  # output and slopes of x, of gain and bias if there are some, running mean and variance
         assert all(own_kernels._alike(*each) for each in zip(second, first, strict=True))
         assert all(same(*each, 1e-4) for each in zip(second[1:2], [first[1].double()], strict=True))  # the slopes of x
         return list(ways)[-1]
@@ -129,6 +133,7 @@ def test_maps_in_fp32_with_channels_last_have_own_kernels_too(
             over_channels(batch_norm_relu, x, *statistics, 0.1, 1e-5)
         over_channels(F.batch_norm, images(), *statistics, True, 0.1, 1e-5)
         over_channels(F.batch_norm, images(), *statistics, False, 0.1, 1e-5)  # by running statistics
+        over_channels(batch_norm_relu, images(), *statistics[:2], *torch.ones(2, 16, device=DEVICE)[:, ::2], 0.1, 1e-5)
     assert timed == [
         "batch norm and ReLU of 8 channels on 3x5, float32, forward and backward",
         "batch norm of 8 channels on 3x5, float32, forward and backward",

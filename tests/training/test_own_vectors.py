@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from interpreter import DEVICE, needs_triton, same
 from torch import Tensor
 
-from bnexp.training.kernels.own_vectors import OwnBatchNorm, takes
+from bnexp.training.kernels.own_vectors import OwnBatchNorm, _tile, takes
 
 pytestmark = needs_triton
 
@@ -104,6 +104,7 @@ def test_a_channel_with_nan_spoils_no_other() -> None:
         (torch.zeros(4, 6), (torch.zeros(6), torch.zeros(6)), True),
         (torch.zeros(4, 6), (None, None), True),
         (torch.zeros(4, 6, dtype=torch.bfloat16), (torch.zeros(6), torch.zeros(6)), True),
+        (torch.zeros(3, 6), (None, None), True),
         (torch.zeros(2, 6), (None, None), False),
         (torch.zeros(257, 6), (None, None), False),
         (torch.zeros(4, 6, 1, 1), (None, None), False),
@@ -116,3 +117,12 @@ def test_a_channel_with_nan_spoils_no_other() -> None:
 )
 def test_what_it_takes(x: Tensor, pair: tuple[Tensor | None, Tensor | None], taken: bool) -> None:
     assert takes(x, (None, None), pair) is taken
+
+
+@pytest.mark.parametrize("images", [3, 4, 64, 65, 256])
+def test_a_tile_has_room_for_all_images_and_fits_into_registers(images: int) -> None:
+    tile = _tile(images)
+    assert all(size.bit_count() == 1 for size in tile.values())
+    assert images <= tile["ROWS"] < 2 * images
+    assert tile["CHANNELS"] >= 16
+    assert tile["ROWS"] * tile["CHANNELS"] <= 4096
