@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zygote
 
@@ -70,6 +71,13 @@ def warm_fork_servers():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fork_server, "spawn", fork_server.spawn)  # it is put back at the end
         zygote.use()
+        yield
+
+
+@pytest.fixture
+def silent_arithmetic():
+    """Of NumPy, with nan and infinity."""
+    with np.errstate(all="ignore"):
         yield
 
 

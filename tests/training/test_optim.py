@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from conftest import ROOT, SWITCHES
-from interpreter import needs_triton
+from interpreter import where_triton_runs
 from torch import Tensor, nn
 
 from bnexp.norms import NORMS
@@ -213,7 +213,7 @@ def population_of(models: list[nn.Module], way: str, monkeypatch: pytest.MonkeyP
     return Population(models, own_kernels=OwnKernels() if way == "own kernel" else None)
 
 
-WAYS = ["as written", "written down", pytest.param("own kernel", marks=needs_triton)]
+WAYS = ["as written", "written down", pytest.param("own kernel", marks=where_triton_runs)]
 
 
 @pytest.mark.parametrize("way", WAYS)

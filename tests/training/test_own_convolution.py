@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,13 +28,6 @@ SHAPES = (
     (3, 2, 5, 5, 5, 2, 5, 0),
     (2, 2, 8, 7, 9, 64, 3, 1),
 )
-
-
-@pytest.fixture(autouse=True)
-def silent_arithmetic() -> Iterator[None]:
-    """Of nan and infinity, as on a GPU."""
-    with np.errstate(all="ignore"):
-        yield
 
 
 def random(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

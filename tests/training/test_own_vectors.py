@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,13 +16,6 @@ MOMENTUM, EPS = 0.3, 1e-3
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-10} | ({torch.bfloat16: 2**-7} if DEVICE == "cuda" else {})
 # Few images, of which two would give no gradient but rounding; channels of several programs; the most images.
 SHAPES = ((3, 5), (7, 70), (64, 32), (256, 20))
-
-
-@pytest.fixture(autouse=True)
-def silent_arithmetic() -> Iterator[None]:
-    """Of nan and infinity, as on a GPU."""
-    with np.errstate(all="ignore"):
-        yield
 
 
 def random(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

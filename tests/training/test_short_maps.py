@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,13 +23,6 @@ pytestmark = needs_triton
 # Fewer rows than two tiles have; more channels than one has; many parts of rows.
 SHAPES = ((3, 24, 5, 7), (9, 72, 6, 6), (2, 8, 19, 18))
 ROUNDING = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
-
-
-@pytest.fixture(autouse=True)
-def silent_arithmetic() -> Iterator[None]:
-    """Of nan and infinity, as on a GPU."""
-    with np.errstate(all="ignore"):
-        yield
 
 
 @pytest.fixture
