@@ -29,14 +29,17 @@ def over_channels(
 ) -> Tensor:
     """``F.batch_norm`` or ``batch_norm_relu`` of x (B, C, ...); ``how`` is what they take besides tensors."""
     given, relu = (x, running_mean, running_var, gain, bias), function is batch_norm_relu
-    kernels, own = OwnKernels.current, _own(x, (running_mean, running_var), (gain, bias)) if relu or how[0] else None
     torchs: Normalize = lambda *given: in_force(function)(*given, *how)  # noqa: E731
-    if kernels is None or not kernels.timed or own is None:
+    kernels, by_batch = OwnKernels.current, relu or how[0]
+    if kernels is None or not (kernels.timed and by_batch):
+        return torchs(*given)
+    own = _own(x, (running_mean, running_var), (gain, bias))
+    if own is None:
         return torchs(*given)
     ways: dict[str, Normalize] = {"torch": torchs, "own": lambda *given: own.apply(*given, *how[-2:], relu)}
     tries = {name: partial(_tried, way, *given) for name, way in ways.items()}
-    passes = "forward and backward" if torch.is_grad_enabled() else "forward"
-    layer = f"batch norm{' and ReLU' if relu else ''} of {x.shape[1]} channels{_places(x)}, {_format(x)}, {passes}"
+    wanted = "forward and backward" if torch.is_grad_enabled() else "forward"
+    layer = f"batch norm{' and ReLU' if relu else ''} of {x.shape[1]} channels{_places(x)}, {_format(x)}, {wanted}"
     return ways[kernels.choose(layer, tries)](*given)
 
 
