@@ -10,7 +10,7 @@ It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm
   runs         the norms in tf32, bf16 and fp16: recorded and stacked
   fp32         errors of CUDA's fp32, operator by operator, and layer by layer in trainings that leave the CPU's
   populations  images a second of bnexp's loop, beside a bare CUDA graph of one network
-  kernels      own kernels beside torch's: batch norm and max pooling in 16 bits, and convolutions of stacks
+  kernels      own kernels beside torch's: batch norm, max pooling, convolutions of stacks, and updates
   tries        what it costs and brings to let cuDNN try kernels
   packing      a stack's convolutions by how many members share a dense group
   evaluation   evaluations over forward passes of the same images

@@ -1,4 +1,4 @@
-"""Batch norm and max pooling in 16 bits, convolutions of stacks, and updates, by own kernels: milliseconds, errors."""
+"""Batch norm, max pooling, convolutions of stacks, and updates, by own kernels: milliseconds, and errors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnexp.norms.batch import batch_norm_relu
+from bnexp.training.kernels.own_batch_norm import OwnBatchNorm
 from bnexp.training.kernels.own_kernels import OwnKernels
-from bnexp.training.kernels.own_vectors import OwnBatchNorm
 from bnexp.training.precision import allow_tf32
 from on_gpu.exactness import distance, forget
 from on_gpu.rates import Scope, convolution_ms, convolution_of, graph_of, median_of, setup_of, way_of
@@ -176,7 +176,8 @@ def cases(scope: Scope, *, smoke: bool) -> list[Case]:
     """Updates, vectors, the layers of stacks, and all maps in both formats."""
     rules = [
         Case(name, "on_gpu.own_kernels:updates", {"name": name, "scope": scope, "smoke": smoke}) for name in UPDATES
-    ] + [
+    ]
+    others = [
         Case("x".join(map(str, shape)), "on_gpu.own_kernels:vectors", {"shape": shape, "scope": scope})
         for shape in VECTORS
     ]
@@ -188,16 +189,13 @@ def cases(scope: Scope, *, smoke: bool) -> list[Case]:
         )
         for layer, precision in PACKED
     ]
-    return (
-        rules
-        + layers * (not smoke)
-        + [
-            Case(
-                f"{'x'.join(map(str, shape))} {precision}",
-                "on_gpu.own_kernels:measured",
-                {"shape": shape, "precision": precision, "scope": scope},
-            )
-            for shape in (((2, 8, 6, 6),) if smoke else MAPS)
-            for precision in FORMATS
-        ]
-    )
+    maps = [
+        Case(
+            f"{'x'.join(map(str, shape))} {precision}",
+            "on_gpu.own_kernels:measured",
+            {"shape": shape, "precision": precision, "scope": scope},
+        )
+        for shape in (((2, 8, 6, 6),) if smoke else MAPS)
+        for precision in FORMATS
+    ]
+    return [*rules, *others, *(() if smoke else layers), *maps]

@@ -15,9 +15,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bnexp.training.kernels import (
+    own_batch_norm,
     own_convolution,
     own_updates,
-    own_vectors,
     short_maps,
     triton_convolutions,
     triton_maps,
@@ -28,14 +28,14 @@ MAP, VECTOR, COUNT, NUMBER = "*bf16", "*fp32", "i32", "fp32"
 TYPES = {"x": MAP, "y": MAP, "g": MAP, "dx": MAP, "momentum": NUMBER, "eps": NUMBER}
 VECTORS = ("parts", "moments", "running_mean", "running_var", "gain", "bias", "sums", "slopes")
 TILES = {
-    "part_moments": short_maps._TILE,
-    "joined_moments": {"TRACKED": True, **short_maps._JOIN},
-    "normalized": {"AFFINE": True, "RELU": True, **short_maps._TILE},
-    "part_sums": {"AFFINE": True, "RELU": True, **short_maps._TILE},
-    "joined_sums": short_maps._JOIN,
-    "gradient": {"AFFINE": True, "RELU": True, **short_maps._TILE},
-    "whole": {"TRACKED": True, "AFFINE": True, "RELU": True, **own_vectors._tile(64)},
-    "whole_gradient": {"AFFINE": True, "RELU": True, **own_vectors._tile(64)},
+    "part_moments": own_batch_norm._TILE,
+    "joined_moments": {"TRACKED": True, **own_batch_norm._JOIN},
+    "normalized": {"AFFINE": True, "RELU": True, **own_batch_norm._TILE},
+    "part_sums": {"AFFINE": True, "RELU": True, **own_batch_norm._TILE},
+    "joined_sums": own_batch_norm._JOIN,
+    "gradient": {"AFFINE": True, "RELU": True, **own_batch_norm._TILE},
+    "whole": {"TRACKED": True, "AFFINE": True, "RELU": True, **own_batch_norm._tile(64)},
+    "whole_gradient": {"AFFINE": True, "RELU": True, **own_batch_norm._tile(64)},
     "pooled": {"K": 2, **short_maps._POOLED},
     "pooled_gradient": {"K": 2, **short_maps._POOLED},
 }

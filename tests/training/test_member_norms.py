@@ -14,9 +14,8 @@ from bnexp.norms import NORMS
 from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.kernels import own_kernels
 from bnexp.training.kernels.member_norms import over_channels
+from bnexp.training.kernels.own_batch_norm import OwnBatchNorm
 from bnexp.training.kernels.own_kernels import OwnKernels
-from bnexp.training.kernels.own_vectors import OwnBatchNorm
-from bnexp.training.kernels.short_maps import MapBatchNorm
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
@@ -125,8 +124,8 @@ def images(dtype: torch.dtype = torch.float32, *, last: bool = True) -> Tensor:
 def test_maps_in_fp32_with_channels_last_have_own_kernels_too(
     monkeypatch: pytest.MonkeyPatch, timed: list[str]
 ) -> None:
-    apply, ran = MapBatchNorm.apply, []
-    monkeypatch.setattr(MapBatchNorm, "apply", lambda x, *given: ran.append(x.dtype) or apply(x, *given))
+    apply, ran = OwnBatchNorm.apply, []
+    monkeypatch.setattr(OwnBatchNorm, "apply", lambda x, *given: ran.append(x.dtype) or apply(x, *given))
     statistics = torch.zeros(8, device=DEVICE), torch.ones(8, device=DEVICE), None, None
     with OwnKernels():
         for x in (images(), images(last=False), images(torch.float16)):

@@ -13,10 +13,10 @@ from interpreter import DEVICE, needs_triton, same
 from torch import Tensor, nn
 
 from bnexp.norms.batch import batch_norm_relu
-from bnexp.training.kernels import short_maps
+from bnexp.training.kernels import own_batch_norm, short_maps
+from bnexp.training.kernels.own_batch_norm import OwnBatchNorm, suits
 from bnexp.training.kernels.own_kernels import OwnKernels, in_force
 from bnexp.training.kernels.rules import MemberKernels, joined, parted
-from bnexp.training.kernels.short_maps import MapBatchNorm, suits
 
 pytestmark = needs_triton
 
@@ -29,7 +29,7 @@ ROUNDING = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the functions whose own kernels have run."""
     names: list[str] = []
-    for name in ("MapBatchNorm", "_MaxPool"):
+    for name in ("OwnBatchNorm", "_MaxPool"):
         own = getattr(short_maps, name).apply
         monkeypatch.setattr(
             getattr(short_maps, name), "apply", lambda *given, own=own, name=name: names.append(name) or own(*given)
@@ -58,7 +58,7 @@ def wide(*tensors: Tensor | None) -> list[Tensor | None]:
 def test_batch_norm_is_torchs_in_double_precision_but_for_the_rounding_of_its_maps(
     dtype: torch.dtype, shape: tuple[int, ...], parts: int, monkeypatch: pytest.MonkeyPatch, ran: list[str]
 ) -> None:
-    monkeypatch.setattr(short_maps, "_PARTS", parts)
+    monkeypatch.setattr(own_batch_norm, "_PARTS", parts)
     x, g = maps(*shape, dtype=dtype, mean=5.0), maps(*shape, dtype=dtype, seed=1)
     gain, bias, mean, var = affine(shape[1])
     gain.requires_grad_(), bias.requires_grad_()
@@ -74,19 +74,19 @@ def test_batch_norm_is_torchs_in_double_precision_but_for_the_rounding_of_its_ma
     for found, wanted in zip([*of_affine, mean, var], [*of_affine64, mean64, var64], strict=True):
         assert same(found, wanted, 1e-6)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    assert ran == ["MapBatchNorm"]
+    assert ran == ["OwnBatchNorm"]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_in_fp32_it_is_torchs_too(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Stacks take it where times choose it."""
-    monkeypatch.setattr(short_maps, "_PARTS", 2)
+    monkeypatch.setattr(own_batch_norm, "_PARTS", 2)
     x, g = maps(*shape, dtype=torch.float32, mean=5.0), maps(*shape, dtype=torch.float32, seed=1)
     gain, bias, mean, var = affine(shape[1])
     gain.requires_grad_(), bias.requires_grad_()
     x64, gain64, bias64 = wide(x, gain, bias)
     mean64, var64 = mean.double(), var.double()
-    y = MapBatchNorm.apply(x, mean, var, gain, bias, 0.3, 1e-3, True)
+    y = OwnBatchNorm.apply(x, mean, var, gain, bias, 0.3, 1e-3, True)
     y64 = F.relu(F.batch_norm(x64, mean64, var64, gain64, bias64, True, 0.3, 1e-3))
     found = [y, *torch.autograd.grad(y, [x, gain, bias], g), mean, var]
     wanted = [y64, *torch.autograd.grad(y64, [x64, gain64, bias64], g.double()), mean64, var64]
@@ -136,7 +136,7 @@ def test_a_relu_behind_it_is_taken_along(
     dtype: torch.dtype, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, ran: list[str]
 ) -> None:
     """The same bits forward; backward the gradient of a ReLU that has seen the rounded numbers."""
-    monkeypatch.setattr(short_maps, "_PARTS", 2)
+    monkeypatch.setattr(own_batch_norm, "_PARTS", 2)
     x, g = maps(*shape, dtype=dtype, mean=5.0), maps(*shape, dtype=dtype, seed=1)
     gain, bias, mean, var = affine(shape[1])
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_a_relu_behind_it_is_taken_along(
         with OwnKernels():
             y = call(x, *running, gain, bias, 0.3, 1e-3)
         found.append([y, *running, *torch.autograd.grad(y, [x, gain, bias], g)])
-    assert ran == ["MapBatchNorm"] * 2
+    assert ran == ["OwnBatchNorm"] * 2
     assert 0.2 < (found[0][0] == 0).double().mean() < 0.8
     for apart, together in zip(*found, strict=True):
         assert torch.equal(apart, together)
@@ -339,8 +339,8 @@ def test_evaluation_is_left_to_torch(ran: list[str]) -> None:
 @pytest.mark.parametrize(
     ("call", "kernels"),
     [
-        (lambda *given: F.max_pool2d(F.batch_norm(*given, True), 2), ["MapBatchNorm", "_MaxPool"]),
-        (lambda *given: batch_norm_relu(*given, 0.1, 1e-5), ["MapBatchNorm"]),
+        (lambda *given: F.max_pool2d(F.batch_norm(*given, True), 2), ["OwnBatchNorm", "_MaxPool"]),
+        (lambda *given: batch_norm_relu(*given, 0.1, 1e-5), ["OwnBatchNorm"]),
     ],
     ids=["batch norm and pooling", "batch norm and relu"],
 )

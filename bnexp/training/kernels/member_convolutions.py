@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bnexp.training.kernels.own_convolution import OwnConvolution, takes
-from bnexp.training.kernels.own_kernels import OwnKernels, passes
+from bnexp.training.kernels.own_kernels import OwnKernels, format_of, passes
 from bnexp.training.kernels.packed_convolution import PackedConvolution, is_short, packed_groups
 from bnexp.training.precision import as_autocast, tf32_allowed
 
@@ -77,7 +77,7 @@ def _layer(x: Tensor, weight: Tensor, padding: int, groups: int) -> str:
     (_, channels, H, W), (outputs, _, K, _) = x.shape, weight.shape
     of = f"{groups} x {channels // groups} to {outputs // groups} channels, {K}x{K}, on {H}x{W} padded by {padding}"
     kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-    name = "tf32" if kind == torch.float32 and tf32_allowed() else str(kind).removeprefix("torch.")
+    name = "tf32" if kind == torch.float32 and tf32_allowed() else format_of(kind)
     wanted = (("maps", x), ("weights", weight)) if torch.is_grad_enabled() else ()
     slopes = [what for what, each in wanted if each.requires_grad]
     return f"{of}, {name}, {'slopes of ' + ' and '.join(slopes) if slopes else 'forward'}"

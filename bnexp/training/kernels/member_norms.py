@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from bnexp.norms.batch import batch_norm_relu
-from bnexp.training.kernels.own_kernels import OwnKernels, in_force, passes
-from bnexp.training.kernels.own_vectors import OwnBatchNorm, takes
-from bnexp.training.kernels.short_maps import MapBatchNorm, are_plain, suits
+from bnexp.training.kernels.own_batch_norm import OwnBatchNorm, are_plain, suits, suits_as_vectors
+from bnexp.training.kernels.own_kernels import OwnKernels, format_of, in_force, passes
 
 # (x, running mean, running variance, gain, bias) -> normalized x; moves the running statistics.
 Normalize = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None], Tensor]
@@ -31,31 +30,22 @@ def over_channels(
     given, relu = (x, running_mean, running_var, gain, bias), function is batch_norm_relu
     torchs: Normalize = lambda *given: in_force(function)(*given, *how)  # noqa: E731
     kernels, by_batch = OwnKernels.current, relu or how[0]
-    if kernels is None or not (kernels.timed and by_batch):
+    if kernels is None or not (kernels.timed and by_batch and _takes(x, (running_mean, running_var), (gain, bias))):
         return torchs(*given)
-    own = _own(x, (running_mean, running_var), (gain, bias))
-    if own is None:
-        return torchs(*given)
-    ways: dict[str, Normalize] = {"torch": torchs, "own": lambda *given: own.apply(*given, *how[-2:], relu)}
+    ways: dict[str, Normalize] = {"torch": torchs, "own": lambda *given: OwnBatchNorm.apply(*given, *how[-2:], relu)}
     tries = {name: partial(_tried, way, *given) for name, way in ways.items()}
     wanted = "forward and backward" if torch.is_grad_enabled() else "forward"
-    layer = f"batch norm{' and ReLU' if relu else ''} of {x.shape[1]} channels{_places(x)}, {_format(x)}, {wanted}"
+    layer = f"batch norm{' and ReLU' if relu else ''} of {x.shape[1]} channels{_places(x)}, {format_of(x)}, {wanted}"
     return ways[kernels.choose(layer, tries)](*given)
 
 
-def _own(x: Tensor, *pairs: tuple[Tensor | None, Tensor | None]) -> type[OwnBatchNorm | MapBatchNorm] | None:
-    """What normalizes such an input by own kernels; maps in 16 bits have theirs without being timed."""
-    if takes(x, *pairs):
-        return OwnBatchNorm
-    return MapBatchNorm if suits(x, torch.float32) and all(are_plain(pair, x) for pair in pairs) else None
+def _takes(x: Tensor, *pairs: tuple[Tensor | None, Tensor | None]) -> bool:
+    """Whether own kernels can normalize such an input; maps in 16 bits have theirs without being timed."""
+    return (suits_as_vectors(x) or suits(x, torch.float32)) and are_plain(x, *pairs)
 
 
 def _places(x: Tensor) -> str:
     return f" on {x.shape[2]}x{x.shape[3]}" if x.ndim == 4 else ""
-
-
-def _format(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
 
 
 def _tried(

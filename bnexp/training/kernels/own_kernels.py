@@ -94,6 +94,11 @@ def quickest(layer: str, ways: Mapping[str, Way]) -> str:
     return min(able, key=lambda name: min(times[name]))
 
 
+def format_of(x: Tensor | torch.dtype) -> str:
+    """The number format in a word, as in ``float32``."""
+    return str(getattr(x, "dtype", x)).removeprefix("torch.")
+
+
 def _able(layer: str, ways: Mapping[str, Way]) -> dict[str, Way]:
     """The first way, and those that come to its numbers, which are not kept."""
     (first, of_first), *others = ways.items()

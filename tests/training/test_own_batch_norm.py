@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from interpreter import DEVICE, needs_triton, same
 from torch import Tensor
 
-from bnexp.training.kernels.own_vectors import OwnBatchNorm, _tile, takes
+from bnexp.training.kernels.own_batch_norm import OwnBatchNorm, _tile, are_plain, suits_as_vectors
 
 pytestmark = needs_triton
 
@@ -105,8 +105,8 @@ def test_a_channel_with_nan_spoils_no_other() -> None:
     ],
     ids=str,
 )
-def test_what_it_takes(x: Tensor, pair: tuple[Tensor | None, Tensor | None], taken: bool) -> None:
-    assert takes(x, (None, None), pair) is taken
+def test_which_vectors_suit(x: Tensor, pair: tuple[Tensor | None, Tensor | None], taken: bool) -> None:
+    assert (suits_as_vectors(x) and are_plain(x, (None, None), pair)) is taken
 
 
 @pytest.mark.parametrize("images", [3, 4, 64, 65, 256])
