@@ -215,10 +215,21 @@ def _run_apart(words: Sequence[str]) -> tuple[int, str]:
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, process_group=0, **quiet) as child:  # type: ignore[call-overload]
         try:
-            _, said = child.communicate()
+            said = _said_by(child)
         except KeyboardInterrupt:
             child.send_signal(signal.SIGINT)
-            child.communicate()  # it saves
+            _said_by(child)  # it saves
             raise
     lines = said.strip().splitlines() or ["it printed no message"]
     return child.returncode, lines[-1].removeprefix("bnexp: ")
+
+
+def _said_by(child: subprocess.Popen[str]) -> str:
+    """All that a child process writes to its standard error, when it has ended.
+
+    The wait has an end every second: a plain ``communicate`` reads in one loop of C, which goes on past an interrupt
+    that comes while the child writes, and then waits for the child's end.
+    """
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.communicate(timeout=1)[1]

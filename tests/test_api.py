@@ -6,12 +6,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL, SMALL_RUN
+from processes import until
 
 import bnexp
 from bnexp.config.checks import RunFailedError
@@ -160,16 +161,34 @@ print("torch" in sys.modules)
     assert answer.stdout.split() == ["False", "True"], answer.stderr
 
 
+def interrupted(program: str, when: Path) -> str:
+    """What a Python program that is interrupted once a file exists writes to its standard error."""
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as child:
+        try:
+            until(lambda: when.exists() or child.poll() is not None)
+            child.send_signal(signal.SIGINT)
+            return child.communicate(timeout=60)[1]
+        finally:
+            child.kill()
+
+
 @pytest.mark.slow
 def test_an_interrupted_training_saves(tmp_path):
     program = f"import bnexp; bnexp.train(*{SMALL!r}, 'epochs=20000', 'hydra.run.dir=run')"
-    child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run" / "checkpoint.pt").exists():
-        assert child.poll() is None, child.stderr.read()
-        time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in child.communicate(timeout=60)[1]
+    assert "KeyboardInterrupt" in interrupted(program, tmp_path / "run" / "checkpoint.pt")
     assert bnexp.load("run").status == "interrupted"
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_heard_while_the_training_writes(tmp_path):
+    talks = tmp_path / "talks"
+    often = "n=0; while :; do n=$((n + 1)); echo epoch >&2; [ $n = 20000 ] && : > talking; done"
+    talks.write_text(f"#!/bin/sh\ntrap 'exit 130' INT\n{often}\n")
+    talks.chmod(0o755)
+    program = f"import sys; sys.executable = {str(talks)!r}; import bnexp; bnexp.train()"
+    for _ in range(3):
+        assert "KeyboardInterrupt" in interrupted(program, tmp_path / "talking")
+        (tmp_path / "talking").unlink()
 
 
 @pytest.mark.slow
