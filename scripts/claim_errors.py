@@ -23,6 +23,7 @@ import numpy as np
 from bnexp.claims.declaration import Kind, ids, load
 from bnexp.claims.tuning import choose
 from bnexp.claims.verdicts import CONTRADICTED, NEGLIGIBLE, SUPPORTED, Verdict, judge
+from bnexp.compare.statistics import Resolution
 from bnexp.config.shipped import configs_folder
 
 DELTA = 0.5
@@ -106,7 +107,7 @@ def errors(law: str, claims: int, seeds: int) -> dict[str, Rate]:
         rng = np.random.default_rng(0)
         draws = (list(LAWS[law](rng, seeds) + effect) for _ in range(claims))
         step = STEP if law == "counted" else 0.0  # half a step for each of two arms
-        judged[kind, effect] = [judge(draw, kind, abs(effect) or DELTA, resolution=step) for draw in draws]
+        judged[kind, effect] = [judge(draw, kind, abs(effect) or DELTA, resolution=Resolution(step)) for draw in draws]
     return {case.title: _rate(judged[case.claims, case.effect], case) for case in CASES}
 
 

@@ -14,13 +14,10 @@ from bnexp.claims.resolution import SCALES, bounds, half_step
 from bnexp.claims.sweeps import Harvest
 from bnexp.claims.tuning import TunedValue
 from bnexp.claims.verdicts import DECIDED, INCONCLUSIVE, NONE, SUPPORTED, Verdict, judge
-from bnexp.compare.statistics import Bounds, mcnemar
+from bnexp.compare.statistics import Bounds, Resolution, mcnemar, rounding
 from bnexp.compare.working import Table
-from bnexp.config.metrics import larger_is_better
+from bnexp.config.metrics import better_when_larger, larger_is_better
 from bnexp.runs.collect import Run, Setting, show
-
-# The sign of the contrast that a claim predicts.
-_SIGNS = {"greater": 1, "less": -1, "exceeds": 1, "equal": 0, "at_least": 1}
 
 
 @dataclass(frozen=True)
@@ -169,11 +166,12 @@ class _Case:
             self.test.claims,
             self.test.threshold,
             bounds=self._bounds(sides),
-            resolution=math.fsum(abs(side.weight) * self._half_step(side) for side in sides.values()),
+            resolution=self._resolution(sides),
+            off=rounding(self._weighted(sides)),
         )
         doubts = {
             "grid edge": [*self._tuned_edges(sides), *self._axis_ends(sides, verdict)],
-            "censored": list(self._one_sided_loss(sides, verdict)),
+            "censored": list(self._lost(sides, verdict)),
         }
         doubt = next((word for word, reasons in doubts.items() if reasons), None)
         if doubt is not None and verdict.word in DECIDED:
@@ -245,6 +243,13 @@ class _Case:
             if None not in numbers.values():
                 yield seed, math.fsum(sides[name].weight * self._scaled(name, seed, x) for name, x in numbers.items())
 
+    def _weighted(self, sides: Mapping[str, Side]) -> Iterator[float]:
+        """The numbers that the differences are sums of."""
+        for seed, _ in self._differences(sides):
+            yield from (
+                side.weight * self._scaled(name, seed, side.values[seed]) for name, side in sides.items() if side.weight
+            )
+
     def _scaled(self, name: str, seed: int, number: float | None) -> float:
         assert number is not None
         if self.test.scale != "linear" and number <= 0:
@@ -256,6 +261,13 @@ class _Case:
         low, high = bounds(self.test, self.design)
         ends = [sorted((side.weight * low, side.weight * high)) for side in sides.values() if side.weight]
         return math.fsum(end[0] for end in ends), math.fsum(end[1] for end in ends)
+
+    def _resolution(self, sides: Mapping[str, Side]) -> Resolution:
+        shares = self.test.measure.above is not None and self.test.reduce is None
+        return Resolution(
+            each=math.fsum(abs(side.weight) * self._half_step(side) for side in sides.values()),
+            runs=math.fsum(0.5 * abs(side.weight) for side in sides.values()) if shares else 0.0,
+        )
 
     def _half_step(self, side: Side) -> float:
         """How far the side's mean may lie from the true one, on the scale of the test."""
@@ -281,12 +293,11 @@ class _Case:
             yield from self._best_at_ends(sides)
         if reduce is None or reduce.kind != "largest":
             return
-        sign = _SIGNS[self.test.claims] * (1 if verdict.word == SUPPORTED else -1)
         for name, side in sides.items():
             top = side.points[-1].value
             at_top = sum(value == top for value in side.values.values())
             # If the verdict needs this arm to be large, a longer axis can only confirm it.
-            if at_top and sign * side.weight <= 0:
+            if at_top and _could_move(verdict, side, [1]):
                 yield f"{name}: works up to the end of the axis ({show(top)}) for {at_top} seeds; more may work"
 
     def _best_at_ends(self, sides: Mapping[str, Side]) -> Iterator[str]:
@@ -296,15 +307,28 @@ class _Case:
             if at_ends:
                 yield f"{name}: is best at an end of the axis for {at_ends} seeds; the best may lie outside"
 
-    def _one_sided_loss(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
-        """Seeds without a value on one side, if those values would have counted against the verdict."""
-        sign = _SIGNS[self.test.claims] * (1 if verdict.word == SUPPORTED else -1)
-        better = 1 if self.larger and self.test.measure.steps_to is None else -1
-        for name, side in sides.items():
-            lost = sum(side.values[seed] is None for seed in self.design.seeds)
-            # The verdict calls this side the better one, but this side's failures are missing.
-            if lost and sign * side.weight * better > 0:
-                yield f"{name}: {lost} seeds have no value, and would have spoken against the verdict"
+    def _lost(self, sides: Mapping[str, Side], verdict: Verdict) -> Iterator[str]:
+        """Seeds with a value on another side alone, if what is missing could have made another verdict."""
+        weighted = {name: side for name, side in sides.items() if side.weight}
+        for name, side in weighted.items():
+            others = [other.values for other in weighted.values() if other is not side]
+            alone = (any(values[seed] is not None for values in others) for seed in self.design.seeds)
+            lost = sum(side.values[seed] is None and one for seed, one in zip(self.design.seeds, alone, strict=True))
+            if lost and verdict.word in DECIDED and _could_move(verdict, side, self._missing()):
+                yield f"{name}: {lost} seeds have no value, and could have spoken against the verdict"
+
+    def _missing(self) -> Sequence[int]:
+        """Where a missing number lies: -1 below those that are there, 1 above them; both where nobody knows."""
+        measure, reduce = self.test.measure, self.test.reduce
+        if reduce is not None and reduce.kind == "largest":
+            return [-1]  # not even the smallest value works
+        if measure.steps_to is not None and reduce is None:
+            return [1]
+        better = better_when_larger(measure.tag)
+        plain = measure.minus is None and measure.layers is None and measure.at != "sd"
+        if better is None or not plain or (reduce is not None and reduce.kind != "best"):
+            return [-1, 1]
+        return [-1] if better else [1]
 
     def _fragile(self, verdict: Verdict, differences: Mapping[int, float]) -> Iterator[str]:
         """Seeds on which the verdict hangs, and another verdict by the robust interval."""
@@ -335,6 +359,12 @@ class _Case:
 
     def _diverged(self, point: Point) -> set[int]:
         return {seed for seed in self.design.seeds if (run := self._run(point, seed)) and run.status == "diverged"}
+
+
+def _could_move(verdict: Verdict, side: Side, directions: Sequence[int]) -> bool:
+    """Whether other numbers of a side, in one of these directions, could make another verdict."""
+    down, up = verdict.moved
+    return any(up if direction * side.weight > 0 else down for direction in directions)
 
 
 def _grid(tuned: TunedValue) -> str:

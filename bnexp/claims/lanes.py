@@ -100,7 +100,7 @@ def _serve(
         return
     for other in others:
         other.close()
-    with contextlib.closing(own), contextlib.suppress(EOFError):
+    with contextlib.closing(own), contextlib.suppress(EOFError, ConnectionError):  # the parent has gone on
         while True:
             own.send(_done(work, own.recv(), number))
     close()

@@ -55,8 +55,6 @@ def half_step(test: Test, design: Design, number: float, run: Run | None) -> flo
         return max((b - a for a, b in itertools.pairwise(values)), default=0.0) / 2
     if kind in ("share", "count"):
         return 0.5 / (_values(design) if kind == "share" else 1)
-    if test.measure.above is not None:
-        return 0.5 / len(design.seeds)
     if kind is None and test.measure.steps_to is not None and run is not None:
         scaled = SCALES[test.scale]
         return scaled(number) - scaled(number - measures.steps_since(run, test.measure, number) / 2)

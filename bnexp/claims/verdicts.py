@@ -23,11 +23,13 @@ from dataclasses import dataclass, replace
 
 from bnexp.claims.declaration import FEWEST_SEEDS, Kind
 from bnexp.compare.statistics import (
+    EXACT,
     UNBOUNDED,
     Bounds,
     HodgesLehmann,
     Interval,
     Region,
+    Resolution,
     clipped,
     hodges_lehmann,
     mean_interval,
@@ -67,6 +69,7 @@ class Verdict:
         hangs_on: the places of the differences without each of which the word is another one.
         needed: seeds that bring a verdict with a chance of 80 % if the true effect and sd are those seen.
         needed_for_delta: the same if the effect is ``MATTERS`` deltas.
+        moved: whether smaller differences, and whether larger ones, could make another verdict.
     """
 
     word: str
@@ -78,6 +81,7 @@ class Verdict:
     hangs_on: Sequence[int] = ()
     needed: int | None = None
     needed_for_delta: int | None = None
+    moved: tuple[bool, bool] = (True, True)
 
 
 def judge(
@@ -86,7 +90,8 @@ def judge(
     delta: float,
     *,
     bounds: Bounds = UNBOUNDED,
-    resolution: float = 0.0,
+    resolution: Resolution = EXACT,
+    off: float = 0.0,
 ) -> Verdict:
     """Apply the protocol to one difference a seed.
 
@@ -95,21 +100,24 @@ def judge(
         claims: what is claimed of their mean.
         delta: the smallest effect of interest.
         bounds: between which a difference must lie.
-        resolution: how far a difference may lie from the true one, where it is of numbers on a grid.
+        resolution: of the differences.
+        off: see ``sign_flip``.
     """
     if not differences:
         return Verdict(NONE, "no seed has all values")
     if claims == "less":
-        negated = judge([-d for d in differences], "greater", delta, bounds=_mirrored(bounds), resolution=resolution)
-        return _negated(negated)
+        mirrored = _mirrored(bounds)
+        return _negated(
+            judge([-d for d in differences], "greater", delta, bounds=mirrored, resolution=resolution, off=off)
+        )
     rules = rules_of(claims, delta)
-    level = LEVELS[claims]
-    interval = mean_interval(differences, level, bounds=bounds, resolution=resolution)
-    robust = _widened(hodges_lehmann(differences, level), differences, bounds, resolution)
+    level, coarse = LEVELS[claims], resolution.of(len(differences))
+    interval = mean_interval(differences, level, bounds=bounds, resolution=coarse)
+    robust = _widened(hodges_lehmann(differences, level), differences, bounds, coarse)
     needed, for_delta = (
         _needed(rules, effect, interval.sd, resolution) for effect in (interval.mean, MATTERS[claims] * delta)
     )
-    numbers = Verdict(NONE, "", interval, rules[-1].region.p(differences), robust, None, (), needed, for_delta)
+    numbers = Verdict(NONE, "", interval, rules[-1].region.p(differences, off), robust, None, (), needed, for_delta)
     if interval.n < FEWEST_SEEDS:
         return replace(numbers, detail=f"{interval.n} seeds; {FEWEST_SEEDS} are the fewest")
     rule = _fitting(rules, interval.low, interval.mean, interval.high)
@@ -118,10 +126,11 @@ def judge(
     return replace(
         numbers,
         word=word,
-        detail=rule.detail if rule else _power(interval.n, needed, resolution),
-        p=rule.region.p(differences) if rule else numbers.p,
+        detail=rule.detail if rule else _power(interval.n, needed, coarse),
+        p=rule.region.p(differences, off) if rule else numbers.p,
         robust_word=companion.word if companion else INCONCLUSIVE,
         hangs_on=_hangs_on(differences, rules, word, bounds, resolution),
+        moved=rule.region.left if rule else numbers.moved,
     )
 
 
@@ -158,13 +167,13 @@ def _fitting(rules: Sequence[Rule], low: float | None, mean: float, high: float 
 
 
 def _hangs_on(
-    differences: Sequence[float], rules: Sequence[Rule], word: str, bounds: Bounds, resolution: float
+    differences: Sequence[float], rules: Sequence[Rule], word: str, bounds: Bounds, resolution: Resolution
 ) -> list[int]:
     """The places of the differences without which the rules say another word."""
     level, turns = rules[-1].region.level, []
     for place in range(len(differences)):
         rest = [*differences[:place], *differences[place + 1 :]]
-        interval = mean_interval(rest, level, bounds=bounds, resolution=resolution)
+        interval = mean_interval(rest, level, bounds=bounds, resolution=resolution.of(max(len(rest), 1)))
         rule = _fitting(rules, interval.low, interval.mean, interval.high)
         if (rule.word if rule else INCONCLUSIVE) != word:
             turns.append(place)
@@ -178,7 +187,7 @@ def _widened(robust: HodgesLehmann, values: Sequence[float], bounds: Bounds, res
     return HodgesLehmann(robust.estimate, low, high)
 
 
-def _needed(rules: Sequence[Rule], effect: float, sd: float | None, resolution: float) -> int | None:
+def _needed(rules: Sequence[Rule], effect: float, sd: float | None, resolution: Resolution) -> int | None:
     """Seeds for the widest verdict that is right for this effect, such as negligible for one below 0."""
     right = [rule for rule in rules if rule.region.holds(effect, effect, effect)]
     found = pairs_needed(right[-1].region, effect, sd, resolution=resolution) if right and sd else None
@@ -204,6 +213,7 @@ def _negated(verdict: Verdict) -> Verdict:
         verdict,
         interval=replace(interval, mean=0.0 - interval.mean, low=_minus(interval.high), high=_minus(interval.low)),
         robust=HodgesLehmann(0.0 - robust.estimate, _minus(robust.high), _minus(robust.low)),
+        moved=verdict.moved[::-1],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from bnexp.compare.formats import FORMATS
@@ -44,11 +44,29 @@ def format_apart(name: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
     return given.format, rest
 
 
+def take_words(
+    options: argparse.ArgumentParser, name: str, metavar: str, about: str, *, required: bool = False
+) -> None:
+    """Have a command take words after an option; where it stands twice, the words of both."""
+    options.add_argument(name, nargs="+", action="extend", default=[], required=required, metavar=metavar, help=about)
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Reads a whole number between two others."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text}: expected a whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
 def take_selection(options: argparse.ArgumentParser) -> None:
     """Have a command choose among the runs that it finds; see ``compare.lookup.selected``."""
     add = options.add_argument
-    add("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only the runs with these settings")
-    add("--tag", nargs="+", default=[], metavar="TAG", help="only the runs with these tags")
+    take_words(options, "--where", "KEY=VALUE", "only the runs with these settings")
+    take_words(options, "--tag", "TAG", "only the runs with these tags")
     add("--all", action="store_true", help="also runs of claims and smoke tests, which are left out otherwise")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bnexp.claims import declaration, power, store, sweeps
 from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import design
 from bnexp.claims.draft import draft, words_of
-from bnexp.cli.arguments import parser, take_format
+from bnexp.cli.arguments import parser, take_format, take_words, whole
 from bnexp.cli.claim_run import FOLDER, default_profile, pilots, run
 from bnexp.cli.output import answer
 from bnexp.compare.blocks import Cell, Document, Table
@@ -44,12 +44,12 @@ def _options() -> argparse.ArgumentParser:
     _take_running(ran)
     ran.add_argument("--smoke", action="store_true", help="a few steps of everything, in seconds; no verdict")
     ran.add_argument("--dry-run", action="store_true", help="runs, minutes and operations; nothing is run")
-    ran.add_argument("--jobs", type=_whole(1, 1000), metavar="N", help="claims at once; default: as cores, at most 4")
+    ran.add_argument("--jobs", type=whole(1, 1000), metavar="N", help="claims at once; default: as cores, at most 4")
     piloted = commands.add_parser("power", help="the seeds that a verdict needs, from a pilot", allow_abbrev=False)
     piloted.add_argument("claims", nargs="+", metavar="CLAIM", help="as in the list, or the path of a yaml")
     _take_running(piloted)
     most, about = power.FIRST_TUNING_SEED - power.FIRST_SEED, f"of the pilot; default: {power.SEEDS}"
-    piloted.add_argument("--pilot-seeds", type=_whole(2, most), default=power.SEEDS, metavar="N", help=about)
+    piloted.add_argument("--pilot-seeds", type=whole(2, most), default=power.SEEDS, metavar="N", help=about)
     report = commands.add_parser("report", help="all results as pages, with figures", allow_abbrev=False)
     about = f"of a profile, and of others whose answers stand beside; default: {FOLDER}/<profile>"
     report.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=about)
@@ -67,22 +67,11 @@ def _take_running(options: argparse.ArgumentParser) -> None:
 def _take_draft(options: argparse.ArgumentParser) -> None:
     options.add_argument("name", metavar="NAME", help="of the claim, and of its file NAME.yaml")
     about = 'what is compared, such as "none=[norm=none]" "bn=[norm=bn]"; the first one is the baseline'
-    options.add_argument("--arms", nargs="+", required=True, metavar="ARM=[WORDS]", help=about)
+    take_words(options, "--arms", "ARM=[WORDS]", about, required=True)
     options.add_argument("--metric", default="test/accuracy", metavar="TAG", help="default: test/accuracy")
-    options.add_argument("--settings", nargs="+", default=[], metavar="WORD", help="of every run; default: small ones")
+    take_words(options, "--settings", "WORD", "of every run; default: small ones")
     options.add_argument("--threshold", type=float, help="the smallest difference that matters; accuracies: 0.01")
     options.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="default: this folder")
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    """Reads a number between two others."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text}: expected a whole number from {least} to {most}")
-        return int(text)
-
-    return read
 
 
 def _list(given: argparse.Namespace, configs: Path) -> int:

@@ -88,7 +88,7 @@ def _designs(given: argparse.Namespace, configs: Path, composer: JobComposer) ->
     """
     from bnexp.claims.exact import EXACT  # imports torch
 
-    names = declaration.ids(configs) if given.all else given.claims
+    names = declaration.ids(configs) if given.all else list(dict.fromkeys(given.claims))
     if not names or (given.all and given.claims):
         raise ValueError("claim run: name claims, or give --all (bnexp claim list shows them)")
     profile = given.profile or default_profile()

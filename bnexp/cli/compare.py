@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bnexp.cli.arguments import parser, take_format, take_selection
+from bnexp.cli.arguments import parser, take_format, take_selection, take_words
 from bnexp.cli.output import answer
 from bnexp.compare import bands, figures, page
 from bnexp.compare.comparison import compare
@@ -56,8 +56,8 @@ def _options() -> argparse.ArgumentParser:
     add = options.add_argument
     add("folders", nargs="+", metavar="FOLDER", help="folders of runs and sweeps, searched to the bottom")
     add("--metric", default="test/accuracy", help="what is compared, at the last step (default: %(default)s)")
-    add("--by", nargs="+", default=[], metavar="KEY", help="settings that make the arms (default: all but the seed)")
-    add("--baseline", nargs="+", default=[], metavar="KEY=VALUE", help="pair the other arms with this one, by seed")
+    take_words(options, "--by", "KEY", "settings that make the arms (default: all but the seed)")
+    take_words(options, "--baseline", "KEY=VALUE", "pair the other arms with this one, by seed")
     best = "take each arm at its best value of this setting (or combination of settings), chosen on validation"
     add("--best", metavar="KEY[,KEY]", help=best)
     take_selection(options)

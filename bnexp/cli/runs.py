@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnexp.cli.arguments import parser, take_format, take_selection
+from bnexp.cli.arguments import parser, take_format, take_selection, whole
 from bnexp.cli.output import answer, say
 from bnexp.compare.lookup import instead, resolve, selected
 from bnexp.compare.notes import about_set_aside, about_skips
@@ -23,10 +23,11 @@ def runs(arguments: list[str]) -> int:
     given = _options().parse_args(arguments)
     found, skips = collect([given.folder])
     chosen, aside = selected(found, where=given.where, tags=given.tag, everything=given.all)
+    listed = _sorted(chosen, given.sort)[: given.number]
     if given.prune:
-        return _prune(chosen, given.prune, sure=given.yes)
+        return _prune(listed, given.prune, sure=given.yes)
     notes = [*about_set_aside(aside), *about_skips(skips, given.verbose)]
-    answer(listing(_sorted(chosen, given.sort)[: given.number], given.metric, notes, skips), given.format)
+    answer(listing(listed, given.metric, notes, skips), given.format)
     return 0
 
 
@@ -37,7 +38,7 @@ def _options() -> argparse.ArgumentParser:
     take_selection(options)
     add("--sort", metavar="KEY", help="by this setting, or by this metric with the best first")
     add("--metric", default="test/accuracy", help="the result that is shown (default: %(default)s)")
-    add("-n", "--number", type=int, help="only so many rows")
+    add("-n", "--number", type=whole(1, 10**9), metavar="N", help="only the first N rows")
     add("-v", "--verbose", action="store_true", help="name the folders that could not be read")
     add("--prune", choices=list(KINDS), help="remove the checkpoints or the folders of the listed runs; asks first")
     add("--yes", action="store_true", help="with --prune: do not ask")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bnexp.compare.statistics import Interval, mean_interval
 from bnexp.config.metrics import metric_of
-from bnexp.config.names import run_name
+from bnexp.config.names import distinct, run_name
 from bnexp.runs.arms import Arm
 from bnexp.runs.metrics import curve
 
@@ -18,19 +18,21 @@ _METRICS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy", "test/
 
 
 def mean_curve(arm: Arm, metric: str) -> dict[int, Interval]:
-    """Step -> mean over the finished runs, up to the step at which the first of them has stopped early.
+    """Step -> mean over the seeds of finished runs, up to the step at which the first of them has stopped early.
 
-    The curve of a diverged run ends early, which would bend the mean; so would a run's that has stopped early.
+    The curve of a diverged run ends early, which would bend the mean; so would a run's that has stopped early. A seed
+    counts once, as the mean of its runs.
     """
-    points: defaultdict[int, list[float]] = defaultdict(list)
     finished = [run for run in arm.runs if run.status == "finished" and run.has_curve]
     last = min((run.stopped_at for run in finished if run.stopped_at is not None), default=math.inf)
+    points: defaultdict[int, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in finished:
         for step, value in curve(run.folder, metric).items():
             if step <= last:
-                points[step].append(value)
+                points[step][run.seed].append(value)
     bounds = metric_of(metric).bounds
-    return {step: mean_interval(values, bounds=bounds) for step, values in sorted(points.items())}
+    means = {step: [math.fsum(some) / len(some) for some in seeds.values()] for step, seeds in sorted(points.items())}
+    return {step: mean_interval(values, bounds=bounds) for step, values in means.items()}
 
 
 def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
@@ -41,10 +43,10 @@ def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
     """
     from bnexp.runs.events import write_bands  # imports torch
 
-    for arm in arms:
+    for arm, name in zip(arms, distinct([run_name(arm.label.split(",")) for arm in arms]), strict=True):
         curves = {tag: mean_curve(arm, tag) for tag in dict.fromkeys((metric, *_METRICS))}
         bands = {tag: {step: _band(i) for step, i in steps.items()} for tag, steps in curves.items() if steps}
-        write_bands(folder / run_name(arm.label.split(",")), bands)
+        write_bands(folder / name, bands)
 
 
 def _band(interval: Interval) -> tuple[float, float, float]:

@@ -9,16 +9,27 @@ from bnexp.compare.blocks import Cell
 BLANK = "-"
 
 
+# A number with more decimals is shown with an exponent.
+_MOST_DECIMALS = 6
+
+
 def number(value: float | None, digits: int, sign: str = "") -> Cell:
-    """A number with fixed decimals, or with three digits if it is huge."""
+    """A number with fixed decimals, or with three digits where these would show 0 instead of it."""
+    hidden = value and round(value, digits) == 0
+    return Cell(f"{value:{sign}.3g}", value) if hidden else fixed(value, digits, sign)
+
+
+def fixed(value: float | None, digits: int, sign: str = "") -> Cell:
+    """A number beside its interval, which needs so many decimals; with three digits if it is huge or they are many."""
     if value is None:
         return Cell(BLANK)
-    return Cell(f"{value:{sign}.{digits}f}" if abs(value) < 1e6 else f"{value:{sign}.3g}", value)
+    plain = abs(value) < 1e6 and digits <= _MOST_DECIMALS
+    return Cell(f"{value:{sign}.{digits}f}" if plain else f"{value:{sign}.3g}", value)
 
 
 def decimals(half: float, otherwise: int) -> int:
     """Decimals that give half an interval's width two significant digits; ``otherwise`` where it has no width."""
-    return min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else otherwise
+    return max(0, 1 - math.floor(math.log10(half))) if half > 0 else otherwise
 
 
 def probability(p: float | None) -> Cell:

@@ -73,6 +73,8 @@ def _compared(
     _check_metric(metric, runs)
     by = [resolve("--by", key, runs) for key in by]
     keys = [resolve("--best", key, runs) for key in best.split(",")] if best else []
+    if "seed" in keys:
+        raise ValueError(f"--best={best}: nobody chooses a seed; name settings")
     if not {*keys}.isdisjoint(by):
         raise ValueError(f"--best={best}: is also in --by; name it in one of them")
     key = keys[0] if len(keys) == 1 else ",".join(map(short, keys))

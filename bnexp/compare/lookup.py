@@ -34,9 +34,9 @@ def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> dict[
     """``["norm=bn", ...]`` as path -> text of the value.
 
     Raises:
-        ValueError: a text without ``=``, an unknown key, or a value that no run has.
+        ValueError: a text without ``=``, an unknown key, a value that no run has, or two values of a key.
     """
-    chosen = {}
+    chosen: dict[str, str] = {}
     # An arm's label is several at once: norm=bn,optim.lr=0.1.
     for text in itertools.chain.from_iterable(re.split(r",(?=[\w.]+=)", text) for text in texts):
         key, equals, value = text.partition("=")
@@ -46,7 +46,8 @@ def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> dict[
         seen = sorted({show(run.settings[path]) for run in runs if path in run.settings})
         if not any(agrees(run, {path: value}) for run in runs):
             raise ValueError(f"{option} {text}: no run has it{instead(value, seen)}")
-        chosen[path] = value
+        if chosen.setdefault(path, value) != value:
+            raise ValueError(f"{option} {key}={chosen[path]} and {text}: no run has both; name one")
     return chosen
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from bnexp.compare.statistics import FEWEST
 from bnexp.compare.tables import Row, is_cut
 from bnexp.compare.working import WITHIN, on_validation, works_by
-from bnexp.config.metrics import larger_is_better, metric_of
+from bnexp.config.metrics import better_when_larger, metric_of
 from bnexp.config.schema import role
 from bnexp.runs.arms import Arm, telling
 from bnexp.runs.collect import Refused, Run, Skip, short, show
@@ -19,11 +19,10 @@ from bnexp.runs.run_json import STATUSES
 
 def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Iterator[str]:
     """What the numbers are, and which runs are missing in them."""
-    better = "larger" if larger_is_better(metric) else "smaller"
-    yield (
-        f"{metric} at the last step, {better} is better: mean over n seeds with 95 % t-interval. "
-        "best: mean of the runs' best evaluations, chosen on this metric itself and so optimistic."
-    )
+    better = {True: ", larger is better", False: ", smaller is better", None: ""}[better_when_larger(metric)]
+    best = " best: mean of the runs' best evaluations, chosen on this metric itself and so optimistic."
+    some = any(row["best"] is not None for row in rows)
+    yield f"{metric} at the last step{better}: mean over n seeds with 95 % t-interval.{best if some else ''}"
     if any(1 < row["n"] < FEWEST for row in rows):
         yield f"With fewer than {FEWEST} seeds their values stand behind the mean instead of an interval."
     if any(row["n"] >= FEWEST and is_cut(row) for row in rows):

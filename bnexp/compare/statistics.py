@@ -7,7 +7,8 @@ are used, so that the command line stays quick.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -51,6 +52,26 @@ class Interval:
 def columns(interval: Interval | None, prefix: str = "") -> dict[str, float | None]:
     """Mean, sd and both ends by name; all None where there is no interval."""
     return {prefix + name: getattr(interval, name) if interval else None for name in ("mean", "sd", "low", "high")}
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """How finely numbers are known that lie on a grid: how far their mean may lie from the true one.
+
+    Attributes:
+        each: how far each number may lie off.
+        runs: half a run for each share of runs, such as of those that train: more runs tell a share more finely.
+    """
+
+    each: float = 0.0
+    runs: float = 0.0
+
+    def of(self, n: int) -> float:
+        """Of the mean of n numbers."""
+        return self.each + self.runs / n
+
+
+EXACT = Resolution()
 
 
 @dataclass(frozen=True)
@@ -123,15 +144,23 @@ def paired(
         ValueError: no pairs, or sequences of different lengths.
     """
     differences = [a - b for a, b in zip(treated, baseline, strict=True)]
+    off = rounding([*treated, *baseline])
     interval = mean_interval(differences, level, bounds=(bounds[0] - bounds[1], bounds[1] - bounds[0]))
     return Paired(
         interval=interval,
-        p=sign_flip(differences),
+        p=sign_flip(differences, off=off),
         robust=hodges_lehmann(differences, level),
     )
 
 
-def sign_flip(differences: Sequence[float], null: float = 0.0, alternative: Alternative = "two-sided") -> float:
+def rounding(numbers: Iterable[float]) -> float:
+    """How far a sum of differences may be off, because the numbers that they were taken of have been rounded."""
+    return 4 * sys.float_info.epsilon * math.fsum(map(abs, numbers))
+
+
+def sign_flip(
+    differences: Sequence[float], null: float = 0.0, alternative: Alternative = "two-sided", *, off: float = 0.0
+) -> float:
     """Exact p of "the differences are symmetric about ``null``" (Fisher 1935).
 
     The share of sign patterns of ``differences - null`` whose sum lies at least as far out as the observed one: of all
@@ -142,15 +171,16 @@ def sign_flip(differences: Sequence[float], null: float = 0.0, alternative: Alte
         differences: n numbers.
         null: the centre.
         alternative: "greater" counts only sums as large as the observed one, "less" only sums as small.
+        off: how far a sum may be off, so that equal sums count as equal; see ``rounding``.
     """
     import numpy as np
 
     d_N = (np.asarray(differences, dtype=np.float64) - null) * (-1 if alternative == "less" else 1)
     # Patterns that tie with the observed one exactly may differ from it by rounding.
-    rounding = 1e-12 * (np.abs(d_N).sum() + abs(null) * len(d_N))
+    apart = 2 * off + 1e-12 * (np.abs(d_N).sum() + abs(null) * len(d_N))
     if alternative == "two-sided":
-        return _share_reaching(d_N, abs(d_N.sum()) - rounding, both=True)
-    return _share_reaching(d_N, d_N.sum() - rounding, both=False)
+        return _share_reaching(d_N, abs(d_N.sum()) - apart, both=True)
+    return _share_reaching(d_N, d_N.sum() - apart, both=False)
 
 
 def _share_reaching(d_N: NDArray[np.float64], least: float, *, both: bool) -> float:
@@ -253,18 +283,24 @@ class Region:
     mean_from: float = -math.inf
     level: float = 0.95
 
+    @property
+    def left(self) -> tuple[bool, bool]:
+        """Whether intervals leave the region if they move down, and if they move up."""
+        return max(self.low_above, self.mean_from) > -math.inf, self.high_below < math.inf
+
     def holds(self, low: float, mean: float, high: float) -> bool:
         """Whether an interval is one of them."""
         return low > self.low_above and high < self.high_below and mean >= self.mean_from
 
-    def p(self, differences: Sequence[float]) -> float:
+    def p(self, differences: Sequence[float], off: float = 0.0) -> float:
         """Sign-flip p of "the mean is not as these intervals say".
 
         At 95 % it is two-sided, and at 90 % one-sided, so that 0.05 is the limit of both; of two bounds the larger p.
+        ``off``: see ``sign_flip``.
         """
         sides = 2 if self.level == 0.95 else 1
-        below = sign_flip(differences, self.low_above, "greater") if math.isfinite(self.low_above) else 0.0
-        above = sign_flip(differences, self.high_below, "less") if math.isfinite(self.high_below) else 0.0
+        below = sign_flip(differences, self.low_above, "greater", off=off) if math.isfinite(self.low_above) else 0.0
+        above = sign_flip(differences, self.high_below, "less", off=off) if math.isfinite(self.high_below) else 0.0
         return min(1.0, sides * max(below, above))
 
 
@@ -304,17 +340,17 @@ def _half_widths(n: int, level: float) -> NDArray[np.float64]:
 
 
 def pairs_needed(
-    region: Region, effect: float, sd: float, *, power: float = 0.8, resolution: float = 0.0
+    region: Region, effect: float, sd: float, *, power: float = 0.8, resolution: Resolution = EXACT
 ) -> int | None:
     """The smallest n at which the interval lies in a region with that chance; None where ``MOST_PAIRS`` do not suffice.
 
     The chance rises with n wherever it reaches so much at all, so that n is found by halving.
     """
     low, high = 1, MOST_PAIRS
-    if not sd or chance(region, high, effect, sd, resolution) < power:
+    if not sd or chance(region, high, effect, sd, resolution.of(high)) < power:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        enough = chance(region, middle, effect, sd, resolution) >= power
+        enough = chance(region, middle, effect, sd, resolution.of(middle)) >= power
         low, high = (low, middle) if enough else (middle, high)
     return high

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bnexp.compare.blocks import Cell, Document, Items, Table
-from bnexp.compare.cells import BLANK, decimals, duration, number, probability
+from bnexp.compare.cells import BLANK, decimals, duration, fixed, number, probability
 from bnexp.compare.statistics import FEWEST
 from bnexp.compare.working import on_validation
 from bnexp.runs.arms import Arm
@@ -85,7 +85,7 @@ def _differences(comparison: Comparison) -> Table:
         [
             *([Cell(row["baseline"], row["baseline"])] if several else []),
             number(row["pairs"], 0),
-            number(row["difference_mean"], digits, sign="+"),
+            _difference(row, digits),
             _differing(row, digits, values[arm.label], values[row["baseline"]]),
             number(row["d_z"], 2),
             probability(row["p"]),
@@ -143,7 +143,10 @@ def swept(arms: Iterable[Arm]) -> list[str]:
 
 
 def _digits(rows: Iterable[Row], prefix: str, count: str = "n") -> int:
-    """Decimals for a column of intervals, by the median of their widths; four where there is no interval."""
+    """Decimals for a column of intervals, by the median of their widths; four where there is no interval.
+
+    An interval that they would hide has more of its own, see ``_own``.
+    """
     shown = [row for row in rows if row[prefix + "low"] is not None and row[count] >= FEWEST]
     halves = sorted(max(_halves(row, prefix)) for row in shown)
     return decimals(halves[len(halves) // 2] if halves else 0.0, 4)
@@ -152,14 +155,21 @@ def _digits(rows: Iterable[Row], prefix: str, count: str = "n") -> int:
 def _level(row: Row, prefix: str, digits: int, values: Mapping[int, float]) -> Cell:
     """A mean with its interval, or with the values where they are few."""
     mean, low, high = (row[prefix + name] for name in ("mean", "low", "high"))
-    cell = number(mean, digits)
     if low is None:
-        return cell
+        return number(mean, digits)
+    digits = _own(row, prefix, digits)
+    cell = fixed(mean, digits)
     if len(values) < FEWEST:
         return Cell(f"{cell.text} ({_listed(values.values(), digits)})", mean)
     if is_cut(row, prefix):
         return Cell(f"{cell.text} [{_listed((low, high), digits)}]", mean)
-    return Cell(f"{cell.text} ± {number(high - mean, digits).text}", mean)
+    return Cell(f"{cell.text} ± {fixed(high - mean, digits).text}", mean)
+
+
+def _own(row: Row, prefix: str, digits: int) -> int:
+    """The decimals of a column, or more for an interval that is narrower than half the last one of them."""
+    half = max(_halves(row, prefix))
+    return digits if round(half, digits) else max(digits, decimals(half, digits))
 
 
 def is_cut(row: Row, prefix: str = "") -> bool:
@@ -176,18 +186,26 @@ def _halves(row: Row, prefix: str) -> tuple[float, float]:
     return mean - row[prefix + "low"], row[prefix + "high"] - mean
 
 
+def _difference(row: Row, digits: int) -> Cell:
+    mean = row["difference_mean"]
+    if row["difference_low"] is None:
+        return number(mean, digits, sign="+")
+    return fixed(mean, _own(row, "difference_", digits), sign="+")
+
+
 def _differing(row: Row, digits: int, mine: Mapping[int, float], theirs: Mapping[int, float]) -> Cell:
     """The interval of the mean difference, or the differences where they are few."""
     low, high = row["difference_low"], row["difference_high"]
     if low is None:
         return Cell(BLANK)
+    digits = _own(row, "difference_", digits)
     if row["pairs"] < FEWEST:
         return Cell(_listed((mine[seed] - theirs[seed] for seed in mine if seed in theirs), digits, "+"), low)
     return Cell(f"[{_listed((low, high), digits, '+')}]", low)
 
 
 def _listed(values: Iterable[float], digits: int, sign: str = "") -> str:
-    return ", ".join(number(value, digits, sign).text for value in values)
+    return ", ".join(fixed(value, digits, sign).text for value in values)
 
 
 def _settings(arm: Arm, keys: Iterable[str]) -> list[Cell]:

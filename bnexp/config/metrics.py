@@ -149,11 +149,16 @@ def metric_of(tag: str) -> Metric:
 
 
 def larger_is_better(tag: str) -> bool:
-    """True if larger values are better; also for an unknown quantity, unless its tag names one like loss or error."""
+    """True if larger values are better; also for an unknown quantity, see ``better_when_larger``."""
+    return better_when_larger(tag) is not False
+
+
+def better_when_larger(tag: str) -> bool | None:
+    """Whether larger values are better; None for an unknown quantity, unless its tag names one like loss or error."""
     known = metric_of(tag).larger_is_better
-    if known is not None:
-        return known
-    return not any(name in tag for name, metric in _METRICS.items() if metric.larger_is_better is False)
+    if known is None and any(name in tag for name, metric in _METRICS.items() if metric.larger_is_better is False):
+        return False
+    return known
 
 
 def title(tag: str) -> str:

@@ -24,6 +24,15 @@ def run_name(overrides: Iterable[str]) -> str:
     return name.encode()[: _LONGEST - len(mark) - 1].decode(errors="ignore") + "-" + mark
 
 
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, of which equal ones get a number: marks that no file name may have are left out of names."""
+    made: dict[str, None] = {}
+    for name in names:
+        tries = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        made[next(one for one in tries if one not in made)] = None
+    return list(made)
+
+
 def sweep_names(jobs: Sequence[Sequence[str]]) -> list[str]:
     """Names of a sweep's jobs (lists of overrides): the settings that differ between jobs, or all if none differs."""
     values: dict[str, set[str]] = {}

@@ -350,7 +350,9 @@ def test_the_options_are_those_of_the_ordinary_launchers(tmp_path, profile, name
 # --- verdicts from runs -----------------------------------------------------------------------------------------------
 
 
-def harvest(tmp_path: Path, values: dict[str, list[float | None]], tuned=None, *, same: bool = False) -> Harvest:
+def harvest(
+    tmp_path: Path, values: dict[str, list[float | None]], tuned=None, *, same: bool = False, tag: str = "test/accuracy"
+) -> Harvest:
     """Runs of both regimes, if wanted the same ones: point -> a value a seed; None is a run that diverged."""
     runs = {}
     for regime in ("equal", "tuned"):
@@ -358,9 +360,9 @@ def harvest(tmp_path: Path, values: dict[str, list[float | None]], tuned=None, *
             for seed, value in enumerate(row):
                 folder = tmp_path / ("equal" if same else regime) / label / str(seed)
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / "metrics.csv").write_text(f"step,epoch,metric,value\n8,1.0,test/accuracy,{value or 0.1}\n")
+                (folder / "metrics.csv").write_text(f"step,epoch,metric,value\n8,1.0,{tag},{value or 0.1}\n")
                 how = "diverged" if value is None else "finished"
-                score = {"test/accuracy": value or 0.1}
+                score = {tag: value or 0.1}
                 runs[regime, label, seed] = Run(folder, "r", how, {"seed": seed}, "h", score, {}, 1.0, "", 10, True)
     return Harvest(runs, tuned or {}, 0, [])
 
@@ -442,17 +444,50 @@ def test_a_failed_check_takes_the_verdicts_that_need_it(tmp_path):
         assert verdict.interval.mean == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("lost", "word"), [("bn@0.1", "inconclusive"), ("none@0.1", "supported")])
-def test_failures_that_speak_against_the_verdict_are_not_left_out_in_silence(tmp_path, lost, word):
+@pytest.mark.parametrize(
+    ("lost", "claims", "word"),
+    [
+        (["bn@0.1"], "greater", "inconclusive"),
+        (["none@0.1"], "greater", "supported"),
+        (["bn@0.1"], "equal, threshold: 0.2", "inconclusive"),
+        (["none@0.1"], "equal, threshold: 0.2", "inconclusive"),
+        (["bn@0.1", "none@0.1"], "equal, threshold: 0.2", "supported"),
+        (["bn@0.1"], "equal", "inconclusive"),  # else: it is more
+        (["none@0.1"], "equal", "contradicted"),
+    ],
+)
+def test_failures_that_speak_against_the_verdict_are_not_left_out_in_silence(tmp_path, lost, claims, word):
     text = SMALL.replace("seeds: 6, tuning_seeds", "seeds: 7, tuning_seeds").replace(
         "measure: {metric: test/accuracy}\n    contrast: {bn@0.1",
         "measure: {metric: test/accuracy, at: {first: test/accuracy, below: 1.0}}\n    contrast: {bn@0.1",
     )
     runs = {label: [*row, row[0]] for label, row in values().items()}
-    runs[lost][6] = 2.0  # never below 1
+    for label in lost:
+        runs[label][6] = 2.0  # never below 1
+    kind, _, more = claims.partition(", ")
+    text = text.replace("claims: greater\n    threshold: 0.01", f"claims: {kind}\n    {more or 'threshold: 0.01'}")
     one = judged(tmp_path, harvest(tmp_path, runs), text)["level", "equal"]
     assert (one.verdict.word, len(one.differences)) == (word, 6)
     assert (one.verdict.detail == "censored") == (word == "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("tag", "lost", "word"),
+    [
+        ("test/loss", "none@0.1", "supported"),  # a loss that is not finite is a large one
+        ("test/loss", "bn@0.1", "inconclusive"),
+        ("probe/ics/relative/all", "none@0.1", "inconclusive"),
+        ("probe/ics/relative/all", "bn@0.1", "inconclusive"),
+    ],
+)
+def test_what_a_diverged_run_would_measure_is_known_of_losses_alone(tmp_path, tag, lost, word):
+    """The claim is that batch norm has less."""
+    text = SMALL.replace("seeds: 6, tuning_seeds", "seeds: 7, tuning_seeds").replace("test/accuracy", tag)
+    text = text.replace("none@0.10: -1}\n    claims: greater", "none@0.10: -1}\n    claims: less")
+    runs = {label: [*row, row[0]] for label, row in values(bn=0.7).items()}
+    runs[lost][6] = None
+    one = judged(tmp_path, harvest(tmp_path, runs, tag=tag), text)["level", "equal"]
+    assert (one.verdict.word, len(one.differences)) == (word, 6)
 
 
 def test_a_best_value_on_the_edge_of_its_grid_is_no_verdict(tmp_path):

@@ -15,6 +15,7 @@ from bnexp.claims.judging import Side
 from bnexp.claims.report import words
 from bnexp.claims.result import _noise_floor
 from bnexp.claims.verdicts import judge
+from bnexp.compare.statistics import Resolution
 from bnexp.runs.collect import Run
 
 D = [1.2, 0.8, 1.1, 0.9, 1.3, 0.7, 1.0, 1.0]  # mean 1, sd 0.2
@@ -122,15 +123,17 @@ def test_equal_values_never_have_a_p_of_0(claims):
 
 def test_numbers_of_a_grid_have_a_wider_interval_and_stay_in_their_bounds():
     plain = judge([0.25] * 8, "greater", 0.125)
-    wide = judge([0.25] * 8, "greater", 0.125, resolution=0.125)
+    wide = judge([0.25] * 8, "greater", 0.125, resolution=Resolution(0.125))
     assert (plain.interval.low, plain.interval.high, plain.detail) == (0.25, 0.25, "")
     assert (wide.interval.low, wide.interval.high) == (0.125, 0.375)
     assert (wide.word, wide.detail) == ("supported", "size open")  # 0.125 is not above delta
     assert (wide.robust.low, wide.robust.high) == (0.125, 0.375)
-    assert judge([0.25] * 8, "greater", 0.125, resolution=0.3).word == "inconclusive"
-    ends = judge([0.9] * 7 + [1.0], "greater", 0.1, bounds=(-1.0, 1.0), resolution=0.2).interval
+    assert judge([0.25] * 8, "greater", 0.125, resolution=Resolution(0.3)).word == "inconclusive"
+    ends = judge([0.9] * 7 + [1.0], "greater", 0.1, bounds=(-1.0, 1.0), resolution=Resolution(0.2)).interval
     assert (ends.low < 0.75, ends.high) == (True, 1.0)
-    mirrored = judge([-0.9] * 7 + [-1.0], "less", 0.1, bounds=(-1.0, 1.5), resolution=0.2).interval
+    of_runs = judge([0.25] * 8, "greater", 0.125, resolution=Resolution(runs=1.0)).interval
+    assert (of_runs.low, of_runs.high) == (0.125, 0.375)
+    mirrored = judge([-0.9] * 7 + [-1.0], "less", 0.1, bounds=(-1.0, 1.5), resolution=Resolution(0.2)).interval
     assert mirrored.low == -1.0
 
 
@@ -149,6 +152,15 @@ def test_inconclusive_says_how_many_seeds_bring_a_verdict():
     assert verdict.word == "inconclusive"
     assert verdict.needed == pytest.approx(787, abs=2)
     assert verdict.detail == f"n = {verdict.needed} for a verdict on the effect seen"
+
+
+def test_the_seeds_told_for_a_share_of_runs_count_that_more_runs_tell_it_more_finely():
+    pilot, of_runs = [1.0, 1.0, 0.0, 1.0, 0.0, 0.0], Resolution(runs=1.0)
+    told = judge(pilot, "greater", 0.25, resolution=of_runs)
+    rng = np.random.default_rng(0)
+    suites = [list(rng.normal(told.interval.mean, told.interval.sd, told.needed)) for _ in range(400)]
+    found = [judge(suite, "greater", 0.25, resolution=of_runs).word for suite in suites]
+    assert found.count("supported") / 400 == pytest.approx(0.8, abs=0.06)
 
 
 @pytest.mark.parametrize(("claims", "effect"), [("greater", 1.5), ("exceeds", 1.5), ("equal", 0.0), ("at_least", 0.0)])

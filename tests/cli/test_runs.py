@@ -72,6 +72,8 @@ def test_a_column_of_tags_is_there_where_a_run_has_one(bnexp):
         ("--all", ["claims/a", "sweep/seed=1", "sweep/seed=0", "early"]),
         ("--tag claim", ["claims/a"]),
         ("--where norm=ln seed=0", ["sweep/seed=0"]),
+        ("--where norm=ln --where seed=0", ["sweep/seed=0"]),
+        ("--tag claim --tag claim", ["claims/a"]),
         ("--sort test/accuracy", ["sweep/seed=0", "sweep/seed=1", "early"]),
         ("--sort test/loss", ["sweep/seed=0", "sweep/seed=1", "early"]),
         ("--sort norm", ["early", "sweep/seed=1", "sweep/seed=0"]),
@@ -91,6 +93,9 @@ def test_runs_are_chosen_and_sorted(bnexp, words, expected):
         ("runs --sort test/acuracy", "--sort=test/acuracy: no run has it; did you mean test/accuracy?"),
         ("runs --sort nrm", "--sort=nrm: these runs have no such setting; did you mean norm?"),
         ("runs outputs/claims", "1 runs of claims and smoke tests, and no others; --all takes them too"),
+        ("runs --where norm=ln norm=bn", "--where norm=ln and norm=bn: no run has both; name one"),
+        ("runs -n 0", "argument -n/--number: 0: expected a whole number from 1"),
+        ("runs -n -2", "argument -n/--number: -2: expected a whole number from 1"),
         ("runs --prune all", "argument --prune: invalid choice: 'all'"),
         ("runs --prune folders", "--prune: asks before it removes, and nobody is there to answer; --yes does not ask"),
         ("runs --format xml", "argument --format: invalid choice: 'xml'"),
@@ -276,6 +281,15 @@ def test_only_runs_that_match_go_and_nothing_of_others(bnexp, place):
     assert [path.name for path in swept.iterdir()] == ["my_plot.py"]
     assert (place / "outputs" / "sweep" / "seed=1" / "run.json").exists()
     assert (stranger / "run.json").exists()
+
+
+def test_only_the_listed_runs_go(bnexp, place):
+    words = ("--sort", "test/accuracy", "-n", "2")
+    listed = folders(bnexp("runs", *words, "--json"))
+    assert bnexp("runs", *words, "--prune", "folders", "--yes").out == "removed the folders of 2 runs (0.0 MiB)\n"
+    left = folders(bnexp("runs", "--json"))
+    assert len(left) == 1
+    assert not {*left} & {*listed}
 
 
 @pytest.mark.parametrize("locked", ["outputs/early", "outputs/sweep"])

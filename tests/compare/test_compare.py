@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 import scipy.stats
 
 from bnexp.cli.compare import main
-from bnexp.compare import comparison
+from bnexp.compare import bands, comparison
+from bnexp.compare.effects import describe
 from bnexp.runs.collect import Run, Skip, read
 from bnexp.runs.metrics import curve
 
@@ -496,6 +498,9 @@ def test_from_python_only_folders_are_needed_and_baselines_are_words(tmp_path):
     [
         (["--metric", "test/acuracy"], r"--metric=test/acuracy: no run has it; did you mean test/accuracy\?"),
         (["--by", "nrm"], r"--by=nrm: these runs have no such setting; did you mean norm\?"),
+        (["--best", "seed"], "--best=seed: nobody chooses a seed; name settings"),
+        (["--best", "optim.lr,seed"], "--best=optim.lr,seed: nobody chooses a seed"),
+        (["--where", "norm=gn", "--where", "norm=bn"], "--where norm=gn and norm=bn: no run has both; name one"),
         (["--best", "optim.lrr"], r"--best=optim.lrr: .* did you mean optim.lr\?"),
         (["--where", "norm=gm"], r"--where norm=gm: no run has it; did you mean gn\? \(there are: bn, gn\)"),
         (["--where", "norm=gn", "seed=5"], "no run has all of this"),
@@ -532,6 +537,60 @@ def test_the_table_is_aligned_and_fits_a_terminal(tmp_path, compare):
     ]
     assert "gn        6     -0.0125  [-0.0189, -0.0061]  -2.04  0.031     0.031" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_options_that_stand_twice_add_up(tmp_path, arms):
+    for seed, lr in itertools.product(range(4), (0.1, 0.3)):
+        for norm in ("bn", "gn"):
+            write_run(tmp_path / f"{norm}{lr}{seed}", norm=norm, lr=lr, seed=seed, accuracy=0.9 + seed / 100)
+    once = arms(tmp_path, "--by", "norm", "optim.lr", "--baseline", "norm=bn", "optim.lr=0.1", "--where", "norm=bn")
+    words = [
+        "--by",
+        "norm",
+        "--by",
+        "optim.lr",
+        "--baseline",
+        "norm=bn",
+        "--baseline",
+        "optim.lr=0.1",
+        "--where",
+        "norm=bn",
+    ]
+    assert len(once) == 3
+    assert arms(tmp_path, *words) == once
+
+
+def test_a_small_number_is_not_shown_as_0(tmp_path, compare):
+    tag = "probe/gradients/norm/hidden1"
+    for seed in range(4):
+        for norm, size in (("bn", 0.5), ("none", 4.5e-5), ("ln", 3e-9)):
+            write_run(tmp_path / f"{norm}{seed}", norm=norm, seed=seed, final={tag: size * (1 + seed / 10)})
+    text = compare(tmp_path, "--metric", tag)
+    assert "0.575 ± 0.103" in text
+    assert "5.18e-05 ± 9.24e-06" in text
+    assert "3.45e-09 ± 6.16e-10" in text
+    alone = compare(tmp_path, "--metric", tag, "--where", "seed=0", "norm=none")
+    assert "4.5e-05" in alone
+    assert "is better" not in text
+    assert "best evaluations" not in text
+
+
+def test_a_seed_counts_once_in_a_curve_too(tmp_path):
+    seeds = range(4)
+    for seed, lr in itertools.product(seeds, (0.1, 0.3, 1)):
+        write_run(tmp_path / f"{lr}{seed}", lr=lr, seed=seed, accuracy=0.5 + seed / 10 + lr / 100)
+    (arm,) = comparison.compare([str(tmp_path)], by=["norm"]).arms
+    row = describe(arm, "test/accuracy")
+    *_, last = bands.mean_curve(arm, "test/accuracy").values()
+    assert (last.n, last.mean) == (4, pytest.approx(row["mean"]))
+    assert (last.low, last.high) == (pytest.approx(row["low"]), pytest.approx(row["high"]))
+
+
+def test_arms_whose_names_make_one_file_name_have_folders_of_their_own(tmp_path, compare):
+    for seed, norm in enumerate(("a/b", "a_b", "a_ b")):
+        write_run(tmp_path / "runs" / str(seed), norm=norm)
+    compare(tmp_path / "runs", "--tensorboard", tmp_path / "bands")
+    assert sorted(each.name for each in (tmp_path / "bands").iterdir()) == ["norm=a_b", "norm=a_b-2", "norm=a_b-3"]
 
 
 def test_csv_is_a_row_an_arm_at_full_precision(tmp_path, compare):

@@ -81,6 +81,15 @@ def test_ties_that_rounding_hides_are_counted():
     assert sign_flip([0.3, 0.3, 0.1 + 0.2, -0.3]) == 10 / 16
 
 
+def test_ties_of_accuracies_are_those_of_the_counted_images():
+    rng = np.random.default_rng(0)
+    for images in (10_000, 50_000, 1_281_167):
+        for _ in range(100):
+            treated, baseline = images // 2 + rng.integers(0, 6, (2, 8))
+            counted = sign_flip(list(map(float, treated - baseline)))
+            assert paired([int(k) / images for k in treated], [int(k) / images for k in baseline]).p == counted
+
+
 def test_beyond_sixteen_pairs_the_p_is_estimated_never_zero_and_repeatable():
     differences = list(np.random.default_rng(2).normal(0.3, 1, 18))
     sums = np.zeros(1)

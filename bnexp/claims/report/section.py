@@ -11,8 +11,9 @@ from bnexp.claims.report.place import Place
 from bnexp.claims.report.reading import Reading, Scales
 from bnexp.claims.result import Result, SideResult, TestResult
 from bnexp.compare.blocks import Block, Box, Cell, Code, Figure, Heading, Items, Links, Table, Text
-from bnexp.compare.cells import BLANK, decimals, number, probability
+from bnexp.compare.cells import BLANK, decimals, fixed, number, probability
 from bnexp.compare.drawing import Picture
+from bnexp.compare.tables import is_cut
 
 # At this size the text in a figure is as large as the page's text.
 _PIXELS_PER_INCH = 110
@@ -159,12 +160,17 @@ def _sides(reading: Reading) -> dict[tuple[str, str, str, int], SideResult]:
 
 
 def _level(side: SideResult, times: int) -> str:
-    """An arm's mean with half the width of its interval."""
+    """An arm's mean with half the width of its interval, or with both ends where it is cut off at the metric's."""
     if side.mean is None:
         return BLANK
-    half = None if side.high is None else times * (side.high - side.mean)
-    digits, percent = decimals(half or 0.0, 3), " %" if times == 100 else ""
-    return f"{times * side.mean:.{digits}f}" + ("" if half is None else f" \u00b1 {half:.{digits}f}") + percent
+    percent = " %" if times == 100 else ""
+    if side.low is None or side.high is None:
+        return number(times * side.mean, 3).text + percent
+    half = times * max(side.mean - side.low, side.high - side.mean)
+    digits = decimals(half, 3)
+    mean, low, high = (fixed(times * each, digits).text for each in (side.mean, side.low, side.high))
+    ends = f"[{low}, {high}]" if is_cut(vars(side)) else f"\u00b1 {fixed(half, digits).text}"
+    return f"{mean} {ends}{percent}"
 
 
 def _noise_floor(tests: Sequence[TestResult]) -> Iterator[str]:

@@ -34,7 +34,7 @@ _REASONS = {
     "lower": "it is less",
     "grid edge": "the best value lies at the end of those that were tried",
     "grid step": "the values that were tried lie too far apart",
-    "censored": "runs without a number would have spoken against it",
+    "censored": "runs without a number could have spoken against it",
     "near the threshold": "the effect lies near the smallest that matters",
 }
 _CLAIMED = {
@@ -221,7 +221,7 @@ def effect(claim: Claim, test: TestResult) -> str:
         mean, *ends = _texts(test, numbers)
         return _interval([f"an exponent of {mean}", *ends], "")
     points = " points" if in_points(test) else ""
-    if len([side for side in test.sides.values() if side.weight]) < 2:
+    if len({side.weight > 0 for side in test.sides.values() if side.weight}) < 2:  # a level, or a mean of levels
         return _interval(_texts(test, numbers), points)
     sign = -1 if numbers[0] < 0 else 1
     texts = _texts(test, [sign * number for number in numbers])
