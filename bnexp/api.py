@@ -7,23 +7,24 @@ model, its predictions or data are asked for.
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
 
 from bnexp.compare.lookup import agrees, assignments
 from bnexp.config.checks import RunFailedError
-from bnexp.config.names import quoted, run_name
 from bnexp.config.schema import TrainConfig, from_dict
 from bnexp.runs import collect, metrics, run_json
 from bnexp.runs.collect import Skip, show
-from bnexp.runs.storage import make_free
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 # Exit code of a command with wrong input.
 _WRONG_INPUT = 2
+# Options of ``bnexp train`` that mean the same here.
+_OPTIONS = ("--config-dir", "-cd")
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,8 @@ def load(folder: str | Path, *, imports: Sequence[str] = (), device: str = "auto
     """
     found = collect.read(Path(folder))
     if isinstance(found, Skip):
-        raise ValueError(f"{folder}: {found.reason}")
-    return Run(**vars(found), imports=tuple(imports), device=device)
+        raise ValueError(found.reason if found.reason.startswith(f"{folder}") else f"{folder}: {found.reason}")
+    return Run(**vars(found), imports=_several(imports), device=device)
 
 
 def find(
@@ -152,22 +155,28 @@ def find(
     runs, _ = collect.collect([Path(folder)])
     words = [f"{key.replace('__', '.')}={show(value)}" for key, value in settings.items()]
     wanted = assignments("find", words, runs) if runs else {}
-    return (Run(**vars(run), imports=tuple(imports), device=device) for run in runs if agrees(run, wanted))
+    modules = _several(imports)
+    return (Run(**vars(run), imports=modules, device=device) for run in runs if agrees(run, wanted))
+
+
+def _several(imports: Sequence[str]) -> tuple[str, ...]:
+    """Modules; a single one may be given by its name alone."""
+    return (imports,) if isinstance(imports, str) else tuple(imports)
 
 
 def train(*words: str) -> Run:
     """Run ``bnexp train`` with these arguments, and return the run.
 
     The training has its own process, so this process keeps its threads, number formats and signal handlers. Ctrl-C (or
-    the interrupt of a notebook) lets it save first; ``bnexp resume`` goes on with it.
+    the interrupt of a notebook) lets it save first, and so does the end of this process; ``bnexp resume`` goes on with
+    it.
 
     Raises:
         ValueError: an argument is wrong.
         RunFailedError: the run failed.
         KeyboardInterrupt: the training was interrupted, and has saved.
     """
-    folder = f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S}-{run_name(words)}"
-    return load(_trained(words, "hydra.run.dir", folder), imports=_imports(words))
+    return load(_trained(words)["folder"], imports=_imports(words))
 
 
 def train_all(*words: str) -> list[Run]:
@@ -178,9 +187,7 @@ def train_all(*words: str) -> list[Run]:
         RunFailedError: a job failed; the message names the sweep's folder, which has the other runs.
         KeyboardInterrupt: the sweep was interrupted; its jobs have saved.
     """
-    place = f"outputs/sweeps/{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    folder = _trained(["-m", *words], "hydra.sweep.dir", place)
-    return list(find(folder, imports=_imports(words)))
+    return list(find(_trained(words, "-m")["folder"], imports=_imports(words)))
 
 
 def _imports(words: Sequence[str]) -> list[str]:
@@ -189,47 +196,95 @@ def _imports(words: Sequence[str]) -> list[str]:
     return [name.strip() for name in ",".join(typed).split(",") if name]
 
 
-def _trained(words: Sequence[str], setting: str, folder: str) -> Path:
-    """Train in a child process; returns the folder, which is the value of ``setting`` if that is among the words."""
-    given = [word.partition("=")[2].strip("'\"") for word in words if word.startswith(f"{setting}=")]
-    made = [] if given else [each for each in (Path(folder), *Path(folder).parents) if not each.exists()]
-    place = Path(given[-1]) if given else make_free(Path(folder))
-    code, complaint = _run_apart(["train", *words, *([] if given else [f"{setting}={quoted(str(place))}"])])
+def _trained(words: Sequence[str], *how: str) -> dict[str, Any]:
+    """Train in a child process; returns its answer in JSON, which has the folder."""
+    for word in words:
+        if word.startswith("-") and word.partition("=")[0] not in _OPTIONS:
+            here = "bnexp.train_all trains a sweep" if word in ("-m", "--multirun") else "only on the command line"
+            raise ValueError(f"{word}: {here}; allowed are settings and {_OPTIONS[0]}")
+    code, answer, complaint = _run_apart(["train", *how, "--json", *words])
+    if code == _WRONG_INPUT:
+        raise ValueError(complaint)
+    told: dict[str, Any] = json.loads(answer) if answer else {}
     if code:
-        for each in [] if given else dict.fromkeys([place, *made]):
-            with contextlib.suppress(OSError):
-                each.rmdir()  # only if it is empty
-        if code == _WRONG_INPUT:
-            raise ValueError(complaint)
-        raise RunFailedError(f"{complaint} (in {place})" if place.exists() else complaint)
-    return place
+        raise RunFailedError(f"{complaint} (in {told['folder']})" if told else complaint)
+    return told
 
 
-def _run_apart(words: Sequence[str]) -> tuple[int, str]:
-    """Run a command in a child process that Ctrl-C does not reach directly; its exit code, and the last line it said.
+# What the child does before its work: it saves and ends when the process ends that waits for it.
+_CHILD = """
+import os, sys
+from bnexp.stopping import end_with_parent
+end_with_parent({signal})
+os.getppid() == {parent} or os._exit(1)
+from bnexp.cli.main import main
+sys.exit(main())
+"""
+
+
+def _run_apart(words: Sequence[str]) -> tuple[int, str, str]:
+    """Run a command in a child process that Ctrl-C does not reach directly.
+
+    Returns:
+        Its exit code, what it answered, and the last line of its messages.
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the child was told so, and has ended.
     """
-    command = [sys.executable, "-m", "bnexp", *words]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, process_group=0, **quiet) as child:  # type: ignore[call-overload]
+    program = _CHILD.format(signal=int(signal.SIGTERM), parent=os.getpid())
+    command = [sys.executable, "-c", program, *words]
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with (
+        _Interrupts() as interrupts,
+        subprocess.Popen(command, text=True, process_group=0, **quiet) as child,  # type: ignore[call-overload]
+    ):
         try:
-            said = _said_by(child)
+            interrupts.let_through()
+            answer, said = _said_by(child)
         except KeyboardInterrupt:
             child.send_signal(signal.SIGINT)
             _said_by(child)  # it saves
             raise
     lines = said.strip().splitlines() or ["it printed no message"]
-    return child.returncode, lines[-1].removeprefix("bnexp: ")
+    return child.returncode, answer, lines[-1].removeprefix("bnexp: ")
 
 
-def _said_by(child: subprocess.Popen[str]) -> str:
-    """All that a child process writes to its standard error, when it has ended.
+def _said_by(child: subprocess.Popen[str]) -> tuple[str, str]:
+    """All that a child process writes to its standard output and error, when it has ended.
 
-    The wait has an end every second: a plain ``communicate`` reads in one loop of C, which goes on past an interrupt
-    that comes while the child writes, and then waits for the child's end.
+    The wait has an end every second, so that no interrupt is kept until the child's end: one may come between the last
+    look for interrupts and the wait.
     """
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return child.communicate(timeout=1)[1]
+            return child.communicate(timeout=1)
+
+
+class _Interrupts:
+    """Ctrl-C waits from the beginning of the with block to ``let_through``, while a child process is being started.
+
+    Otherwise it could come after the child's start and before anybody knows the child.
+    """
+
+    def __init__(self) -> None:
+        self._heard: list[tuple[int, FrameType | None]] = []
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        """Begin; other threads than the main one hear no signals."""
+        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
+            self._before = signal.signal(signal.SIGINT, lambda *heard: self._heard.append(heard))
+        return self
+
+    def let_through(self) -> None:
+        """End the wait; an interrupt that has come takes its course."""
+        before, self._before = self._before, None
+        if before is None:
+            return
+        signal.signal(signal.SIGINT, before)
+        for heard in self._heard:
+            before(*heard)
+
+    def __exit__(self, *error: object) -> None:
+        """End the wait, if the start has failed."""
+        self.let_through()

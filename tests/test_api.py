@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, SMALL_RUN
-from processes import until
+from processes import survivors, until
 
 import bnexp
 from bnexp.config.checks import RunFailedError
@@ -41,6 +43,12 @@ def test_what_is_wrong_is_said_as_on_the_command_line(tmp_path):
         bnexp.train("norm=bm")
     with pytest.raises(ValueError, match=r"run\.json"):
         bnexp.load(tmp_path)
+    for word, said in (("-m", "bnexp.train_all trains a sweep"), ("--cfg=job", "only on the command line")):
+        with pytest.raises(ValueError, match=rf"^{word}: {said}; allowed are settings and --config-dir$"):
+            bnexp.train("norm=bn", word)
+    for folder in ("nowhere", "."):
+        with pytest.raises(ValueError, match=rf"^{re.escape(folder)}: [^:]*$"):
+            bnexp.load(folder)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,6 +156,21 @@ def test_modules_that_a_run_names_are_imported_only_if_the_user_names_them(train
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "word", ["hydra.run.dir=made/${norm.name}", "++hydra.run.dir=made/bn", "hydra.run.dir=ma\\,de"]
+)
+def test_the_folder_is_the_one_that_the_words_mean(tmp_path, word):
+    run = bnexp.train(*SMALL, "steps=1", "norm=bn", word)
+    assert run.folder == Path("ma,de" if "," in word else "made/bn")
+    assert run.status == "finished"
+
+
+def test_one_module_may_be_named_alone(tmp_path, trained):
+    assert bnexp.load(trained, imports="my_lab").imports == ("my_lab",)
+    assert next(bnexp.find(trained, imports="my_lab")).imports == ("my_lab",)
+
+
+@pytest.mark.slow
 def test_results_are_read_without_torch(trained):
     program = f"""
 import bnexp, sys
@@ -189,6 +212,40 @@ def test_an_interrupt_is_heard_while_the_training_writes(tmp_path):
     for _ in range(3):
         assert "KeyboardInterrupt" in interrupted(program, tmp_path / "talking")
         (tmp_path / "talking").unlink()
+
+
+STARTS = f"""
+import os, signal, subprocess
+import bnexp
+
+class Popen(subprocess.Popen):
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options)
+        open("pid", "w").write(str(self.pid))
+        signal.raise_signal(signal.SIGINT)
+
+subprocess.Popen = Popen
+bnexp.train(*{SMALL!r}, "epochs=20000", "hydra.run.dir=run")
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_the_training_is_being_started_ends_it(tmp_path):
+    answer = subprocess.run([sys.executable, "-c", STARTS], capture_output=True, text=True, timeout=60)
+    assert answer.stderr.strip().endswith("KeyboardInterrupt")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+def test_a_training_saves_and_ends_with_the_program_that_waits_for_it(tmp_path):
+    program = f"import bnexp; bnexp.train(*{SMALL!r}, 'epochs=20000', 'hydra.run.dir=run')"
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as child:
+        until((tmp_path / "run" / "checkpoint.pt").exists)
+        child.kill()
+    until(lambda: bnexp.load("run").status == "interrupted")
+    until(lambda: survivors(tmp_path) == [])
 
 
 @pytest.mark.slow

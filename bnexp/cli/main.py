@@ -46,7 +46,7 @@ _WRONG_PLACE = (
 
 
 def main() -> int:
-    """Run the command of ``sys.argv``; exit code 0: done, 1: failed, 2: wrong input, 130 or 143: stopped."""
+    """Run the command of ``sys.argv``; exit code 0: done, 1: failed, 2: wrong input, 129, 130, 143: stopped."""
     require_streams()
     try:
         with _dying_of_ctrl_c():

@@ -39,8 +39,10 @@ def resume(arguments: list[str]) -> int:
     take_imports(options)
     take_format(options)
     given = options.parse_intermixed_args(arguments)
-    given.run = Path(given.run) if given.run else newest_interrupted()
+    if given.run and given.run.partition("=")[0] in longer.LENGTHS and not Path(given.run).exists():
+        given.run, given.length = None, [given.run, *given.length]
     wanted = longer.length(given.length)
+    given.run = Path(given.run) if given.run else newest_interrupted()
     if is_sweep(given.run):
         return _resume_sweep(given, wanted)
     for word in (word for word in _OF_SWEEPS if getattr(given, word)):

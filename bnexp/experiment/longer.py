@@ -18,7 +18,7 @@ from bnexp.experiment.job import Job
 from bnexp.experiment.setup import Setup
 from bnexp.norms import NORMS
 from bnexp.runs import checkpoint, events, longer, metrics, run_json
-from bnexp.runs.logbook import SPEED, Logbook, hparams
+from bnexp.runs.logbook import SPEED, Logbook, hparams, trained
 
 
 def require_length(job: Job, steps: int) -> None:
@@ -80,6 +80,7 @@ def change(job: Job, setup: Setup, state: checkpoint.State | None) -> float | No
         logbook is open.
     """
     config, steps = to_dict(job.config), setup.training.cadence.steps
+    seconds = 0.0 if state is None else trained(job.folder, state["step"])
     own = config_hash(config)
     saved = longer.shorter(job.folder, config) if job.longer else None
     if saved is not None:
@@ -87,7 +88,6 @@ def change(job: Job, setup: Setup, state: checkpoint.State | None) -> float | No
         longer.begin(job.folder, saved, {**facts, "steps": steps})
     if state is None or state["config_hash"] == own:
         return None
-    trained = metrics.seconds(job.folder, until=state["step"])
     checkpoint.replace(job.folder, state, {})  # the files that belong to it change
     ends = {each["steps"] for each in former(job)}
     left = metrics.trim(job.folder, lambda step, tag: step not in ends or setup.has_point(step, tag))
@@ -96,11 +96,11 @@ def change(job: Job, setup: Setup, state: checkpoint.State | None) -> float | No
         hparams(config, steps, job.name),
         lambda step, tag: step not in ends or (step in left if tag == SPEED else setup.has_point(step, tag)),
     )
-    return trained
+    return seconds
 
 
-def seal(book: Logbook, state: checkpoint.State, trained: float) -> None:
+def seal(book: Logbook, state: checkpoint.State, seconds: float) -> None:
     """Write the checkpoint that the changed records belong to; they have lost some of the seconds trained."""
-    book.seconds = trained
+    book.seconds = seconds
     book.flush()
     checkpoint.replace(book.folder, {**state, "config_hash": book.facts["config_hash"]}, book.marks)

@@ -17,7 +17,7 @@ from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import CHECKPOINTS, config_hash, to_dict
 from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.folder import StorageFailedError, open_folder, remembered
-from bnexp.experiment.job import Job, Outcome
+from bnexp.experiment.job import Job, Outcome, already_done
 from bnexp.experiment.longer import change, former, require_length, seal
 from bnexp.experiment.restore import data_changed, restore
 from bnexp.experiment.setup import Setup, build
@@ -59,12 +59,25 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
             if data_changed(job.folder, setup.data):
                 what = f"the images or labels have changed since {job.folder} began"
                 raise ValueError(f"data={setup.data.name}: {what}; bring them back, or train anew in another folder")
-        jobs = [replace(job, folder=holds.enter_context(open_folder(job, said)), fresh=False) for job in jobs]
+        folders = [holds.enter_context(open_folder(job, said)) for job in jobs]
+        for job, goes_on in zip(jobs, resumed, strict=True):
+            _require_untouched(job, goes_on=goes_on)
+        jobs = [replace(job, folder=folder, fresh=False) for job, folder in zip(jobs, folders, strict=True)]
         try:
             return _run_in_folders(jobs, setup, stop)
         except OSError as error:
             where = error.filename or jobs[0].folder
             raise StorageFailedError(f"{where}: {error.strerror or error}; what was saved is kept") from None
+
+
+def _require_untouched(job: Job, *, goes_on: bool) -> None:
+    """Refuse a folder in which another command has trained while this one read the data.
+
+    Raises:
+        ValueError: there is a run that was not there before.
+    """
+    if not job.fresh and (already_done(job) is not None or checkpoint.exists(job.folder) != goes_on):
+        raise ValueError(f"{job.folder}: another command has trained in it meanwhile; give this one again")
 
 
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:
@@ -206,7 +219,7 @@ def _keep_records(
             for row in going:
                 books[row].enter(record, row, seconds, rate)
             ends = {row: how for row in going if (how := _early_end(setup, books[row], diverged[row]))}
-            _save_due(setup, {row: books[row] for row in going if diverged[row] is None}, ends, writers)
+            _save_due(setup, {row: books[row] for row in going if diverged[row] is None}, ends, writers, seconds)
             if ends:
                 writers.wait()
             for row, how in ends.items():
@@ -245,7 +258,9 @@ def _early_end(setup: Setup, book: Logbook, diverged_at: int | None) -> dict[str
     return {}
 
 
-def _save_due(setup: Setup, books: Mapping[int, Logbook], ends: Collection[int], writers: Writers) -> None:
+def _save_due(
+    setup: Setup, books: Mapping[int, Logbook], ends: Collection[int], writers: Writers, seconds: float
+) -> None:
     """Save the members that are due, or their last state; weights that are not finite are never saved."""
     progress, cadence = setup.training.progress, setup.training.cadence
     all_due = progress.stopping or cadence.due(progress.step, cadence.checkpoint_every)
@@ -273,7 +288,8 @@ def _save_due(setup: Setup, books: Mapping[int, Logbook], ends: Collection[int],
 
     if not (progress.stopping or progress.step == cadence.steps):  # else ``_end`` does
         how = _executor(setup)  # told again: kernels that times have chosen are known by now
-        writers.each(lambda row: books[row].update("running", step=progress.step, executor=how), due)
+        now = {"step": progress.step, "seconds": round(seconds, 3), "executor": how}
+        writers.each(lambda row: books[row].update("running", **now), due)
     writers.later(save, rows)
 
 

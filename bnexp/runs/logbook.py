@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Mapping
@@ -52,6 +53,15 @@ def hparams(config: Mapping[str, Any], steps: int, name: str) -> dict[str, HPara
     return dict(sorted((table | options).items(), key=lambda item: item[0] not in told))
 
 
+def trained(folder: Path, step: int) -> float:
+    """Seconds that a run has trained up to a checkpoint's step, as run.json says, or the last row of timing.csv."""
+    saved: Mapping[str, Any] = {}
+    with contextlib.suppress(ValueError):  # no readable run.json
+        saved = run_json.read(folder)
+    told = saved.get("seconds") if saved.get("step") == step else None
+    return max(metrics.seconds(folder, until=step), told or 0.0)
+
+
 class Logbook:
     """The open record files of one run.
 
@@ -91,10 +101,10 @@ class Logbook:
         for step, tag, value in metrics.points(folder):
             self._remember(step, tag, value)
         self._events.chart(self.final)
-        self.seconds = metrics.seconds(folder)  # trained in earlier sessions
+        self.seconds = trained(folder, after or 0)  # in earlier sessions
         if is_lost:
             self._restore_curves()
-        self.update("running", step=after or 0)
+        self.update("running", step=after or 0, seconds=round(self.seconds, 3))
 
     def _restore_curves(self) -> None:
         """Write into the new event file what the tables have of the lost one."""

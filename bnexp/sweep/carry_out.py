@@ -241,6 +241,8 @@ def _made(plan: Plan, *, fresh: bool) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"{plan.folder}: cannot be made ({error.strerror})") from None
     with held(plan.folder):
+        if plans.is_sweep(plan.folder):
+            raise ValueError(f"{plan.folder}: another command has made a sweep in it meanwhile; give this one again")
         yield
 
 

@@ -54,6 +54,7 @@ class ForkServer:
     _connection: socket.socket
     _leaders: dict[int, int]  # running task -> its process, which leads a group of processes
     _received = b""
+    _ended: list[tuple[int, int]]  # children whose end is known, and was not asked for yet
     _was_asked = False
 
     def begin(self) -> None:
@@ -62,7 +63,7 @@ class ForkServer:
 
     def _started(self) -> subprocess.Popen[bytes]:
         self._connection, theirs = socket.socketpair()
-        self._received, self._was_asked = b"", False
+        self._received, self._ended, self._was_asked = b"", [], False
         self._leaders = {}
         with theirs:
             return spawn(theirs)
@@ -117,8 +118,20 @@ class ForkServer:
     def _send(self, message: Message) -> None:
         self.begin()
         self._was_asked = True
+        left = json.dumps(message).encode() + b"\n"
+        while left:
+            # Both ends would wait for ever if neither read what the other one says.
+            readable, writable, _ = select.select([self._connection], [self._connection], [])
+            if readable:
+                self._receive()
+            if writable:
+                left = left[self._sent(left) :]
+
+    def _sent(self, data: bytes) -> int:
         try:
-            self._connection.sendall(json.dumps(message).encode() + b"\n")
+            return self._connection.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
         except OSError:
             self.close()
             raise EngineDiedError from None
@@ -132,8 +145,19 @@ class ForkServer:
         Raises:
             EngineDiedError: the fork server is dead.
         """
-        if self._process is None or not select.select([self._connection], [], [], timeout)[0]:
+        if self._process is None:
             return []
+        if not self._ended and select.select([self._connection], [], [], timeout)[0]:
+            self._receive()
+        found, self._ended = self._ended, []
+        return found
+
+    def _receive(self) -> None:
+        """Take what the fork server says.
+
+        Raises:
+            EngineDiedError: it is dead.
+        """
         received = b""
         with contextlib.suppress(ConnectionError):
             received = self._connection.recv(1 << 16)
@@ -141,7 +165,7 @@ class ForkServer:
             self.close()
             raise EngineDiedError
         *lines, self._received = (self._received + received).split(b"\n")
-        return [end for line in lines for end in self._noted(json.loads(line))]
+        self._ended += [end for line in lines for end in self._noted(json.loads(line))]
 
     def _noted(self, message: Message) -> list[tuple[int, int]]:
         """Keep in mind which processes run; returns the end that a message tells, if it tells one."""

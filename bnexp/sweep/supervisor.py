@@ -10,7 +10,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bnexp.config.checks import STORAGE_FAILED, RunFailedError
@@ -51,9 +51,11 @@ class _Running:
         started: time of the monotonic clock; None while it waits in the engine's queue.
         deadline, kill_at: times of the monotonic clock.
         asked_to_end: why the process was asked to end: ``time`` or ``stop``.
+        before: job -> when its run.json was written last before the task.
     """
 
     entries: list[Entry]
+    before: dict[str, int] = field(default_factory=dict)
     started: float | None = None
     deadline: float | None = None
     asked_to_end: str | None = None
@@ -195,6 +197,7 @@ class Supervisor:
         """Jobs as a task; they count as running at once where the engine has no queue."""
         number, config = self._next(entries), entries[0].config
         for entry in entries:
+            self._running[number].before[entry.name] = self._written_at(entry)
             entry.state, entry.reason, entry.lines, entry.tries = "queued", None, [], entry.tries + 1
             entry.stack = entries[0].name if len(entries) > 1 else ""
         if not self._engine.name:
@@ -205,6 +208,12 @@ class Supervisor:
         }
         log = self._plan.job(entries[0]).output_log
         return Task(number, given, log, self._plan.folder, config["device"], config["threads"])
+
+    def _written_at(self, entry: Entry) -> int:
+        """When the job's run.json was written; 0 if there is none."""
+        with contextlib.suppress(OSError):
+            return self._plan.job(entry).run_json.stat().st_mtime_ns
+        return 0
 
     def _begin(self, running: _Running) -> None:
         """Note that a task has started."""
@@ -266,7 +275,7 @@ class Supervisor:
             pass  # not failed: it can be resumed
         elif left and len(running.entries) > 1:
             # Nobody knows which member caused the failure; run one by one, only that member fails.
-            why = _reason(end)
+            why = self._why(running, end)
             self._display.say(f"{len(left)} stacked jobs ended together, and train one by one now: {why}")
             self._alone |= {entry.name: f"the stack ended: {why}" for entry in left}
             self._queue.extendleft([entry] for entry in reversed(left))
@@ -279,9 +288,9 @@ class Supervisor:
 
     def _fail(self, entry: Entry, running: _Running, end: End) -> None:
         """Record that a job has failed."""
-        if end.code != 1 or end.reason or entry.state != "failed":  # else the job itself has written why
-            timed_out = running.asked_to_end == "time"
-            entry.reason = f"not finished after {self._options.timeout_s:g} s" if timed_out else _reason(end)
+        told = entry.state == "failed" and self._written_at(entry) != running.before.get(entry.name)
+        if end.code != 1 or end.reason or not told:  # else the job itself has written why
+            entry.reason = self._why(running, end)
             job = self._plan.job(entry)
             if self._engine.name and end.code == 0 and not job.run_json.exists():
                 entry.reason = f"was carried out, and is not in {self._plan.folder}: {SHARED}"
@@ -294,6 +303,14 @@ class Supervisor:
         self._failures += 1
         if self._options.max_failures is not None and self._failures >= self._options.max_failures:
             self._halt(f"{self._failures} jobs have failed (max_failures={self._options.max_failures})", [])
+
+    def _why(self, running: _Running, end: End) -> str:
+        """Why a task has ended, in words for the user."""
+        if running.asked_to_end != "time" or self._options.timeout_s is None:
+            return _reason(end)
+        members = len(running.entries)
+        each = f" ({members} times timeout_s={self._options.timeout_s:g})" if members > 1 else ""
+        return f"not finished after {members * self._options.timeout_s:g} s{each}"
 
     def _refresh(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

@@ -197,6 +197,17 @@ def test_the_newest_unfinished_sweep_is_resumed(bnexp, place):
     assert bnexp("resume", "--imports", "other").err.startswith("newest: outputs/sweep\n")
 
 
+def test_a_length_alone_is_of_what_was_interrupted_last(bnexp, place):
+    make_run(place / "outputs" / "late", "norm=none", status="interrupted", hour=10)
+    said = bnexp("resume", "epochs=0").complaint
+    assert said == "bnexp: epochs=0: expected a whole number, at least 1"
+    answer = bnexp("resume", "steps=4")
+    assert answer.err.splitlines() == [
+        "newest: outputs/late",
+        "bnexp: steps=4: outputs/late has trained 21 steps, and this is only 4; give more",
+    ]
+
+
 def test_two_runs_side_by_side(bnexp):
     found = json.loads(bnexp("diff", "outputs/early", "outputs/sweep/seed=1", "--json").out)
     assert found["settings"] == {

@@ -8,6 +8,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from bnexp.config.compose import plain
 from bnexp.experiment import setup
 from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
-from bnexp.runs import checkpoint
+from bnexp.runs import checkpoint, run_json
 
 # Everything that a resume could forget: norm statistics, momentum, dropout, augmentation, a schedule, a short batch,
 # averages of the weights.
@@ -113,6 +114,36 @@ def test_recorded_steps_are_stopped_and_resumed(tmp_path, monkeypatch):
     assert run_words(tmp_path / "run", StopAt(0)).status == "finished"
     assert recorded == [*range(6)]  # in each session the step, and the pass of an evaluation
     assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
+
+
+def test_a_folder_in_which_another_command_has_trained_meanwhile_stays(tmp_path, monkeypatch):
+    """It trains while this one reads its data."""
+    module = sys.modules["bnexp.experiment.run"]
+    build, words = module.build, (*SMALL_RUN, "checkpoint_keep=none")
+
+    def slow(*given, **how):
+        monkeypatch.setattr(module, "build", build)
+        run_words(tmp_path / "run", StopAt(0), words)
+        return build(*given, **how)
+
+    for own, said in ((words, "another command has trained in it meanwhile"), ((*words, "seed=1"), "another config")):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        monkeypatch.setattr(module, "build", slow)
+        with pytest.raises(ValueError, match=said):
+            run_words(tmp_path / "run", StopAt(0), own)
+        saved = run_json.read(tmp_path / "run")
+        assert (saved["status"], saved["config"]["seed"]) == ("finished", 0)
+
+
+def test_the_seconds_of_all_sessions_are_told_also_between_two_rows_of_timing(tmp_path):
+    rare = (*SMALL_RUN, "log_every=1000", "eval_every=1000", "checkpoint_every=4")
+    for status in ("interrupted", "running"):
+        folder = tmp_path / status
+        run_words(folder, StopAt(8), rare)
+        saved = run_json.read(folder)
+        assert (saved["step"], saved["seconds"] > 0) == (8, True)
+        run_json.write(folder, {**saved, "status": status, "seconds": 1000.0})
+        assert run_words(folder, StopAt(0), rare).facts["seconds"] > 1000
 
 
 def test_stopped_again_and_again(undisturbed, tmp_path):

@@ -35,6 +35,8 @@ for job in json.load(sys.stdin)["jobs"]:
     if do == "fail":
         write("failed", failure={"reason": "it is broken", "lines": []})
         sys.exit(1)
+    if do == "crash":
+        sys.exit(1)
     if do == "kill":
         os.kill(os.getpid(), 9)
     if do == "elsewhere":

@@ -83,6 +83,25 @@ def test_each_end_becomes_its_jobs_state_and_is_told(tmp_path, config, capsys):
     assert f"try the failed again: bnexp resume {tmp_path} --retry-failed" in told
 
 
+def test_a_job_that_fails_again_is_told_with_its_last_reason(tmp_path, config):
+    plan = planned(tmp_path, config, 1)
+    for does, reason in (("fail", "it is broken"), ("crash", "doing")):
+        (tmp_path / "do-seed=0").write_text(does)
+        supervised(plan, Fake())
+        assert [(entry.state, entry.reason) for entry in plan.entries] == [("failed", reason)]
+        assert run_json.read(tmp_path / "seed=0")["failure"]["reason"] == reason
+
+
+def test_a_stack_that_takes_too_long_says_so(tmp_path, config, capsys):
+    for seed in range(2):
+        (tmp_path / f"do-seed={seed}").write_text("wait")
+    plan = planned(tmp_path, config, 2, stack=True, timeout_s=0.25)
+    supervised(plan, Fake())
+    why = "not finished after 0.5 s (2 times timeout_s=0.25)"
+    assert f"2 stacked jobs ended together, and train one by one now: {why}" in capsys.readouterr().err
+    assert [entry.reason for entry in plan.entries] == ["not finished after 0.25 s"] * 2
+
+
 @pytest.mark.parametrize(
     ("states", "goes_on"), [("finished", False), ("finished interrupted", True), ("failed", False)]
 )

@@ -7,8 +7,11 @@ import json
 import os
 import resource
 import signal
+import socket
 import time
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 
 import hydra
 import pytest
@@ -25,7 +28,9 @@ from bnexp.config.shipped import configs_folder
 from bnexp.runs import checkpoint
 from bnexp.runs.storage import held
 from bnexp.stopping import Stop
+from bnexp.sweep import fork_server
 from bnexp.sweep import plan as plans
+from bnexp.sweep.carry_out import _made
 from bnexp.sweep.fork_server import ForkServer
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import entries
@@ -391,6 +396,48 @@ def test_a_server_that_died_between_two_sweeps_begins_again(tmp_path):
             assert ready.slots == [{}, {}]
             os.kill(server._process.pid, signal.SIGKILL)
             server._process.wait()
+
+
+def test_a_server_that_answers_while_it_is_asked_keeps_nobody_waiting(monkeypatch):
+    """Neither side's answers fit into the connection: each must read what the other one says."""
+    count, tasks = 2000, []
+
+    def serve(connection: socket.socket) -> None:
+        with connection, connection.makefile() as lines:
+            for line in lines:
+                task = json.loads(line)["fork"]
+                connection.sendall(json.dumps({"task": task, "pid": 0, "and": "x" * 200}).encode() + b"\n")
+                connection.sendall(json.dumps({"task": task, "code": 0, "and": "x" * 200}).encode() + b"\n")
+
+    def spawn(theirs: socket.socket) -> SimpleNamespace:
+        Thread(target=serve, args=(theirs.dup(),), daemon=True).start()
+        return SimpleNamespace(poll=lambda: None, wait=lambda seconds=None: 0, kill=lambda: None, returncode=0)
+
+    def ask() -> None:
+        with contextlib.closing(ForkServer()) as server:
+            for number in range(count):
+                server.fork(number, "train", {}, log="log", env={"x": "y" * 200})
+            while len(tasks) < count:
+                tasks.extend(server.ended(1))
+
+    monkeypatch.setattr(fork_server, "spawn", spawn)
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(30)
+    assert tasks == [(number, 0) for number in range(count)]
+
+
+def test_a_sweep_that_another_command_has_made_meanwhile_stays(tmp_path):
+    (tmp_path / "s").mkdir()
+    given = {"jobs": "auto", "slots_per_gpu": 1, "timeout_s": None, "grace_s": 1.0, "max_failures": None}
+    plan = plans.Plan(tmp_path / "s", [], options(given), [])
+    with _made(plan, fresh=False):
+        plan.write()
+    message = r"s: another command has made a sweep in it meanwhile; give this one again$"
+    with pytest.raises(ValueError, match=message), _made(plan, fresh=False):
+        pass
+    with _made(plan, fresh=True):
+        assert plan.folder.name == "s-2"
 
 
 @pytest.mark.parametrize("name", ["../x", "", ".hidden", "a/b", "a\0b"])
