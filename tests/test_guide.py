@@ -50,8 +50,8 @@ def commands(text: str) -> list[str]:
 
 
 def write_files(text: str) -> None:
-    """Write the files of a text: blocks of code whose first line is a comment with a path."""
-    for path, body in re.findall(r"^```\w+\n# (\S+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    """Write the files of a text: blocks of code behind a line with a path."""
+    for path, body in re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(body, encoding="utf-8")
 

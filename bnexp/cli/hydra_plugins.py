@@ -7,7 +7,6 @@ are registered by hand, so that bnexp need not install a second package.
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import os
 import re
 import signal
@@ -166,7 +165,7 @@ class BnexpSweeper(Sweeper):
         parsed = parser.parse_overrides([*axes, *arguments])
         overrides = list({override.get_key_element(): override for override in parsed}.values())
         for override in overrides:
-            if override.is_sweep_override() and not list(_values(override)):
+            if _is_empty(override):
                 raise ValueError(f"{override.input_line}: has no values, so there is nothing to run")
         return overrides
 
@@ -372,8 +371,16 @@ def _refuse_names(overrides: Any) -> None:
             raise ValueError(f"{word}: a sweep names its jobs' folders itself; hydra.sweep.dir says where they are")
 
 
-def _values(override: Override) -> Any:
-    return itertools.islice(override.sweep_string_iterator(), 1) if override.is_discrete_sweep() else [None]
+def _is_empty(override: Override) -> bool:
+    """Whether an axis has no values.
+
+    Raises:
+        ValueError: its values cannot be told, as those of a range whose step is 0.
+    """
+    try:
+        return override.is_discrete_sweep() and next(override.sweep_string_iterator(), None) is None
+    except ValueError as error:
+        raise ValueError(f"{override.input_line}: {error}") from None
 
 
 def run_composed(config: DictConfig) -> None:

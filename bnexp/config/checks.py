@@ -100,6 +100,20 @@ def unknown(setting: str, word: str, known: Iterable[str], also: Mapping[str, st
     return ValueError(f"{setting}={word}: not known{near_miss(str(word), known, also)} (allowed: {', '.join(known)})")
 
 
+def require_groups(setting: str, groups: Mapping[str, Any]) -> None:
+    """Refuse a setting such as ``probes`` that is no list of names, of which each has a group of options.
+
+    Raises:
+        ValueError: a name without options, or options without a name, where a yaml does not say its place.
+    """
+    for word, group in groups.items():
+        if not isinstance(group, dict) and "name" in groups:
+            name = groups["name"]
+            raise ValueError(f"{setting}={name}: its yaml must begin with the line '# @package {setting}.{name}'")
+        if not isinstance(group, dict):
+            raise ValueError(f"{setting}={word}: expected a list of names, such as {setting}=[{word}]")
+
+
 def checked(setting: str, value: Any, annotation: Any) -> Any:
     """Return ``value`` as the annotated type, or raise.
 

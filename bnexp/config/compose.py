@@ -167,21 +167,29 @@ def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
         known = [path.stem for path in (configs / match[1]).glob("*.yaml")]
         return _unknown_choice(match[1], match[2], known, arguments, configs)
     if isinstance(error, OverrideParseException):
-        quoted = (
-            ", and a value with spaces, commas or equals signs as name=\"'value'\"" if "=" in error.override else ""
-        )
-        return f"{error.override}: cannot be parsed; settings are given as name=value{quoted}"
+        quoted = ", and a value with marks or spaces as name=\"'value'\"" if "=" in error.override else ""
+        given = words.typed(error.override, arguments)
+        return f"{given}: cannot be parsed; settings are given as name=value{quoted}"
     if match := re.match(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], arguments, configs)
     if match := re.match(r"Ambiguous value for argument '([^']+)'", text):
         return f"{match[1]}: several values make a sweep, which needs -m"
     if match := re.match(r"Error merging override (.+)", text):
         reason = str(error.__cause__ or "not allowed").partition("\n")[0]
-        wanted = re.search(r"could not be converted to (\w+)", reason)
-        return f"{match[1]}: {f'expected {_TYPES.get(wanted[1], wanted[1])}' if wanted else reason}"
+        return f"{match[1]}: {_reason(reason, match[1].partition('=')[0].lstrip('+'))}"
     if match := re.match(r"In '([^']+)': \w+ raised while composing config:\n(.+)", text):
         return f"{match[1]}.yaml: {match[2]}"
-    return text.partition("\n")[0]
+    first = text.partition("\n")[0]
+    return f"{error.full_key}: {first}" if isinstance(error, OmegaConfBaseException) and error.full_key else first
+
+
+def _reason(said: str, key: str) -> str:
+    """Why a value cannot be had, in the place of OmegaConf's words for it."""
+    if wanted := re.search(r"could not be converted to (\w+)", said):
+        return f"expected {_TYPES.get(wanted[1], wanted[1])}"
+    if "is not a ListConfig" in said:
+        return f"expected a list, such as {key}=[a,b]"
+    return "needs a value" if "is not Optional" in said else said
 
 
 def _unknown_choice(group: str, word: str, known: Sequence[str], arguments: Sequence[str], configs: Path) -> str:

@@ -28,6 +28,9 @@ PLACES = ("init_from", "data.path", "data.root", "hydra.run.dir", "hydra.sweep.d
 _SENTENCE = "notes"
 # The marks of Hydra's grammar besides the equals sign.
 _GRAMMAR = re.compile(r"[\\'\"$,(){}\[\]]")
+# What Hydra reads without quotes; and a value that has quotes.
+_PLAIN = re.compile(r"[\w/+.%*@?|:,(){}\[\]=-]([\w /+.%*@?|:,(){}\[\]=-]*[\w/+.%*@?|:,(){}\[\]=-])?", re.ASCII)
+_QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\s*\.\s*(env|\$)")
 
 
@@ -37,16 +40,36 @@ def taken_literally(arguments: Sequence[str]) -> list[str]:
     return [_literal(argument, several=several) for argument in arguments]
 
 
+def typed(word: str, arguments: Sequence[str]) -> str:
+    """The argument that ``taken_literally`` has made a word of."""
+    return dict(zip(taken_literally(arguments), arguments, strict=True)).get(word, word)
+
+
 def _literal(argument: str, *, several: bool) -> str:
     key, equals, value = argument.partition("=")
-    if key == _SENTENCE and equals and "\\" not in value and not re.fullmatch(r"'.*'|\".*\"", value):
+    name, grammar = key.lstrip("+"), "\\" in value or bool(_QUOTED.fullmatch(value))
+    if name == _SENTENCE and equals and not grammar:
         return f"{key}={names.quoted(value)}"
-    if key in PLACES and not any(mark in value for mark in "\\'\"$"):
-        several = several and not key.startswith("hydra.")
-        value = value.replace("{seed}", r"\{seed\}") if several else re.sub(r"[,(){}\[\]]", r"\\\g<0>", value)
-    elif _GRAMMAR.search(value):
+    if name in PLACES and not grammar and "$" not in value:
+        several = several and not name.startswith("hydra.")
+        return f"{key}{equals}{_places(value) if several else _place(value)}"
+    if _GRAMMAR.search(value):
         return argument
     return f"{key}{equals}" + value.replace("=", r"\=")
+
+
+def _place(path: str) -> str:
+    """One folder or file, in Hydra's grammar."""
+    if path and not _PLAIN.fullmatch(path):
+        return names.quoted(path)
+    return re.sub(r"[,(){}\[\]=]", r"\\\g<0>", path)
+
+
+def _places(paths: str) -> str:
+    """The folders or files of a sweep, with commas between them; a function such as ``glob(*)`` stays."""
+    if not _PLAIN.fullmatch(paths):
+        return ",".join(map(_place, paths.split(",")))
+    return paths.replace("{seed}", r"\{seed\}").replace("=", r"\=")
 
 
 def refuse(arguments: list[str]) -> None:

@@ -50,7 +50,10 @@ def npz(*, path: str | None, layout: Layout, holdout: Holdout) -> Raw:
 def _arrays(origin: str, file: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """The arrays of these names; without those for testing, the file must have none."""
     with reading(origin, file.name), file.open("rb") as stream:
-        found = np.load(stream, allow_pickle=False)
+        try:
+            found = np.load(stream, allow_pickle=False)
+        except ValueError:  # whose text advises to load what it takes for a pickle
+            raise ValueError("no archive of arrays; write it with numpy.savez") from None
         if not isinstance(found, np.lib.npyio.NpzFile):
             raise ValueError("one array, not an archive of arrays; write it with numpy.savez")
         with found:

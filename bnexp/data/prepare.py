@@ -116,8 +116,8 @@ def _classes(raw: Raw, how: Preparation) -> Sequence[int]:
     Raises:
         ValueError: there is no such class, one is named twice, or there are fewer than two.
     """
-    if how.label_noise and raw.classes < 2:
-        raise ValueError(f"data.label_noise={how.label_noise}: needs two classes or more")
+    if raw.classes < 2:
+        raise fault(raw.origin, "its labels name one class; expected two or more")
     if how.classes is None:
         return range(raw.classes)
     unknown = [label for label in how.classes if label >= raw.classes]

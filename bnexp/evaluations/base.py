@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from bnexp.config.checks import require_groups
 from bnexp.config.metrics import Statistics, statistics_of
 from bnexp.config.registry import Registry
 from bnexp.data import Data
@@ -134,12 +135,11 @@ def wanted(groups: Mapping[str, Any]) -> list[Wanted]:
     Raises:
         ValueError: an unknown evaluation or option, a missing option, a value that is not allowed.
     """
+    require_groups("evaluations", groups)
     return [_wanted(word, group) for word, group in groups.items()]
 
 
 def _wanted(word: str, group: Any) -> Wanted:
-    if not isinstance(group, dict):
-        raise ValueError(f"evaluations={word}: expected a list of names, such as evaluations=[{word}]")
     bound = EVALUATIONS.bind({"name": word, **group}, setting=f"evaluations.{word}")
     shared: Measured = bound.shared
     statistics = []

@@ -21,11 +21,11 @@ def tasks(pixels: Pixels, *, tasks: list[Labels]) -> list[Condition]:
         tasks: the labels of each task, as the run numbers its classes (0 to K - 1).
 
     Raises:
-        ValueError: a task has fewer than two labels, or one that no test image of the run has.
+        ValueError: a task has fewer than two labels, one twice, or one that no test image of the run has.
     """
     known = sorted(set(pixels.data.test.y.tolist()))
     for labels in tasks:
-        if len(set(labels)) < 2 or not set(labels) <= set(known):
-            allowed = ", ".join(map(str, known))
-            raise ValueError(f"evaluations.tasks.tasks={tasks}: each needs two labels or more; allowed are {allowed}")
+        if len(labels) < 2 or len(set(labels)) < len(labels) or not set(labels) <= set(known):
+            needed = "each needs two labels or more, each label once"
+            raise ValueError(f"evaluations.tasks.tasks={tasks}: {needed}; allowed are {', '.join(map(str, known))}")
     return [Condition(f"task{number}", classes=tuple(labels)) for number, labels in enumerate(tasks, 1)]

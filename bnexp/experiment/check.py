@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bnexp.config.defaults import usual
 from bnexp.config.schema import ANY, LATER_OPTIONS, TrainConfig
 from bnexp.data import Batches, Data, load, seen_by
 from bnexp.evaluations import Pixels
@@ -97,6 +98,8 @@ def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: b
     seen = seen_by(data, [each.seed for each in configs])
     batches = make_batches(configs, seen)
     _require_validation(config, seen)
+    for each in configs:
+        _require_below_1(each)
     cadence = make_cadence(config, batches.per_epoch)
     limit_tries(cadence.steps)
     choices[0].schedule(cadence.steps)
@@ -151,6 +154,14 @@ def _require_validation(config: TrainConfig, data: Data) -> None:
         if is_given and data.validation is None:
             given = str(getattr(config, setting)).lower()
             raise ValueError(f"{setting}={given}: needs validation images; use data.validation=0.1")
+
+
+def _require_below_1(config: TrainConfig) -> None:
+    """Refuse weights of averages that the run's number format rounds to 1, so that nothing new would enter."""
+    betas = [(f"optim.{key}", config.optim.get(key)) for key in ("beta1", "beta2")]
+    for setting, number in (*betas, *(("ema", decay) for decay in config.ema)):
+        if number is not None and torch.tensor(number, dtype=dtype_of(config.precision)) == 1:
+            raise ValueError(f"{setting}={number}: is 1 in float32; use a smaller number, or precision=fp64")
 
 
 def _unstackable(config: TrainConfig) -> str | None:
@@ -272,18 +283,30 @@ def _say_ignored(config: TrainConfig, model: nn.Module, steps: int) -> None:
 
 
 def _without_effect(config: TrainConfig, model: nn.Module) -> Iterator[str]:
-    affine, gains = config.affine["name"], [norm.gain for norm in model.modules() if isinstance(norm, Norm)]
-    if config.init_from is not None and affine != "usual":
-        yield f"affine={affine}: has no effect, because gains and biases come from init_from"
-    elif config.affine.get("gain", 1) != 1 and all(gain is None for gain in gains):
-        yield f"affine.gain={config.affine['gain']}: has no effect, norm={config.norm['name']} has no gain here"
-    switched = [f"optim.{key}={config.optim[key]}" for key, usual in _SWITCHES.items() if config.optim[key] != usual]
+    if config.init_from is not None and config.affine["name"] != "usual":
+        yield f"affine={config.affine['name']}: has no effect, because gains and biases come from init_from"
+    else:
+        yield from _affine_without_effect(config, [norm for norm in model.modules() if isinstance(norm, Norm)])
+    switches = {"decay_norm": False} | _SWITCHES
+    switched = [f"optim.{key}={value}" for key in switches if (value := config.optim.get(key)) != switches[key]]
     if switched and not config.optim.get("weight_decay"):
         yield f"{', '.join(switched)}: has no effect at optim.weight_decay=0"
     if config.optim.get("nesterov") and config.optim.get("momentum") == 0:
         yield "optim.nesterov=true: has no effect at optim.momentum=0"
     if config.precision == "tf32" and pick_device(config.device).type == "cpu":
         yield "precision=tf32: has no effect on device=cpu, where it is fp32"
+
+
+def _affine_without_effect(config: TrainConfig, norms: Sequence[Norm]) -> Iterator[str]:
+    """Lines about where gains and biases start, if there are none."""
+    gains, given = [norm for norm in norms if norm.gain is not None], config.affine
+    here = f"norm={config.norm['name']}"
+    if given.get("gain", 1) != 1 and not gains:
+        yield f"affine.gain={given['gain']}: has no effect, {here} has no gain here"
+    if given.get("bias", 0) != 0 and all(norm.shift is None for norm in norms):
+        yield f"affine.bias={given['bias']}: has no effect, {here} has no bias here"
+    if given.get("last_gain") is not None and not any(norm.closes_branch for norm in gains):
+        yield f"affine.last_gain={given['last_gain']}: has no effect, no gain of {here} ends a residual branch here"
 
 
 def _surprising(config: TrainConfig, model: nn.Module, steps: int) -> Iterator[str]:
@@ -316,6 +339,8 @@ def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Da
     if config.init_from is not None:
         taken = takeover(model, config)
         log.info("init_from=%s: starts a new run at step 0; bnexp resume goes on with an old one", config.init_from)
+        if not taken.drawn and config.init["name"] != usual({})["init.name"]:
+            log.info("init=%s: has no effect, because all weights come from init_from", config.init["name"])
         return taken
     init: Init = choices.init()
     restore = choices.affine().restore

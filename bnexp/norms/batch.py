@@ -40,6 +40,7 @@ class BatchStatistics(Norm, ABC):
         name: the norm's name in configs, for messages.
         used: whether evaluation uses the running mean, the running variance, or both.
         least_values: how many values a channel of a batch must have.
+        averages_variances: whether the running variance is an average of the unbiased variances of batches.
         source: which statistics evaluation uses; the caller may set it.
         prior: how many samples the running statistics count as, next to those of the batch; 0 for none.
         own: the weight of a sample's own moments, next to the running statistics; 0 for none.
@@ -52,6 +53,7 @@ class BatchStatistics(Norm, ABC):
     name: ClassVar[str]
     used: ClassVar[tuple[str, ...]] = ("mean", "var")
     least_values: int = 2
+    averages_variances: ClassVar[bool] = True
     source: Literal["running", "batch"] = "running"
     prior = 0
     own = 0.0

@@ -27,6 +27,7 @@ class GroupBatchNorm(BatchStatistics):
     """
 
     name = "gn_bn"
+    averages_variances = False
 
     def __init__(
         self, channels: int, *, groups: int, size: int, eps: float, momentum: float | None, affine: bool

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from bnexp.config.checks import Positive, Range, checked
+from bnexp.config.checks import Positive, Range, checked, require_groups
 from bnexp.config.registry import Bound
 from bnexp.data import Split
 from bnexp.probes import PROBES, Moment, Probe, Values
@@ -45,12 +45,11 @@ def watches(groups: Mapping[str, Any]) -> list[Watch]:
     Raises:
         ValueError: an unknown probe or option, a missing option, a value out of range.
     """
+    require_groups("probes", groups)
     return [_watch(word, group) for word, group in groups.items()]
 
 
 def _watch(word: str, group: Any) -> Watch:
-    if not isinstance(group, dict):
-        raise ValueError(f"probes={word}: expected a list of names, such as probes=[{word}]")
     own = {"name": word, **group}
     every = checked(f"probes.{word}.every", own.pop("every", None), Positive)
     images = checked(f"probes.{word}.images", own.pop("images", None), Annotated[int, Range(least=2)])

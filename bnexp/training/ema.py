@@ -77,13 +77,16 @@ def attach(model: nn.Module, decays: Sequence[float]) -> None:
     The statistics are a channel's mean and unbiased variance over the whole batch, as in torch's batch norm.
 
     Raises:
-        ValueError: a norm evaluates with more than means and variances, or trains with fixed ones.
+        ValueError: a norm evaluates with more than means and variances, averages something else, or trains with fixed
+            ones.
     """
     for layer in batch_norms(model) if decays else ():
         if layer.frozen:
             raise ValueError(f"ema={decays}: norm_state=frozen takes in no statistics of batches; use ema=[]")
         if not keeps_variances(layer):
             raise ValueError(f"ema={decays}: norm={layer.name} keeps covariances, which are not averaged; use ema=[]")
+        if not layer.averages_variances:
+            raise ValueError(f"ema={decays}: norm={layer.name} averages E[x^2], and no variances; use ema=[]")
         layer.add_module("averages", Averages(decays, layer.running_mean, layer.running_var))
         layer.register_forward_pre_hook(_take_in)
 

@@ -39,6 +39,10 @@ WRONG = {
     "+norm.grops=4": "norm.grops: bn has no such option",
     "sed=1": "did you mean seed?",
     "model=resnet depth=20": "did you mean model.depth?",
+    "tags=x": "tags=x: expected a list, such as tags=[a,b]",
+    "epochs=null": "epochs=null: needs a value",
+    "hydra.run.dir=o/${x}": "hydra.run.dir: Interpolation key 'x' not found",
+    "name=ü,=ö": "name=ü,=ö: cannot be parsed; settings are given as name=value, and a value with marks or spaces",
     "foo": "foo: cannot be parsed; settings are given as name=value",
     "seed=1,2": "needs -m",
     "--hellp": "did you mean --help?",
@@ -115,6 +119,26 @@ def test_wrong_input_costs_one_line_and_leaves_nothing(bnexp, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "place", ["o/ü", "o/a#b;c", "o/~x", "o/it's", ' o/"x" y ', "o/a b,c=ü", "o/(a)[b]{c}", "~", "ö,é"]
+)
+def test_any_name_of_a_folder_is_taken_literally(bnexp, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    for key in ("hydra.run.dir", "++hydra.run.dir"):
+        assert bnexp("train", *SMALL_RUN, f"{key}={place}", "steps=1").code == 0
+        assert (tmp_path / place / "run.json").exists()
+
+
+def test_a_sweep_takes_several_places(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ü", "a;b", "plain"):
+        assert bnexp("train", *SMALL_RUN, f"hydra.run.dir={name}", "steps=1").code == 0
+    answer = bnexp("train", "-m", *SMALL_RUN, "steps=1", "init_from=ü,a;b,plain", "hydra.sweep.dir=ö")
+    assert answer.code == 0, answer
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "ö").glob("*/run.json")]
+    assert {run["config"]["init_from"] for run in runs} == {"ü", "a;b", "plain"}
+
+
 @pytest.mark.parametrize("place", ["file", "file/run", "dangling", "loop", "loop/run"])
 def test_a_run_folder_that_cannot_be_made(bnexp, tmp_path, place):
     (tmp_path / "file").write_text("not a folder")
@@ -177,7 +201,7 @@ def test_a_yaml_file_that_cannot_be_read_is_named(bnexp, tmp_path, monkeypatch, 
         ("evaluate .", ".: not a run (it has no run.json)"),
         ("train probes.ics.every=5", "probes.ics.every: this probe is not chosen; "),
         ("train probes=[ics] probes.ics.evry=5", "probes.ics.evry: there is no such setting; did you mean"),
-        ("train name=a,b=c", "cannot be parsed; settings are given as name=value, and a value with spaces"),
+        ("train name=a,b=c", "cannot be parsed; settings are given as name=value, and a value with marks"),
         ("resume", "outputs: no run or sweep in there was interrupted; name the folder of one"),
         ("resume nowhere", "nowhere: there is no such folder"),
         ("evaluate nowhere", "nowhere: there is no such folder"),

@@ -207,10 +207,10 @@ def test_arrays_without_test_images_need_a_share(npz):  # noqa: F811
         load(from_npz(npz(), holdout=0.2))
 
 
-def test_noise_needs_two_classes_and_a_folder_two_images_of_each_class(npz, folder):  # noqa: F811
+def test_data_need_two_classes_and_a_folder_two_images_of_each_class(npz, folder):  # noqa: F811
     one = {"x_train": pictures(4, 0), "y_train": np.zeros(4, int), "x_test": pictures(3, 1), "y_test": np.zeros(3, int)}
-    with pytest.raises(ValueError, match=r"^data.label_noise=0.5: needs two classes or more$"):
-        load(from_npz(npz(**one), label_noise=0.5))
+    with pytest.raises(ValueError, match=r"^data\.path=.*\.npz: its labels name one class; expected two or more$"):
+        load(from_npz(npz(**one)))
     flat = flattened(folder)
     for file in list((flat / "dog").iterdir())[1:]:
         file.unlink()

@@ -23,12 +23,15 @@ ONCE_MISSED = {
     "trainable=norms norm.affine=false": "the norms have no parameter",
     "init=lsuv norm=weight_norm": "this norm sets the size of the weights itself",
     "affine=identity norm=ln": "affine=identity",
+    "ema=[0.9] norm=gn_bn": "ema=[0.9]: norm=gn_bn averages E[x^2], and no variances; use ema=[]",
 }
 REFUSED = ONCE_MISSED | {
     "affine=identity norm=bn norm.affine=false": "use norm.affine=true",
     "affine=identity init=autoencoder activation=sigmoid": "init=autoencoder trains gains and biases",
     "init=autoencoder": "needs sigmoid units",
     "init_from=nowhere": "init_from=nowhere: nowhere: there is no such folder",
+    "optim=adam optim.beta2=0.99999999": "optim.beta2=0.99999999: is 1 in float32; use a smaller number, or",
+    "ema=[0.5,0.99999999]": "ema=0.99999999: is 1 in float32",
     "norm=in": "undefined on vectors",
     "norm=skipinit": "acts on residual branches",
     "batch_size=500": "larger than the 200 training images",
@@ -119,6 +122,11 @@ TOLD = {
         "trainable=head: running statistics of norm=bn go on moving; init_from=RUN norm_state=frozen fixes them"
     ),
     "affine=constant affine.gain=2 norm=none": "affine.gain=2: has no effect, norm=none has no gain here",
+    "affine=constant affine.bias=1 norm.affine=false": "affine.bias=1: has no effect, norm=bn has no bias here",
+    "affine=constant affine.last_gain=0": (
+        "affine.last_gain=0: has no effect, no gain of norm=bn ends a residual branch here"
+    ),
+    "optim.decay_norm=true": "optim.decay_norm=True: has no effect at optim.weight_decay=0",
     "accumulate=4 norm=bn": (
         "accumulate=4: norm=bn normalizes micro-batches of 8 images, and its running averages take in 4 of them at"
         " each step"
@@ -137,6 +145,7 @@ UNTOLD = [
     "norm=ln accumulate=4 ema_weights=0.9 optim.weight_decay=0.1 optim.decay_bias=false",
     "trainable=head norm=ln",
     "trainable=norms norm=bn",
+    "affine=constant affine.bias=1 norm=none optim.weight_decay=0.1 optim.decay_norm=true",
     "optim=adam schedule=cosine",
 ]
 
@@ -161,6 +170,8 @@ def test_a_run_from_another_says_that_it_starts_at_step_0(bnexp, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert bnexp("train", *SMALL, "steps=2", "hydra.run.dir=old").code == 0
     line = "init_from=old: starts a new run at step 0; bnexp resume goes on with an old one"
+    idle = "init=lsuv: has no effect, because all weights come from init_from"
+    assert idle in bnexp("train", *SMALL, "steps=2", "init_from=old", "init=lsuv", "hydra.run.dir=third").err
     begun = bnexp(
         "train", *SMALL, "steps=2", "init_from=old", "norm_state=frozen", "trainable=head", "hydra.run.dir=new"
     )

@@ -221,6 +221,7 @@ def test_a_member_that_is_not_finite_gets_nan_beside_one_that_is():
         ({"signal": {"name": "signal", "images": 9}}, "probes.signal.every=null: expected a whole number"),
         ({"signal": {"every": 5, "images": 9, "depth": 1}}, "signal has no such option"),
         ({"sgnal": {"name": "sgnal", "every": 5, "images": 9}}, "did you mean signal"),
+        ({"name": "mine", "every": 3}, r"probes=mine: its yaml must begin with the line '# @package probes\.mine'"),
         ({"signal": 3}, r"probes=signal: expected a list of names, such as probes=\[signal\]"),
     ],
 )

@@ -318,6 +318,7 @@ WRONG = {
     "seed=0,1 hydra.launcher.jobs=0": "hydra.launcher.jobs=0: out of range; allowed is at least 1",
     "seed=0,1 hydra.launcher.jobs=many": "hydra.launcher.jobs=many: expected a whole number",
     "seed=0,1 hydra.launcher.timeout_s=-1": "hydra.launcher.timeout_s=-1.0: out of range",
+    "seed=range(1,2,0)": "seed=range(1,2,0): range() arg 3 must not be zero",
     "seed=0,1 hydra.launcher.timeout=1": "did you mean hydra.launcher.timeout_s?",
     "seed=0,1 hydra/launcher=locl": "hydra/launcher=locl: not known; did you mean local?",
     "seed=0,1 device=cuda:99": "device=cuda:99",
