@@ -79,6 +79,8 @@ def test_settings_and_metrics_of_a_run(trained):
     assert ",".join(map(str, last)) == rows[-1]
     assert run.metrics.curve("test/accuracy")[21] == run.final["test/accuracy"]
     assert list(run.metrics.curve("test/accuracy")) == [7, 14, 21]
+    with pytest.raises(ValueError, match=r"^test/acuracy: the run has no such metric; did you mean test/accuracy\?$"):
+        run.metrics.curve("test/acuracy")
 
 
 def test_metrics_as_a_data_frame(trained):
@@ -120,6 +122,9 @@ def test_raw_pixels_are_prepared_as_those_of_training(tmp_path):
     assert torch.equal(run.predict(raw[3]), run.predict(raw[3:4]))
     with pytest.raises(ValueError, match=r"images of shape \(3, 8, 8\): this run's have the shape \(1, 8, 8\)"):
         run.predict(torch.zeros(2, 3, 9, 9, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"images of shape \(2, 3, 9, 9\): expected \(N, "):
+        run.predict(torch.zeros(2, 3, 9, 9))
+    assert torch.equal(run.predict(raw.numpy()), run.predict(raw))
     whitened = bnexp.train(*words, "data.whiten=zca")
     with pytest.raises(ValueError, match=r"^data\.whiten=zca: raw images cannot be whitened"):
         whitened.predict(raw)

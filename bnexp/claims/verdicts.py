@@ -117,7 +117,9 @@ def judge(
     needed, for_delta = (
         _needed(rules, effect, interval.sd, resolution) for effect in (interval.mean, MATTERS[claims] * delta)
     )
-    numbers = Verdict(NONE, "", interval, rules[-1].region.p(differences, off), robust, None, (), needed, for_delta)
+    numbers = Verdict(
+        NONE, "", interval, rules[-1].region.p(differences, off, coarse), robust, None, (), needed, for_delta
+    )
     if interval.n < FEWEST_SEEDS:
         return replace(numbers, detail=f"{interval.n} seeds; {FEWEST_SEEDS} are the fewest")
     rule = _fitting(rules, interval.low, interval.mean, interval.high)
@@ -127,7 +129,7 @@ def judge(
         numbers,
         word=word,
         detail=rule.detail if rule else _power(interval.n, needed, coarse),
-        p=rule.region.p(differences, off) if rule else numbers.p,
+        p=rule.region.p(differences, off, coarse) if rule else numbers.p,
         robust_word=companion.word if companion else INCONCLUSIVE,
         hangs_on=_hangs_on(differences, rules, word, bounds, resolution),
         moved=rule.region.left if rule else numbers.moved,

@@ -73,8 +73,9 @@ def choosable(runs: Sequence[Run], keys: Sequence[str], metric: str) -> list[Run
 def choose(arm: Arm, keys: Sequence[str], metric: str) -> tuple[Arm, Row]:
     """The arm at the values of ``keys`` with the best mean validation metric, and how they were chosen.
 
-    A value at which a run diverged that cannot be counted (a loss has no chance level) comes after all others: its
-    mean is one of survivors. Of equal values the first (smallest) is taken.
+    A value at which a run diverged that cannot be counted (a loss has no chance level) comes after all others, and so
+    does one that has fewer seeds than another: its mean is one of survivors. Of equal values the first (smallest) is
+    taken.
     """
     validation = on_validation(metric)
     grid = [tried for tried in group(arm.runs, by=keys) if tried.by_seed]
@@ -83,7 +84,9 @@ def choose(arm: Arm, keys: Sequence[str], metric: str) -> tuple[Arm, Row]:
         return arm, _choice(keys, grid, None, None) | _largest_working(keys, grid, validation)
     sign = 1 if larger_is_better(metric) else -1
     means = {index: _level(values, validation) for index, values in scored.items()}
-    index = max(means, key=lambda index: (not _censored(grid[index], validation), sign * means[index].mean))
+    most = max(mean.n for mean in means.values())
+    whole = {index for index, mean in means.items() if mean.n == most and not _censored(grid[index], validation)}
+    index = max(means, key=lambda index: (index in whole, sign * means[index].mean))
     row = _choice(keys, grid, index, means[index]) | _largest_working(keys, grid, validation)
     return Arm(arm.settings, grid[index].runs), row
 

@@ -292,15 +292,16 @@ class Region:
         """Whether an interval is one of them."""
         return low > self.low_above and high < self.high_below and mean >= self.mean_from
 
-    def p(self, differences: Sequence[float], off: float = 0.0) -> float:
+    def p(self, differences: Sequence[float], off: float = 0.0, resolution: float = 0.0) -> float:
         """Sign-flip p of "the mean is not as these intervals say".
 
         At 95 % it is two-sided, and at 90 % one-sided, so that 0.05 is the limit of both; of two bounds the larger p.
-        ``off``: see ``sign_flip``.
+        ``off``: see ``sign_flip``; ``resolution``: how far the mean may lie from the true one, see ``Resolution``.
         """
         sides = 2 if self.level == 0.95 else 1
-        below = sign_flip(differences, self.low_above, "greater", off=off) if math.isfinite(self.low_above) else 0.0
-        above = sign_flip(differences, self.high_below, "less", off=off) if math.isfinite(self.high_below) else 0.0
+        low, high = self.low_above + resolution, self.high_below - resolution
+        below = sign_flip(differences, low, "greater", off=off) if math.isfinite(low) else 0.0
+        above = sign_flip(differences, high, "less", off=off) if math.isfinite(high) else 0.0
         return min(1.0, sides * max(below, above))
 
 

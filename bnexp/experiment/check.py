@@ -291,6 +291,8 @@ def _without_effect(config: TrainConfig, model: nn.Module) -> Iterator[str]:
     switched = [f"optim.{key}={value}" for key in switches if (value := config.optim.get(key)) != switches[key]]
     if switched and not config.optim.get("weight_decay"):
         yield f"{', '.join(switched)}: has no effect at optim.weight_decay=0"
+    elif config.optim.get("decay_norm") and None not in (config.optim["decay_gain"], config.optim["decay_norm_bias"]):
+        yield "optim.decay_norm=True: has no effect beside optim.decay_gain and optim.decay_norm_bias"
     if config.optim.get("nesterov") and config.optim.get("momentum") == 0:
         yield "optim.nesterov=true: has no effect at optim.momentum=0"
     if config.precision == "tf32" and pick_device(config.device).type == "cpu":

@@ -50,9 +50,15 @@ class Trained:
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Logits [N, K] of images: float32 as ``data`` has them, or raw uint8 pixels."""
-        raw = not images.is_floating_point()
-        x = (new_images(images, self.data, self.config.data) if raw else images).to(self.data.train.x)
+        """Logits [N, K] of images: float32 as ``data`` has them, or raw uint8 pixels; arrays of NumPy too.
+
+        Raises:
+            ValueError: the images have another shape than the training images.
+        """
+        x = torch.as_tensor(images)
+        x = (x if x.is_floating_point() else new_images(x, self.data, self.config.data)).to(self.data.train.x)
+        if x.shape[1:] != self.data.shape:
+            raise ValueError(f"images of shape {tuple(x.shape)}: expected (N, {', '.join(map(str, self.data.shape))})")
         return torch.cat([self.model(x_B) for x_B in torch.split(x, _BATCH)])
 
 

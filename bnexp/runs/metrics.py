@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from bnexp.config.checks import near_miss
 from bnexp.config.extras import extra
 from bnexp.runs import digest
 from bnexp.runs.paths import RunPaths
@@ -112,7 +113,15 @@ class Columns:
         return len(self.step)
 
     def curve(self, metric: str) -> Curve:
-        """Step -> value of one metric."""
+        """Step -> value of one metric.
+
+        Raises:
+            ValueError: the run has no such metric.
+        """
+        if self.metric and metric not in self.metric:
+            raise ValueError(
+                f"{metric}: the run has no such metric{near_miss(metric, list(dict.fromkeys(self.metric)))}"
+            )
         rows = zip(self.step, self.metric, self.value, strict=True)
         return {step: value for step, tag, value in rows if tag == metric}
 

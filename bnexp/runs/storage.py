@@ -8,8 +8,12 @@ import fcntl
 import itertools
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+# Seconds before each try to lock a folder: whoever asks whether it is in use holds it for a moment.
+_TRIES_S = (0.0, 0.02, 0.05)
 
 
 def write_atomically(path: Path, data: bytes | memoryview, *, keep: Path | None = None) -> None:
@@ -102,10 +106,8 @@ def held(folder: Path) -> Iterator[None]:
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder}: in use by another bnexp process; wait for it or stop it") from None
+        if not any(_locked(descriptor, after_s) for after_s in _TRIES_S):
+            raise ValueError(f"{folder}: in use by another bnexp process; wait for it or stop it")
         yield
     finally:
         os.close(descriptor)
@@ -113,8 +115,16 @@ def held(folder: Path) -> Iterator[None]:
 
 def in_use(folder: Path) -> bool:
     """Whether another process holds a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with held(folder):
-            return False
-    except ValueError:
+        return not _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, after_s: float = 0.0) -> bool:
+    time.sleep(after_s)
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
+    return False

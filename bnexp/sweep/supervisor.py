@@ -38,7 +38,7 @@ _AT_ONCE = 1000
 # If the system kills the fork server again and again, the machine has too little memory for the sweep.
 _MOST_RESTARTS = 3
 # Exit codes of a job that a user stopped by a signal; it has saved.
-_STOPPED_BY_A_USER = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_STOPPED_BY_A_USER = (128 + signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 _KEPT_LINES = 10
 
 

@@ -340,6 +340,12 @@ def test_a_run_without_validation_is_left_out_of_a_choice_and_counted(tmp_path, 
     assert "Without validation/accuracy, by which values are chosen, left out: 1 run." in found["notes"]
 
 
+def test_a_value_with_fewer_seeds_than_others_is_not_the_best(tmp_path, arms):
+    fine, lucky = [(0.9, 0.9)] * 4, [(0.99, 0.99), "failed", "failed", "failed"]
+    found = arms(grid(tmp_path, {("bn", 0.1): fine, ("bn", 0.3): lucky}), "--best", "optim.lr")
+    assert found["all runs"]["chosen"] == 0.1
+
+
 def test_best_is_not_also_an_arm(tmp_path):
     write_run(tmp_path / "a")
     with pytest.raises(ValueError, match="also in --by"):

@@ -204,6 +204,7 @@ def test_the_p_of_a_region_is_two_sided_at_95_percent_and_of_two_bounds_the_larg
     within = Region(low_above=-0.2, high_below=0.4, level=0.9)
     assert within.p(d) == max(sign_flip(d, -0.2, "greater"), sign_flip(d, 0.4, "less"))
     assert Region(low_above=1.0).p(d) == 1.0
+    assert within.p(d, resolution=0.1) == max(sign_flip(d, -0.1, "greater"), sign_flip(d, 0.3, "less")) > within.p(d)
 
 
 @pytest.mark.parametrize("n", [2, 6, 12, 90])

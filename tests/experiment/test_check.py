@@ -126,6 +126,9 @@ TOLD = {
     "affine=constant affine.last_gain=0": (
         "affine.last_gain=0: has no effect, no gain of norm=bn ends a residual branch here"
     ),
+    "optim.weight_decay=0.1 optim.decay_norm=true optim.decay_gain=false optim.decay_norm_bias=false": (
+        "optim.decay_norm=True: has no effect beside optim.decay_gain and optim.decay_norm_bias"
+    ),
     "optim.decay_norm=true": "optim.decay_norm=True: has no effect at optim.weight_decay=0",
     "accumulate=4 norm=bn": (
         "accumulate=4: norm=bn normalizes micro-batches of 8 images, and its running averages take in 4 of them at"

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.io_wrapper import IsTensorFlowEventsFile
 
-from bnexp.runs.storage import held, make_free, write_atomically
+from bnexp.runs.storage import held, in_use, make_free, write_atomically
 
 OLDER, OLD, NEW = b"older", b"old" * 1000, b"new" * 1_000_000
 
@@ -218,6 +220,15 @@ def test_a_folder_is_freed_when_its_holder_is_killed(tmp_path):
         holder.communicate()
     with held(tmp_path):
         pass
+
+
+def test_somebody_who_looks_for_a_moment_refuses_nobody(tmp_path):
+    looking = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    threading.Timer(0.01, os.close, [looking]).start()
+    with held(tmp_path):
+        assert in_use(tmp_path)
+    assert not in_use(tmp_path)
 
 
 def test_holding_leaves_nothing_in_the_folder(tmp_path):
