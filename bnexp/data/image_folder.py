@@ -65,7 +65,7 @@ def _listed(origin: str, base: Path, part: str) -> dict[str, list[str]]:
         raise fault(origin, f"has no folder {part}; images are looked for in <path>/{part}/<class>/")
     with reading(origin, f"folder {part}"):
         names = [name for name in sorted(os.listdir(base / part)) if not name.startswith(".")]
-    found = {name: _files(base, f"{part}/{name}") for name in names if os.path.isdir(base / part / name)}
+    found = {name: _files(origin, base, f"{part}/{name}") for name in names if os.path.isdir(base / part / name)}
     images = {name: [file for file in files if file.lower().endswith(_ENDINGS)] for name, files in found.items()}
     endings = ", ".join(_ENDINGS)
     if not images:
@@ -81,9 +81,20 @@ def _listed(origin: str, base: Path, part: str) -> dict[str, list[str]]:
     return images
 
 
-def _files(base: Path, folder: str) -> list[str]:
-    """Paths below ``base`` of all files in a folder and the folders in it, but for hidden ones."""
-    walked = sorted(os.walk(base / folder, followlinks=True))
+def _files(origin: str, base: Path, folder: str) -> list[str]:
+    """Paths below ``base`` of all files in a folder and the folders in it, but for hidden ones.
+
+    Raises:
+        ValueError: a link leads back to a folder that it lies in.
+    """
+    walked = []
+    for root, folders, names in os.walk(base / folder, followlinks=True):
+        inside = os.path.realpath(root)
+        for link in (Path(root, name) for name in folders):
+            if Path(inside).is_relative_to(link.resolve()):
+                raise fault(origin, f"{link.relative_to(base)} is a link to a folder that it lies in; remove it")
+        walked.append((root, folders, names))
+    walked.sort()
     paths = [Path(root, name).relative_to(base) for root, _, names in walked for name in sorted(names)]
     return [str(path) for path in paths if not any(word.startswith(".") for word in path.parts)]
 

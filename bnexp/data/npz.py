@@ -39,11 +39,11 @@ def npz(*, path: str | None, layout: Layout, holdout: Holdout) -> Raw:
     arrays = _arrays(origin, file, _KEYS if holdout is None else _TRAIN)
     if holdout is not None:
         train, test = divided(origin, _part(origin, arrays, "train", layout), holdout)
-        return Raw(origin, train, test, max(0, *train.y.tolist()) + 1)
+        return Raw(origin, train, test, max([0, *train.y.tolist()]) + 1)
     if arrays["x_train"].dtype != arrays["x_test"].dtype:  # as if only one of them had been divided by 255
         raise fault(origin, f"x_train is {arrays['x_train'].dtype}, but x_test is {arrays['x_test'].dtype}")
     train, test = (_part(origin, arrays, part, layout) for part in ("train", "test"))
-    classes = max(0, *train.y.tolist(), *test.y.tolist()) + 1
+    classes = max([0, *train.y.tolist(), *test.y.tolist()]) + 1
     return Raw(origin, train, test, classes)
 
 

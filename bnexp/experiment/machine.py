@@ -39,6 +39,12 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was told; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def require_device_name(name: str) -> str:
     """Refuse what is no device on any machine; returns its kind: auto, cpu or cuda.
 

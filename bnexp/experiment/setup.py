@@ -19,7 +19,7 @@ from bnexp.experiment.check import Checked, check, make_batches
 from bnexp.experiment.choices import Choices, blank_model, build_optimizer
 from bnexp.experiment.clock import Clock
 from bnexp.experiment.init_from import Takeover, apply_norm_state, start_from, takeover
-from bnexp.experiment.machine import own_kernels, pick_device, recorder, set_layout
+from bnexp.experiment.machine import own_kernels, pick_device, recorder, set_layout, wait_for
 from bnexp.experiment.older import brought_up_to_date
 from bnexp.experiment.pixel_scale import attach_scale, scale_of
 from bnexp.models.init import Init, adjust, initialize
@@ -180,7 +180,11 @@ class Setup:
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """Exclude the time of the with block from the training rate, and compile and try no kernels for it."""
+        """Exclude the time of the with block from the training rate, and compile and try no kernels for it.
+
+        What a GPU still has to do belongs to the training.
+        """
+        wait_for(self.population.theta_MP.device)
         with self.clock.paused(), self._uncompiled(), untried_kernels():
             yield
 

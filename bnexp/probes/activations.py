@@ -172,7 +172,8 @@ class Signal(Probe):
         with recording(moment.model) as recorded:
             loss = moment.loss(moment.images, moment.labels)
         layers, h = list(recorded.after), list(recorded.after.values())
-        squares = [gradient.square().sum().item() for gradient in torch.autograd.grad(loss, h, materialize_grads=True)]
+        gradients = torch.autograd.grad(loss, h, materialize_grads=True)
+        squares = [gradient.double().square().sum().item() for gradient in gradients]  # of 1e-22, 0 in float32
         growths = [_ratio(squares[i], squares[i + 1]) for i in range(len(h) - 1)]
         measured: Values = {f"growth/{layer}": growth for layer, growth in zip(layers, growths, strict=False)}
         if growths:

@@ -70,13 +70,14 @@ class Shattering(Probe):
 
     Options:
         lines: between the images 1 and 2, 3 and 4, and so on.
-        points: of each line, with both ends.
+        points: of each line, with both ends; an even number: the middle one would be the mean of the batch, at which
+            batch norm leaves only rounding to the activations.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, *, lines: Positive, points: Positive) -> None:
         super().__init__()
-        if points < 2:
-            raise ValueError(f"probes.shattering.points={points}: a line has two or more")
+        if points % 2:
+            raise ValueError(f"probes.shattering.points={points}: expected an even number")
         if 2 * lines > len(images):
             raise ValueError(f"probes.shattering.lines={lines}: needs two images each, and there are {len(images)}")
         self.lines, self.points = lines, points

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from bnexp.probes.base import PROBES, UNSEEN, Moment, Probe, Values, recording, require_layers, sample, signals
 from bnexp.probes.invariance import weight_names
@@ -23,9 +22,15 @@ def loss_and_gradient(moment: Moment, names: Iterable[str], x: Tensor, y: Tensor
     return loss.detach(), list(found)
 
 
+def norm(x: Tensor) -> Tensor:
+    """The L2 norm in float64: in float32, the squares of gradients below 1e-22 are 0."""
+    length: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64)
+    return length
+
+
 def slope(values: Sequence[float]) -> float:
-    """Least-squares slope of log10 of the values over their index; nan for fewer than two."""
-    if len(values) < 2:
+    """Least-squares slope of log10 of the values over their index; nan for fewer than two, or if one is 0."""
+    if len(values) < 2 or 0 in values:
         return float("nan")
     index = torch.arange(len(values), dtype=torch.float64)
     index -= index.mean()
@@ -36,8 +41,13 @@ def slope(values: Sequence[float]) -> float:
 def coherence(gradients: Sequence[Sequence[Tensor]]) -> float:
     """||mean g_i||^2 / mean ||g_i||^2 of k gradients g_i: 1 if all are equal, about 1 / k if they are pure noise."""
     mean = [torch.stack(same).mean(0) for same in zip(*gradients, strict=True)]
-    squares = [get_total_norm(gradient) ** 2 for gradient in gradients]
-    return (get_total_norm(mean) ** 2 / torch.stack(squares).mean()).item()
+    squares = [_square(gradient) for gradient in gradients]
+    return (_square(mean) / torch.stack(squares).mean()).item()
+
+
+def _square(tensors: Sequence[Tensor]) -> Tensor:
+    """The squared norm of all of them together."""
+    return torch.stack([norm(each) for each in tensors]).square().sum()
 
 
 class Gradients(Probe):
@@ -67,9 +77,8 @@ class Gradients(Probe):
     def _of_weights(self, moment: Moment) -> dict[str, float]:
         values = {}
         for name, weight in self.weights.items():
-            length = moment.before[weight].norm()
-            gradient = moment.gradient[weight].norm()
-            update = (moment.after[weight] - moment.before[weight]).norm()
+            length, gradient = norm(moment.before[weight]), norm(moment.gradient[weight])
+            update = norm(moment.after[weight] - moment.before[weight])
             values[f"norm/{name}"] = gradient.item()
             values[f"relative/{name}"] = (gradient / length).item()
             values[f"update/{name}"] = (update / length).item()
@@ -81,7 +90,7 @@ class Gradients(Probe):
             loss = moment.loss(moment.x_B, moment.y_B)
         h = list(seen.after.values())
         found = torch.autograd.grad(loss, h, materialize_grads=True) if h else ()
-        return {name: gradient.norm().item() for name, gradient in zip(seen.after, found, strict=True)}
+        return {name: norm(gradient).item() for name, gradient in zip(seen.after, found, strict=True)}
 
     def _coherence(self, moment: Moment) -> float:
         if len(moment.y_B) < _PARTS:

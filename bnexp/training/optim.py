@@ -26,6 +26,8 @@ from bnexp.training.kernels.own_kernels import Way
 from bnexp.training.population import Population
 
 Slots = dict[str, Tensor]
+# The relative distance that the roundings of two updates explain.
+_ROUNDING = 1e-5
 # (parameters theta_MP, slots, gradients [M, P], learning rates [M, 1]); changes parameters and slots.
 Update = Callable[[Tensor, Slots, Tensor, Tensor], None]
 
@@ -163,7 +165,7 @@ class Optimizer(ABC):
             return self._update
         tries: dict[str, Way] = {name: partial(self.tried, way) for name, way in ways.items()}
         members, width = self.theta_MP.shape
-        return ways[kernels.choose(f"update by {type(self).__name__}, {members} x {width}", tries)]
+        return ways[kernels.choose(f"update by {type(self).__name__}, {members} x {width}", tries, _ROUNDING)]
 
     def ways(self) -> dict[str, Update]:
         """The rule as it is written, in torch's operations, and by a kernel of bnexp's own if it has one."""

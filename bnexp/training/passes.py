@@ -68,6 +68,7 @@ class Pass:
         self._record, self._padded = record, padded
         self._size = batches[0].stop
         self._replay: Callable[[], None] | None = None
+        self._tried = False
         device = split.y.device
         self._number_1 = torch.zeros(1, dtype=torch.int64, device=device)
         self._within_B = torch.arange(self._size, device=device)
@@ -82,7 +83,8 @@ class Pass:
                 self._replay()
             else:
                 self._recorded()
-                if at.start == 0 and len(self._batches) > 1:
+                if at.start == 0 and len(self._batches) > 1 and not self._tried:
+                    self._tried = True
                     self._replay = self._record(self._recorded)
 
     def _recorded(self) -> None:

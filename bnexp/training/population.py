@@ -139,14 +139,14 @@ class Population:
         """A function that replays ``work``; None where it is not recorded.
 
         If the capture fails, the log says why, and what is done now, ``or_else``. None means that nothing more is
-        recorded.
+        recorded: so it is with steps, without which recordings do not pay.
         """
         if self.recorder is None:
             return None
         try:
             return self.recorder(work)
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
+            reason = str(_first(error)).partition("\n")[0]
             log.warning("graph: CUDA graph capture failed (%s); %s", reason, or_else or "running eagerly")
             if or_else is None:
                 self.recorder, self.capture_failed = None, reason
@@ -387,3 +387,8 @@ class _Sum(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Tensor:
         """The gradient of a sum."""
         return g.expand(ctx.members)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error in whose handling this one was raised: the end of a capture that has failed complains by itself."""
+    return error if error.__context__ is None else _first(error.__context__)

@@ -111,7 +111,7 @@ class _Precise:
             for name, moments in nothing.items()
         }
         batches = places(train, batch_size, model)
-        record = None if population.recorder is None else population.record
+        record = None if population.recorder is None else partial(population.record, or_else="evaluating eagerly")
         self._pass = Pass(train, members, batches, self._take_in, record)
 
     @torch.no_grad()

@@ -539,6 +539,16 @@ def test_image_folder(folder):
     assert (data.classes, data.shape, len(data.test)) == (2, (3, 4, 6), 4)
 
 
+@pytest.mark.parametrize("target", ["..", "../..", "."])
+def test_a_link_back_up_is_refused(folder, target):
+    (folder / "train" / "cat" / "loop").symlink_to(target)
+    said = assert_refused(from_folder(folder), f"data.path={folder}: ")
+    assert "train/cat/loop is a link to a folder that it lies in; remove it" in said
+    (folder / "train" / "cat" / "loop").unlink()
+    (folder / "train" / "cat" / "more").symlink_to("../dog")
+    assert load(from_folder(folder)).train.y.tolist() == [0] * 6 + [1] * 3
+
+
 def test_palette_with_transparency_warns_nobody(folder):
     image = Image.fromarray(pictures(1, 0, (4, 6))[0], mode=None).convert("P")
     image.save(folder / "train" / "cat" / "0.png", transparency=bytes([255] * 256))
@@ -778,6 +788,7 @@ NAN = np.full((40, 7), np.nan)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"y_train": np.zeros(0, int), "y_test": np.zeros(0, int)}, "x_train has 40 images, but y_train 0 labels"),
         ({"y_test": None}, "my data.npz cannot be read (it has no array y_test, only x_train, y_train, x_test)"),
         ({"x_train": None}, "my data.npz cannot be read (it has no array x_train, only y_train, x_test, y_test)"),
         ({"x_train": pictures(40, 0).astype(int)}, "x_train is int64, but x_test is uint8"),

@@ -160,7 +160,7 @@ def test_choices_are_in_run_json_before_the_first_checkpoint_and_taken_again(
         return made[-1]
 
     monkeypatch.setattr(setups, "own_kernels", kernels)
-    monkeypatch.setattr(own, "quickest", lambda layer, ways: "torch")
+    monkeypatch.setattr(own, "quickest", lambda layer, ways, rounding: "torch")
     job = Job(plain(composed(*SMALL_RUN, "checkpoint_every=2")), tmp_path / "run", "run")
     save, seen = checkpoint.save, list[object]()
 

@@ -75,12 +75,12 @@ def test_white_features_have_full_rank_and_equal_directions_rank_one(images, fea
 
 def test_gradients_of_inputs_are_those_of_finite_differences():
     model, images = network(BN, activation="tanh"), some_images(8)
-    found = measured("shattering", model, images, lines=2, points=5)
+    found = measured("shattering", model, images, lines=2, points=6)
     near = []
     for a, b in ((0, 1), (2, 3)):
-        line = torch.stack([images[a] + (images[b] - images[a]) * t / 4 for t in range(5)])
+        line = torch.stack([images[a] + (images[b] - images[a]) * t / 5 for t in range(6)])
         g = differences(model, line)
-        near += [cosine(g[i], g[i + 1]) for i in range(4)]
+        near += [cosine(g[i], g[i + 1]) for i in range(5)]
     assert found["neighbours"] == pytest.approx(np.mean(near), rel=1e-5)
     g = differences(model, images)
     among = [cosine(g[i], g[j]) for i in range(8) for j in range(8) if i != j]
@@ -111,7 +111,7 @@ def test_a_linear_network_has_equal_gradients_everywhere():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lines": 1, "points": 1}, "probes.shattering.points=1: a line has two or more"),
+        ({"lines": 1, "points": 5}, "probes.shattering.points=5: expected an even number"),
         ({"lines": 9, "points": 8}, "probes.shattering.lines=9: needs two images each, and there are 16"),
     ],
 )

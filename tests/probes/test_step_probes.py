@@ -587,3 +587,20 @@ def test_initial_values_do_not_hide_which_weights_matter(start):
 
 def test_a_norm_behind_the_activation_leaves_the_weights_length_its_meaning():
     assert scale_invariant(network("bn", placement="after"), batch(24)[0]) == []
+
+
+def test_gradients_that_vanish_have_norms_in_single_precision_too(bnexp, tmp_path):
+    """The squares of numbers of 1e-24 are 0 in float32."""
+    words = "model=mlp model.depth=60 model.width=32 activation=sigmoid norm=none probes=[gradients,signal] steps=1"
+    found = {}
+    for precision in ("fp32", "fp64"):
+        folder = tmp_path / precision
+        answer = bnexp("train", *words.split(), f"precision={precision}", f"hydra.run.dir={folder}")
+        assert answer.code == 0, answer
+        found[precision] = {tag.removeprefix("probe/"): value for _, tag, value in metrics.points(folder)}
+    single, double = found["fp32"], found["fp64"]
+    assert 0 < double["gradients/norm/hidden1"] < 1e-22
+    for tag in ("gradients/slope", "gradients/slope_activation", "signal/growth", "signal/growth/hidden1"):
+        assert single[tag] == pytest.approx(double[tag], rel=0.02)
+    for tag in ("gradients/norm/hidden1", "gradients/activation/hidden1"):
+        assert math.log10(single[tag]) == pytest.approx(math.log10(double[tag]), rel=0.02)

@@ -52,10 +52,10 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The names of the ways that have been timed; the last one is found to be the quickest."""
     found: list[list[str]] = []
 
-    def last(layer: str, ways: Ways) -> str:
+    def last(layer: str, ways: Ways, rounding: float) -> str:
         found.append(list(ways))
         first, *others = (way() for way in ways.values())
-        assert all(own_kernels._alike(*each) for other in others for each in zip(other, first, strict=True))
+        assert all(own_kernels._alike(*each, rounding) for other in others for each in zip(other, first, strict=True))
         return list(ways)[-1]
 
     monkeypatch.setattr(own_kernels, "quickest", last)
@@ -126,9 +126,10 @@ def test_choices_of_another_time_are_taken_again(ran: list[str], timed: list[lis
     for way, wanted in (("torch", "PackedConvolution"), ("own", "OwnConvolution")):
         kernels = OwnKernels()
         kernels.choose_again({name: way})
-        ran.clear()
-        with kernels:
-            stacked(F.conv2d, x, w)
+        for _ in range(2):  # in the first one a choice is tried
+            ran.clear()
+            with kernels:
+                stacked(F.conv2d, x, w)
         assert ran == [wanted]
     assert not timed
 
@@ -221,14 +222,14 @@ def test_the_backward_pass_is_timed_as_it_runs_outside_of_autocast(monkeypatch: 
     finite = packed_convolution._finite
     note = lambda *given: seen.append(torch.is_autocast_enabled(DEVICE)) or finite(*given)  # noqa: E731
     monkeypatch.setattr(packed_convolution, "_finite", note)
-    monkeypatch.setattr(own_kernels, "quickest", lambda layer, ways: [ways["torch"](), "own"][1])
+    monkeypatch.setattr(own_kernels, "quickest", lambda layer, ways, rounding: [ways["torch"](), "own"][1])
     x, w = layer()
     with OwnKernels(), torch.autocast(DEVICE, torch.float16):
         stacked(F.conv2d, x, w)
     assert seen == [True, False]  # forward, backward
 
 
-def in_turn(names: str, called: list[str]) -> Ways:
+def in_turn(names: Sequence[str], called: list[str]) -> Ways:
     return {name: lambda name=name: called.append(name) or [torch.ones(2)] for name in names}  # type: ignore[misc]
 
 
@@ -241,7 +242,7 @@ def test_the_quickest_way_is_the_one_with_the_shortest_time(monkeypatch: pytest.
         return next(times)
 
     monkeypatch.setattr(own_kernels, "milliseconds", milliseconds)
-    assert quickest("a layer", in_turn("ab", called)) == "b"
+    assert quickest("a layer", in_turn("ab", called), 2**-5) == "b"
     assert called == ["a", "b"] * 4  # the first turn is not timed
     assert next(times, None) is None
 
@@ -255,7 +256,7 @@ def test_a_way_that_fails_is_told_and_left_out(
 ) -> None:
     monkeypatch.setattr(own_kernels, "milliseconds", lambda way: pytest.fail("nothing is left to be timed"))
     with caplog.at_level("WARNING", logger="bnexp"):
-        assert quickest("a layer", {"torch": lambda: [torch.ones(2)], "own": failing}) == "torch"
+        assert quickest("a layer", {"torch": lambda: [torch.ones(2)], "own": failing}, 2**-5) == "torch"
     assert "a layer: torch's kernels are taken" in caplog.text
     assert "RuntimeError: no room for a kernel" in caplog.text
 
@@ -289,13 +290,40 @@ def test_a_way_with_other_numbers_is_left_out(
     good = torch.ones(2)
     ways: Ways = {"torch": lambda: [good, torch.tensor(wanted)], "own": lambda: [good, torch.tensor(found)]}
     with caplog.at_level("WARNING", logger="bnexp"):
-        assert quickest("a layer", ways) == ("own" if alike else "torch")
+        assert quickest("a layer", ways, 2**-5) == ("own" if alike else "torch")
     assert ("its numbers are not torch's" in caplog.text) is not alike
+
+
+@pytest.mark.parametrize("part", ["image", "channel"])
+def test_a_way_that_leaves_out_a_small_part_is_left_out(part: str) -> None:
+    """Which is less than the roundings of the whole."""
+    whole = torch.randn(2000, 2000, generator=torch.Generator().manual_seed(0))
+    found = whole.clone()
+    (found if part == "image" else found.T)[7] = 0
+    assert not own_kernels._alike(found, whole, 2**-5)
+    assert own_kernels._alike(whole + 2**-7 * whole.flip(0), whole, 2**-5)
+    assert not own_kernels._alike(1.03 * whole, whole, own_kernels.ROUNDING["tf32"])
+
+
+def test_a_choice_of_another_time_is_tried_before_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(own_kernels, "milliseconds", lambda way: pytest.fail("nothing is timed"))
+    called: list[str] = []
+    good = in_turn(["torch", "own"], called)
+    kernels = OwnKernels()
+    kernels.choose_again({"good": "own", "bad": "own"})
+    assert [kernels.choose("good", good, 2**-5) for _ in range(3)] == ["own"] * 3
+    assert called == ["torch", "own"]
+    with caplog.at_level("WARNING", logger="bnexp"):
+        bad: Ways = {"torch": good["torch"], "own": failing}
+        assert [kernels.choose("bad", bad, 2**-5) for _ in range(2)] == ["torch"] * 2
+    assert caplog.text.count("bad: torch's kernels are taken") == 1
 
 
 def test_what_torch_refuses_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no room"):
-        quickest("a layer", {"torch": failing, "own": lambda: [torch.ones(2)]})
+        quickest("a layer", {"torch": failing, "own": lambda: [torch.ones(2)]}, 2**-5)
 
 
 def test_a_gpu_waits_until_all_is_told_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,4 +352,4 @@ def test_a_gpu_waits_until_all_is_told_before_it_is_timed(monkeypatch: pytest.Mo
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 def test_times_are_those_of_a_gpu() -> None:
     x, one = torch.zeros(4000, 4000, device=DEVICE), torch.zeros(4, device=DEVICE)
-    assert quickest("a layer", {"much": lambda: [x @ x, one][1:], "little": lambda: [one]}) == "little"
+    assert quickest("a layer", {"much": lambda: [x @ x, one][1:], "little": lambda: [one]}, 2**-5) == "little"

@@ -57,14 +57,14 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The layers that have been timed; the own kernel is found to be the quickest."""
     layers: list[str] = []
 
-    def last(layer: str, ways: Mapping[str, Callable[[], Sequence[Tensor]]]) -> str:
+    def last(layer: str, ways: Mapping[str, Callable[[], Sequence[Tensor]]], rounding: float) -> str:
         layers.append(layer)
         first, second = (way() for way in ways.values())
         assert len(first) in (
             4,
             6,
         )  # output and slopes of x, of gain and bias if there are some, running mean and variance
-        assert all(own_kernels._alike(*each) for each in zip(second, first, strict=True))
+        assert all(own_kernels._alike(*each, rounding) for each in zip(second, first, strict=True))
         assert all(same(*each, 1e-4) for each in zip(second[1:2], [first[1].double()], strict=True))  # the slopes of x
         return list(ways)[-1]
 

@@ -156,8 +156,8 @@ def test_an_update_by_other_numbers_is_found_before_the_first_step(case, wrong):
                 slot.zero_()
             update(theta_MP, slots, g, lr_M1)
 
-    assert own_kernels._works("update", partial(rule.tried, update), before)
-    assert not own_kernels._works("update", partial(rule.tried, other), before)
+    assert own_kernels._works("update", partial(rule.tried, update), before, 1e-5)
+    assert not own_kernels._works("update", partial(rule.tried, other), before, 1e-5)
     assert all(not slot.any() for slot in rule.slots.values())
 
 
@@ -198,7 +198,7 @@ def test_every_optimizer_that_torch_has_too_is_compared_with_it():
     assert shared == {config["name"] for configs in CASES.values() for config in configs}
 
 
-def last_way(layer: str, ways: Mapping[str, Way]) -> str:
+def last_way(layer: str, ways: Mapping[str, Way], rounding: float) -> str:
     """In the place of times: the own kernel."""
     first, *others = (way() for way in ways.values())
     for other in others:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bnexp.training.kernels.own_convolution import OwnConvolution, takes
-from bnexp.training.kernels.own_kernels import OwnKernels, format_of, passes
+from bnexp.training.kernels.own_kernels import ROUNDING, OwnKernels, format_of, passes
 from bnexp.training.kernels.packed_convolution import PackedConvolution, is_short, packed_groups
 from bnexp.training.precision import as_autocast, tf32_allowed
 
@@ -47,7 +47,8 @@ def grouped(
         return torchs(x, weight, bias)
     ways: Mapping[str, Convolution] = {"torch": torchs, "own": own}
     timed = {name: partial(passes, way, x, weight, bias) for name, way in ways.items()}
-    return ways[kernels.choose(_layer(x, weight, how[1][0], groups), timed)](x, weight, bias)
+    kind = _format(x)
+    return ways[kernels.choose(_layer(x, weight, how[1][0], groups, kind), timed, ROUNDING[kind])](x, weight, bias)
 
 
 def _of_axes(given: Any, axes: int) -> Any:
@@ -72,12 +73,16 @@ def _by_torch(
     return function(x, weight, bias, *how, groups)
 
 
-def _layer(x: Tensor, weight: Tensor, padding: int, groups: int) -> str:
+def _format(x: Tensor) -> str:
+    """The number format of the products."""
+    kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    return "tf32" if kind == torch.float32 and tf32_allowed() else format_of(kind)
+
+
+def _layer(x: Tensor, weight: Tensor, padding: int, groups: int, kind: str) -> str:
     """What decides which way is quicker, in words."""
     (_, channels, H, W), (outputs, _, K, _) = x.shape, weight.shape
     of = f"{groups} x {channels // groups} to {outputs // groups} channels, {K}x{K}, on {H}x{W} padded by {padding}"
-    kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-    name = "tf32" if kind == torch.float32 and tf32_allowed() else format_of(kind)
     wanted = (("maps", x), ("weights", weight)) if torch.is_grad_enabled() else ()
     slopes = [what for what, each in wanted if each.requires_grad]
-    return f"{of}, {name}, {'slopes of ' + ' and '.join(slopes) if slopes else 'forward'}"
+    return f"{of}, {kind}, {'slopes of ' + ' and '.join(slopes) if slopes else 'forward'}"

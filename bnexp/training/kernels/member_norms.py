@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.kernels.own_batch_norm import OwnBatchNorm, are_plain, suits, suits_as_vectors
-from bnexp.training.kernels.own_kernels import OwnKernels, format_of, in_force, passes
+from bnexp.training.kernels.own_kernels import ROUNDING, OwnKernels, format_of, in_force, passes
 
 # (x, running mean, running variance, gain, bias) -> normalized x; moves the running statistics.
 Normalize = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None], Tensor]
@@ -36,7 +36,7 @@ def over_channels(
     tries = {name: partial(_tried, way, *given) for name, way in ways.items()}
     wanted = "forward and backward" if torch.is_grad_enabled() else "forward"
     layer = f"batch norm{' and ReLU' if relu else ''} of {x.shape[1]} channels{_places(x)}, {format_of(x)}, {wanted}"
-    return ways[kernels.choose(layer, tries)](*given)
+    return ways[kernels.choose(layer, tries, ROUNDING[format_of(x)])](*given)
 
 
 def _takes(x: Tensor, *pairs: tuple[Tensor | None, Tensor | None]) -> bool:
