@@ -27,7 +27,7 @@ CLAIMS = {
     for path in sorted((ROOT / "configs" / "claim").glob("*.yaml"))
 }
 
-OF_A_CLAIM = re.compile(r"\[`([\w.-]+)/([\w.-]+)`\]\[\1\]")
+OF_A_CLAIM = re.compile(r"\[`([\w.-]+)/([\w.-]+)`\]\[\1\]( \(full profile\))?")
 EXACT = re.compile(r"\[`(\w+)`\]\[exact\]")
 UNIT_TEST = re.compile(r"\*\[([^\]]+)\]\((\.\./tests/[\w/]+\.py)\)\*")
 COMMAND = re.compile(r"`bnexp ([^`]+)`")
@@ -50,8 +50,10 @@ def test_a_row_is_a_sentence_and_one_more_that_says_when_it_holds_and_fails(says
 def test_all_that_answers_a_statement_exists(name):
     answers = ANSWERS[name]
     assert all(any(kind.fullmatch(answer) for kind in KINDS) for answer in answers.split("<br>"))
-    for claim, test in OF_A_CLAIM.findall(answers):
+    for claim, test, remark in OF_A_CLAIM.findall(answers):
         assert test in [*CLAIMS[claim].get("tests", {}), *CLAIMS[claim].get("exact", [])], f"{claim}/{test}"
+        skipped = CLAIMS[claim].get("profiles", {}).get("quick", {}).get("skip_tests", [])
+        assert bool(remark) == (test in skipped), f"{claim}/{test}"
     for check in EXACT.findall(answers):
         assert f'@EXACT.register("{check}")' in (ROOT / "bnexp" / "claims" / "exact.py").read_text(encoding="utf-8")
     for sentence, file in UNIT_TEST.findall(answers):
@@ -76,7 +78,7 @@ def test_a_claim_and_the_page_agree_on_what_it_answers(claim):
     said = [str(name) for name in CLAIMS[claim].get("articles", [])]
     assert len(said) == len(set(said))
     assert set(said) <= set(IDS)
-    named = {name for name, *_, answers in ROWS if claim in [found for found, _ in OF_A_CLAIM.findall(answers)]}
+    named = {name for name, *_, answers in ROWS if claim in [found for found, *_ in OF_A_CLAIM.findall(answers)]}
     assert named == set(said)
 
 

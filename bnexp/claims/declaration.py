@@ -117,7 +117,8 @@ class Measure:
         layers: instead of the mean over layers, the least-squares slope over their order: of the values, of their
             log10, or the absolute value of the latter.
         drop: leave out the first layer, the last, or both.
-        steps_to: a tag; the number is the first step at which it reaches ``reaches``.
+        steps_to: a tag; the number is half-way between the first evaluation at which it reaches ``reaches``, and the
+            one before.
         reaches: a number, or ``{arm: name}`` for the last value of that arm with the same seed.
         above: the number is 1 where the metric is above this one, else 0, so that its mean is a share of runs.
     """

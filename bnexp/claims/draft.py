@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from bnexp.claims.declaration import TITLES
-from bnexp.config.metrics import larger_is_better, metric_of, title
+from bnexp.config.checks import near_miss
+from bnexp.config.metrics import Metric, larger_is_better, metric_of, title
 
 # Small enough for some minutes on two cores.
 SETTINGS = (
@@ -43,7 +45,7 @@ arms:
 {arms}
 {titles}regimes:
   equal: []
-  tuned: {{key: optim.lr, values: [{rates}]}}
+  tuned: {{key: optim.lr, values: [{rates}], metric: {chosen_by}}}
 tests:
 {tests}
 # The primary tests, regime/test: they alone answer the sentence, and all of them must hold.
@@ -52,6 +54,9 @@ profiles:
   quick: {{seeds: 12, minutes: 5}}
 figure: {{kind: curves, metric: {metric}}}
 """
+# Where a metric may choose learning rates, and what does so for metrics that are measured nowhere else.
+_TUNED_ON = ("test", "validation", "train_eval")
+_USUAL = "validation/accuracy_precise"
 _TEST = """\
   {name}:
     says: {says}
@@ -82,6 +87,10 @@ def draft(
         ValueError: there are fewer than two arms, or the metric has no smallest effect by itself.
     """
     first, *others = arms
+    _require_known(metric)
+    for word in itertools.chain(settings, *arms.values()):
+        if word.partition("=")[0].lstrip("+") == "seed":
+            raise ValueError(f"{word}: the profile says which seeds are run")
     if not others:
         raise ValueError(f"--arms {first}: expected two or more, the first of which the others are compared with")
     if threshold is None and not metric_of(metric).is_proportion:
@@ -94,9 +103,32 @@ def draft(
         titles=_titles([arm for arm in arms if arm not in TITLES]),
         rates=", ".join(f"{rate:g}" for rate in (_OTHER_RATES if _has_other_optimizer(settings) else _RATES)),
         tests="".join(tests).rstrip(),
+        chosen_by=_chosen_by(metric),
         primary=others[0],
         metric=metric,
     )
+
+
+def _require_known(metric: str) -> None:
+    """Refuse what looks like a loss or an accuracy of a split, and is none that a run measures.
+
+    Raises:
+        ValueError: there is no such quantity.
+    """
+    split, _, quantity = metric.rpartition("/")
+    known = [f"{split}/{name}" for name in ("accuracy", "loss", "top5_accuracy", "ece", "error", "perplexity")]
+    if split in ("train", "train_eval", "validation", "test") and metric_of(metric) == Metric():
+        raise ValueError(f"--metric={metric}: no run measures {quantity}{near_miss(metric, known)}")
+
+
+def _chosen_by(metric: str) -> str:
+    """By what each arm's learning rate is chosen: the metric itself, on validation images where it is of test images.
+
+    What further evaluations measure, and probes, may not be measured there.
+    """
+    split, _, quantity = metric.rpartition("/")
+    plain = quantity.removesuffix("_precise") in ("accuracy", "loss")
+    return f"{'validation' if split == 'test' else split}/{quantity}" if plain and split in _TUNED_ON else _USUAL
 
 
 def words_of(text: str) -> list[str]:

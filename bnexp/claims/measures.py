@@ -60,7 +60,7 @@ def last(run: Run, tag: str) -> float | None:
 
 
 def steps_since(run: Run, measure: Measure, step: float) -> float:
-    """How many steps before ``step`` the measured curve was evaluated last; the target may have been reached since."""
+    """How many steps before ``step`` the measured curve was evaluated last; so long ago the target may be reached."""
     return step - max((before for before in _curve(run, measure) if before < step), default=0)
 
 
@@ -102,8 +102,11 @@ def _at_first_below(curve: Curve, other: Curve, below: float) -> float | None:
 
 
 def _first_at(curve: Curve, goal: float, larger: bool) -> float | None:
+    """Half-way between the first evaluation that reaches the goal, and the one before, or step 0."""
     reached = [step for step, number in curve.items() if (number >= goal if larger else number <= goal)]
-    return float(min(reached)) if reached else None
+    if not reached:
+        return None
+    return (min(reached) + max((step for step in curve if step < min(reached)), default=0)) / 2
 
 
 def _curve(run: Run, measure: Measure) -> Curve:

@@ -56,8 +56,9 @@ def half_step(test: Test, design: Design, number: float, run: Run | None) -> flo
     if kind in ("share", "count"):
         return 0.5 / (_values(design) if kind == "share" else 1)
     if kind is None and test.measure.steps_to is not None and run is not None:
-        scaled = SCALES[test.scale]
-        return scaled(number) - scaled(number - measures.steps_since(run, test.measure, number) / 2)
+        scaled, since = SCALES[test.scale], measures.steps_since(run, test.measure, number)
+        before = [scaled(number) - scaled(number - since)] if since < number else []  # step 0 has no logarithm
+        return max([scaled(number + since) - scaled(number), *before])
     return 0.0
 
 

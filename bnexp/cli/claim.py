@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -124,7 +125,8 @@ def _new(given: argparse.Namespace, configs: Path) -> int:
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
     table = Table(["file"], [[str(path)]])
-    said = f'{path}\nfill in what "say ..." asks for; bnexp claim run {path} --smoke tries it in seconds\n'
+    tries = f"bnexp claim run {shlex.quote(str(path))} --smoke"
+    said = f'{path}\nfill in what "say ..." asks for; {tries} tries it in seconds\n'
     answer(Document([table], table, {"file": str(path)}, said), given.format)
     return 0
 

@@ -154,12 +154,16 @@ def _value(keys: Sequence[str], tried: Arm) -> Setting:
 
 
 def _edge(values: Sequence[Setting], index: int) -> str:
-    """Where on the grid the chosen value lies; inside, and for words, nowhere."""
+    """Where among the numbers of the grid the chosen value lies; inside, and for words, nowhere."""
     if len(values) == 1:
         return "only value"
-    if isinstance(values[index], str | bool | None):
+    chosen = values[index]
+    if isinstance(chosen, str | bool | None):
         return ""
-    return {0: "lower edge", len(values) - 1: "upper edge"}.get(index, "")
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) == 1:
+        return "only number"
+    return {numbers[0]: "lower edge", numbers[-1]: "upper edge"}.get(chosen, "")
 
 
 def _largest_working(keys: Sequence[str], grid: Sequence[Arm], validation: str) -> Row:

@@ -6,9 +6,12 @@ for (const button of document.querySelectorAll("th button")) {
     const rising = head.getAttribute("aria-sort") !== "ascending";
     const sign = rising ? 1 : -1;
     const key = (row) => row.cells[column].dataset.sort;
-    const compare = head.classList.contains("number")
-      ? (a, b) => sign * (Number(a) - Number(b))
-      : (a, b) => sign * a.localeCompare(b, "en", { numeric: true });
+    const isNumber = (text) => Number.isFinite(Number(text));
+    const compare = (a, b) => {
+      if (isNumber(a) && isNumber(b)) return sign * (Number(a) - Number(b));
+      if (isNumber(a) !== isNumber(b)) return sign * (isNumber(a) ? -1 : 1); // null, say, behind all numbers
+      return sign * a.localeCompare(b, "en", { numeric: true });
+    };
     const body = head.closest("table").tBodies[0];
     const rows = [...body.rows].sort((a, b) => {
       const [left, right] = [key(a), key(b)];

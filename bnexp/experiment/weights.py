@@ -59,6 +59,9 @@ def to_onnx(trained: Trained, path: Path) -> None:
         ) from None
     assert program is not None
     model = program.model_proto
+    (images,) = model.graph.input
+    if not images.type.tensor_type.shape.dim[0].dim_param:
+        raise ValueError(f"--to onnx: this model would take {len(x)} images at a time, and no other number")
     onnx.helper.set_model_props(model, about(trained))
     write_atomically(path, model.SerializeToString())
 

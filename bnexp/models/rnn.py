@@ -70,10 +70,9 @@ class Recurrent(nn.Module):
         return h
 
     def _first(self, x: Tensor) -> Tensor:
-        shape = torch.Size((len(x), self.state.in_features))
         if self.training and self.noise:
-            return self.noise * self.stream.normal(shape).to(x.dtype)
-        return x.new_zeros(shape)
+            return self.noise * self.stream.normal(torch.Size((len(x), self.state.in_features))).to(x.dtype)
+        return x.new_zeros(x.shape[0], self.state.in_features)  # len() would fix the number in an exported model
 
 
 def _norms(units: Units, linear: nn.Linear, width: int, steps: int, statistics: Statistics) -> StepNorms:

@@ -82,7 +82,7 @@ def _groups(linear: Linear) -> int:
 
 def _by_group(x: Tensor, groups: int) -> Tensor:
     """(B, C, ...) -> (B, G, C/G, ...)."""
-    return x.reshape(len(x), groups, -1, *x.shape[2:])
+    return x.reshape(*x.shape[:1], groups, -1, *x.shape[2:])
 
 
 def _sums(linear: Linear, x: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class Whitening(BatchStatistics):
 
     def _answer(self, x_hat_Gdm: Tensor, x: Tensor) -> Tensor:
         """Scale and shift x_hat, and return it in the shape and type of x."""
-        x_hat = x_hat_Gdm.reshape(self.channels, len(x), *x.shape[2:]).transpose(0, 1)
+        x_hat = x_hat_Gdm.reshape(self.channels, *x.shape[:1], *x.shape[2:]).transpose(0, 1)
         return self.scaled(x_hat).to(x.dtype)
 
 

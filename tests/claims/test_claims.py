@@ -563,6 +563,26 @@ def test_steps_to_a_target_are_ratios_over_the_seeds_that_reached_it(tmp_path):
     assert one.verdict.interval.high == pytest.approx(2 * math.log(2))
 
 
+@pytest.mark.parametrize("every", [1, 8, 40])
+def test_the_step_at_which_a_target_was_reached_lies_in_the_interval(tmp_path, every):
+    """All runs reach it at step 18; it is seen at the next evaluation."""
+    made_of = harvest(tmp_path, values())
+    for run in made_of.runs.values():
+        rows = "".join(f"{step},1.0,test/accuracy,{0.9 if step >= 18 else 0.1}\n" for step in range(every, 81, every))
+        (run.folder / "metrics.csv").write_text(f"step,epoch,metric,value\n{rows}")
+    text = SMALL.replace(
+        "{bn@0.1: 1, none@0.10: -1}\n    claims: greater\n    threshold: 0.01", "{bn@0.1: 1}\n    CLAIM"
+    )
+    text = text.replace(
+        "{metric: test/accuracy}\n    contrast", "{steps_to: test/accuracy, reaches: 0.8}\n    contrast"
+    )
+    text = text.replace("CLAIM", "claims: exceeds\n    threshold: 18")
+    one = judged(tmp_path, made_of, text)["level", "equal"].verdict
+    assert one.interval.low <= 18 <= one.interval.high
+    assert one.interval.high - one.interval.low == pytest.approx(every)
+    assert one.word == "inconclusive"
+
+
 def test_a_metric_that_no_run_has_is_no_verdict_and_found_by_a_smoke_test(tmp_path):
     text = SMALL.replace("{metric: test/accuracy}\n    contrast", "{metric: probe/nothing}\n    contrast")
     made_of = harvest(tmp_path, values() | {"none@1": [0.1] * 6})

@@ -49,6 +49,8 @@ def test_a_new_claim_runs_at_once(bnexp, tmp_path, monkeypatch):
         (["other", "--arms", "a=[norm=bn]", "a=[norm=ln]"], "a stands twice"),
         (["other", "--arms", "a=[norm=bm]", "b=[norm=ln]"], "claim other: norm=bm: not known; did you mean bn?"),
         (["other", *ARMS, "--metric", "test/loss"], "--threshold: missing; the smallest difference of test/loss"),
+        (["other", *ARMS, "--metric", "test/acuracy"], "--metric=test/acuracy: no run measures acuracy; did you mean"),
+        (["other", "--arms", "a=[norm=bn]", "b=[norm=ln,seed=3]"], "seed=3: the profile says which seeds are run"),
         (["other", *ARMS, "--threshold", "0"], "threshold=0.0: out of range; allowed is above 0"),
         (["other", *ARMS, "--settings", "data.siz=8"], "data.siz: there is no such setting"),
     ],
@@ -67,6 +69,14 @@ def test_losses_are_claimed_to_be_less_and_words_need_no_care():
     assert claim.tests["2nd"].says == "the training loss is lower with 2nd than with on"
     assert (list(claim.arms), claim.arms["on"].settings) == (["on", "2nd", "null"], ["a: b"])
     assert claim.regimes["tuned"].values == [0.0003, 0.001, 0.003, 0.01]
+    chosen_by = {
+        **{"test/loss_precise": "validation/loss_precise", "test/accuracy": "validation/accuracy"},
+        **{"train_eval/loss": "train_eval/loss", "train/loss": "validation/accuracy_precise"},
+        **{"test/accuracy_noise3": "validation/accuracy_precise", "probe/x/y": "validation/accuracy_precise"},
+    }
+    for metric, chosen in chosen_by.items():
+        text = draft("x", {"a": ["norm=bn"], "b": ["norm=ln"]}, metric, threshold=0.1)
+        assert loads("x", text).regimes["tuned"].metric == chosen
     assert words_of("norm=bn, model.widths=[8,8] ,'a,b',") == ["norm=bn", "model.widths=[8,8]", "'a,b'"]
 
 

@@ -102,6 +102,20 @@ def test_safetensors_hold_the_weights_of_the_run(bnexp, run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", ["model=rnn norm=bn", "model=lenet norm=iternorm", "model=lenet norm=cosine"])
+def test_onnx_takes_any_number_of_images(bnexp, tmp_path, monkeypatch, words):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed (bnexp[onnx])")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (bnexp[onnx])")
+    monkeypatch.chdir(tmp_path)
+    small = ("steps=2", "data.train_limit=120", "batch_size=40", "eval_train=40", "hydra.run.dir=run")
+    assert bnexp("train", *words.split(), *small).code == 0
+    process = start("export", "run", "--to", "onnx", cwd=tmp_path)
+    assert process.communicate(timeout=300) == ("export/model.onnx\n", "")
+    (images,) = onnx.load("export/model.onnx").graph.input
+    assert images.type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+@pytest.mark.slow
 def test_onnx_gives_the_logits_of_the_run(tmp_path, run):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed (bnexp[onnx])")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed (bnexp[onnx])")

@@ -340,6 +340,15 @@ def test_a_run_without_validation_is_left_out_of_a_choice_and_counted(tmp_path, 
     assert "Without validation/accuracy, by which values are chosen, left out: 1 run." in found["notes"]
 
 
+@pytest.mark.parametrize(
+    ("rates", "edge"), [((0.1, 0.3), "upper edge"), ((0.3,), "only number"), ((0.3, 1), "lower edge")]
+)
+def test_null_is_no_edge_of_a_grid(tmp_path, arms, rates, edge):
+    scores = {("bn", rate): [(0.9 - abs(rate - 0.3), 0.9)] for rate in rates} | {("bn", None): [(0.1, 0.1)]}
+    found = arms(grid(tmp_path, scores), "--best", "optim.lr")["all runs"]
+    assert (found["chosen"], found["edge"]) == (0.3, edge)
+
+
 def test_a_value_with_fewer_seeds_than_others_is_not_the_best(tmp_path, arms):
     fine, lucky = [(0.9, 0.9)] * 4, [(0.99, 0.99), "failed", "failed", "failed"]
     found = arms(grid(tmp_path, {("bn", 0.1): fine, ("bn", 0.3): lucky}), "--best", "optim.lr")
