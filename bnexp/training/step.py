@@ -219,9 +219,13 @@ class CudaGraphs:
         """
         graph = torch.cuda.CUDAGraph()
         pool = None if self._first is None else self._first.pool()
-        # Only this thread's calls are captured: another one draws the next epoch's batches.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            work()
+        stream = torch.cuda.current_stream()
+        try:
+            # Only this thread's calls are captured: another one draws the next epoch's batches.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                work()
+        finally:
+            torch.cuda.set_stream(stream)  # torch 2.11 leaves that of a capture that has failed
         self._first = self._first or graph
         return graph.replay
 

@@ -54,15 +54,15 @@ VECTORS = ((64, 6400), (256, 7680))
 OF_PRODUCTS = {"fp32": 1e-5, "tf32": 2**-10, "bf16": 2**-7}
 
 
-def functions(channels: int, device: str, dtype: torch.dtype) -> dict[str, tuple[Function, list[Tensor]]]:
-    """Name -> a function of maps, and its parameters."""
+def functions(channels: int, device: str, dtype: torch.dtype) -> dict[str, tuple[Function, list[Tensor], list[Tensor]]]:
+    """Name -> a function of maps, its parameters, and the running statistics that it moves."""
     torch.manual_seed(0)
     gain, bias = (torch.randn(channels).to(device, dtype).requires_grad_() for _ in range(2))
     mean, var = torch.zeros(channels, device=device, dtype=dtype), torch.ones(channels, device=device, dtype=dtype)
     return {
-        "batch norm": (lambda x: F.batch_norm(x, mean, var, gain, bias, True), [gain, bias]),
-        "batch norm, relu": (lambda x: batch_norm_relu(x, mean, var, gain, bias, 0.1, 1e-5), [gain, bias]),
-        "max pooling": (lambda x: F.max_pool2d(x, 2), []),
+        "batch norm": (lambda x: F.batch_norm(x, mean, var, gain, bias, True), [gain, bias], [mean, var]),
+        "batch norm, relu": (lambda x: batch_norm_relu(x, mean, var, gain, bias, 0.1, 1e-5), [gain, bias], [mean, var]),
+        "max pooling": (lambda x: F.max_pool2d(x, 2), [], []),
     }
 
 
@@ -89,11 +89,13 @@ def measured(shape: Sequence[int], precision: str, scope: Scope) -> list[Row]:
     wide = x.detach().double().requires_grad_()
     exact = functions(shape[1], scope.device, torch.float64)
     rows: list[Row] = []
-    for name, (function, parameters) in functions(shape[1], scope.device, torch.float32).items():
+    for name, (function, parameters, moved) in functions(shape[1], scope.device, torch.float32).items():
         g = random_maps(function(x).shape, scope.device, x.dtype, 2)
         run = partial(passes, function, x, parameters, g)
-        wanted = passes(exact[name][0], wide, exact[name][1], g.double(), own=False)
-        found = run(own=scope.device == "cuda")
+        for each in (*moved, *exact[name][2]):
+            each.fill_(0.5)
+        wanted = [*passes(exact[name][0], wide, exact[name][1], g.double(), own=False), *exact[name][2]]
+        found = [*run(own=scope.device == "cuda"), *moved]
         error = max(distance(mine.detach(), theirs.detach()) for mine, theirs in zip(found, wanted, strict=True))
         row: Row = {"maps": "x".join(map(str, shape)), "precision": precision, "function": name}
         for kernels, own in ways.items():
@@ -157,10 +159,10 @@ def vectors(shape: tuple[int, int], scope: Scope) -> list[Row]:
         running = [each.double() if wide else each for each in (mean, var)]
         given = leaves[0], *running, *leaves[1:], 0.1, 1e-5
         y = OwnBatchNorm.apply(*given, True) if own else batch_norm_relu(*given)
-        return [y.detach(), *torch.autograd.grad(y, leaves, g.to(y.dtype))]
+        return [y.detach(), *torch.autograd.grad(y, leaves, g.to(y.dtype)), *running]
 
     ways = {"torch": False} | ({"own": True} if scope.device == "cuda" else {})
-    found, exact = run(own=scope.device == "cuda"), run(own=False, wide=True)
+    exact, found = run(own=False, wide=True), run(own=scope.device == "cuda")  # the latter moves the statistics
     error = max(distance(mine, theirs) for mine, theirs in zip(found, exact, strict=True))
     row: Row = {"maps": "x".join(map(str, shape)), "precision": "fp32", "function": "batch norm, relu"}
     row |= {

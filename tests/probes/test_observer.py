@@ -138,6 +138,17 @@ def test_the_time_of_probes_is_not_in_the_rate_of_training(tmp_path, monkeypatch
     assert clock.look(4) == (7.0, 20.0)
 
 
+def test_what_a_gpu_still_has_to_do_when_a_probe_begins_is_training(monkeypatch):
+    setup = build([plain(composed(*SMALL_RUN, "probes=[weight_norms]"))], stacked=False)
+    done: list[str] = []
+    paused = setup.clock.paused
+    monkeypatch.setattr("bnexp.experiment.setup.wait_for", lambda device: done.append("wait"))
+    monkeypatch.setattr(setup.clock, "paused", lambda: done.append("paused") or paused())
+    setup.before(1, *setup.training.batches(0))
+    setup.after(setup.training.optimizer.lr_M1[:, 0], torch.zeros(1))
+    assert done == ["wait", "paused"] * 2
+
+
 def test_a_diverged_member_is_not_measured(tmp_path):
     run(jobs(tmp_path, "probes=[signal]", "probes.signal.every=1", members=(WILD, *MEMBERS)), stop=StopAt(0))
     wild = json.loads((tmp_path / "seed=5" / "run.json").read_text())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from conftest import SMALL, composed
@@ -11,6 +15,7 @@ from recorders import Again
 from bnexp.config.compose import plain
 from bnexp.data import Batches, Split
 from bnexp.experiment.setup import Setup, build
+from bnexp.training.entropy import adapting
 from bnexp.training.evaluation import evaluate
 from bnexp.training.passes import Pass, filled_up
 from bnexp.training.population import Population
@@ -84,6 +89,46 @@ def test_a_recording_by_running_statistics_is_not_replayed_for_those_of_the_batc
     with batch_statistics(*population.members):
         assert evaluate(population, split, 64) == wanted
     assert evaluate(population, split, 64) == running[0] == running[1] != wanted
+
+
+@pytest.mark.parametrize("norm", ["bn", "ln"])
+def test_what_learns_as_it_evaluates_is_never_recorded(norm):
+    """A replay would repeat the numbers of one step, and the places that fill up a batch would be learnt from."""
+    setup = trained(2, True, f"norm={norm}")
+    setup.population.recorder = again = Again()
+    for _ in range(2):
+        with adapting(setup.population) as forward:
+            evaluate(setup.population, setup.data.test, 16, forward=forward)
+    assert (again.recorded, again.replayed) == (0, 0)
+
+
+@contextmanager
+def closing_badly() -> Iterator[None]:
+    """As the end of a capture, which complains by itself of an error in it."""
+    try:
+        yield
+    finally:
+        raise RuntimeError("the capture has failed")
+
+
+def test_an_evaluation_that_cannot_be_recorded_is_done_kernel_by_kernel_and_the_steps_go_on(caplog):
+    setup = trained(1, False, "norm=bn")
+    population, split, captures = setup.population, setup.data.train, list[int]()
+    wanted = evaluate(population, split, 64)
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        captures.append(1)
+        with closing_badly():
+            raise RuntimeError("out of memory")
+
+    population.recorder = record
+    with caplog.at_level(logging.WARNING, "bnexp"):
+        found = [evaluate(population, split, 64) for _ in range(3)]
+    assert [each["loss"] for each in found] == [pytest.approx(wanted["loss"], rel=1e-12)] * 3
+    assert (population.recorder, population.capture_failed) == (record, None)
+    assert [each.getMessage() for each in caplog.records] == [
+        "graph: CUDA graph capture failed (out of memory); evaluating eagerly"
+    ]
 
 
 @pytest.mark.parametrize("padded", [False, True])
