@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from bnexp.compare.lookup import agrees, assignments
 from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import TrainConfig, from_dict
 from bnexp.runs import collect, metrics, run_json
 from bnexp.runs.collect import Skip, show
+from bnexp.stopping import Interrupts, ending_with_this_process
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -134,7 +132,7 @@ def load(folder: str | Path, *, imports: Sequence[str] = (), device: str = "auto
     """
     found = collect.read(Path(folder))
     if isinstance(found, Skip):
-        raise ValueError(found.reason if found.reason.startswith(f"{folder}") else f"{folder}: {found.reason}")
+        raise ValueError(f"{folder}: {found.reason}")
     return Run(**vars(found), imports=_several(imports), device=device)
 
 
@@ -211,17 +209,6 @@ def _trained(words: Sequence[str], *how: str) -> dict[str, Any]:
     return told
 
 
-# What the child does before its work: it saves and ends when the process ends that waits for it.
-_CHILD = """
-import os, sys
-from bnexp.stopping import end_with_parent
-end_with_parent({signal})
-os.getppid() == {parent} or os._exit(1)
-from bnexp.cli.main import main
-sys.exit(main())
-"""
-
-
 def _run_apart(words: Sequence[str]) -> tuple[int, str, str]:
     """Run a command in a child process that Ctrl-C does not reach directly.
 
@@ -231,11 +218,11 @@ def _run_apart(words: Sequence[str]) -> tuple[int, str, str]:
     Raises:
         KeyboardInterrupt: this process was interrupted; the child was told so, and has ended.
     """
-    program = _CHILD.format(signal=int(signal.SIGTERM), parent=os.getpid())
-    command = [sys.executable, "-c", program, *words]
+    program = f"{ending_with_this_process(signal.SIGTERM)}; from bnexp.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", f"import sys; {program}", *words]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with (
-        _Interrupts() as interrupts,
+        Interrupts() as interrupts,
         subprocess.Popen(command, text=True, process_group=0, **quiet) as child,  # type: ignore[call-overload]
     ):
         try:
@@ -258,33 +245,3 @@ def _said_by(child: subprocess.Popen[str]) -> tuple[str, str]:
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return child.communicate(timeout=1)
-
-
-class _Interrupts:
-    """Ctrl-C waits from the beginning of the with block to ``let_through``, while a child process is being started.
-
-    Otherwise it could come after the child's start and before anybody knows the child.
-    """
-
-    def __init__(self) -> None:
-        self._heard: list[tuple[int, FrameType | None]] = []
-        self._before: Any = None
-
-    def __enter__(self) -> Self:
-        """Begin; other threads than the main one hear no signals."""
-        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
-            self._before = signal.signal(signal.SIGINT, lambda *heard: self._heard.append(heard))
-        return self
-
-    def let_through(self) -> None:
-        """End the wait; an interrupt that has come takes its course."""
-        before, self._before = self._before, None
-        if before is None:
-            return
-        signal.signal(signal.SIGINT, before)
-        for heard in self._heard:
-            before(*heard)
-
-    def __exit__(self, *error: object) -> None:
-        """End the wait, if the start has failed."""
-        self.let_through()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -379,6 +380,10 @@ def _check(claim: Claim) -> None:
     for name, test in claim.tests.items():
         _check_test(f"{claim.id}.tests.{name}", test, claim)
     _check_primary(claim)
+    parts = [part.settings for group in (claim.arms, claim.regimes, claim.profiles) for part in group.values()]
+    for word in chain(claim.settings, *parts):
+        if word.partition("=")[0].lstrip("+") == "seed":
+            raise ValueError(f"{claim.id}: {word}: the profile says which seeds are run")
     _among(f"{claim.id}.titles", claim.titles, [*claim.arms, *claim.regimes])
     _among(f"{claim.id}.answers", claim.answers, ANSWERS)
     for name, profile in claim.profiles.items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from bnexp.claims.declaration import TITLES
 from bnexp.config.checks import near_miss
-from bnexp.config.metrics import Metric, larger_is_better, metric_of, title
+from bnexp.config.metrics import QUANTITIES, Metric, larger_is_better, metric_of, title
 
 # Small enough for some minutes on two cores.
 SETTINGS = (
@@ -88,9 +87,6 @@ def draft(
     """
     first, *others = arms
     _require_known(metric)
-    for word in itertools.chain(settings, *arms.values()):
-        if word.partition("=")[0].lstrip("+") == "seed":
-            raise ValueError(f"{word}: the profile says which seeds are run")
     if not others:
         raise ValueError(f"--arms {first}: expected two or more, the first of which the others are compared with")
     if threshold is None and not metric_of(metric).is_proportion:
@@ -116,7 +112,7 @@ def _require_known(metric: str) -> None:
         ValueError: there is no such quantity.
     """
     split, _, quantity = metric.rpartition("/")
-    known = [f"{split}/{name}" for name in ("accuracy", "loss", "top5_accuracy", "ece", "error", "perplexity")]
+    known = [f"{split}/{name}" for name in QUANTITIES]
     if split in ("train", "train_eval", "validation", "test") and metric_of(metric) == Metric():
         raise ValueError(f"--metric={metric}: no run measures {quantity}{near_miss(metric, known)}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -167,7 +167,7 @@ class _Case:
             self.test.threshold,
             bounds=self._bounds(sides),
             resolution=self._resolution(sides),
-            off=rounding(self._weighted(sides)),
+            off=rounding(self._weighted(sides, differences)),
         )
         doubts = {
             "grid edge": [*self._tuned_edges(sides), *self._axis_ends(sides, verdict)],
@@ -243,9 +243,9 @@ class _Case:
             if None not in numbers.values():
                 yield seed, math.fsum(sides[name].weight * self._scaled(name, seed, x) for name, x in numbers.items())
 
-    def _weighted(self, sides: Mapping[str, Side]) -> Iterator[float]:
-        """The numbers that the differences are sums of."""
-        for seed, _ in self._differences(sides):
+    def _weighted(self, sides: Mapping[str, Side], seeds: Iterable[int]) -> Iterator[float]:
+        """The numbers that the differences of these seeds are sums of."""
+        for seed in seeds:
             yield from (
                 side.weight * self._scaled(name, seed, side.values[seed]) for name, side in sides.items() if side.weight
             )

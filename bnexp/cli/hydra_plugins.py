@@ -359,12 +359,10 @@ def _axis(override: Override) -> Interval | Choice:
         return Choice(list(override.sweep_string_iterator()))
     assert value.start is not None
     assert value.end is not None
-    whole = isinstance(value.start, int)
     try:
-        return Interval(value.start, value.end, whole=whole, log=log)
+        return Interval(value.start, value.end, whole=isinstance(value.start, int), log=log)
     except ValueError as error:
-        cut = f" (int() makes {value.start} and {value.end} of its ends)" if "=int(" in str(line) else ""
-        raise ValueError(f"{line}: {error}{cut}") from None
+        raise ValueError(f"{line}: {error}") from None
 
 
 def _refuse_names(overrides: Any) -> None:

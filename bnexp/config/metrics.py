@@ -51,6 +51,7 @@ _METRICS = {
     "perplexity": Metric("perplexity", False),
     "seconds": Metric("seconds", False),
 }
+QUANTITIES = tuple(_METRICS)
 _SPLITS = {"train": "training", "train_eval": "training (evaluated)"}
 # Beginning of a condition's name -> the condition in words; what follows in the name is a number.
 _CONDITIONS = {

@@ -29,7 +29,7 @@ _SENTENCE = "notes"
 # The marks of Hydra's grammar besides the equals sign.
 _GRAMMAR = re.compile(r"[\\'\"$,(){}\[\]]")
 # What Hydra reads without quotes; and a value that has quotes.
-_PLAIN = re.compile(r"[\w/+.%*@?|:,(){}\[\]=-]([\w /+.%*@?|:,(){}\[\]=-]*[\w/+.%*@?|:,(){}\[\]=-])?", re.ASCII)
+_PLAIN = re.compile(r"(?! )[\w /+.%*@?|:,(){}\[\]=-]*(?<! )", re.ASCII)
 _QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\s*\.\s*(env|\$)")
 
@@ -60,7 +60,7 @@ def _literal(argument: str, *, several: bool) -> str:
 
 def _place(path: str) -> str:
     """One folder or file, in Hydra's grammar."""
-    if path and not _PLAIN.fullmatch(path):
+    if not _PLAIN.fullmatch(path):
         return names.quoted(path)
     return re.sub(r"[,(){}\[\]=]", r"\\\g<0>", path)
 

@@ -89,9 +89,8 @@ def _files(origin: str, base: Path, folder: str) -> list[str]:
     """
     walked = []
     for root, folders, names in os.walk(base / folder, followlinks=True):
-        inside = os.path.realpath(root)
         for link in (Path(root, name) for name in folders):
-            if Path(inside).is_relative_to(link.resolve()):
+            if link.is_symlink() and Path(root).resolve().is_relative_to(link.resolve()):
                 raise fault(origin, f"{link.relative_to(base)} is a link to a folder that it lies in; remove it")
         walked.append((root, folders, names))
     walked.sort()

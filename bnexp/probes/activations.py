@@ -13,7 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.config.checks import Positive
-from bnexp.probes.base import PROBES, Moment, Probe, Values, by_unit, recording, require_activations, sample, signals
+from bnexp.probes.base import (
+    PROBES,
+    Moment,
+    Probe,
+    Values,
+    by_unit,
+    l2_norm,
+    recording,
+    require_activations,
+    sample,
+    signals,
+)
 
 _LEVELS = {"q15": 0.15, "q50": 0.5, "q85": 0.85}
 
@@ -173,7 +184,7 @@ class Signal(Probe):
             loss = moment.loss(moment.images, moment.labels)
         layers, h = list(recorded.after), list(recorded.after.values())
         gradients = torch.autograd.grad(loss, h, materialize_grads=True)
-        squares = [gradient.double().square().sum().item() for gradient in gradients]  # of 1e-22, 0 in float32
+        squares = [l2_norm(gradient).item() ** 2 for gradient in gradients]
         growths = [_ratio(squares[i], squares[i + 1]) for i in range(len(h) - 1)]
         measured: Values = {f"growth/{layer}": growth for layer, growth in zip(layers, growths, strict=False)}
         if growths:

@@ -209,6 +209,12 @@ def require_activations(probe: str, model: nn.Module, images: Tensor) -> Signals
     return seen
 
 
+def l2_norm(x: Tensor) -> Tensor:
+    """The length of all numbers of x in float64: in float32, the squares of gradients below 1e-22 are 0."""
+    length: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64)
+    return length
+
+
 def flat(tensors: Iterable[Tensor]) -> Tensor:
     """All numbers of some tensors in a row."""
     return torch.cat([tensor.flatten() for tensor in tensors])

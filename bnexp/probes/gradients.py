@@ -7,7 +7,18 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bnexp.probes.base import PROBES, UNSEEN, Moment, Probe, Values, recording, require_layers, sample, signals
+from bnexp.probes.base import (
+    PROBES,
+    UNSEEN,
+    Moment,
+    Probe,
+    Values,
+    l2_norm,
+    recording,
+    require_layers,
+    sample,
+    signals,
+)
 from bnexp.probes.invariance import weight_names
 
 # Number of micro-batches for the coherence.
@@ -20,12 +31,6 @@ def loss_and_gradient(moment: Moment, names: Iterable[str], x: Tensor, y: Tensor
     loss = moment.loss(x, y)
     found = torch.autograd.grad(loss, [parameters[name] for name in names], materialize_grads=True)
     return loss.detach(), list(found)
-
-
-def norm(x: Tensor) -> Tensor:
-    """The L2 norm in float64: in float32, the squares of gradients below 1e-22 are 0."""
-    length: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64)
-    return length
 
 
 def slope(values: Sequence[float]) -> float:
@@ -47,7 +52,7 @@ def coherence(gradients: Sequence[Sequence[Tensor]]) -> float:
 
 def _square(tensors: Sequence[Tensor]) -> Tensor:
     """The squared norm of all of them together."""
-    return torch.stack([norm(each) for each in tensors]).square().sum()
+    return torch.stack([l2_norm(each) for each in tensors]).square().sum()
 
 
 class Gradients(Probe):
@@ -77,8 +82,8 @@ class Gradients(Probe):
     def _of_weights(self, moment: Moment) -> dict[str, float]:
         values = {}
         for name, weight in self.weights.items():
-            length, gradient = norm(moment.before[weight]), norm(moment.gradient[weight])
-            update = norm(moment.after[weight] - moment.before[weight])
+            length, gradient = l2_norm(moment.before[weight]), l2_norm(moment.gradient[weight])
+            update = l2_norm(moment.after[weight] - moment.before[weight])
             values[f"norm/{name}"] = gradient.item()
             values[f"relative/{name}"] = (gradient / length).item()
             values[f"update/{name}"] = (update / length).item()
@@ -90,7 +95,7 @@ class Gradients(Probe):
             loss = moment.loss(moment.x_B, moment.y_B)
         h = list(seen.after.values())
         found = torch.autograd.grad(loss, h, materialize_grads=True) if h else ()
-        return {name: norm(gradient).item() for name, gradient in zip(seen.after, found, strict=True)}
+        return {name: l2_norm(gradient).item() for name, gradient in zip(seen.after, found, strict=True)}
 
     def _coherence(self, moment: Moment) -> float:
         if len(moment.y_B) < _PARTS:

@@ -88,7 +88,7 @@ class CovariateShift(Probe):
         """Compare a layer's gradient and input before and after the update of the layers below it."""
         with moment.at({below: moment.after[below] for below in self.below[name]}), recording(moment.model) as recorded:
             _, there = loss_and_gradient(moment, self.layers[name], moment.x_B, moment.y_B)
-        old, new = flat(gradient), flat(there)
+        old, new = flat(gradient).double(), flat(there).double()  # as in ``l2_norm``
         return {
             f"l2/{name}": (new - old).norm().item(),
             f"relative/{name}": ((new - old).norm() / old.norm()).item(),

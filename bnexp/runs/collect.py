@@ -191,7 +191,7 @@ def read(folder: Path, *, has_curve: bool = True) -> Run | Skip:
     try:
         return _run(folder, run_json.read(folder), has_curve)
     except ValueError as error:
-        return Skip(folder, show(str(error).removeprefix(f"{folder}{os.sep}")))
+        return Skip(folder, show(str(error).removeprefix(f"{folder}{os.sep}").removeprefix(f"{folder}: ")))
 
 
 def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:

@@ -31,7 +31,8 @@ class Interval:
 
     def __post_init__(self) -> None:
         if not self.low < self.high or not math.isfinite(self.high - self.low):
-            raise ValueError("expected interval(a, b) with a < b, two finite numbers")
+            given = f"{self.low} and {self.high}"
+            raise ValueError(f"expected interval(a, b) with a < b, two finite numbers; not {given}")
         if self.log and self.low <= 0:
             raise ValueError("a logarithm needs tag(log, interval(a, b)) with a > 0")
 

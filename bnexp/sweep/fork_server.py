@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bnexp.stopping import ending_with_this_process
 from bnexp.sweep.engine import EngineDiedError
 
 Message = dict[str, Any]
@@ -31,10 +32,9 @@ def spawn(connection: socket.socket) -> subprocess.Popen[bytes]:
     # The same module path as here, so that jobs of a sweep find a user's modules where a single run finds them.
     serve = f"from bnexp.experiment.worker import serve; serve({connection.fileno()})"
     # While it imports torch, it does not look at the connection.
-    end = f"from bnexp.stopping import end_with_parent; end_with_parent({signal.SIGKILL:d})"
-    alone = f"os.getppid() == {os.getpid()} or os._exit(1)"
+    end = ending_with_this_process(signal.SIGKILL)
     return subprocess.Popen(
-        [sys.executable, "-c", f"import os, sys; sys.path[:] = {sys.path!r}; {end}; {alone}; {serve}"],
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {end}; {serve}"],
         pass_fds=[connection.fileno()],
         stdin=subprocess.DEVNULL,
         env=os.environ | FORK_SAFE,

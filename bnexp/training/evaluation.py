@@ -7,7 +7,6 @@ Batch norms evaluate with *running* averages of their training batches, with *pr
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -75,8 +74,7 @@ class _Scores:
         self._classes_K = None if classes is None else torch.tensor(classes, device=split.y.device)
         self._gap_MQ = self._loss_M.new_zeros(members, _BINS) if calibrated else None
         # What moves statistics, or learns as it goes on, has a state of its own, and looks at a batch as a whole.
-        eager = moved or forward is not None or population.recorder is None
-        record = None if eager else partial(population.record, or_else="evaluating eagerly")
+        record = None if moved or forward is not None else population.recording_of_passes
         batches = places(split, batch_size, population.members[0])
         if record is not None:  # no norm looks at a batch as a whole, so that the last one can be filled up
             batches = filled_up(len(split), batch_size)

@@ -138,8 +138,8 @@ class Population:
     def record(self, work: Callable[[], None], *, or_else: str | None = None) -> Callable[[], None] | None:
         """A function that replays ``work``; None where it is not recorded.
 
-        If the capture fails, the log says why, and what is done now, ``or_else``. None means that nothing more is
-        recorded: so it is with steps, without which recordings do not pay.
+        If the capture fails, the log says why, and what is done now, ``or_else``. Without ``or_else``, as for single
+        steps, nothing more is recorded then.
         """
         if self.recorder is None:
             return None
@@ -151,6 +151,11 @@ class Population:
             if or_else is None:
                 self.recorder, self.capture_failed = None, reason
             return None
+
+    @property
+    def recording_of_passes(self) -> Callable[[Callable[[], None]], Callable[[], None] | None] | None:
+        """Records passes over images, which can run eagerly though steps are recorded; None without a recorder."""
+        return None if self.recorder is None else partial(self.record, or_else="evaluating eagerly")
 
     def kept(self, make: Callable[..., Made], *given: Hashable) -> Made:
         """``make(population, *given)``; with a recorder it is made once, because it holds recordings."""

@@ -111,8 +111,7 @@ class _Precise:
             for name, moments in nothing.items()
         }
         batches = places(train, batch_size, model)
-        record = None if population.recorder is None else partial(population.record, or_else="evaluating eagerly")
-        self._pass = Pass(train, members, batches, self._take_in, record)
+        self._pass = Pass(train, members, batches, self._take_in, population.recording_of_passes)
 
     @torch.no_grad()
     def __call__(self) -> dict[str, Moments]:

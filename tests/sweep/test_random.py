@@ -131,8 +131,7 @@ def test_crossed_settings_and_draws_that_are_equal(bnexp, tmp_path, monkeypatch)
         (["optim.lr=interval(1, 0.1)"], "optim.lr=interval(1, 0.1): expected interval(a, b) with a < b"),
         (
             ["model.width=int(interval(1.2,1.4))"],
-            "model.width=int(interval(1.2,1.4)): expected interval(a, b) with a < b, two finite numbers (int() makes 1 "
-            "and 1 of its ends)",
+            "model.width=int(interval(1.2,1.4)): expected interval(a, b) with a < b, two finite numbers; not 1 and 1",
         ),
         (["optim.lr=tag(log, interval(0, 1))"], "optim.lr=tag(log, interval(0, 1)): a logarithm needs "),
         (["optim.lr=tag(log, interval(-1, 1))"], "optim.lr=tag(log, interval(-1, 1)): a logarithm needs "),

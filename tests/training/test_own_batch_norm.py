@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,26 +30,38 @@ def given(shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, ...]:
     return random(*shape, seed=0, dtype=dtype), *(random(shape[1], seed=seed) for seed in (1, 2, 3, 4))
 
 
-def by_own_kernel(
-    tensors: tuple[Tensor, ...], g: Tensor, *, tracked: bool, affine: bool, relu: bool
+# (x, running mean, running variance, gain, bias) -> normalized x.
+Norm = Callable[..., Tensor]
+
+
+def passes(
+    norm: Norm, tensors: Iterable[Tensor], g: Tensor, *, tracked: bool, affine: bool
 ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
     """The output and all gradients, and the running statistics."""
-    x, mean, var, gain, bias = (each.clone() for each in tensors)
+    x, mean, var, gain, bias = tensors
     wanted = [each.requires_grad_() for each in ([x, gain, bias] if affine else [x])]
     running, parameters = (mean, var) if tracked else (None, None), (gain, bias) if affine else (None, None)
-    y = OwnBatchNorm.apply(x, *running, *parameters, MOMENTUM, EPS, relu)
+    y = norm(x, *running, *parameters)
     return [y.detach(), *torch.autograd.grad(y, wanted, g)], (mean, var)
 
 
-def exact(
-    tensors: tuple[Tensor, ...], g: Tensor, *, tracked: bool, affine: bool, relu: bool
+def by_own_kernel(
+    tensors: tuple[Tensor, ...], g: Tensor, *, relu: bool, **how: bool
 ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
-    x, mean, var, gain, bias = (each.double() for each in tensors)
-    wanted = [each.requires_grad_() for each in ([x, gain, bias] if affine else [x])]
-    running, parameters = (mean, var) if tracked else (None, None), (gain, bias) if affine else (None, None)
-    y = F.batch_norm(x, *running, *parameters, training=True, momentum=MOMENTUM, eps=EPS)
-    y = F.relu(y) if relu else y
-    return [y.detach(), *torch.autograd.grad(y, wanted, g.double())], (mean, var)
+    own = lambda *given: OwnBatchNorm.apply(*given, MOMENTUM, EPS, relu)  # noqa: E731
+    return passes(own, (each.clone() for each in tensors), g, **how)
+
+
+def exact(
+    tensors: tuple[Tensor, ...], g: Tensor, *, relu: bool, **how: bool
+) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+    """The same by torch in float64."""
+
+    def torchs(*given: Tensor | None) -> Tensor:
+        y = F.batch_norm(*given, training=True, momentum=MOMENTUM, eps=EPS)
+        return F.relu(y) if relu else y
+
+    return passes(torchs, (each.double() for each in tensors), g.double(), **how)
 
 
 @pytest.mark.parametrize(
