@@ -113,7 +113,8 @@ class Measure:
         metric: a tag. With ``*``, the mean over all matching tags (one tag a layer).
         minus: a tag that is subtracted from the metric at each evaluation.
         at: a summary over the evaluations, a step, ``{fraction: f}`` of the run's last step, or
-            ``{first: tag, below: number}``: the first evaluation at which another metric is below a number.
+            ``{first: tag, below: number}``: where another metric first falls below a number, read on straight lines
+            between evaluations.
         since: (``from`` in the yaml) the summary leaves out earlier steps.
         layers: instead of the mean over layers, the least-squares slope over their order: of the values, of their
             log10, or the absolute value of the latter.

@@ -76,7 +76,7 @@ def summary(curve: Curve, measure: Measure, others: Mapping[str, Curve]) -> floa
     if isinstance(at, dict) and "first" in at:
         if at["first"] not in others:
             raise MissingMetricError(f"{at['first']}: the run has no such metric")
-        return _at_first_below(curve, others[at["first"]], at["below"])
+        return _where_falls_below(curve, others[at["first"]], at["below"])
     if isinstance(at, dict | int):
         until = at["fraction"] * max(curve) if isinstance(at, dict) else at
         steps = [step for step in curve if step <= until]
@@ -96,9 +96,15 @@ _SUMMARIES: dict[str, Any] = {
 }
 
 
-def _at_first_below(curve: Curve, other: Curve, below: float) -> float | None:
-    steps = [step for step, number in sorted(other.items()) if number < below and step in curve]
-    return curve[steps[0]] if steps else None
+def _where_falls_below(curve: Curve, other: Curve, below: float) -> float | None:
+    """The curve where another one first passes a number, on straight lines between the evaluations that both have."""
+    steps = sorted(curve.keys() & other.keys())
+    first = next((place for place, step in enumerate(steps) if other[step] < below), None)
+    if first is None:
+        return None
+    here, before = steps[first], steps[max(first - 1, 0)]
+    way = (other[before] - below) / (other[before] - other[here]) if before < here else 1.0
+    return curve[before] + way * (curve[here] - curve[before])
 
 
 def _first_at(curve: Curve, goal: float, larger: bool) -> float | None:

@@ -98,4 +98,5 @@ def beyond(key: str, tuned: TunedValue) -> float | None:
     if tuned.best == values[0]:
         values.reverse()
     step = values[-2] / values[-3] if len(values) > 2 else values[-1] / values[-2]
-    return float(f"{values[-1] * step:.2g}")
+    more = float(f"{values[-1] * step:.2g}")
+    return int(more) if more.is_integer() else more  # 10, as a grid says it, and not 10.0

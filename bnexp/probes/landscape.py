@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
-from bnexp.probes.base import PROBES, Moment, Probe, Values
+from bnexp.probes.base import PROBES, Moment, Probe, Values, flat, l2_norm
 from bnexp.probes.gradients import loss_and_gradient
 from bnexp.probes.invariance import scale_invariant
+
+# What the lengths of steps are given in: t in multiples of the learning rate, or the distance ||t g||.
+Unit = Literal["lr", "distance"]
 
 
 @dataclass(frozen=True)
 class Line:
-    """The loss at theta - t g for step lengths t, with g the gradient at theta.
+    """The loss at theta - t g for several t, with g the gradient at theta.
 
     Attributes:
         loss_T: L(theta - t g).
@@ -31,32 +34,40 @@ class Line:
     beta: Tensor
 
 
-def along_gradient(moment: Moment, names: Sequence[str], lengths: Sequence[float]) -> Line:
-    """Take steps against the gradient in the named parameters, the others fixed, on the step's batch."""
+def along_gradient(moment: Moment, names: Sequence[str], steps: Sequence[float], unit: Unit = "lr") -> Line:
+    """Take steps against the gradient in the named parameters, the others fixed, on the step's batch.
+
+    Args:
+        moment: the step.
+        names: of the parameters that move.
+        steps: how far, each above 0.
+        unit: what ``steps`` are given in.
+    """
     _, gradient = loss_and_gradient(moment, names, moment.x_B, moment.y_B)
-    losses, changes = [], []
-    for length in lengths:
-        moved = {name: moment.before[name] - length * g for name, g in zip(names, gradient, strict=True)}
+    slope = l2_norm(flat(gradient))
+    scale = moment.lr if unit == "lr" else slope.reciprocal().item()
+    lengths, losses, changes = [step * scale for step in steps], [], []
+    for t in lengths:
+        moved = {name: moment.before[name] - t * g for name, g in zip(names, gradient, strict=True)}
         with moment.at(moved):
             loss, there = loss_and_gradient(moment, names, moment.x_B, moment.y_B)
         losses.append(loss)
-        changes.append(get_total_norm([new - old for new, old in zip(there, gradient, strict=True)]))
-    change_T, slope = torch.stack(changes), get_total_norm(gradient)
+        changes.append(l2_norm(flat(there) - flat(gradient)))
+    change_T = torch.stack(changes)
     return Line(torch.stack(losses), change_T, slope, (change_T / (change_T.new_tensor(lengths) * slope)).max())
 
 
 class Landscape(Probe):
     """See ``landscape``."""
 
-    def __init__(self, model: nn.Module, images: Tensor, steps: Sequence[float]) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, steps: Sequence[float], unit: Unit) -> None:
         super().__init__()
-        self.steps = steps
+        self.steps, self.unit = steps, unit
         self.invariant = scale_invariant(model, images)
 
     def measure(self, moment: Moment) -> Values:
         """Range of the loss, change of the gradient, and smoothness along the gradient."""
-        lengths = [step * moment.lr for step in self.steps]
-        line = along_gradient(moment, list(moment.before), lengths)
+        line = along_gradient(moment, list(moment.before), self.steps, self.unit)
         median = line.change_T.quantile(0.5)
         values: Values = {
             "loss_min": line.loss_T.min().item(),
@@ -68,14 +79,14 @@ class Landscape(Probe):
             "beta": line.beta.item(),
         }
         if self.invariant:
-            square = get_total_norm([moment.before[name] for name in self.invariant]) ** 2
-            line = along_gradient(moment, self.invariant, lengths)
+            square = l2_norm(flat(moment.before[name] for name in self.invariant)) ** 2
+            line = along_gradient(moment, self.invariant, self.steps, self.unit)
             values["beta_invariant"] = (line.beta * square).item()
         return values
 
 
 @PROBES.register("landscape")
-def landscape(model: nn.Module, images: Tensor, *, steps: list[float]) -> Probe:
+def landscape(model: nn.Module, images: Tensor, *, steps: list[float], unit: Unit) -> Probe:
     """The loss L of the step's batch and its gradient at theta - t g, g the gradient at theta, for several lengths t.
 
     ``loss_min``, ``loss_max``: the range of L(theta - t g); ``predictiveness``: ||grad L(theta - t g) - g||, its
@@ -87,12 +98,13 @@ def landscape(model: nn.Module, images: Tensor, *, steps: list[float]) -> Probe:
     rescaled too. Networks without scale-invariant weights do not have it.
 
     Options:
-        steps: the lengths t, in multiples of the step's learning rate. Each costs a forward and a backward pass, and
-            again as much for ``beta_invariant``.
+        steps: how far. Each costs a forward and a backward pass, and again as much for ``beta_invariant``.
+        unit: what ``steps`` are given in. ``lr``: t in multiples of the step's learning rate. ``distance``: how far the
+            parameters move, ||t g||; it is the same for networks whose learning rates and gradients differ.
 
     Raises:
         ValueError: the list is empty, or a length is not above 0.
     """
     if not steps or min(steps) <= 0:
-        raise ValueError(f"probes.landscape.steps={steps}: expected multiples of the learning rate, each above 0")
-    return Landscape(model, images, steps)
+        raise ValueError(f"probes.landscape.steps={steps}: expected lengths, each above 0")
+    return Landscape(model, images, steps, unit)

@@ -216,7 +216,17 @@ def run(tmp_path) -> Run:
         ({"metric": "test/accuracy", "at": "min", "since": 200}, 0.7),
         ({"metric": "test/accuracy", "at": "median"}, 0.75),
         ({"metric": "test/accuracy", "at": "sd", "since": 300}, 0.2 / math.sqrt(2)),
-        ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.01}}, 0.7),
+        ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.525}}, 0.65),
+        ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.02}}, 0.8 - 0.1 * 30 / 41),
+        ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 2.0}}, 0.5),
+        (
+            {
+                "metric": "test/accuracy",
+                "minus": "train_eval/loss",
+                "at": {"first": "train_eval/loss", "below": 0.02},
+            },
+            0.8 - 0.1 * 30 / 41 - 0.02,
+        ),
         ({"metric": "test/accuracy", "at": {"first": "train_eval/loss", "below": 0.0001}}, None),
         ({"metric": "test/accuracy", "at": {"fraction": 0.6}}, 0.8),
         ({"metric": "test/accuracy", "above": 0.9}, 0.0),

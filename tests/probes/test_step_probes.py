@@ -333,7 +333,7 @@ def test_on_a_quadratic_the_gradient_changes_by_the_hessian_times_the_way():
     w = torch.cat([part.flatten() for part in moment.before.values()])
     a = curvature(len(w))
     g, lengths = a @ w, [0.01, 0.1, 0.4]
-    line = along_gradient(moment, list(moment.before), lengths)
+    line = along_gradient(moment, list(moment.before), [t / moment.lr for t in lengths])
     for t, loss, change in zip(lengths, line.loss_T, line.change_T, strict=True):
         assert_close(loss, (w - t * g) @ a @ (w - t * g) / 2)
         assert_close(change, t * (a @ g).norm())
@@ -341,13 +341,16 @@ def test_on_a_quadratic_the_gradient_changes_by_the_hessian_times_the_way():
     assert_close(line.slope, g.norm())
 
 
-def test_the_landscape_is_that_of_explicit_losses_and_gradients():
+@pytest.mark.parametrize("unit", ["lr", "distance"])
+def test_the_landscape_is_that_of_explicit_losses_and_gradients(unit):
     model = network()
     moment = stepped(model, lr=0.3)
-    values = built("landscape", model, steps=[0.5, 1.0, 2.0, 2.5]).measure(moment)  # of an even count: a true median
-    losses, changes, betas = [], [], []
     whole = math.sqrt(sum((g**2).sum() for g in moment.gradient.values()))
-    for t in (0.15, 0.3, 0.6, 0.75):
+    lengths = [0.15, 0.3, 0.6, 0.75]  # an even count: a true median
+    steps = [t / 0.3 if unit == "lr" else t * whole for t in lengths]
+    values = built("landscape", model, steps=steps, unit=unit).measure(moment)
+    losses, changes, betas = [], [], []
+    for t in lengths:
         other = copy.deepcopy(model)
         other.load_state_dict({name: w - t * moment.gradient[name] for name, w in moment.before.items()}, strict=False)
         loss = F.cross_entropy(other(moment.x_B), moment.y_B)
