@@ -60,8 +60,8 @@ def _arrays(origin: str, file: Path, keys: Sequence[str]) -> dict[str, np.ndarra
             for key in (key for key in keys if key not in found):
                 advice = f"; {ADVICE}" if not {*_TEST} & {*found} else ""
                 raise ValueError(f"it has no array {key}, only {', '.join(found) or 'none'}{advice}")
-            if _TEST[0] in found and _TEST[0] not in keys:
-                raise ValueError(f"it has an array {_TEST[0]}; data.holdout=null takes it for testing")
+            for key in (key for key in _TEST if key in found and key not in keys):
+                raise ValueError(f"it has an array {key}; data.holdout=null takes it for testing")
             return {key: found[key] for key in keys}
 
 

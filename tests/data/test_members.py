@@ -203,8 +203,9 @@ def test_arrays_without_test_images_need_a_share(npz):  # noqa: F811
     assert sorted(data.train.y.tolist() + data.test.y.tolist()) == sorted(arrays()["y_train"].tolist())
     with pytest.raises(ValueError, match=r"class \d has one image; data.holdout=0.2 needs two or more"):
         load(from_npz(npz(x_train=pictures(11, 0), y_train=np.arange(11) % 10, x_test=None, y_test=None), holdout=0.2))
-    with pytest.raises(ValueError, match=r"it has an array x_test; data.holdout=null takes it for testing"):
-        load(from_npz(npz(), holdout=0.2))
+    for changed, left in (({}, "x_test"), ({"x_test": None}, "y_test")):
+        with pytest.raises(ValueError, match=rf"it has an array {left}; data.holdout=null takes it for testing"):
+            load(from_npz(npz(**changed), holdout=0.2))
 
 
 def test_data_need_two_classes_and_a_folder_two_images_of_each_class(npz, folder):  # noqa: F811
