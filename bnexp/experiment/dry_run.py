@@ -33,6 +33,7 @@ def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
         slots: jobs that run on the GPU at the same time.
     """
     device = pick_device(configs[0].device)
+    forget()
     free, _ = torch.cuda.mem_get_info(device)
     try:
         with _quiet():
@@ -45,7 +46,7 @@ def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
         log.warning("how many members fit into the memory cannot be measured (%s); all are tried at once", reason)
         return None
     finally:
-        _forget()
+        forget()
     return fitting(two, three, _SHARE * free / slots)
 
 
@@ -56,7 +57,7 @@ def fitting(two: float, three: float, free: float) -> int:
 
 def _peak(configs: Sequence[TrainConfig], device: torch.device) -> int:
     """The most bytes of GPU memory that training and evaluating a population reserves."""
-    _forget()
+    forget()
     torch.cuda.reset_peak_memory_stats(device)
     dry_run(configs)
     return torch.cuda.max_memory_reserved(device)  # includes the private memory pool of a CUDA graph
@@ -75,8 +76,11 @@ def dry_run(configs: Sequence[TrainConfig]) -> None:
             evaluate(setup.population, setup.data.train.mixed(size), size)
 
 
-def _forget() -> None:
-    """Free the memory of a population that is no longer used."""
+def forget() -> None:
+    """Free the memory of populations that are no longer used, of which a GPU's allocator does not know by itself.
+
+    A population and its passes over images refer to each other, so that only Python's garbage collector finds them.
+    """
     gc.collect()
     torch.cuda.empty_cache()
 

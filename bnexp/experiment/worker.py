@@ -25,7 +25,7 @@ from bnexp.config.schema import from_dict
 from bnexp.data import keep
 from bnexp.experiment.check_sweep import check_sweep
 from bnexp.experiment.display import console
-from bnexp.experiment.dry_run import dry_run, members_that_fit
+from bnexp.experiment.dry_run import dry_run, forget, members_that_fit
 from bnexp.experiment.folder import StorageFailedError
 from bnexp.experiment.job import Job, already_done, import_modules
 from bnexp.experiment.machine import pick_device
@@ -250,6 +250,7 @@ def _run(group: Sequence[Job], stop: Stop) -> None:
     """Run jobs as one population, or in halves if they do not fit into the device's memory."""
     if not group or stop():
         return
+    forget()  # those that were trained before, or were too many
     try:
         run(group, stop=stop, stacked=len(group) > 1)
         return

@@ -7,7 +7,7 @@ running averages lag behind at a high learning rate.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -146,10 +146,10 @@ def _taken_in(
     def look(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         taken[name] = _merged(layer, inputs[0], *taken[name])
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(look, name)) for name in moments]
-    forward(x_B)
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as undo:  # also where a capture of this fails: hooks that stay would hold every later step's graph
+        for name in moments:
+            undo.callback(model.get_submodule(name).register_forward_pre_hook(partial(look, name)).remove)
+        forward(x_B)
     return taken
 
 

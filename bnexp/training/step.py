@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -217,17 +217,35 @@ class CudaGraphs:
         Raises:
             RuntimeError: ``work`` waits for the device, or allocates memory in a way that capture forbids.
         """
-        graph = torch.cuda.CUDAGraph()
         pool = None if self._first is None else self._first.pool()
         stream = torch.cuda.current_stream()
         try:
-            # Only this thread's calls are captured: another one draws the next epoch's batches.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                work()
-        finally:
-            torch.cuda.set_stream(stream)  # torch 2.11 leaves that of a capture that has failed
+            graph = _captured(work, pool)
+        except BaseException:
+            torch.cuda.set_stream(stream)
+            self._first = None
+            _settle()
+            raise
         self._first = self._first or graph
         return graph.replay
+
+
+def _captured(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    # Only this thread's calls are captured: another one draws the next epoch's batches.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        work()
+    return graph
+
+
+def _settle() -> None:
+    """Capture and drop a single kernel: the end of a capture puts back what one that CUDA broke off has left.
+
+    After work that waited for the device, torch 2.11 goes on as if it captured: it is on the capture's stream, no other
+    capture can have its pool of memory, and random numbers of the device are refused.
+    """
+    with suppress(RuntimeError):  # the one that broke off says what is wrong
+        _captured(partial(torch.zeros, 1, device="cuda"))
 
 
 @contextmanager

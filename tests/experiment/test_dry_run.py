@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from conftest import SMALL_RUN, composed
 from bnexp.config.compose import plain
 from bnexp.config.schema import TrainConfig, to_dict
 from bnexp.experiment import dry_run, worker
+from bnexp.training.population import Population
 
 
 def configs(members: int, *words: str) -> list[TrainConfig]:
@@ -79,6 +82,27 @@ def test_members_that_do_not_fit_at_once_are_divided_evenly(tmp_path, with_room_
     assert (f"training groups of {', '.join(map(str, sizes))}, one after another\n" in capsys.readouterr().out) == (
         len(sizes) > 1
     )
+
+
+def test_groups_that_train_one_after_another_are_in_the_memory_one_at_a_time(tmp_path, with_room_for, monkeypatch):
+    born: list[weakref.ref[Population]] = []
+    alive: list[int] = []
+    begin = Population.__init__
+
+    def watched(self: Population, *given: object, **how: object) -> None:
+        alive.append(sum(each() is not None for each in born))
+        born.append(weakref.ref(self))
+        begin(self, *given, **how)
+
+    monkeypatch.setattr(Population, "__init__", watched)
+    with_room_for(2)
+    gc.disable()  # it would come by chance
+    try:
+        assert train(tmp_path, 6) == ["finished"] * 6
+    finally:
+        gc.enable()
+    assert len(alive) >= 3
+    assert not any(alive)
 
 
 @pytest.mark.parametrize("members", [1, 2])

@@ -131,6 +131,24 @@ def test_an_evaluation_that_cannot_be_recorded_is_done_kernel_by_kernel_and_the_
     ]
 
 
+def test_a_capture_of_precise_statistics_that_fails_half_way_leaves_nothing_on_the_model(monkeypatch):
+    """A hook that stays would keep the graph of every later step, and join them."""
+    setup = trained(1, False, "norm=bn")
+    (model,) = setup.population.members
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model.head), "forward", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                work()
+        raise RuntimeError("out of memory")
+
+    setup.population.recorder = record
+    with precise_statistics(setup.population, setup.data.train, 64):
+        pass
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_pass_sees_every_image_once(padded):
     split, seen = Split(torch.arange(10.0).view(10, 1), torch.arange(10)), []

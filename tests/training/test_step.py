@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -190,6 +192,49 @@ def test_kernels_are_tried_for_full_batches_of_the_training_alone(monkeypatch):
     assert torch.backends.cudnn.benchmark
 
 
+class Captures:
+    """In the place of ``torch.cuda.graph``: CUDA breaks off the capture of work that waits, as torch 2.11 tells it."""
+
+    pools: ClassVar[list[object]] = []
+    stream: ClassVar[str] = "training's"
+    waits: ClassVar[bool] = False
+
+    def __init__(self, graph: object, *, pool: object, capture_error_mode: str) -> None:
+        assert capture_error_mode == "thread_local"
+        self.pools.append(pool)
+
+    def __enter__(self) -> None:
+        Captures.waits, Captures.stream = False, "captures'"
+
+    def __exit__(self, *_: object) -> None:
+        if Captures.waits:
+            raise RuntimeError("broken off")
+        Captures.stream = "training's"
+
+
+def wait() -> None:
+    Captures.waits = True
+
+
+def test_what_cannot_be_captured_leaves_the_device_to_the_next_capture(monkeypatch):
+    """Its pool of memory stays locked, and the device's generator believes in it until another capture has ended."""
+    kernels: list[str] = []
+    monkeypatch.setattr(Captures, "pools", [])
+    monkeypatch.setattr(torch.cuda, "graph", Captures)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(pool=lambda: "a pool", replay=list))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Captures.stream)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(Captures, "stream", stream))
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: kernels.append(device))
+    graphs = CudaGraphs()
+    assert graphs(list) is graphs(list) is list
+    assert Captures.pools == [None, "a pool"]
+    with pytest.raises(RuntimeError, match="broken off"):
+        graphs(wait)
+    assert (Captures.stream, kernels, Captures.pools[2:]) == ("training's", ["cuda"], ["a pool", None])
+    assert graphs(list) is graphs(list) is list
+    assert Captures.pools[4:] == [None, "a pool"]
+
+
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 
@@ -201,3 +246,15 @@ def test_graphs_train_as_kernels_do(words, members):
     setup, _ = trained(CudaGraphs(), *words, "device=cuda", members=members, stacked=members > 1)
     wanted, _ = trained(None, *words, "device=cuda", members=members, stacked=members > 1)
     torch.testing.assert_close(weights(setup), weights(wanted), rtol=1e-3, atol=1e-4)
+
+
+@needs_cuda
+def test_after_work_that_waits_the_device_draws_numbers_and_captures_again():
+    graphs, ones = CudaGraphs(), torch.ones(3, device="cuda")
+    graphs(lambda: ones.add_(0))
+    with pytest.raises(RuntimeError):
+        graphs(lambda: ones.sum().item())
+    assert torch.rand(3, device="cuda").isfinite().all()
+    replay = graphs(lambda: ones.add_(1))
+    replay()
+    assert ones.tolist() == [2, 2, 2]
