@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bnexp.config.schema import TrainConfig
 from bnexp.data import Data, new_images
 from bnexp.experiment.job import import_modules, require_named, saved_job
+from bnexp.experiment.machine import pick_device
 from bnexp.experiment.restore import restored
 
 # Images in a forward pass, so that the feature maps of many images need not fit into the memory at once.
@@ -82,7 +83,7 @@ def trained(folder: Path, *, imports: Sequence[str], device: str, best: bool = F
     config = replace(
         job.config, device=device, precision=precision, compile=False, graph=False, deterministic=False, threads=1
     )
-    with _process_kept():
+    with _process_kept(pick_device(device)):
         setup, step = restored(job, config, best=best)
     model = copy.deepcopy(setup.population.members[0]).eval()
     model.zero_grad(set_to_none=True)
@@ -90,8 +91,11 @@ def trained(folder: Path, *, imports: Sequence[str], device: str, best: bool = F
 
 
 @contextmanager
-def _process_kept() -> Iterator[None]:
-    """Give back what preparing a training changes: threads, number formats, determinism, tries, GPU, random numbers."""
+def _process_kept(device: torch.device) -> Iterator[None]:
+    """Give back what preparing a training changes: threads, number formats, determinism, tries, GPU, random numbers.
+
+    For a model on a CPU no GPU is asked for its random numbers: a program that has used one can no longer fork.
+    """
     current = torch.cuda.current_device() if _uses_a_gpu() else 0
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     cudnn = torch.backends.cudnn
@@ -99,7 +103,7 @@ def _process_kept() -> Iterator[None]:
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     formats = products.fp32_precision, convolutions.fp32_precision
     try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else ()):
             yield
     finally:
         if _uses_a_gpu():

@@ -34,8 +34,15 @@ def test_nothing_is_set_where_none_are_tried(monkeypatch):
 
 
 def test_a_loaded_run_leaves_the_process_as_it_was():
-    with trained._process_kept():
+    with trained._process_kept(torch.device("cpu")):
         check([plain(composed(*SMALL_RUN, "steps=1"))])
         CUDNN.benchmark = False
         assert CUDNN.benchmark_limit == 3
     assert (CUDNN.benchmark, CUDNN.benchmark_limit) == (True, 7)
+
+
+def test_a_run_that_is_loaded_on_a_cpu_asks_no_gpu_for_its_random_numbers(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: pytest.fail("it starts CUDA"))
+    with trained._process_kept(torch.device("cpu")):
+        pass
