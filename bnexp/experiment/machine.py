@@ -14,6 +14,7 @@ from torch import nn
 
 from bnexp.config.schema import TrainConfig
 from bnexp.norms import NORMS
+from bnexp.training.kernels import own_updates
 from bnexp.training.kernels.own_kernels import OwnKernels
 from bnexp.training.population import Recorder
 from bnexp.training.precision import SHORT, allow_tf32
@@ -122,14 +123,14 @@ def own_kernels(config: TrainConfig, device: torch.device, *, stacked: bool) -> 
     """Kernels of bnexp's own where a run can have them, else None; the log says what this machine lacks for them.
 
     Maps in 16 bits have some; convolutions and batch norms of a stack in all formats but fp64; and the update in both
-    kinds of runs. All but the first are taken where times decide so. In a deterministic run times may not decide, and
-    torch's are taken. With ``compile=true`` the compiler makes its own kernels.
+    kinds of runs. The first are taken where they work, the others where times decide so. In a deterministic run times
+    may not decide, and torch's are taken. With ``compile=true`` the compiler makes its own kernels.
     """
     timed = not config.deterministic
     some = config.precision in SHORT or (stacked and timed and config.precision != "fp64")
     if device.type != "cuda" or not some or config.compile:
         return None
-    lacks = _lacks_for_triton(device)
+    lacks = _lacks_for_triton(device) or _fails_in_triton(device)
     if lacks is not None:
         log.info("precision=%s: all kernels are torch's, for want of %s", config.precision, lacks)
         return None
@@ -146,6 +147,16 @@ def _lacks_for_triton(device: torch.device) -> str | None:
         "a GPU of compute capability 8.0": torch.cuda.get_device_capability(device) >= (8, 0),
     }
     return next((name for name, there in has.items() if not there), None)
+
+
+def _fails_in_triton(device: torch.device) -> str | None:
+    """Why no kernel can be made here, as in a home folder that is not writable; None if one has run."""
+    one_11 = torch.zeros(1, 1, device=device)
+    try:
+        own_updates.sgd(one_11, one_11, one_11, one_11, one_11, None, nesterov=False, moves_on=False)
+    except Exception as error:
+        return " ".join(f"a Triton that works ({type(error).__name__}: {error})".split())[:200]
+    return None
 
 
 def set_layout(config: TrainConfig, member: nn.Module) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 import torch
 from conftest import SMALL_RUN, composed
+from interpreter import DEVICE, where_triton_runs
 from torch import Tensor, nn
 
 from bnexp.config.compose import plain
@@ -20,7 +21,7 @@ from bnexp.experiment import run as runs
 from bnexp.experiment import setup as setups
 from bnexp.experiment.dry_run import dry_run
 from bnexp.experiment.job import Job
-from bnexp.experiment.machine import own_kernels
+from bnexp.experiment.machine import _fails_in_triton, own_kernels
 from bnexp.experiment.run import run
 from bnexp.experiment.setup import build
 from bnexp.runs import checkpoint
@@ -41,6 +42,7 @@ def able(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine.shutil, "which", lambda name: name if name == "gcc" else None)
     monkeypatch.setattr(machine.sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(machine, "_fails_in_triton", lambda device: None)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,27 @@ def test_what_a_machine_lacks_is_told(
     assert own_kernels(plain(composed(*SMALL_RUN, "precision=bf16")), GPU, stacked=False) is None
     (record,) = caplog.records
     assert lacks in record.getMessage()
+
+
+def test_a_triton_that_compiles_nothing_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def compiled(*given: object, **how: object) -> None:
+        raise PermissionError(13, "Permission denied", "/home/someone/.triton")
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(machine, "_fails_in_triton", lambda device: _fails_in_triton(torch.device("cpu")))
+    monkeypatch.setattr(machine.own_updates, "sgd", compiled)
+    assert own_kernels(plain(composed(*SMALL_RUN, "precision=bf16")), GPU, stacked=False) is None
+    assert caplog.messages == [
+        "precision=bf16: all kernels are torch's, for want of a Triton that works "
+        "(PermissionError: [Errno 13] Permission denied: '/home/someone/.triton')"
+    ]
+
+
+@where_triton_runs
+def test_a_triton_that_works_is_tried_by_a_kernel_of_bnexps() -> None:
+    assert _fails_in_triton(torch.device(DEVICE)) is None
 
 
 class Within(nn.Module):

@@ -128,8 +128,9 @@ def test_maps_in_fp32_with_channels_last_have_own_kernels_too(
     monkeypatch.setattr(OwnBatchNorm, "apply", lambda x, *given: ran.append(x.dtype) or apply(x, *given))
     statistics = torch.zeros(8, device=DEVICE), torch.ones(8, device=DEVICE), None, None
     with OwnKernels():
-        for x in (images(), images(last=False), images(torch.float16)):
+        for x in (images(), images(last=False)):
             over_channels(batch_norm_relu, x, *statistics, 0.1, 1e-5)
+        batch_norm_relu(images(torch.float16), *statistics, 0.1, 1e-5)
         over_channels(F.batch_norm, images(), *statistics, True, 0.1, 1e-5)
         over_channels(F.batch_norm, images(), *statistics, False, 0.1, 1e-5)  # by running statistics
         over_channels(batch_norm_relu, images(), *statistics[:2], *torch.ones(2, 16, device=DEVICE)[:, ::2], 0.1, 1e-5)
@@ -137,7 +138,7 @@ def test_maps_in_fp32_with_channels_last_have_own_kernels_too(
         "batch norm and ReLU of 8 channels on 3x5, float32, forward and backward",
         "batch norm of 8 channels on 3x5, float32, forward and backward",
     ]
-    assert ran == [torch.float32] * 2 + [torch.float16] + [torch.float32] * 2
+    assert ran == [torch.float32] * 2 + [torch.float16] * 2 + [torch.float32] * 2  # each once to be timed or tried
 
 
 def test_evaluations_normalize_by_torchs_kernels(ran: list[int], timed: list[str]) -> None:
@@ -145,3 +146,46 @@ def test_evaluations_normalize_by_torchs_kernels(ran: list[int], timed: list[str
     with population.evaluating(), OwnKernels():
         population(torch.zeros(M, B, 3, device=DEVICE))
     assert (ran, timed) == ([], [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_right_kernels_are_taken_of_numbers_of_one_sign_and_of_means_that_are_mere_rounding(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all y above 0, |y| is a line in x, whose gradients a norm takes away but for rounding."""
+    monkeypatch.setattr(own_kernels, "quickest", lambda layer, ways, rounding: list(able(layer, ways, rounding))[-1])
+    able, h = own_kernels._able, torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
+    x = (h - h.mean(0)).to(DEVICE, dtype).requires_grad_()
+    statistics = torch.zeros(12, device=DEVICE), torch.ones(12, device=DEVICE)
+    for gain, bias in ((1.0, 0.0), (1.0, 4.0), (0.1, 0.5), (1.0, 10.0)):
+        with OwnKernels() as kernels:
+            of_channels = (torch.full((12,), each, device=DEVICE) for each in (gain, bias))
+            over_channels(F.batch_norm, x, *statistics, *of_channels, True, 0.1, 1e-5)
+        assert list(kernels.chosen.values()) == ["own"]
+
+
+@pytest.mark.parametrize("wrong", ["a variance that is not moved", "the variance of the batch", "means of neighbours"])
+def test_running_statistics_that_are_not_torchs_are_noticed(
+    wrong: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(own_kernels, "quickest", lambda layer, ways, rounding: list(able(layer, ways, rounding))[-1])
+    able, apply = own_kernels._able, OwnBatchNorm.apply
+
+    def other(x: Tensor, mean: Tensor, var: Tensor, *given: object) -> Tensor:
+        before = var.clone()
+        y = apply(x, mean, var, *given)
+        if wrong == "a variance that is not moved":
+            var[3] = before[3]
+        elif wrong == "the variance of the batch":
+            var *= 1 - 1 / len(x)
+        else:
+            mean.copy_(mean.roll(1))
+        return y
+
+    monkeypatch.setattr(OwnBatchNorm, "apply", other)
+    x = torch.randn(64, 12, generator=torch.Generator().manual_seed(0)).mul(2).to(DEVICE).requires_grad_()
+    statistics = torch.zeros(12, device=DEVICE), torch.ones(12, device=DEVICE)
+    with OwnKernels() as kernels:
+        over_channels(F.batch_norm, x, *statistics, None, None, True, 0.1, 1e-5)
+    assert list(kernels.chosen.values()) == ["torch"]
+    assert "its numbers are not torch's" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from interpreter import DEVICE, needs_triton, same
 from torch import Tensor, nn
 
 from bnexp.norms.batch import batch_norm_relu
-from bnexp.training.kernels import own_batch_norm, short_maps
+from bnexp.training.kernels import own_batch_norm, own_kernels, short_maps
 from bnexp.training.kernels.own_batch_norm import OwnBatchNorm, suits
 from bnexp.training.kernels.own_kernels import OwnKernels, in_force
 from bnexp.training.kernels.rules import MemberKernels, joined, parted
@@ -27,13 +28,12 @@ ROUNDING = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the functions whose own kernels have run."""
+    """Names of the functions whose own kernels have run, but for those that are tried."""
     names: list[str] = []
-    for name in ("OwnBatchNorm", "_MaxPool"):
-        own = getattr(short_maps, name).apply
-        monkeypatch.setattr(
-            getattr(short_maps, name), "apply", lambda *given, own=own, name=name: names.append(name) or own(*given)
-        )
+    for kind in (OwnBatchNorm, short_maps._MaxPool):
+        own, name = kind.apply, kind.__name__
+        monkeypatch.setattr(kind, "apply", lambda *given, own=own, name=name: names.append(name) or own(*given))
+    monkeypatch.setattr(own_kernels, "_able", lambda layer, ways, rounding: ways)
     return names
 
 
@@ -109,6 +109,37 @@ def test_gradients_come_in_any_order_of_the_memory(order: str) -> None:
     assert torch.equal(own_dz, dz)
 
 
+LAYERS = {
+    "batch norm of 8 channels on 6x6, float16, forward and backward": lambda x, *given: F.batch_norm(x, *given, True),
+    "batch norm and ReLU of 8 channels on 6x6, float16, forward and backward": lambda x, mean, var, *affine: (
+        batch_norm_relu(x, mean, var, *affine, 0.1, 1e-5)
+    ),
+    "2x2 max pooling of 8 channels on 6x6, float16": lambda x, *given: F.max_pool2d(x, 2),
+}
+
+
+@pytest.mark.parametrize("timed", [True, False])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_kernels_that_work_are_taken_without_being_timed_and_others_are_told(
+    layer: str, timed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a home folder in which Triton cannot keep what it compiles."""
+    x, (gain, bias, mean, var) = maps(4, 8, 6, 6, dtype=torch.float16), affine(8)
+    monkeypatch.setattr(own_kernels, "quickest", lambda *_: pytest.fail("it was timed"))
+    kernels, lost = OwnKernels(timed=timed), OwnKernels(timed=timed)
+    with kernels:
+        found = LAYERS[layer](x, mean.clone(), var.clone(), gain, bias)
+    assert (kernels.chosen, caplog.messages) == ({layer: "own"}, [])
+    for kind in (OwnBatchNorm, short_maps._MaxPool):
+        monkeypatch.setattr(kind, "apply", lambda *given: Path("/nothing/here").read_text())
+    with lost:
+        again = [LAYERS[layer](x, mean.clone(), var.clone(), gain, bias) for _ in range(2)]
+    assert lost.chosen == {layer: "torch"}
+    (message,) = caplog.messages
+    assert message.startswith(f"{layer}: torch's kernels are taken, as bnexp's own cannot be used (FileNotFoundError")
+    assert all(same(each, found.double(), 2**-8) for each in again)
+
+
 def test_second_derivatives_are_refused() -> None:
     x = maps(2, 8, 6, 6, dtype=torch.bfloat16)
     with OwnKernels():
@@ -123,7 +154,7 @@ def test_batch_norm_keeps_the_variance_of_values_far_from_zero() -> None:
     x = maps(4, 8, 40, 40, dtype=torch.float16, mean=2048.0)
     with OwnKernels():
         F.batch_norm(
-            x, mean := torch.zeros(8, device=DEVICE), var := torch.ones(8, device=DEVICE), None, None, True, 1.0, 0.0
+            x, mean := torch.zeros(8, device=DEVICE), var := torch.ones(8, device=DEVICE), None, None, True, 1.0, 1e-9
         )
     var64, mean64 = torch.var_mean(x.detach().double(), (0, 2, 3))
     assert same(mean, mean64, 1e-6)

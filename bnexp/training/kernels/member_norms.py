@@ -1,8 +1,8 @@
-"""Batch norms of a stack: one over the channels of all members, by torch's kernels or by own ones."""
+"""Batch norms by torch's kernels or by own ones, and those of a stack: one over the channels of all members."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,37 +11,30 @@ from torch import Tensor
 
 from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.kernels.own_batch_norm import OwnBatchNorm, are_plain, suits, suits_as_vectors
-from bnexp.training.kernels.own_kernels import ROUNDING, OwnKernels, format_of, in_force, passes
+from bnexp.training.kernels.own_kernels import ROUNDING, OwnKernels, format_of, passes
 
-# (x, running mean, running variance, gain, bias) -> normalized x; moves the running statistics.
-Normalize = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None], Tensor]
+# (x, running mean, running variance, gain, bias, how) -> normalized x; moves the running statistics.
+Normalize = Callable[..., Tensor]
 
 
-def over_channels(
-    function: Callable[..., Tensor],
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    gain: Tensor | None,
-    bias: Tensor | None,
-    *how: Any,
-) -> Tensor:
-    """``F.batch_norm`` or ``batch_norm_relu`` of x (B, C, ...); ``how`` is what they take besides tensors."""
-    given, relu = (x, running_mean, running_var, gain, bias), function is batch_norm_relu
-    torchs: Normalize = lambda *given: in_force(function)(*given, *how)  # noqa: E731
+def over_channels(function: Normalize, x: Tensor, *given: Any) -> Tensor:
+    """``F.batch_norm`` or ``batch_norm_relu`` of x (B, C, ...) with all their arguments.
+
+    Maps in 16 bits are normalized by own kernels that work here, vectors and other maps by the quickest.
+    """
+    (mean, var, gain, bias, *how), relu = given, function is batch_norm_relu
     kernels, by_batch = OwnKernels.current, relu or how[0]
-    if kernels is None or not (kernels.timed and by_batch and _takes(x, (running_mean, running_var), (gain, bias))):
-        return torchs(*given)
-    ways: dict[str, Normalize] = {"torch": torchs, "own": lambda *given: OwnBatchNorm.apply(*given, *how[-2:], relu)}
-    tries = {name: partial(_tried, way, *given) for name, way in ways.items()}
+    timed = not suits(x)
+    if kernels is None or not by_batch or not are_plain(x, (mean, var), (gain, bias)):
+        return function(x, *given)
+    if timed and not (kernels.timed and (suits_as_vectors(x) or suits(x, torch.float32))):
+        return function(x, *given)
+    own: Normalize = lambda x, *given: OwnBatchNorm.apply(x, *given[:4], *given[-2:], relu)  # noqa: E731
+    ways = {"torch": function, "own": own}
+    tries = {name: partial(_tried, way, x, *given) for name, way in ways.items()}
     wanted = "forward and backward" if torch.is_grad_enabled() else "forward"
     layer = f"batch norm{' and ReLU' if relu else ''} of {x.shape[1]} channels{_places(x)}, {format_of(x)}, {wanted}"
-    return ways[kernels.choose(layer, tries, ROUNDING[format_of(x)])](*given)
-
-
-def _takes(x: Tensor, *pairs: tuple[Tensor | None, Tensor | None]) -> bool:
-    """Whether own kernels can normalize such an input; maps in 16 bits have theirs without being timed."""
-    return (suits_as_vectors(x) or suits(x, torch.float32)) and are_plain(x, *pairs)
+    return ways[kernels.choose(layer, tries, ROUNDING[format_of(x)], timed=timed)](x, *given)
 
 
 def _places(x: Tensor) -> str:
@@ -49,9 +42,17 @@ def _places(x: Tensor) -> str:
 
 
 def _tried(
-    way: Normalize, x: Tensor, mean: Tensor | None, var: Tensor | None, gain: Tensor | None, bias: Tensor | None
-) -> list[Tensor]:
-    """What a way makes of x, its slopes, and the running statistics, which stay what they are."""
-    mean, var = (None if each is None else each.clone() for each in (mean, var))
-    found = passes(lambda x, gain, bias: way(x, mean, var, gain, bias), x, gain, bias)
-    return [*found, *(each for each in (mean, var) if each is not None)]
+    way: Normalize,
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    gain: Tensor | None,
+    bias: Tensor | None,
+    *how: Any,
+) -> Sequence[Tensor]:
+    """What a way makes of x, its slopes, and the statistics of the batch, for which running ones are lent to it."""
+    lent = [None if each is None else each.clone() for each in (mean, var)]
+    *first, _, eps = how
+    found = passes(lambda x, gain, bias: way(x, *lent, gain, bias, *first, 1.0, eps), x, gain, bias)
+    mean, var = lent
+    return found if mean is None or var is None else [*found, mean + var.sqrt(), var]  # a mean may be mere rounding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -10,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from bnexp.training.kernels.short_maps import FUNCTIONS
-
 log = logging.getLogger(__name__)
 
 # How often each way is timed; the shortest time counts.
 _ROUNDS = 3
 # Number format -> the relative distance that the roundings of two kernels explain, sums over many images among them.
-ROUNDING = {"float64": 1e-9, "float32": 2e-3, "tf32": 2**-6, "float16": 2**-6, "bfloat16": 2**-5}
+ROUNDING = {"float64": 1e-9, "float32": 2e-3, "tf32": 2**-6, "float16": 2**-7, "bfloat16": 2**-6}
 # So much further off may one row or channel be, of which some have few numbers that are not 0.
 _OF_A_PART = 8
 # So many cycles of a GPU, some three milliseconds, are longer than Python needs to launch the kernels of a layer.
@@ -26,6 +25,8 @@ _CYCLES = 5_000_000
 
 # Computes something, and returns the results.
 Way = Callable[[], Sequence[Tensor]]
+# Functions of torch -> what runs in their place, and calls them where its arguments do not suit own kernels.
+FUNCTIONS: dict[Any, Callable[..., Any]] = {}
 
 
 class OwnKernels(TorchFunctionMode):
@@ -64,16 +65,17 @@ class OwnKernels(TorchFunctionMode):
         """Call a function of torch."""
         return FUNCTIONS.get(function, function)(*given, **(keywords or {}))
 
-    def choose(self, layer: str, ways: Mapping[str, Way], rounding: float) -> str:
+    def choose(self, layer: str, ways: Mapping[str, Way], rounding: float, *, timed: bool = True) -> str:
         """The name of the quickest of these ways on a GPU; a layer's ways are timed once. The first is torch's.
 
-        A choice of another time is tried once, because the GPU may be another one.
+        Without ``timed`` it is the last one. This, and a choice of another time, made perhaps on another GPU, is tried
+        once.
         """
-        chosen = self.chosen.get(layer, "")
+        first, *_, last = ways
+        chosen = self.chosen.get(layer, "" if timed else last)
         if chosen not in ways:
             self.chosen[layer] = quickest(layer, ways, rounding)
         elif layer not in self._tried:
-            first = next(iter(ways))
             here = chosen == first or chosen in _able(layer, {name: ways[name] for name in (first, chosen)}, rounding)
             self.chosen[layer] = chosen if here else first
         self._tried.add(layer)
@@ -121,7 +123,7 @@ def _able(layer: str, ways: Mapping[str, Way], rounding: float) -> dict[str, Way
 def passes(way: Callable[..., Tensor], *given: Tensor | None) -> list[Tensor]:
     """What a layer makes of its input and parameters and, where there will be a backward pass, the gradients of these.
 
-    The backward pass begins with |y|. With y itself, the gradients of a norm would be 0 up to rounding.
+    The backward pass begins with ``_slopes``.
     """
     leaves = [None if each is None else each.detach().requires_grad_(each.requires_grad) for each in given]
     y = way(*leaves)
@@ -129,7 +131,17 @@ def passes(way: Callable[..., Tensor], *given: Tensor | None) -> list[Tensor]:
         return [y]
     wanted = [each for each in leaves if each is not None and each.requires_grad]
     with torch.autocast(y.device.type, enabled=False):  # as in a training, whose backward pass is outside of it
-        return [y.detach(), *torch.autograd.grad(y, wanted, y.detach().abs())]
+        return [y.detach(), *torch.autograd.grad(y, wanted, _slopes(y.detach()))]
+
+
+def _slopes(y: Tensor) -> Tensor:
+    """Half of |y| or three halves, as chance has it at each place, and so small that sums over places fit into fp16.
+
+    With y itself, or |y| where all numbers have one sign, the gradients of a norm would be 0 up to rounding.
+    """
+    chance = torch.empty(y.shape, device=y.device).bernoulli_(generator=torch.Generator(y.device).manual_seed(0))
+    size = 1 / math.sqrt(y.numel() / y.shape[1])
+    return torch.empty_like(y).copy_(chance).add_(0.5).mul_(y.abs()).mul_(size)
 
 
 def _works(layer: str, way: Way, wanted: Sequence[Tensor], rounding: float) -> bool:
@@ -148,14 +160,14 @@ def _works(layer: str, way: Way, wanted: Sequence[Tensor], rounding: float) -> b
 def _alike(found: Tensor, wanted: Tensor, rounding: float) -> bool:
     """Whether two results agree, but for rounding, where the wanted one is finite: as a whole, and in each part.
 
-    The parts are the rows along the first axis and along the second one, such as images, channels and filters.
+    The parts are the rows along the first axis and along the second one, such as images, channels and filters; of a
+    vector, its numbers.
     """
     finite = wanted.isfinite()
     apart, size = (torch.where(finite, each, 0.0).float() for each in (found - wanted, wanted))
     agree = [apart.norm() <= rounding * size.norm()]
-    for axis in range(2) if wanted.ndim > 1 else ():
-        others = [each for each in range(wanted.ndim) if each != axis]
-        far, large = (torch.linalg.vector_norm(each, dim=others) for each in (apart, size))
+    for axis in range(min(wanted.ndim, 2)):
+        far, large = (each.movedim(axis, 0).reshape(each.shape[axis], -1).norm(dim=1) for each in (apart, size))
         agree.append((far <= _OF_A_PART * rounding * torch.maximum(large, large.square().mean().sqrt())).all())
     return all(map(bool, agree))  # waits for the device
 

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from bnexp.norms.batch import batch_norm_relu
+from bnexp.training.kernels import short_maps  # noqa: F401  whose functions run in the place of torch's
 from bnexp.training.kernels.member_convolutions import grouped
 from bnexp.training.kernels.member_norms import over_channels
 from bnexp.training.kernels.own_kernels import in_force

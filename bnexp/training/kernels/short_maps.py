@@ -8,6 +8,7 @@ their place, wherever the functions of torch are called: in a layer, or in the r
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bnexp.norms import batch as norms
-from bnexp.training.kernels.own_batch_norm import OwnBatchNorm, are_plain, grid, rows_of, suits
+from bnexp.training.kernels.member_norms import over_channels
+from bnexp.training.kernels.own_batch_norm import grid, rows_of, suits
+from bnexp.training.kernels.own_kernels import FUNCTIONS, ROUNDING, OwnKernels, format_of, passes
 
 # Rows and channels of a tile of a pooled map; measured on an H100.
 _POOLED = {"ROWS": 16, "CHANNELS": 64}
@@ -38,25 +41,12 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """``F.batch_norm``."""
-    if not (training and _all_suit(x, running_mean, running_var, weight, bias)):
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    y: Tensor = OwnBatchNorm.apply(x, running_mean, running_var, weight, bias, momentum, eps, False)
-    return y
+    return _batch_norm(F.batch_norm, x, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
-def batch_norm_relu(x: Tensor, *given: Any) -> Tensor:
-    """``bnexp.norms.batch.batch_norm_relu``: the ReLU takes no pass over the maps of its own, forward or backward."""
-    running_mean, running_var, gain, bias, momentum, eps = given
-    if not _all_suit(x, running_mean, running_var, gain, bias):
-        return F.relu(F.batch_norm(x, running_mean, running_var, gain, bias, True, momentum, eps))
-    y: Tensor = OwnBatchNorm.apply(x, *given, True)
-    return y
-
-
-def _all_suit(
-    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, gain: Tensor | None, bias: Tensor | None
-) -> bool:
-    return suits(x) and are_plain(x, (running_mean, running_var), (gain, bias))
+def _batch_norm(function: Callable[..., Tensor], x: Tensor, *given: Any) -> Tensor:
+    """The same, or ``bnexp.norms.batch.batch_norm_relu``: the ReLU takes no pass over the maps of its own."""
+    return over_channels(function, x, *given) if suits(x) else function(x, *given)
 
 
 # --- max pooling ------------------------------------------------------------------------------------------------------
@@ -77,7 +67,20 @@ def max_pool2d(
     if not (usual and small and stride in (None, kernel_size) and suits(x)):
         given = kernel_size, stride, padding, dilation, ceil_mode, return_indices
         return F.max_pool2d(x, *given)  # type: ignore[call-overload]
-    return _MaxPool.apply(x, kernel_size)
+    return _pooled(x, kernel_size)
+
+
+def _pooled(x: Tensor, k: int) -> Tensor:
+    """By the own kernel, if it works here."""
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "torch": lambda x: F.max_pool2d(x, k),
+        "own": lambda x: _MaxPool.apply(x, k),
+    }
+    kernels = OwnKernels.current
+    assert kernels is not None
+    tries = {name: partial(passes, way, x) for name, way in ways.items()}
+    layer = f"{k}x{k} max pooling of {x.shape[1]} channels on {x.shape[2]}x{x.shape[3]}, {format_of(x)}"
+    return ways[kernels.choose(layer, tries, ROUNDING[format_of(x)], timed=False)](x)
 
 
 class _MaxPool(torch.autograd.Function):
@@ -113,9 +116,6 @@ def _pooling_grid(y: Tensor) -> tuple[int]:
     return grid(-(-rows_of(y) // _POOLED["ROWS"]), y.shape[1], _POOLED)
 
 
-# What runs in the place of functions of torch.
-FUNCTIONS: dict[Any, Callable[..., Any]] = {
-    F.batch_norm: batch_norm,
-    norms.batch_norm_relu: batch_norm_relu,
-    F.max_pool2d: max_pool2d,
-}
+FUNCTIONS[F.batch_norm] = batch_norm
+FUNCTIONS[norms.batch_norm_relu] = partial(_batch_norm, norms.batch_norm_relu)
+FUNCTIONS[F.max_pool2d] = max_pool2d
