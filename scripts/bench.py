@@ -11,9 +11,10 @@ Training: four networks and four norms, on one thread of the CPU, and on a GPU (
   d2l         the loop of Dive into Deep Learning: a DataLoader, metrics read in every step
   lightning   PyTorch Lightning's Trainer and a DataLoader (if the extra ``bench`` is installed)
   forward     torch's own layers in evaluation mode on the same images, against bnexp's evaluation
-  graph       bnexp's loop with graph=true, on a GPU
+  graph       bnexp's loop with graph=true, on a GPU; the others have graph=false
   members     populations, in images of all members: 4 to 256 on a GPU (stacked, with graph=true, against one model with
-              it), on a CPU only those asked for (stacked, and one by one as they are trained there)
+              it), on a CPU only those asked for (stacked, and one by one as they are trained there); one after another,
+              and those that the GPU has no memory for are named
 
 The ways take turns, and a ratio is that of times of the same round: processor time on a CPU, wall time on a GPU. The
 figures are medians with quartiles. The images are random, of the shape of Fashion-MNIST's and CIFAR-10's, so that
@@ -26,7 +27,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -41,6 +41,7 @@ from typing import Any
 import competitors
 import numpy as np
 import torch
+from checkout import ROOT, environment
 from competitors import Way, timed
 
 from bnexp.config.compose import compose_all
@@ -48,12 +49,11 @@ from bnexp.config.schema import TrainConfig, from_dict
 from bnexp.config.shipped import configs_folder
 from bnexp.experiment.bench import quartiles
 from bnexp.experiment.choices import bind
-from bnexp.experiment.dry_run import records
+from bnexp.experiment.dry_run import forget, records
 from bnexp.experiment.setup import Setup, build, build_model
 from bnexp.runs.provenance import provenance
 from bnexp.training.evaluation import evaluate
 
-ROOT = Path(__file__).parent.parent
 # Words, batch size and kind of images.
 CASES = {
     "mlp": (("model=mlp", "model.depth=3", "model.width=100"), 64, "grey"),
@@ -69,6 +69,8 @@ GROWTH = {
     "model.depth": (1, 3, 6, 12, 24),
     "batch_size": (8, 32, 64, 128, 512, 2048),
 }
+# Under this name stand the sizes of populations that a GPU has no memory for.
+LEFT = "members that do not fit"
 # A round of one way lasts so long, or a single step where that is longer.
 SECONDS, GROWTH_STEPS, MOST_CALLS = 0.2, 20, 1000
 FIRST_STEP = """
@@ -76,7 +78,7 @@ import sys
 from bnexp.config.compose import compose_all
 from bnexp.config.schema import from_dict
 from bnexp.config.shipped import configs_folder
-from bnexp.experiment.dry_run import records
+from bnexp.experiment.dry_run import forget, records
 from bnexp.experiment.setup import build
 config = from_dict(compose_all([sys.argv[1:]], configs_folder())[0])
 next(records(build([config], stacked=False), config.batch_size, every=1, count=1))
@@ -133,8 +135,8 @@ def evaluations(net: torch.nn.Module, setup: Setup, images: int) -> Ways:
     return {"forward": (passes, len(split)), "evaluation": (whole, len(split))}
 
 
-def ways_of(config: TrainConfig, images: competitors.Images, members: Sequence[int]) -> tuple[Ways, int]:
-    """All ways, and the steps of a call."""
+def ways_of(config: TrainConfig, images: competitors.Images) -> tuple[Ways, int]:
+    """All ways of one model, and the steps of a call."""
     setup, precision, size = population(config), config.precision, config.batch_size
     device = setup.population.theta_MP.device
     x, y = (batch[0] for batch in setup.training.batches(0))
@@ -153,16 +155,20 @@ def ways_of(config: TrainConfig, images: competitors.Images, members: Sequence[i
     if importlib.util.find_spec("lightning"):
         ways["lightning"] = competitors.lightning(net(), images, size, steps, device, precision)
     single = {name: (way, steps * size) for name, way in ways.items()} | evaluations(net(), setup, steps * size)
-    quickest = replace(config, graph=device.type == "cuda")
-    if quickest.graph:
-        single["graph"] = (bnexp_loop(population(quickest), steps), steps * size)
-    executors = {"stacked": True} if device.type == "cuda" else {"one by one": False, "stacked": True}
-    several = {
-        f"x{n} {how}": (bnexp_loop(population(quickest, n, stacked=stacked), steps), n * steps * size)
-        for n in members
+    if device.type == "cuda":
+        single["graph"] = (bnexp_loop(population(replace(config, graph=True)), steps), steps * size)
+    return single, steps
+
+
+def several(config: TrainConfig, members: int, steps: int) -> Ways:
+    """The ways of a population."""
+    on_gpu, images = config.device != "cpu", members * steps * config.batch_size
+    executors = {"stacked": True} if on_gpu else {"one by one": False, "stacked": True}
+    quickest = replace(config, graph=on_gpu)
+    return {
+        f"x{members} {how}": (bnexp_loop(population(quickest, members, stacked=stacked), steps), images)
         for how, stacked in executors.items()
     }
-    return single | several, steps
 
 
 def turns(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
@@ -176,6 +182,17 @@ def turns(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
+def in_turns(ways: Ways, rounds: int) -> dict[str, list[float]]:
+    """Seconds an image of each way in each round."""
+    seconds = turns({name: way for name, (way, _) in ways.items()}, rounds)
+    return {name: [time / images for time in seconds[name]] for name, (_, images) in ways.items()}
+
+
+def over(each: Mapping[str, list[float]], way: str, other: str) -> dict[str, Any]:
+    """How many times the rate of another way, in rounds of the same time."""
+    return spread([there / own for own, there in zip(each[way], each[other], strict=True)])
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """The median and the quartiles."""
     return {"median": statistics.median(values), "quartiles": quartiles(values)}
@@ -183,22 +200,24 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 def training(config: TrainConfig, images: competitors.Images, members: Sequence[int], rounds: int) -> dict[str, Any]:
     """Rates, and ratios of rates: bnexp's to the others', the evaluation's to a forward pass, a population's to one."""
-    ways, steps = ways_of(config, images, members)
-    seconds = turns({name: way for name, (way, _) in ways.items()}, rounds)
-    each = {name: [time / count for time in seconds[name]] for name, (_, count) in ways.items()}
+    ways, steps = ways_of(config, images)
+    each = in_turns(ways, rounds)
+    rates = {name: spread([1 / time for time in times]) for name, times in each.items()}
     pairs = {other: ("bnexp", other) for other in ("bare", "fresh", "d2l", "lightning") if other in ways}
-    one = "graph" if "graph" in ways else "bnexp"
-    pairs |= {"forward": ("evaluation", "forward")} | {name: (name, one) for name in ways if name.startswith("x")}
-    pairs |= {"graph": ("graph", "bnexp")} if "graph" in ways else {}
-    return {
-        "batch_size": config.batch_size,
-        "steps": steps,
-        "images_per_s": {name: spread([1 / time for time in times]) for name, times in each.items()},
-        "ratio": {
-            name: spread([there / own for own, there in zip(each[way], each[other], strict=True)])
-            for name, (way, other) in pairs.items()
-        },
-    }
+    pairs |= {"forward": ("evaluation", "forward")} | ({"graph": ("graph", "bnexp")} if "graph" in ways else {})
+    ratios = {name: over(each, *pair) for name, pair in pairs.items()}
+    one, left = "graph" if "graph" in ways else "bnexp", []
+    for n in members:
+        forget()  # the population before
+        try:
+            more = in_turns({one: ways[one], **several(config, n, steps)}, rounds)
+        except torch.OutOfMemoryError:
+            left.append(n)
+            continue
+        rates |= {name: spread([1 / time for time in times]) for name, times in more.items() if name != one}
+        ratios |= {name: over(more, name, one) for name in more if name != one}
+    found = {"batch_size": config.batch_size, "steps": steps, "images_per_s": rates, "ratio": ratios}
+    return found | ({LEFT: left} if left else {})
 
 
 def growth(rounds: int) -> list[dict[str, Any]]:
@@ -239,9 +258,9 @@ def startup(rounds: int) -> dict[str, dict[str, Any]]:
 def fresh(words: Sequence[str]) -> tuple[float, float]:
     """Wall seconds and peak resident MiB (on Linux) of a new Python process."""
     code, *rest = words
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command, users = [sys.executable, "-c", PEAK + code, *rest], environment(OMP_NUM_THREADS="1")
     start = time.perf_counter()
-    ended = subprocess.run([sys.executable, "-c", PEAK + code, *rest], env=environment, capture_output=True, check=True)
+    ended = subprocess.run(command, env=users, capture_output=True, check=True)
     return time.perf_counter() - start, float(ended.stdout.split()[-1]) / 2**10
 
 
@@ -280,7 +299,13 @@ def training_tables(found: Sequence[Mapping[str, Any]]) -> str:
         for name, ratio in each["ratio"].items()
         if name.startswith("x")
     ]
-    return text + ("\n" + table([*head, "members", "images/s of all", "over one model"], several) if several else "")
+    left = [
+        f"{' '.join(where)}: {each[LEFT]} members do not fit into the memory\n"
+        for where, each in zip(place, found, strict=True)
+        if LEFT in each
+    ]
+    text += "\n" + table([*head, "members", "images/s of all", "over one model"], several) if several else ""
+    return "\n".join([text, *left])
 
 
 def chosen(words: str, known: Sequence[str], option: str) -> list[str]:
@@ -313,7 +338,8 @@ def measured_training(
         for device, precision in machines():
             for case in cases:
                 for norm in norms:
-                    config = config_of(case, norm, folder, f"device={device}", f"precision={precision}")
+                    machine = (f"device={device}", f"precision={precision}", "graph=false")
+                    config = config_of(case, norm, folder, *machine)
                     counts = members or (GPU_MEMBERS if device == "cuda" else ())
                     where = {"case": case, "norm": norm, "device": device, "precision": precision}
                     yield where | training(config, images[CASES[case][2]], counts, rounds)
@@ -351,6 +377,7 @@ def main() -> None:
         print(training_tables(facts["training"]))
     if "growth" in subjects:
         facts["growth"] = growth(given.rounds)
+        write(given.json, facts)
         rows = [[each["setting"], each["value"], cell(each["ms"])] for each in facts["growth"]]
         print(table(["MLP 3x100, batch 64, bn, but for", "value", "ms a step"], rows))
     if "startup" in subjects:

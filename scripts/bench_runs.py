@@ -7,7 +7,6 @@ Python's start, and of ``bnexp --version``, which is the start alone.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -16,8 +15,7 @@ import time
 from pathlib import Path
 
 from bench_compare import fill, made_up_run
-
-ROOT = Path(__file__).resolve().parent.parent
+from checkout import environment
 
 
 def seconds(words: list[str], place: Path) -> float:
@@ -26,8 +24,7 @@ def seconds(words: list[str], place: Path) -> float:
     for _ in range(5):
         start = time.perf_counter()
         command = [sys.executable, "-m", "bnexp", *words]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        subprocess.run(command, cwd=place, check=True, capture_output=True, env=environment)
+        subprocess.run(command, cwd=place, check=True, capture_output=True, env=environment())
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 

@@ -23,7 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from checkout import environment
+
 # Jobs of the two sweeps whose difference is measured.
 FEW, MANY = 4, 44
 PROGRAM = "import sys; from bnexp.cli.main import main; sys.exit(main())"
@@ -39,12 +40,12 @@ def ways(epochs: int) -> dict[str, list[str]]:
 
 def seconds(words: list[str]) -> tuple[float, list[float]]:
     """Run a sweep in a fresh folder; its wall time, and that of each run's loop."""
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    users = {key: value for key, value in environment().items() if key != "OMP_NUM_THREADS"}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         subprocess.run(
             [sys.executable, "-c", PROGRAM, *words, f"hydra.sweep.dir={folder}/sweep"],
-            env=environment | {"PYTHONPATH": str(ROOT)},
+            env=users,
             cwd=folder,
             check=True,
             capture_output=True,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from checkout import environment
+
 _TINY = ["data.train_limit=200", "data.test_limit=100", "batch_size=29", "steps=14", "eval_every=7", "log_every=3"]
 _MLP = [*_TINY, "model=mlp", "model.depth=2", "model.width=16", "data.size=null"]
 _PROBES = "covariance,effective_lr,eval_mismatch,gradients,ics,landscape,quantiles,saturation,sharpness,signal"
@@ -129,9 +129,8 @@ def bnexp(*words: str, cwd: Path) -> str:
     Raises:
         RuntimeError: it has failed.
     """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "import sys; from bnexp.__main__ import main; sys.exit(main())", *words]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"bnexp {' '.join(words)}: {done.stderr[-2000:]}")
     return done.stdout

@@ -1,6 +1,6 @@
 """Everything that needs a GPU to be checked or measured, in one command, for a machine with one GPU and no network.
 
-    python scripts/gpu.py [--only correct,populations] [--cases lenet] [--minutes 10] [--json FILE]
+    python scripts/gpu.py [--only correct,populations] [--cases lenet] [--minutes 8] [--json FILE]
     python scripts/gpu.py --device cpu --smoke --json FILE  # tries the script: seconds, and no figure means anything
 
 It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm. The sections, most important first:
@@ -20,22 +20,22 @@ It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm
   compiling    the first steps of populations with compile=true, all at the same time
   compiled     the rates of these populations
 
-Each case runs in another process, which is replaced if it dies or hangs. When the minutes are over, what is missing is
-named. All rows go into the file while they come, on a GPU by default into a new one in ``benchmarks/``; the exit code
-is 1 if a check failed.
+Each case runs in another process, which is replaced if it dies or hangs. All rows go into the file while they come, on
+a GPU by default into a new one in ``benchmarks/``. What is missing is named there from the beginning, and at the end:
+when the minutes are over, or at Ctrl-C or SIGTERM. The exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,28 +110,48 @@ def tables(rows: Sequence[Row]) -> str:
     return "\n".join(found)
 
 
-def measure(
-    section: str, workers: Workers, at: Place, until: float, wanted: str, keep: Callable[[list[Row]], None]
-) -> list[str]:
-    """Run a section's cases, and hand their rows to ``keep`` as they come; returns the names of those left out."""
-    cases_of, together = SECTIONS[section]
-    cases, rows, left = [case for case in cases_of(at) if wanted in case.name], list[Row](), []
-    for case, found in workers.run(cases, at_once=workers.count if together else 1, until=until):
+@dataclass
+class Kept:
+    """What has been found, and what is still missing; written to the file at each change, whole or not at all.
+
+    Attributes:
+        path: of the file.
+        found: section -> its rows, after the facts of the machine.
+        left_out: the cases that have not ended.
+    """
+
+    path: Path
+    found: dict[str, Any]
+    left_out: list[str]
+
+    def add(self, section: str, case: Case, rows: list[Row]) -> None:
+        """Add the rows of a case that has ended."""
+        self.found.setdefault(section, []).extend(rows)
+        self.left_out.remove(f"{section}: {case.name}")
+        self.write()
+
+    def write(self) -> None:
+        """Write all that there is."""
+        aside = self.path.with_suffix(".part")
+        aside.write_text(json.dumps(self.found | {"left_out": self.left_out}, indent=1) + "\n", encoding="utf-8")
+        aside.replace(self.path)
+
+    def faults(self) -> list[str]:
+        """The rows that say what is wrong."""
+        sections = {name: rows for name, rows in self.found.items() if name in SECTIONS}
+        return [f"{section}: {row}" for section, rows in sections.items() for row in rows if "fault" in row]
+
+
+def measure(section: str, cases: Sequence[Case], workers: Workers, until: float, kept: Kept) -> None:
+    """Run a section's cases."""
+    at_once = workers.count if SECTIONS[section][1] else 1
+    for case, found in workers.run(cases, at_once=at_once, until=until):
         if found is None:
-            left.append(f"{section}: {case.name}")
             continue
-        rows += found
-        keep(found)
+        kept.add(section, case, found)
         faults = [row["fault"] for row in found if "fault" in row]
         print(f"{time.strftime('%H:%M:%S')} {section}: {case.name}: {'; '.join(faults) or 'done'}", flush=True)
-    print(f"\n## {section}\n\n{tables(rows)}", flush=True)
-    return left
-
-
-def kept(path: Path, document: dict[str, Any], section: str, rows: list[Row]) -> None:
-    """Add rows to a section, and write all that there is."""
-    document[section] += rows
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(f"\n## {section}\n\n{tables(kept.found.get(section, []))}", flush=True)
 
 
 def main() -> int:
@@ -139,35 +159,46 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(SECTIONS))
     parser.add_argument("--cases", default="", help="of the cases, those alone whose name has this in it")
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--smoke", action="store_true")
     given = parser.parse_args()
     if given.json is None and (given.smoke or given.device == "cpu"):
         parser.error("--json: which file? Figures that mean nothing are not kept beside the others")
-    given.json = given.json or ROOT / "benchmarks" / f"gpu_{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}.json"
     until = time.monotonic() + 60 * given.minutes
     sections = chosen(given.only, list(SECTIONS), "--only")
-    document: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": facts(given.device)}
-    print(json.dumps(document, indent=1), flush=True)
-    document["left_out"] = []
-    log = given.json.with_suffix(".log")
-    count = PROCESSES if not given.smoke and any(SECTIONS[section][1] for section in sections) else 1
-    workers = Workers(count, given.device == "cuda", log, ["on_gpu.exactness"])
-    with tempfile.TemporaryDirectory() as folder, workers:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         at = Place(given.device, Path(folder), given.smoke)
-        rates.write(at.images, smoke=at.smoke)
-        commands.write(at.images, smoke=at.smoke)
-        for section in (name for name in SECTIONS if name in sections):
-            document[section] = []
-            keep = partial(kept, given.json, document, section)
-            document["left_out"] += measure(section, workers, at, until, given.cases, keep)
-            keep([])
-    faults = [f"{section}: {row}" for section in sections for row in document.get(section, ()) if "fault" in row]
-    print(f"\nleft out for lack of time: {', '.join(document['left_out']) or 'nothing'}")
-    print("\n".join([f"{len(faults)} checks failed", *faults]))
-    return 1 if faults else 0
+        cases = {
+            name: [case for case in of(at) if given.cases in case.name]
+            for name, (of, _) in SECTIONS.items()
+            if name in sections
+        }
+        if not any(cases.values()):
+            parser.error(f"--cases={given.cases}: no case has this in its name")
+        new = ROOT / "benchmarks" / f"gpu_{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}.json"
+        return run(cases, at, until, given.json or new)
+
+
+def run(cases: Mapping[str, Sequence[Case]], at: Place, until: float, path: Path) -> int:
+    """Run the cases of each section; returns the exit code."""
+    found = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": facts(at.device)}
+    print(json.dumps(found, indent=1), flush=True)
+    kept = Kept(path, found, [f"{section}: {case.name}" for section, some in cases.items() for case in some])
+    kept.write()
+    count = PROCESSES if not at.smoke and any(SECTIONS[section][1] for section in cases) else 1
+    try:
+        with Workers(count, at.device == "cuda", path.with_suffix(".log"), ["on_gpu.exactness"]) as workers:
+            rates.write(at.images, smoke=at.smoke)
+            commands.write(at.images, smoke=at.smoke)
+            for section, some in cases.items():
+                measure(section, some, workers, until, kept)
+    finally:
+        print(f"\nleft out: {', '.join(kept.left_out) or 'nothing'}")
+        print("\n".join([f"{len(kept.faults())} checks failed", *kept.faults()]), flush=True)
+    return 1 if kept.faults() else 0
 
 
 if __name__ == "__main__":

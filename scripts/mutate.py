@@ -27,7 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from checkout import ROOT, environment
+
 _COPIED = ("bnexp", "tests", "configs", "scripts", "benchmarks", "docs", "pyproject.toml", "README.md")
 _COPIED += ("LICENSE", "CITATION.cff")
 _SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
@@ -165,11 +166,8 @@ class Copy:
     def passed(self, tests: Sequence[str], mark: str, limit: float | None) -> bool:
         """Whether tests with a mark pass; no tests do."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", mark, *tests]
-        environment = os.environ | {"PYTHONPATH": str(self.folder)}
-        with subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as process:  # fmt: skip
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+        with subprocess.Popen(command, cwd=self.folder, env=environment(self.folder), **silent) as process:
             try:
                 return process.wait(limit) in (0, 5)
             finally:

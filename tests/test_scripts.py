@@ -6,11 +6,16 @@ import ast
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from processes import survivors, until
+
+from bnexp.training.population import Population
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -21,7 +26,7 @@ def test_a_script_imports_and_says_what_it_is(name, monkeypatch):
     module = importlib.import_module(name)
     monkeypatch.delitem(sys.modules, name)
     assert module.__doc__
-    assert callable(getattr(module, "main", None)) or name == "competitors"
+    assert callable(getattr(module, "main", None)) or name in ("competitors", "checkout")
 
 
 def test_each_mutation_changes_a_line_and_is_python(monkeypatch):
@@ -51,14 +56,80 @@ def test_each_section_of_the_gpu_command_runs_on_a_cpu(tmp_path):
     assert found["kill"][0]["bitwise equal"] is True
 
 
+@pytest.mark.slow
+def test_a_gpu_command_that_is_ended_names_all_that_is_missing_and_takes_what_it_began_along(tmp_path):
+    file, log = tmp_path / "gpu.json", tmp_path / "out.txt"
+    command = [
+        sys.executable,
+        SCRIPTS / "gpu.py",
+        "--device",
+        "cpu",
+        "--json",
+        file,
+        "--only",
+        "kill",
+        "--cases",
+        "one",
+    ]
+    with log.open("w") as out:
+        running = subprocess.Popen(
+            command, stdout=out, stderr=out, cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}
+        )
+    until(lambda: any(tmp_path.rglob("checkpoint.pt")))
+    running.terminate()
+    assert running.wait(60) == 128 + signal.SIGTERM
+    assert json.loads(file.read_text())["left_out"] == ["kill: killed, one run"]
+    assert "left out: kill: killed, one run\n0 checks failed" in log.read_text()
+    until(lambda: not survivors(tmp_path))
+
+
+def test_a_name_that_no_case_has_is_refused(tmp_path):
+    command = [
+        sys.executable,
+        SCRIPTS / "gpu.py",
+        "--device",
+        "cpu",
+        "--json",
+        tmp_path / "x.json",
+        "--cases",
+        "lenett",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "--cases=lenett: no case has this in its name" in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "the sign", "all"])
+def test_gradients_that_are_wrong_in_a_short_format_are_a_fault(monkeypatch, wrong):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    exactness = importlib.import_module("on_gpu.exactness")
+    learn = Population.learn
+
+    def other(self, x_MB, y_MB, precision, smoothing=0.0):
+        found = learn(self, x_MB, y_MB, precision, smoothing)
+        if self.theta_MP.dtype != torch.float64 and wrong != "nothing":
+            self.gradient_MP.copy_(-self.gradient_MP if wrong == "the sign" else torch.randn_like(self.gradient_MP))
+        return found
+
+    monkeypatch.setattr(Population, "learn", other)
+    torch.manual_seed(0)
+    (row,) = exactness.formats("bn", "mlp", device="cpu", steps=6, members=2)
+    assert ("fault" in row) is (wrong != "nothing")
+    if wrong != "nothing":
+        assert all(f"{name}: the way is " in row["fault"] for name in ("tf32", "bf16", "fp16"))
+
+
 WORKERS = """
-import json, sys, time
+import json, os, sys, time
 from pathlib import Path
 from on_gpu.workers import Case, Workers
 crash = Case("a crash", "os:_exit", {"status": 3})
 cases = [crash, Case("an error", "os:fspath", {"path": 1}), Case("a hang", "signal:pause", {}, limit=0.3)]
 done = Case("an answer", "json:loads", {"s": '[{"rate": 1.5}]'})
 with Workers(2, False, Path("log")) as workers:
+    os.kill(workers._free[-1].process.pid, 9)
+    workers._free[-1].process.join()
     found = [each for each in workers.run([*cases, done, done], at_once=2, until=time.monotonic() + 60)]
     found += workers.run([done], at_once=1, until=time.monotonic())
 print(json.dumps([[case.name, rows] for case, rows in found]))

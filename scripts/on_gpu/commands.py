@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from checkout import ROOT, environment
 from tqdm import tqdm
 
 from bnexp.cli.main import main as bnexp
@@ -23,11 +24,11 @@ from bnexp.experiment.job import Job
 from bnexp.experiment.run import run
 from bnexp.runs import checkpoint
 from bnexp.runs.paths import RunPaths
+from bnexp.stopping import end_with_parent, ending_with_this_process
 from on_gpu.exactness import composed
 from on_gpu.sampling import Sampler
 from on_gpu.workers import Case, Row
 
-ROOT = Path(__file__).parent.parent.parent
 _LINES = 40
 # Random images, of the shapes of Fashion-MNIST and CIFAR-10: for training, for testing, and one image.
 IMAGES = {"grey": (24_000, 4_000, (28, 28)), "colour": (50_000, 10_000, (32, 32, 3))}
@@ -38,6 +39,7 @@ IMPORTS = (
     "import torch; torch.zeros(1, device='{device}')",
 )
 _STACK = "hydra/launcher=stacked"
+_SHARING = ("hydra.launcher.stack=false", "hydra.launcher.slots_per_gpu=8")
 
 
 def write(folder: Path, *, smoke: bool) -> None:
@@ -59,7 +61,7 @@ def data(kind: str, images: Path) -> tuple[str, ...]:
 
 
 class Command:
-    """A bnexp in another process, with a session of its own."""
+    """A bnexp in another process, with a session of its own; it ends with this process."""
 
     def __init__(self, words: Sequence[str], place: Path, *, forked: bool) -> None:
         self._output, self.start = place / "output.txt", time.perf_counter()
@@ -95,15 +97,11 @@ class Command:
 
 
 def _fresh(words: Sequence[str], place: Path, output: Path) -> int:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    tied = ending_with_this_process(signal.SIGKILL)
+    command = [sys.executable, "-c", f"{tied}; import sys; from bnexp.cli.main import main; sys.exit(main())", *words]
     with output.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bnexp", *words],
-            cwd=place,
-            env=os.environ | {"PYTHONPATH": path},
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
+            command, cwd=place, env=environment(), stdout=file, stderr=file, start_new_session=True
         )
     process.returncode = 0  # this class waits for it
     return process.pid
@@ -118,6 +116,7 @@ def _forked(words: Sequence[str], place: Path, output: Path) -> int:
     try:
         # The lock that it has inherited is shared: killed in a message, it would stop all later commands.
         tqdm.set_lock(threading.RLock())
+        end_with_parent(signal.SIGKILL)
         os.setsid()
         os.chdir(place)
         for number in (1, 2):
@@ -189,7 +188,8 @@ def imports(device: str) -> list[Row]:
     rows: list[Row] = []
     for program in IMPORTS:
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", program.format(device=device)], cwd=ROOT, check=True, capture_output=True)
+        command = [sys.executable, "-c", program.format(device=device)]
+        subprocess.run(command, env=environment(), check=True, capture_output=True)
         rows.append({"program": program, "seconds": time.perf_counter() - start})
     return rows
 
@@ -251,11 +251,10 @@ def command_cases(*, device: str, images: Path, smoke: bool) -> list[Case]:
     nets += ("steps=2", "eval_train=64") if smoke else ("epochs=3", "precision=tf32")
     fast = ("experiment=cifar10_fast", *data("colour", images), *machine)
     fast += ("model=mlp", "steps=2", "eval_train=64", "precision=fp32") if smoke else ()
-    place = {"place": images / "commands"}
     sweeps: dict[str, tuple[Sequence[str], int]] = {
         f"{members} LeNets, stacked": (("-m", _STACK, f"seed=range({members})", *nets), members),
         "cifar10_fast": (fast, 1),
-        "16 LeNets, slots_per_gpu=8": (("-m", "hydra.launcher.slots_per_gpu=8", "seed=range(16)", *nets), 16),
+        "16 LeNets, slots_per_gpu=8": (("-m", *_SHARING, "seed=range(16)", *nets), 16),
     }
     if smoke:
         sweeps = {"cifar10_fast": sweeps["cifar10_fast"]}
@@ -263,22 +262,31 @@ def command_cases(*, device: str, images: Path, smoke: bool) -> list[Case]:
         Case(
             name,
             "on_gpu.commands:timed",
-            {"name": name, "words": ("train", *words), "runs": runs, "forked": smoke} | place,
+            {
+                "name": name,
+                "words": ("train", *words),
+                "runs": runs,
+                "forked": smoke,
+                "place": images / f"whole {number}",
+            },
         )
-        for name, (words, runs) in sweeps.items()
+        for number, (name, (words, runs)) in enumerate(sweeps.items())
     ]
     inside = {f"{members} LeNets": (nets, members)} | ({} if smoke else {"cifar10_fast": (fast, 1)})
     imports = [Case("imports", "on_gpu.commands:imports", {"device": device})]
-    return (
-        whole
-        + imports * (not smoke)
-        + [
+    return [
+        *whole,
+        *(imports * (not smoke)),
+        *(
             Case(
-                name, "on_gpu.commands:in_process", {"name": name, "words": words, "members": count} | place, fresh=True
+                name,
+                "on_gpu.commands:in_process",
+                {"name": name, "words": words, "members": count, "place": images / f"inside {number}"},
+                fresh=True,
             )
-            for name, (words, count) in inside.items()
-        ]
-    )
+            for number, (name, (words, count)) in enumerate(inside.items())
+        ),
+    ]
 
 
 def kill_cases(*, device: str, images: Path, smoke: bool) -> list[Case]:

@@ -238,6 +238,8 @@ def training_errors(model: str, norm: str, *, device: str, smoke: bool) -> list[
         except RuntimeError as refused:  # of an operation that has no deterministic kernel
             rows.append(row | {"worst output": str(refused).partition(".")[0]})
             continue
+        finally:
+            torch.use_deterministic_algorithms(False)  # the next case may build no run, which would set it
         row |= {"first loss": distance(own[0], losses[0])}
         row |= {"worst loss of ten": max(distance(a, b) for a, b in zip(own, losses, strict=True))}
         kinds = {"worst output": "output of", "worst gradient": "gradient of", "worst statistic": "change of"}

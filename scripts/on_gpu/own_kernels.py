@@ -33,6 +33,7 @@ FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PASSES = {"batch norm": 8.0, "batch norm, relu": 8.0, "max pooling": 3.5}
 # Relative errors that one rounding of a map explains.
 BOUND = {"bf16": 2**-8, "fp16": 2**-11}
+# Of an H100; on another card the column ``bytes alone`` does not hold.
 BYTES_A_SECOND = 3.35e12
 # The layers of stacks whose groups have few channels, their formats, and how many groups torch's way packs into a dense
 # one; 0 is the plain grouped convolution.

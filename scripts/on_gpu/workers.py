@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from bnexp.stopping import end_with_parent
 
 # A row of a table; ``fault`` says what is wrong, if anything is.
 Row = dict[str, Any]
@@ -50,8 +54,10 @@ class _Worker:
     since: float = 0.0
 
     def give(self, case: Case) -> None:
+        """Tell it a case; if it dies before it has heard it, there will be no answer."""
         self.case, self.since = case, time.monotonic()
-        self.connection.send((case.call, dict(case.given)))
+        with suppress(OSError):
+            self.connection.send((case.call, dict(case.given)))
 
     def late(self) -> bool:
         return self.case is not None and time.monotonic() - self.since > self.case.limit
@@ -103,7 +109,7 @@ class Workers:
         left, busy = deque(cases), list[_Worker]()
         while left or busy:
             while left and self._free and len(busy) < at_once and time.monotonic() < until:
-                if left[0].fresh:
+                if left[0].fresh or not self._free[-1].process.is_alive():
                     self._replace(self._free.pop())
                 busy.append(self._free.pop())
                 busy[-1].give(left.popleft())
@@ -129,7 +135,7 @@ class Workers:
             return [name | {"fault": f"not done after {worker.case.limit:g} s; killed"}]
         try:
             rows, fault = worker.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             worker.process.join()
             self._replace(worker)
             return [name | {"fault": f"its process died (exit code {worker.process.exitcode}); see {self.log.name}"}]
@@ -145,7 +151,8 @@ class Workers:
 
 
 def _serve(connection: Connection, log: str, modules: Sequence[str]) -> None:
-    """Answer calls until the connection ends."""
+    """Answer calls until the connection ends, or the process that asks."""
+    end_with_parent(signal.SIGKILL)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(output, 1)
     os.dup2(output, 2)
