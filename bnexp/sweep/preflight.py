@@ -82,9 +82,10 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
     for reason in dict.fromkeys(filter(None, map(stacking.reason, possible))):
         print(f"not stacked, jobs train one by one: {reason}", file=sys.stderr)
     largest = max(possible, key=lambda entry: found["shapes"][shape(entry.config)]["operations"], default=None)
-    per_gpu = options.slots_per_gpu if isinstance(options.slots_per_gpu, int) else 1
-    if options.slots_per_gpu == "auto" and largest and len(groups := stacking.groups(possible)) > found["gpus"] > 0:
+    per_gpu = _asked(options, found["gpus"])
+    if per_gpu is None and largest and len(groups := stacking.groups(possible)) > found["gpus"]:
         per_gpu = _sharing(groups, largest, server, stop, gpus=found["gpus"], threads=threads)
+    per_gpu = per_gpu or 1
     return Ready(slots(options, found["gpus"], threads, per_gpu), stacking, per_gpu)
 
 
@@ -191,6 +192,15 @@ def _sharing(
     needs = f"a job needs {found['job'] / 2**30:.1f} of {found['free'] / 2**30:.1f} GiB, {share} cores a GPU"
     print(f"{many} jobs share a GPU ({needs}); hydra.launcher.slots_per_gpu sets it", file=sys.stderr)
     return many
+
+
+def _asked(options: Options, gpus: int) -> int | None:
+    """How many processes share a GPU, by the settings; None where they leave it open. Each plans with its share."""
+    if gpus and options.engine == "local" and options.jobs != "auto":
+        return -(-options.jobs // gpus)
+    if options.slots_per_gpu != "auto":
+        return options.slots_per_gpu
+    return None if gpus else 1
 
 
 def fitting(job: int, free: int, *, cores: int, jobs: int) -> int:

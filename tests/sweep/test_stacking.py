@@ -135,9 +135,9 @@ def six_cores(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def ready(server: Answers, jobs: int, **given):
+def ready(server: Answers, many: int, **given):
     found = plain(composed(*SMALL_RUN))
-    todo = entries(([f"seed={seed}"], to_dict(found) | {"seed": seed}) for seed in range(jobs))
+    todo = entries(([f"seed={seed}"], to_dict(found) | {"seed": seed}) for seed in range(many))
     return preflight(server, todo, options(GIVEN | {"slots_per_gpu": "auto"} | given), Stop())
 
 
@@ -161,6 +161,19 @@ def test_what_cannot_be_measured_is_told_and_a_gpu_has_one_job(six_cores, capsys
 def test_nothing_is_measured_where_it_would_not_matter(six_cores, gpus, jobs, given):
     server = Answers(gpus, "")
     assert ready(server, jobs, **given).per_gpu == 1
+    assert server.calls == ["check"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "slots", "share"),
+    [(1, {"jobs": 4}, 4, 4), (2, {"jobs": 3}, 3, 2), (2, {"slots_per_gpu": 3}, 6, 3), (0, {"jobs": 4}, 4, 1)],
+    ids=str,
+)
+def test_jobs_that_are_asked_for_plan_with_their_share_of_a_gpu(six_cores, gpus, given, slots, share):
+    """Else each of several stacks would take all of the memory."""
+    server = Answers(gpus, "")
+    found = ready(server, 9, stack=False, **given)
+    assert (len(found.slots), found.per_gpu) == (slots, share)
     assert server.calls == ["check"]
 
 
