@@ -139,7 +139,8 @@ def own_kernels(config: TrainConfig, device: torch.device, *, stacked: bool) -> 
 
 def _lacks_for_triton(device: torch.device) -> str | None:
     """What this machine lacks to compile kernels; None if it has all."""
-    headers = Path(sysconfig.get_path("include"), "Python.h")
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's, read as Triton does
+    headers = Path(sysconfig.get_path("include", scheme), "Python.h")
     has = {
         "the package triton": find_spec("triton") is not None,
         "a C compiler": bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")),

@@ -40,7 +40,10 @@ def able(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(machine, "find_spec", lambda name: name)
     monkeypatch.setattr(machine.shutil, "which", lambda name: name if name == "gcc" else None)
-    monkeypatch.setattr(machine.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(machine.sysconfig, "get_default_scheme", lambda: "posix_local")
+    monkeypatch.setattr(
+        machine.sysconfig, "get_path", lambda *asked: {("include", "posix_prefix"): str(tmp_path)}[asked]
+    )
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(machine, "_fails_in_triton", lambda device: None)
 
