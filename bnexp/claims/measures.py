@@ -103,7 +103,9 @@ def _where_falls_below(curve: Curve, other: Curve, below: float) -> float | None
     if first is None:
         return None
     here, before = steps[first], steps[max(first - 1, 0)]
-    way = (other[before] - below) / (other[before] - other[here]) if before < here else 1.0
+    if before == here or not math.isfinite(other[before]):
+        return curve[here]
+    way = (other[before] - below) / (other[before] - other[here])
     return curve[before] + way * (curve[here] - curve[before])
 
 

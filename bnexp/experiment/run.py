@@ -152,7 +152,7 @@ def _executor(setup: Setup) -> dict[str, Any]:
     how: dict[str, Any] = {"stacked": members, "graph": setup.population.recorder is not None}
     if kernels := setup.population.own_kernels:
         how["triton"] = version_of("triton") or "unknown"
-        how |= {"kernels": dict(kernels.chosen)} if kernels.chosen else {}
+        how |= {"timed": kernels.timed} | ({"kernels": dict(kernels.chosen)} if kernels.chosen else {})
     failed = setup.population.capture_failed
     return how | ({"capture_failed": failed} if failed else {})
 
@@ -167,8 +167,9 @@ def _choose_again(setup: Setup, resumed: Sequence[Path]) -> None:
         return
     for folder in resumed:
         with contextlib.suppress(ValueError):  # no readable run.json
-            kernels.choose_again(run_json.read(folder).get("executor", {}).get("kernels"))
-    kernels.timed = kernels.timed and bool(kernels.chosen)
+            executor = run_json.read(folder).get("executor", {})
+            kernels.choose_again(executor.get("kernels"))
+            kernels.timed = kernels.timed and executor.get("timed", "kernels" in executor)
 
 
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:

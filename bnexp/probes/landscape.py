@@ -45,7 +45,7 @@ def along_gradient(moment: Moment, names: Sequence[str], steps: Sequence[float],
     """
     _, gradient = loss_and_gradient(moment, names, moment.x_B, moment.y_B)
     slope = l2_norm(flat(gradient))
-    scale = moment.lr if unit == "lr" else slope.reciprocal().item()
+    scale = moment.lr if unit == "lr" else (1 / slope.item() if slope > 0 else 0.0)
     lengths, losses, changes = [step * scale for step in steps], [], []
     for t in lengths:
         moved = {name: moment.before[name] - t * g for name, g in zip(names, gradient, strict=True)}

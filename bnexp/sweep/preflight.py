@@ -82,11 +82,13 @@ def preflight(server: ForkServer, todo: Sequence[Entry], options: Options, stop:
     for reason in dict.fromkeys(filter(None, map(stacking.reason, possible))):
         print(f"not stacked, jobs train one by one: {reason}", file=sys.stderr)
     largest = max(possible, key=lambda entry: found["shapes"][shape(entry.config)]["operations"], default=None)
-    per_gpu = _asked(options, found["gpus"])
-    if per_gpu is None and largest and len(groups := stacking.groups(possible)) > found["gpus"]:
-        per_gpu = _sharing(groups, largest, server, stop, gpus=found["gpus"], threads=threads)
+    groups, gpus = stacking.groups(possible), found["gpus"]
+    per_gpu = _asked(options, gpus)
+    if per_gpu is None and largest and len(groups) > gpus:
+        per_gpu = _sharing(groups, largest, server, stop, gpus=gpus, threads=threads)
     per_gpu = per_gpu or 1
-    return Ready(slots(options, found["gpus"], threads, per_gpu), stacking, per_gpu)
+    share = min(per_gpu, -(-len(groups) // gpus)) if gpus else 1
+    return Ready(slots(options, gpus, threads, per_gpu), stacking, max(1, share))
 
 
 def operations(server: ForkServer, jobs: Sequence[Entry], stop: Stop) -> list[int | str]:
@@ -195,7 +197,7 @@ def _sharing(
 
 
 def _asked(options: Options, gpus: int) -> int | None:
-    """How many processes share a GPU, by the settings; None where they leave it open. Each plans with its share."""
+    """How many processes may share a GPU, by the settings; None where they leave it open."""
     if gpus and options.engine == "local" and options.jobs != "auto":
         return -(-options.jobs // gpus)
     if options.slots_per_gpu != "auto":

@@ -217,20 +217,20 @@ class CudaGraphs:
         Raises:
             RuntimeError: ``work`` waits for the device, or allocates memory in a way that capture forbids.
         """
-        pool = None if self._first is None else self._first.pool()
+        pool = torch.cuda.graph_pool_handle() if self._first is None else self._first.pool()
         stream = torch.cuda.current_stream()
         try:
             graph = _captured(work, pool)
         except BaseException:
             torch.cuda.set_stream(stream)
             self._first = None
-            _settle()
+            _settle(pool)
             raise
         self._first = self._first or graph
         return graph.replay
 
 
-def _captured(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:
+def _captured(work: Callable[[], object], pool: Any) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     # Only this thread's calls are captured: another one draws the next epoch's batches.
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
@@ -238,14 +238,17 @@ def _captured(work: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGr
     return graph
 
 
-def _settle() -> None:
-    """Capture and drop a single kernel: the end of a capture puts back what one that CUDA broke off has left.
+def _settle(pool: Any) -> None:
+    """Put back what a capture has left that CUDA broke off, because the work waited for the device.
 
-    After work that waited for the device, torch 2.11 goes on as if it captured: it is on the capture's stream, no other
-    capture can have its pool of memory, and random numbers of the device are refused.
+    torch 2.11 goes on as if it captured: into its pool of memory, so that the allocator gives back none, and with its
+    generator, which refuses random numbers until the end of another capture (of a single kernel, which is dropped).
     """
+    with suppress(RuntimeError):  # the capture has ended well, as where Python raised an error in it
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
     with suppress(RuntimeError):  # the one that broke off says what is wrong
-        _captured(partial(torch.zeros, 1, device="cuda"))
+        _captured(partial(torch.zeros, 1, device="cuda"), torch.cuda.graph_pool_handle())
 
 
 @contextmanager

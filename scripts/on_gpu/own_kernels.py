@@ -73,9 +73,11 @@ def random_maps(shape: Sequence[int], device: str, dtype: torch.dtype, seed: int
     return torch.randn(*shape, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def passes(function: Function, x: Tensor, parameters: Sequence[Tensor], g: Tensor, *, own: bool) -> list[Tensor]:
+def passes(
+    function: Function, x: Tensor, parameters: Sequence[Tensor], g: Tensor, *, own: OwnKernels | None
+) -> list[Tensor]:
     """The output and all gradients."""
-    with OwnKernels() if own else nullcontext():
+    with own or nullcontext():
         y = function(x)
     return [y, *torch.autograd.grad(y, [x, *parameters], g)]
 
@@ -86,23 +88,26 @@ def measured(shape: Sequence[int], precision: str, scope: Scope) -> list[Row]:
     On a CPU, which Triton does not know, by torch's alone.
     """
     x = random_maps(shape, scope.device, FORMATS[precision], 1).requires_grad_()
-    ways = {"torch": False} | ({"own": True} if scope.device == "cuda" else {})
     wide = x.detach().double().requires_grad_()
     exact = functions(shape[1], scope.device, torch.float64)
     rows: list[Row] = []
     for name, (function, parameters, moved) in functions(shape[1], scope.device, torch.float32).items():
+        ways = {"torch": None} | ({"own": OwnKernels()} if scope.device == "cuda" else {})  # it tries a layer once
         g = random_maps(function(x).shape, scope.device, x.dtype, 2)
         run = partial(passes, function, x, parameters, g)
         for each in (*moved, *exact[name][2]):
             each.fill_(0.5)
-        wanted = [*passes(exact[name][0], wide, exact[name][1], g.double(), own=False), *exact[name][2]]
-        found = [*run(own=scope.device == "cuda"), *moved]
+        wanted = [*passes(exact[name][0], wide, exact[name][1], g.double(), own=None), *exact[name][2]]
+        found = [*run(own=ways.get("own")), *moved]
         error = max(distance(mine.detach(), theirs.detach()) for mine, theirs in zip(found, wanted, strict=True))
         row: Row = {"maps": "x".join(map(str, shape)), "precision": precision, "function": name}
         for kernels, own in ways.items():
             row[f"{kernels}, ms"] = 1000 * median_of(graph_of(partial(run, own=own), scope.device), scope)
         row |= {"bytes alone, ms": 1000 * PASSES[name] * x.nbytes / BYTES_A_SECOND, "largest error": error}
-        rows.append(row if error <= BOUND[precision] else row | {"fault": "more than rounding"})
+        faults = ["more than rounding"] * (not error <= BOUND[precision])
+        taken = [choice for own in ways.values() if own for choice in own.chosen.values()]
+        faults += ["own kernels cannot be used here; see the log"] * ("torch" in taken)
+        rows.append(row | ({"fault": "; ".join(faults)} if faults else {}))
         forget()
     return rows
 

@@ -150,7 +150,7 @@ def test_run_json_names_triton_and_the_kernels_that_times_have_chosen(monkeypatc
     assert "triton" not in runs._executor(setup)
     setup.population.own_kernels = OwnKernels()
     monkeypatch.setattr(runs, "version_of", {"triton": "3.6.0"}.get)
-    assert runs._executor(setup) == {"stacked": 1, "graph": False, "triton": "3.6.0"}
+    assert runs._executor(setup) == {"stacked": 1, "graph": False, "triton": "3.6.0", "timed": True}
     setup.population.own_kernels.chosen["a layer"] = "own"
     assert runs._executor(setup)["kernels"] == {"a layer": "own"}
     monkeypatch.setattr(runs, "version_of", {}.get)  # as where its package has another name
@@ -213,11 +213,13 @@ def test_a_run_that_began_before_there_was_a_choice_goes_on_without_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     job, steps = Job(plain(composed(*SMALL_RUN, "checkpoint_every=2")), tmp_path / "run", "run"), itertools.count(1)
-    run([job], stop=lambda: next(steps) == 5)
-    kernels = OwnKernels()
-    monkeypatch.setattr(setups, "own_kernels", lambda config, device, *, stacked: kernels)
-    run([job], stop=lambda: False)
-    assert not kernels.timed
+    run([job], stop=lambda: next(steps) % 5 == 0)
+    for _ in range(2):  # also after it has taken a kernel that is not timed, as those of maps in 16 bits
+        kernels = Choosing()
+        monkeypatch.setattr(setups, "own_kernels", lambda config, device, *, stacked, kernels=kernels: kernels)
+        run([job], stop=lambda: next(steps) % 5 == 0)
+        assert not kernels.timed
+        assert kernels.chosen == {"a layer": "own"}
 
 
 def test_a_dry_run_times_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,13 +166,19 @@ def test_nothing_is_measured_where_it_would_not_matter(six_cores, gpus, jobs, gi
 
 @pytest.mark.parametrize(
     ("gpus", "given", "slots", "share"),
-    [(1, {"jobs": 4}, 4, 4), (2, {"jobs": 3}, 3, 2), (2, {"slots_per_gpu": 3}, 6, 3), (0, {"jobs": 4}, 4, 1)],
+    [
+        (1, {"jobs": 4}, 4, 4),
+        (2, {"jobs": 3}, 3, 2),
+        (2, {"slots_per_gpu": 3}, 6, 3),
+        (1, {"jobs": 4, "stack": True}, 4, 1),  # there is one stack
+        (0, {"jobs": 4}, 4, 1),
+    ],
     ids=str,
 )
 def test_jobs_that_are_asked_for_plan_with_their_share_of_a_gpu(six_cores, gpus, given, slots, share):
     """Else each of several stacks would take all of the memory."""
     server = Answers(gpus, "")
-    found = ready(server, 9, stack=False, **given)
+    found = ready(server, 9, **{"stack": False, **given})
     assert (len(found.slots), found.per_gpu) == (slots, share)
     assert server.calls == ["check"]
 

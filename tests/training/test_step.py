@@ -219,6 +219,14 @@ def wait() -> None:
 def test_what_cannot_be_captured_leaves_the_device_to_the_next_capture(monkeypatch):
     """Its pool of memory stays locked, and the device's generator believes in it until another capture has ended."""
     kernels: list[str] = []
+    undone: list[tuple[str, int, object]] = []
+    handles = iter(["a pool", "another", "a third"])
+    for what in ("endAllocateToPool", "releasePool"):
+        monkeypatch.setattr(
+            torch._C, f"_cuda_{what}", lambda *given, what=what: undone.append((what, *given)), raising=False
+        )
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(Captures, "pools", [])
     monkeypatch.setattr(torch.cuda, "graph", Captures)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(pool=lambda: "a pool", replay=list))
@@ -227,12 +235,13 @@ def test_what_cannot_be_captured_leaves_the_device_to_the_next_capture(monkeypat
     monkeypatch.setattr(torch, "zeros", lambda *size, device: kernels.append(device))
     graphs = CudaGraphs()
     assert graphs(list) is graphs(list) is list
-    assert Captures.pools == [None, "a pool"]
+    assert Captures.pools == ["a pool", "a pool"]
     with pytest.raises(RuntimeError, match="broken off"):
         graphs(wait)
-    assert (Captures.stream, kernels, Captures.pools[2:]) == ("training's", ["cuda"], ["a pool", None])
+    assert (Captures.stream, kernels, Captures.pools[2:]) == ("training's", ["cuda"], ["a pool", "another"])
+    assert undone == [("endAllocateToPool", 1, "a pool"), ("releasePool", 1, "a pool")]
     assert graphs(list) is graphs(list) is list
-    assert Captures.pools[4:] == [None, "a pool"]
+    assert Captures.pools[4:] == ["a third", "a pool"]  # by the name that the double of a graph tells
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -258,3 +267,8 @@ def test_after_work_that_waits_the_device_draws_numbers_and_captures_again():
     replay = graphs(lambda: ones.add_(1))
     replay()
     assert ones.tolist() == [2, 2, 2]
+    much = torch.empty(2**28, device="cuda")
+    reserved = torch.cuda.memory_reserved()
+    del much
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= reserved - 2**30

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 # How often each way is timed; the shortest time counts.
 _ROUNDS = 3
+# The images on which a way is tried that is not timed: few take little memory.
+FEW = 16
 # Number format -> the relative distance that the roundings of two kernels explain, sums over many images among them.
 ROUNDING = {"float64": 1e-9, "float32": 2e-3, "tf32": 2**-6, "float16": 2**-7, "bfloat16": 2**-6}
 # So much further off may one row or channel be, of which some have few numbers that are not 0.
@@ -36,8 +38,9 @@ class OwnKernels(TorchFunctionMode):
         timed: let times decide between kernels that round differently; False takes torch's.
 
     Attributes:
-        chosen: layer -> the name of the kernel that it takes, as times have decided. A run that is resumed begins with
-            the choices that it had made.
+        timed: as given; maps in 16 bits have own kernels in either case.
+        chosen: layer -> the name of the kernel that it takes. A run that is resumed begins with the choices that it had
+            made.
     """
 
     current: ClassVar[OwnKernels | None] = None  # of the block that is open; only one thread of a process trains
@@ -141,7 +144,7 @@ def _slopes(y: Tensor) -> Tensor:
     """
     chance = torch.empty(y.shape, device=y.device).bernoulli_(generator=torch.Generator(y.device).manual_seed(0))
     size = 1 / math.sqrt(y.numel() / y.shape[1])
-    return torch.empty_like(y).copy_(chance).add_(0.5).mul_(y.abs()).mul_(size)
+    return torch.empty_like(y).copy_(chance).add_(0.5).mul_(size).mul_(y.abs())
 
 
 def _works(layer: str, way: Way, wanted: Sequence[Tensor], rounding: float) -> bool:
