@@ -427,7 +427,7 @@ def test_a_comparison_says_which_arm_is_compared_with_which(scale, weights, show
         ("faster", "steps until the test accuracy is that of batch norm at the end"),
         ("rate", "largest learning rate that works (test accuracy, after 50 % of the steps)"),
         ("slope", "slope over the layers of the logarithm of the gradient over weight, largest of the training"),
-        ("on", "training loss, where the training (evaluated) loss first is below 0.1"),
+        ("on", "training loss, where the training (evaluated) loss first falls below 0.1"),
     ],
 )
 def test_what_is_measured_is_told_in_words(test, shown):

@@ -164,7 +164,7 @@ def _steps(claim: Claim, measure: Measure, words: str) -> str:
 def _when(measure: Measure) -> str:
     at = measure.at
     if isinstance(at, dict) and "first" in at:
-        return f"where the {title(at['first'])} first is below {at['below']:g}"
+        return f"where the {title(at['first'])} first falls below {at['below']:g}"
     if isinstance(at, dict):
         return f"after {100 * at['fraction']:g} % of the steps"
     if isinstance(at, int) and probed_of(measure.tag):  # what a step itself is like, before its update
