@@ -117,7 +117,7 @@ def mean_interval(
     n = len(values)
     if n == 0:
         raise ValueError("a mean of no values is not defined")
-    mean = math.fsum(values) / n
+    mean = values[0] if len(set(values)) == 1 else math.fsum(values) / n  # equal values differ by no rounding
     if n == 1:
         return Interval(n=1, mean=mean, sd=None, low=None, high=None)
     from scipy.special import stdtrit

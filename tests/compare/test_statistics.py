@@ -43,9 +43,10 @@ def test_one_value_has_no_interval_and_none_is_an_error():
         mean_interval([])
 
 
-def test_equal_values_have_an_interval_of_no_width():
-    interval = mean_interval([0.1] * 7)
-    assert (interval.low, interval.high) == pytest.approx((0.1, 0.1), abs=1e-15)
+@pytest.mark.parametrize("value", [3.8, 0.1, 1e-5])
+def test_equal_values_have_an_interval_of_no_width(value):
+    found = mean_interval([value] * 12)
+    assert (found.mean, found.sd, found.low, found.high) == (value, 0, value, value)
 
 
 @pytest.mark.parametrize("values", VALUES)
