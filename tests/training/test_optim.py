@@ -176,6 +176,7 @@ def test_what_is_set_after_the_compiler_was_asked_for_counts(monkeypatch):
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of torch.compile in torch 2.11
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_compiled_the_update_reads_and_writes_all_parameters_in_one_kernel(name):
     """The other ones of Adam are for the numbers of members: a power of each beta, and how long it has trained."""
