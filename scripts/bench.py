@@ -78,7 +78,7 @@ import sys
 from bnexp.config.compose import compose_all
 from bnexp.config.schema import from_dict
 from bnexp.config.shipped import configs_folder
-from bnexp.experiment.dry_run import forget, records
+from bnexp.experiment.dry_run import records
 from bnexp.experiment.setup import build
 config = from_dict(compose_all([sys.argv[1:]], configs_folder())[0])
 next(records(build([config], stacked=False), config.batch_size, every=1, count=1))

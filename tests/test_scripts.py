@@ -41,11 +41,14 @@ def test_each_mutation_changes_a_line_and_is_python(monkeypatch):
     assert mutate.tests_of(path)[0] == "tests/models/test_pooling.py"
 
 
+def gpu_command(file: Path, *words: str) -> list[str | Path]:
+    return [sys.executable, SCRIPTS / "gpu.py", "--device", "cpu", "--json", file, *words]
+
+
 @pytest.mark.slow
 def test_each_section_of_the_gpu_command_runs_on_a_cpu(tmp_path):
     file = tmp_path / "gpu.json"
-    command = [sys.executable, SCRIPTS / "gpu.py", "--device", "cpu", "--smoke", "--json", file]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    ended = subprocess.run(gpu_command(file, "--smoke"), capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr
     found = json.loads(file.read_text())
     sections = [name for name, rows in found.items() if isinstance(rows, list) and name != "left_out"]
@@ -59,18 +62,7 @@ def test_each_section_of_the_gpu_command_runs_on_a_cpu(tmp_path):
 @pytest.mark.slow
 def test_a_gpu_command_that_is_ended_names_all_that_is_missing_and_takes_what_it_began_along(tmp_path):
     file, log = tmp_path / "gpu.json", tmp_path / "out.txt"
-    command = [
-        sys.executable,
-        SCRIPTS / "gpu.py",
-        "--device",
-        "cpu",
-        "--json",
-        file,
-        "--only",
-        "kill",
-        "--cases",
-        "one",
-    ]
+    command = gpu_command(file, "--only", "kill", "--cases", "one")
     with log.open("w") as out:
         running = subprocess.Popen(
             command, stdout=out, stderr=out, cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}
@@ -84,16 +76,7 @@ def test_a_gpu_command_that_is_ended_names_all_that_is_missing_and_takes_what_it
 
 
 def test_a_name_that_no_case_has_is_refused(tmp_path):
-    command = [
-        sys.executable,
-        SCRIPTS / "gpu.py",
-        "--device",
-        "cpu",
-        "--json",
-        tmp_path / "x.json",
-        "--cases",
-        "lenett",
-    ]
+    command = gpu_command(tmp_path / "x.json", "--cases", "lenett")
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "--cases=lenett: no case has this in its name" in ended.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from bnexp.config.compose import compose_all
 from bnexp.config.schema import TrainConfig, from_dict
 from bnexp.config.shipped import configs_folder
 from bnexp.data import load
+from bnexp.experiment.dry_run import forget
 from bnexp.experiment.setup import Setup, build
 from bnexp.norms import NORMS
 from bnexp.training.loop import train
@@ -146,13 +146,6 @@ def counting_replays() -> Iterator[list[None]]:
         yield replays
     finally:
         torch.cuda.CUDAGraph.replay = once
-
-
-def forget() -> None:
-    """Free the GPU's memory of what is no longer used."""
-    if torch.cuda.is_initialized():
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 def distance(found: Any, wanted: Any) -> float:

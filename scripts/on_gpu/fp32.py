@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.config.schema import TrainConfig
+from bnexp.experiment.dry_run import forget
 from bnexp.training.loop import train
 from bnexp.training.precision import allow_tf32
-from on_gpu.exactness import MODELS, built, composed, distance, forget, trained
+from on_gpu.exactness import MODELS, built, composed, distance, trained
 from on_gpu.workers import Case, Row
 
 # Batch, channels in and out, kernel, padding, side.

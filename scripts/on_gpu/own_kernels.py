@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.experiment.dry_run import forget
 from bnexp.norms.batch import batch_norm_relu
 from bnexp.training.kernels.own_batch_norm import OwnBatchNorm
 from bnexp.training.kernels.own_kernels import OwnKernels
 from bnexp.training.precision import allow_tf32
-from on_gpu.exactness import distance, forget
+from on_gpu.exactness import distance
 from on_gpu.rates import Scope, convolution_ms, convolution_of, graph_of, median_of, setup_of, way_of
 from on_gpu.workers import Case, Row
 

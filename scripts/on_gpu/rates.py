@@ -15,14 +15,14 @@ from competitors import autocast, plain
 from torch import Tensor
 
 from bnexp.experiment.choices import bind
-from bnexp.experiment.dry_run import records
+from bnexp.experiment.dry_run import forget, records
 from bnexp.experiment.setup import Setup, build_model
 from bnexp.training.evaluation import evaluate
 from bnexp.training.kernels.own_convolution import OwnConvolution
 from bnexp.training.kernels.packed_convolution import PackedConvolution
 from bnexp.training.precision import allow_tf32, tf32_allowed
 from bnexp.training.step import MOST_TOGETHER, WARM_UP
-from on_gpu.exactness import composed, forget
+from on_gpu.exactness import composed
 from on_gpu.workers import Case, Row
 
 # The networks (``bench.CASES`` has their words and batch sizes) and the sizes of populations.

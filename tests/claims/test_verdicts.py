@@ -248,6 +248,13 @@ def test_each_measure(run, measure, expected):
     assert measures.value(run, Measure(**measure)) == (None if expected is None else pytest.approx(expected, abs=1e-12))
 
 
+def test_a_loss_that_falls_from_infinity_is_read_where_it_is_a_number(tmp_path):
+    accuracy, loss = {100: 0.1, 200: 0.8}, {100: math.inf, 200: 0.009}
+    run = run_of(tmp_path / "run", {"test/accuracy": accuracy, "train_eval/loss": loss})
+    at = {"first": "train_eval/loss", "below": 0.01}
+    assert measures.value(run, Measure(metric="test/accuracy", at=at)) == 0.8
+
+
 def test_a_metric_that_is_not_there_is_named(run):
     with pytest.raises(measures.MissingMetricError, match=r"test/nothing: .* \(there are: test/accuracy, "):
         measures.value(run, Measure(metric="test/nothing"))

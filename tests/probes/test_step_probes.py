@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -366,6 +366,18 @@ def test_the_landscape_is_that_of_explicit_losses_and_gradients(unit):
     assert_close(values["relative_predictiveness_max"], max(changes) / whole)
     assert_close(values["relative_predictiveness_median"], np.median(changes) / whole)
     assert_close(values["beta"], max(betas))
+
+
+@pytest.mark.parametrize("unit", ["lr", "distance"])
+def test_where_there_is_no_gradient_the_loss_stays_what_it_is(unit):
+    """Of images that are 0, a map without bias has none."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, CLASSES, bias=False)).double()
+    moment = stepped(model)
+    moment = replace(moment, x_B=torch.zeros_like(moment.x_B))
+    line = along_gradient(moment, list(moment.before), [0.5, 2.0], unit)
+    assert line.slope == 0
+    assert_close(line.loss_T.min(), math.log(CLASSES))
+    assert_close(line.loss_T.max(), math.log(CLASSES))
 
 
 @pytest.mark.parametrize(

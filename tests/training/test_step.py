@@ -199,8 +199,9 @@ class Captures:
     stream: ClassVar[str] = "training's"
     waits: ClassVar[bool] = False
 
-    def __init__(self, graph: object, *, pool: object, capture_error_mode: str) -> None:
+    def __init__(self, graph: SimpleNamespace, *, pool: object, capture_error_mode: str) -> None:
         assert capture_error_mode == "thread_local"
+        graph.pool = lambda: pool
         self.pools.append(pool)
 
     def __enter__(self) -> None:
@@ -229,7 +230,7 @@ def test_what_cannot_be_captured_leaves_the_device_to_the_next_capture(monkeypat
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(Captures, "pools", [])
     monkeypatch.setattr(torch.cuda, "graph", Captures)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(pool=lambda: "a pool", replay=list))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=list))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: Captures.stream)
     monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(Captures, "stream", stream))
     monkeypatch.setattr(torch, "zeros", lambda *size, device: kernels.append(device))
@@ -241,7 +242,7 @@ def test_what_cannot_be_captured_leaves_the_device_to_the_next_capture(monkeypat
     assert (Captures.stream, kernels, Captures.pools[2:]) == ("training's", ["cuda"], ["a pool", "another"])
     assert undone == [("endAllocateToPool", 1, "a pool"), ("releasePool", 1, "a pool")]
     assert graphs(list) is graphs(list) is list
-    assert Captures.pools[4:] == ["a third", "a pool"]  # by the name that the double of a graph tells
+    assert Captures.pools[4:] == ["a third", "a third"]
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
