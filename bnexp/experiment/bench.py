@@ -20,6 +20,7 @@ import torch
 from bnexp import memory
 from bnexp.config.schema import TrainConfig, to_dict
 from bnexp.experiment.dry_run import records
+from bnexp.experiment.machine import is_out_of_memory
 from bnexp.experiment.setup import Setup, build
 from bnexp.runs.provenance import provenance
 from bnexp.training.step import WARM_UP
@@ -155,13 +156,9 @@ def _tried(setup: Setup, size: int) -> _Trial | str:
     except ValueError as error:
         return str(error)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return "out of memory"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
 
 
 def _warmed_up(setup: Setup, size: int) -> _Trial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sysconfig
 from importlib.util import find_spec
@@ -44,6 +45,17 @@ def wait_for(device: torch.device) -> None:
     """Wait until a GPU has done all that it was told; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether what failed needed more memory than the device has; CUDA, its libraries and a CPU say so differently.
+
+    torch raises its ``OutOfMemoryError`` only for tensors. Where CUDA starts a graph, or cuBLAS and cuDNN make their
+    workspaces, the error is a general one with these words.
+    """
+    words = "out of memory|allocate memory|ALLOC(ATION)?_FAILED"
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or (isinstance(error, RuntimeError) and re.search(words, str(error)) is not None)
 
 
 def require_device_name(name: str) -> str:

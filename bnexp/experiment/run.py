@@ -19,6 +19,7 @@ from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.folder import StorageFailedError, open_folder, remembered
 from bnexp.experiment.job import Job, Outcome, already_done
 from bnexp.experiment.longer import change, former, require_length, seal
+from bnexp.experiment.machine import is_out_of_memory
 from bnexp.experiment.restore import data_changed, restore
 from bnexp.experiment.setup import Setup, build
 from bnexp.experiment.writers import Writers
@@ -47,7 +48,8 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
         ValueError: an error that the user can fix; no run folder has been made or changed.
         RunFailedError: the program failed, or (``StorageFailedError``) a file could not be written in the middle of the
             run; the last checkpoint is intact.
-        torch.OutOfMemoryError: there are several jobs, and the device has too little memory for all of them at once.
+        Exception: one that ``is_out_of_memory`` knows: there are several jobs, and the device has too little memory for
+            all of them at once.
     """
     with ExitStack() as holds:
         said = holds.enter_context(remembered())
@@ -105,7 +107,7 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool])
 
 def _can_go_on(error: Exception, members: int) -> bool:
     """Whether the runs can be resumed: after a full disk, or in a smaller stack."""
-    return isinstance(error, OSError) or (isinstance(error, torch.OutOfMemoryError) and members > 1)
+    return isinstance(error, OSError) or (is_out_of_memory(error) and members > 1)
 
 
 def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logbook:

@@ -28,7 +28,7 @@ from bnexp.experiment.display import console
 from bnexp.experiment.dry_run import dry_run, forget, members_that_fit
 from bnexp.experiment.folder import StorageFailedError
 from bnexp.experiment.job import Job, already_done, import_modules
-from bnexp.experiment.machine import pick_device
+from bnexp.experiment.machine import is_out_of_memory, pick_device
 from bnexp.experiment.run import run
 from bnexp.runs import checkpoint, provenance
 from bnexp.stopping import Stop, end_with_parent
@@ -254,8 +254,8 @@ def _run(group: Sequence[Job], stop: Stop) -> None:
     try:
         run(group, stop=stop, stacked=len(group) > 1)
         return
-    except torch.OutOfMemoryError:
-        if len(group) == 1:
+    except (RuntimeError, MemoryError) as error:
+        if len(group) == 1 or not is_out_of_memory(error):
             raise
     # Outside the except block, so that no reference to the larger population is alive.
     half = len(group) // 2
