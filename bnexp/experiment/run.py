@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,7 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool])
     resumed = [restore(setup, row, job) for row, job in enumerate(jobs)]
     _choose_again(setup, [job.folder for job, state in zip(jobs, resumed, strict=True) if state is not None])
     with ExitStack() as open_books:
-        # A GPU trains on while checkpoints are written; on a CPU, the thread would take the core of another job.
-        writers = open_books.enter_context(Writers(ahead=setup.population.theta_MP.device.type == "cuda"))
+        writers = open_books.enter_context(_writers(setup.population.theta_MP.device))
         books = writers.each(lambda row: _open_book(jobs[row], setup, resumed[row]), range(len(jobs)))
         for book in books:
             open_books.callback(book.close)
@@ -103,6 +103,14 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool])
                     _record_failure(book, error)
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise RunFailedError(f"{reason}; details in {RunPaths(jobs[0].folder).error_log}") from None
+
+
+def _writers(device: torch.device) -> Writers:
+    """A GPU trains on while checkpoints are written; on a CPU, the threads would take the cores of other jobs."""
+    if device.type != "cuda":
+        return Writers(ahead=False)
+    # The threads wait for copies. CUDA would give a thread that names no GPU memory on the first one.
+    return Writers(ahead=True, begin=partial(torch.cuda.set_device, device))
 
 
 def _can_go_on(error: Exception, members: int) -> bool:

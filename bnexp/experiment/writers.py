@@ -19,10 +19,11 @@ class Writers:
 
     Args:
         ahead: ``later`` does not wait.
+        begin: what each thread does first.
     """
 
-    def __init__(self, *, ahead: bool) -> None:
-        self._ahead, self._threads = ahead, ThreadPoolExecutor(_MOST)
+    def __init__(self, *, ahead: bool, begin: Callable[[], None] = lambda: None) -> None:
+        self._ahead, self._threads = ahead, ThreadPoolExecutor(_MOST, initializer=begin)
         self._pending: list[Future[None]] = []
 
     def __enter__(self) -> Writers:

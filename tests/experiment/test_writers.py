@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SMALL_RUN, composed
 
 from bnexp.config.compose import plain
@@ -41,11 +42,21 @@ _save = checkpoint.save
 
 @pytest.fixture
 def ahead(monkeypatch):
-    monkeypatch.setattr(runs, "Writers", lambda ahead: Writers(ahead=True))
+    monkeypatch.setattr(runs, "Writers", lambda **given: Writers(ahead=True))
 
 
 def jobs(folder: Path, members: int) -> list[Job]:
     return [Job(plain(composed(*WORDS, f"seed={seed}")), folder / str(seed), "test") for seed in range(members)]
+
+
+def test_each_thread_begins_on_the_gpu_that_trains(monkeypatch):
+    began, device = dict[int, torch.device](), torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: began.update({threading.get_ident(): device}))
+    with runs._writers(device) as writers:
+        used = writers.each(lambda row: threading.get_ident(), range(4))
+    assert set(used) <= began.keys()
+    assert set(began.values()) == {device}
+    assert threading.get_ident() not in began
 
 
 def test_what_is_done_later_is_done_by_the_next_wait():
