@@ -170,7 +170,7 @@ class Measure:
 class Reduce:
     """How the values of an arm and seed along the axis become one number; see ``measures.reduced``."""
 
-    kind: Literal["largest", "share", "count", "slope", "best", "best_at", "range"]
+    kind: Literal["largest", "share", "count", "slope", "at_best", "best_at", "range"]
     within: NonNegative | None = None
     factor: PositiveFloat | None = None
     on: Literal["log2", "linear"] = "log2"

@@ -326,7 +326,7 @@ class _Case:
             return [1]
         better = better_when_larger(measure.tag)
         plain = measure.minus is None and measure.layers is None and measure.at != "sd"
-        if better is None or not plain or (reduce is not None and reduce.kind != "best"):
+        if better is None or not plain or (reduce is not None and reduce.kind != "at_best"):
             return [-1, 1]
         return [-1] if better else [1]
 

@@ -163,9 +163,11 @@ def reduced(
     ``largest``: the largest axis value that works (see ``compare.working``), with all values between it and the
     smallest such one working too (values that are too small do not count as failures).
     ``share``: the share of axis values that work. ``count``: how many reach ``factor`` times the best mean.
-    ``slope``: least squares against log2 of the axis value, or the value itself. ``best``: the best over the axis.
-    ``best_at``: the axis value where that is, between the values: the top of the parabola through the best number and
-    its neighbours, over log2 of the axis value.
+    ``slope``: least squares against log2 of the axis value, or the value itself.
+    ``at_best``: the number at the axis value where the mean of the other seeds is best, so that no seed chooses by its
+    own luck: the best of several numbers of one seed is too good, the more so the more of them are nearly alike.
+    ``best_at``: the axis value where the seed itself is best, between the values: the top of the parabola through the
+    best number and its neighbours, over log2 of the axis value.
     ``range``: the best less the worst.
 
     Args:
@@ -177,14 +179,15 @@ def reduced(
         chance: what guessing scores, where that is known.
 
     Returns:
-        The number; None where no value works (``largest``), or some are missing (``slope``, ``best_at``, ``range``).
+        The number; None where no value works (``largest``), or some are missing (``slope``, ``best_at``, ``range``), or
+        at each axis value one of another seed (``at_best``).
     """
     numbers = {at: by_seed.get(seed) for at, by_seed in table.items()}
     if reduce.kind == "slope":
         return _slope(numbers, reduce)
     there = [number for number in numbers.values() if number is not None]
-    if reduce.kind == "best":
-        return (max(there) if larger else min(there)) if there else None
+    if reduce.kind == "at_best":
+        return _at_best(table, seed, larger)
     if reduce.kind == "best_at":
         return _best_at(numbers, larger) if len(there) == len(numbers) else None
     if reduce.kind == "range":
@@ -198,6 +201,17 @@ def reduced(
         return len(works) / len(numbers)
     found = largest_working(list(numbers), works)
     return None if found is None else float(found)
+
+
+def _at_best(table: Table, seed: int, larger: bool) -> float | None:
+    """The number at the axis value with the best mean over the other seeds, of those at which all of these have one."""
+    others = {other for by_seed in table.values() for other in by_seed} - {seed}
+    found = {
+        at: [number for other, number in by_seed.items() if other != seed and number is not None]
+        for at, by_seed in table.items()
+    }
+    means = {at: standard.fmean(there) for at, there in found.items() if others and len(there) == len(others)}
+    return table[(max if larger else min)(means, key=means.__getitem__)].get(seed) if means else None
 
 
 def _best_at(numbers: Mapping[Any, float | None], larger: bool) -> float:

@@ -30,7 +30,7 @@ def bounds(test: Test, design: Design) -> Bounds:
         return 0.0, 1.0 if kind == "share" else float(_values(design))
     if measure.above is not None:
         return 0.0, 1.0
-    if kind not in (None, "best"):
+    if kind not in (None, "at_best"):
         return UNBOUNDED
     low, high = metric_of(measure.tag).bounds
     if measure.minus is None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bnexp.claims.exact import Row  # imports torch, which a report does not need
 
 # Reductions over an axis that leave a number in the units of the metric.
-_LEVELS = ("best", "range", "slope")
+_LEVELS = ("at_best", "range", "slope")
 
 
 @dataclass(frozen=True)

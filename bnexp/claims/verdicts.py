@@ -11,15 +11,17 @@ smallest effect of interest ``delta``. A claim that the mean is greater than 0 g
 
 "Less" is "greater" for the negated differences. "Exceeds" is for sentences with a number: ``low > delta`` supports it,
 ``high < delta`` contradicts it. These three have an interval of 95 %. Equality and "at least" have one of 90 %, which
-makes them one-sided tests at 5 % (Schuirmann 1987): an equality is supported within ``(-delta, delta)`` and
-contradicted outside; "at least" is supported above ``-delta`` and contradicted below. The p of a verdict is the
-sign-flip p of its own null hypothesis, such as "the mean is at least delta" for negligible.
+makes them one-sided tests at 5 % (Schuirmann 1987): an equality is supported within ``(-delta, delta)``; "at least" is
+supported above ``-delta`` and contradicted below. An equality is contradicted where the interval of 95 % lies outside,
+since it can be wrong on either side. The p of a verdict is the sign-flip p of its own null hypothesis, such as "the
+mean is at least delta" for negligible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bnexp.claims.declaration import FEWEST_SEEDS, Kind
 from bnexp.compare.statistics import (
@@ -39,7 +41,7 @@ from bnexp.compare.statistics import (
 SUPPORTED, CONTRADICTED, NEGLIGIBLE = "supported", "contradicted", "negligible"
 INCONCLUSIVE, NONE = "inconclusive", "no verdict"
 DECIDED = (SUPPORTED, CONTRADICTED, NEGLIGIBLE)
-# The level of the interval of each kind.
+# The level of the interval that is told for each kind.
 LEVELS: Mapping[Kind, float] = {"greater": 0.95, "less": 0.95, "exceeds": 0.95, "equal": 0.9, "at_least": 0.9}
 # The true effect, in deltas, for which the seeds of a verdict are told beside those for the effect seen. An effect of
 # exactly delta is supported in half of all suites, however many seeds there are, since its mean is as often below.
@@ -112,8 +114,9 @@ def judge(
         )
     rules = rules_of(claims, delta)
     level, coarse = LEVELS[claims], resolution.of(len(differences))
-    interval = mean_interval(differences, level, bounds=bounds, resolution=coarse)
-    robust = _widened(hodges_lehmann(differences, level), differences, bounds, coarse)
+    of_mean = partial(_of_mean, differences, bounds, coarse)
+    of_median = partial(_of_median, differences, bounds, coarse)
+    interval, robust = of_mean(level), of_median(level)
     needed, for_delta = (
         _needed(rules, effect, interval.sd, resolution) for effect in (interval.mean, MATTERS[claims] * delta)
     )
@@ -122,9 +125,9 @@ def judge(
     )
     if interval.n < FEWEST_SEEDS:
         return replace(numbers, detail=f"{interval.n} seeds; {FEWEST_SEEDS} are the fewest")
-    rule = _fitting(rules, interval.low, interval.mean, interval.high)
+    rule = _fitting(rules, of_mean)
     word = rule.word if rule else INCONCLUSIVE
-    companion = _fitting(rules, robust.low, robust.estimate, robust.high)
+    companion = _fitting(rules, of_median)
     return replace(
         numbers,
         word=word,
@@ -144,8 +147,8 @@ def rules_of(claims: Kind, delta: float) -> list[Rule]:
     level = LEVELS[claims]
     if claims == "equal":
         return [
-            Rule(CONTRADICTED, "higher", Region(low_above=delta, level=level)),
-            Rule(CONTRADICTED, "lower", Region(high_below=-delta, level=level)),
+            Rule(CONTRADICTED, "higher", Region(low_above=delta)),
+            Rule(CONTRADICTED, "lower", Region(high_below=-delta)),
             Rule(SUPPORTED, "", Region(low_above=-delta, high_below=delta, level=level)),
         ]
     if claims == "at_least":
@@ -162,31 +165,41 @@ def rules_of(claims: Kind, delta: float) -> list[Rule]:
     return [reversed_, negligible, supported, size_open]
 
 
-def _fitting(rules: Sequence[Rule], low: float | None, mean: float, high: float | None) -> Rule | None:
-    if low is None or high is None:
-        return None
-    return next((rule for rule in rules if rule.region.holds(low, mean, high)), None)
+def _of_mean(differences: Sequence[float], bounds: Bounds, resolution: float, level: float) -> Interval:
+    return mean_interval(differences, level, bounds=bounds, resolution=resolution)
+
+
+def _of_median(differences: Sequence[float], bounds: Bounds, resolution: float, level: float) -> HodgesLehmann:
+    robust = hodges_lehmann(differences, level)
+    if robust.low is None or robust.high is None:
+        return robust
+    low, high = clipped(robust.low - resolution, robust.high + resolution, differences, bounds)
+    return HodgesLehmann(robust.estimate, low, high)
+
+
+def _fitting(rules: Sequence[Rule], at: Callable[[float], Interval | HodgesLehmann]) -> Rule | None:
+    """The first rule whose region holds the interval of its level."""
+    for rule in rules:
+        interval = at(rule.region.level)
+        middle = interval.mean if isinstance(interval, Interval) else interval.estimate
+        if interval.low is None or interval.high is None:
+            return None
+        if rule.region.holds(interval.low, middle, interval.high):
+            return rule
+    return None
 
 
 def _hangs_on(
     differences: Sequence[float], rules: Sequence[Rule], word: str, bounds: Bounds, resolution: Resolution
 ) -> list[int]:
     """The places of the differences without which the rules say another word."""
-    level, turns = rules[-1].region.level, []
+    turns = []
     for place in range(len(differences)):
         rest = [*differences[:place], *differences[place + 1 :]]
-        interval = mean_interval(rest, level, bounds=bounds, resolution=resolution.of(max(len(rest), 1)))
-        rule = _fitting(rules, interval.low, interval.mean, interval.high)
+        rule = _fitting(rules, partial(_of_mean, rest, bounds, resolution.of(max(len(rest), 1))))
         if (rule.word if rule else INCONCLUSIVE) != word:
             turns.append(place)
     return turns
-
-
-def _widened(robust: HodgesLehmann, values: Sequence[float], bounds: Bounds, resolution: float) -> HodgesLehmann:
-    if robust.low is None or robust.high is None:
-        return robust
-    low, high = clipped(robust.low - resolution, robust.high + resolution, values, bounds)
-    return HodgesLehmann(robust.estimate, low, high)
 
 
 def _needed(rules: Sequence[Rule], effect: float, sd: float | None, resolution: Resolution) -> int | None:

@@ -160,7 +160,7 @@ def _report(given: argparse.Namespace, configs: Path) -> int:
     known = {result.claim for some in results.values() for result in some}
     missing = [name for name in declaration.ids(configs) if name not in known]
     untried = [declaration.load(declaration.find(name, configs)) for name in missing]
-    paths = report.write(given.to or folders[0], results, root=Path.cwd(), untried=untried)
+    paths = report.write(given.to or folders[0], results, untried=untried)
     table = Table(["file"], [[str(path)] for path in paths])
     text = "".join(f"{path}\n" for path in paths)
     answer(Document([table], table, {"files": [str(path) for path in paths]}, text), given.format)

@@ -63,17 +63,15 @@ class Pointwise(nn.Conv1d):
 class Attention(nn.Module):
     """softmax(q^T k / sqrt(d)) v over all tokens, by several heads of d = width / heads (Vaswani et al. 2017, eq. 1).
 
-    With ``qk_norm``, a layer norm over d, with a gain, stands on the queries and the keys of each head (Dehghani et al.
-    2023, sec. 2.2).
+    With ``qk_norm``, a layer norm over d, with a gain and without bias, stands on the queries and the keys of each head
+    (Dehghani et al. 2023, sec. 2.2; theirs does not subtract the mean).
     """
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = Pointwise(width, 3 * width)
-        self.q_norm, self.k_norm = (
-            PositionLayerNorm(width // heads, eps=_EPS, affine=True) if qk_norm else nn.Identity() for _ in "qk"
-        )
+        self.q_norm, self.k_norm = (_without_bias(width // heads) if qk_norm else nn.Identity() for _ in "qk")
         self.softmax = nn.Softmax(-1)  # a module, so that a probe sees the logits
         self.out = Pointwise(width, width)
 
@@ -84,6 +82,12 @@ class Attention(nn.Module):
         weights = self.softmax(torch.einsum("bdht,bdhs->bhts", q, k).div(math.sqrt(q.shape[1])))
         y: Tensor = self.out(torch.einsum("bhts,bdhs->bhdt", weights, v).flatten(1, 2))
         return y
+
+
+def _without_bias(width: int) -> PositionLayerNorm:
+    norm = PositionLayerNorm(width, eps=_EPS, affine=True)
+    norm.bias = None
+    return norm
 
 
 class Residual(nn.Module):

@@ -32,7 +32,7 @@ def dyt(channels: int, *, alpha: PositiveFloat, affine: bool) -> Norm:
     Each layer learns one number alpha. There are no statistics. Training and evaluation are the same, for inputs of any
     rank.
 
-    Zhu et al. 2025, Transformers without Normalization, eq. 1.
+    Zhu et al. 2025, Transformers without Normalization, sec. 4.
 
     Options:
         alpha: its first value.

@@ -30,7 +30,7 @@ CODE = re.compile(r"\b(small_on|tuned_precise|none@|bn@|model\.|optim\.|test/|pp
 
 def pages(folder: Path, *results: Result, **others: list[Result]) -> dict[str, str]:
     """The text of each file of a report."""
-    written = report.write(folder / "page", {"quick": list(results), **others}, root=folder)
+    written = report.write(folder / "page", {"quick": list(results), **others})
     assert [path.name for path in written] == ["claims.html", "claims.md", "seeds.csv"]
     files = [path for path in (folder / "page").rglob("*") if path.is_file()]
     return {str(path.relative_to(folder / "page")): path.read_text(encoding="utf-8") for path in files}
@@ -40,7 +40,7 @@ def first(*results: Result, **others: list[Result]) -> str:
     """The first page as Markdown, with the figure of each lesson."""
     scales = report._by_claim({"quick": list(results), **others})
     drawn = {name: figures.draw_small(next(iter(some.values()))) for name, some in scales.items()}
-    return as_markdown(front(list(scales.values()), drawn, [], Place(".md", "", Path("page"), Path())))
+    return as_markdown(front(list(scales.values()), drawn, [], Place(".md", "", Path("page"))))
 
 
 def test_the_numbers_of_every_seed_are_one_table(tmp_path):
@@ -91,7 +91,7 @@ def test_claims_are_counted_by_their_answers_in_plain_words():
         content(claim="sum", exact={"some": [exact()]}, runs=0),
         content(claim="no", exact={"some": [exact(holds=False)]}, runs=0),
     ]
-    counts = "7 claims: 2 hold; 1 holds, size open; 1 smaller than matters; 2 do not hold; 1 not decided."
+    counts = "7 claims: 2 hold; 1 holds, size open; 1 less than matters; 2 do not hold; 1 not decided."
     found = first(*results)
     lost = "4 of the answers do not survive the adjustment for all claims."
     assert f"{counts} {lost} 80 runs, 70.0 min of core time." in found
@@ -132,10 +132,10 @@ def test_results_of_other_folders_stand_beside(tmp_path):
     found = pages(tmp_path, content(case()), gpu=[other, content(case(), claim="b", profile="gpu")])
     head, _, *rows = [line for line in found["claims.md"].splitlines() if line.startswith("| ")][:6]
     assert head == "| claim | answer | verdict | effect | p (Holm) | on gpu |"
-    beside = f"smaller than matters (0.0 points more, between 0.2 less and 0.2 more, {PAIR}; CIFAR-10, 8 seeds) |"
+    beside = f"less than matters (0.0 points more, between 0.2 less and 0.2 more, {PAIR}; CIFAR-10, 8 seeds) |"
     assert any("(pages/a.md)" in row and row.endswith(beside) for row in rows)
     assert any("(pages/b.md)" in row and "holds (on gpu alone)" in row for row in rows)
-    assert "| gpu | In small nets norms help too little. | smaller than matters (" in found["pages/a.md"]
+    assert "| gpu | In small nets norms help too little. | less than matters (" in found["pages/a.md"]
     assert "At other scales" not in found["pages/b.md"]
 
 
@@ -143,7 +143,7 @@ def test_declared_claims_without_a_result_are_named(tmp_path):
     profile = CLAIM.profiles["quick"]
     claims = [replace(CLAIM, sentence=f"{name} is said.", profiles={name: profile}) for name in ("gpu", "quick")]
     claims[0] = replace(claims[0], no_quick="it needs a day.")
-    report.write(tmp_path, {"quick": [content(case())]}, root=tmp_path, untried=claims)
+    report.write(tmp_path, {"quick": [content(case())]}, untried=claims)
     listed = (tmp_path / "claims.md").read_text().partition("without a result here")[2]
     assert "- gpu is said. (It has no quick profile: it needs a day.)\n- quick is said. (Not run.)" in listed
 
@@ -225,6 +225,16 @@ def test_each_primary_test_of_two_says_on_which_regime_it_stands(tmp_path):
     where = "stands on the regime “each at its best momentum”; under “equal settings for all” it holds"
     assert f"- “{case().says.capitalize()}” {where}" in page
     assert f"- “The gap is higher” {where}" in page
+
+
+@pytest.mark.parametrize(
+    ("claims", "low", "high", "open_"),
+    [("greater", -0.02, 0.001, True), ("greater", -0.009, 0.001, False), ("less", -0.001, 0.02, True)],
+)
+def test_less_than_matters_says_where_the_opposite_may_matter(claims, low, high, open_):
+    small = case(verdict="negligible", claims=claims, threshold=0.01, low=low, high=high)
+    found = reading(content(small, answer=Answer("negligible", "", ["tuned/higher"], 0.01, 0.02)))
+    assert ("an opposite effect that matters is not ruled out" in found.marks) == open_
 
 
 def test_the_same_runs_are_told_as_such():
@@ -374,8 +384,8 @@ def test_tests_that_came_out_differently_are_told_one_by_one():
     extra = case(test="extra", says="it helps as well", verdict="negligible", mean=0.001, low=-0.002, high=0.004)
     both = Answer("negligible", "", ["tuned/higher", "tuned/extra"], 0.01, 0.02)
     found = first(content(case(), extra, answer=both))
-    assert "Holds: the accuracy is higher.\n\nSmaller than matters: it helps as well.\n" in found
-    effects = f"holds: 2.0 points more, between 1.5 and 2.5, {PAIR}; smaller than matters: 0.1 points more, between"
+    assert "Holds: the accuracy is higher.\n\nLess than matters: it helps as well.\n" in found
+    effects = f"holds: 2.0 points more, between 1.5 and 2.5, {PAIR}; less than matters: 0.1 points more, between"
     assert effects in found
     alike = first(content(case(), case(test="extra", says="it helps as well"), answer=both))
     assert "it helps as well" not in alike

@@ -98,7 +98,9 @@ def test_a_pilot_has_other_seeds_and_only_what_the_primary_test_needs():
     assert not used & {*small.seeds, *small.tuning_seeds}
     assert not {*small.seeds} & {*small.tuning_seeds}
     assert (len(small.seeds), len(small.tuning_seeds)) == (4, 2)
-    reduced = AXIS.replace("contrast: {bn@2: 1, none@2: -1}", "contrast: {bn: 1, none: -1}\n    reduce: {kind: best}")
+    reduced = AXIS.replace(
+        "contrast: {bn@2: 1, none@2: -1}", "contrast: {bn: 1, none: -1}\n    reduce: {kind: at_best}"
+    )
     assert len(power.pilot(design(loads("x", reduced), "quick")).points) == 6
     target = AXIS.replace("{metric: test/accuracy, at: last}", "{steps_to: test/accuracy, reaches: {arm: gn}}")
     assert list(power.pilot(design(loads("x", target), "quick")).arms) == ["none", "bn", "gn"]

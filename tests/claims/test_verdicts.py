@@ -57,6 +57,8 @@ def test_the_made_up_differences_are_as_said():
         (0.0, "equal", 0.13, "inconclusive", ""),
         (1.0, "equal", 0.5, "contradicted", "higher"),
         (-1.0, "equal", 0.5, "contradicted", "lower"),
+        (1.0, "equal", 0.85, "inconclusive", ""),  # outside at 90 %, but not at 95 %
+        (1.0, "equal", 0.82, "contradicted", "higher"),
         (0.5, "equal", 0.5, "inconclusive", ""),
         (1.0, "at_least", 0.1, "supported", ""),
         (-0.1, "at_least", 0.3, "supported", ""),
@@ -97,7 +99,7 @@ def test_less_is_greater_for_negated_differences():
         (0.1, "greater", 0.3, 0.3, 2),  # negligible: not 0.3 or more
         (-1.0, "greater", 0.3, 0.0, 2),  # reversed: not 0 or more
         (1.0, "exceeds", 1.3, 1.3, 2),
-        (1.0, "equal", 0.5, 0.5, 1),  # higher: not 0.5 or less
+        (1.0, "equal", 0.5, 0.5, 2),  # higher: not 0.5 or less
         (0.05, "equal", 0.3, 0.3, 1),  # within: the nearer bound has the larger p
         (-0.05, "at_least", 0.3, -0.3, 1),
     ],
@@ -283,7 +285,7 @@ TABLE = {0.03: {0: 0.80, 1: 0.90}, 0.1: {0: 0.90, 1: 0.91}, 0.3: {0: 0.92, 1: 0.
         ({"kind": "share", "within": 0.05}, 0, 0.5),
         ({"kind": "share", "within": 0.05}, 1, 0.75),
         ({"kind": "count", "factor": 0.5}, 0, 3.0),
-        ({"kind": "best"}, 1, 0.94),
+        ({"kind": "at_best"}, 1, 0.94),
         ({"kind": "slope", "on": "linear"}, 0, np.polyfit([0.03, 0.1, 0.3, 3.0], [0.80, 0.90, 0.92, 0.10], 1)[0]),
         ({"kind": "slope"}, 0, np.polyfit(np.log2([0.03, 0.1, 0.3, 3.0]), [0.80, 0.90, 0.92, 0.10], 1)[0]),
     ],
@@ -325,10 +327,29 @@ def test_the_best_place_is_the_top_of_a_parabola(axis, larger):
     assert measures.reduced(rising, best_at, 2, larger=larger) is None
 
 
+def test_no_seed_chooses_the_best_by_its_own_luck():
+    at_best = Reduce(kind="at_best")
+    lucky = {0.1: {0: 0.99, 1: 0.80, 2: 0.82}, 0.3: {0: 0.90, 1: 0.91, 2: 0.93}, 1.0: {0: None, 1: 0.95, 2: 0.97}}
+    assert [measures.reduced(lucky, at_best, seed, larger=True) for seed in (0, 1, 2)] == [None, 0.91, 0.93]
+    assert measures.reduced(lucky, at_best, 0, larger=False) == 0.99  # the others are least at 0.1
+    assert measures.reduced({0.1: {0: 0.9}}, at_best, 0, larger=True) is None
+
+
+def test_of_two_equal_arms_neither_is_better_at_the_best_for_having_more_rates_that_work():
+    rng = np.random.default_rng(0)
+
+    def gap(rates: int) -> float:
+        """How much better than their true mean, 0, the numbers of an arm with so many equally good rates are."""
+        table = {rate: dict(enumerate(rng.normal(size=400))) for rate in range(rates)}
+        return np.mean([measures.reduced(table, Reduce(kind="at_best"), seed, larger=True) for seed in range(400)])
+
+    assert abs(gap(8)) < 4 / 400**0.5  # the largest of 8 normal numbers is 1.42 in the mean
+
+
 def test_losses_are_reduced_the_other_way_round():
     losses = {at: {seed: 1 - value for seed, value in row.items()} for at, row in TABLE.items()}
     assert measures.reduced(losses, Reduce(kind="largest", within=0.05), 0, larger=False) == 0.3
-    assert measures.reduced(losses, Reduce(kind="best"), 1, larger=False) == pytest.approx(0.06)
+    assert measures.reduced(losses, Reduce(kind="at_best"), 1, larger=False) == pytest.approx(0.06)
 
 
 @pytest.mark.parametrize(

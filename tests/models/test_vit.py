@@ -92,6 +92,12 @@ def test_normalized_queries_and_keys_make_attention_blind_to_their_size():
     assert not torch.allclose(bare(x), before, atol=1e-2)
 
 
+def test_norms_of_queries_and_keys_have_a_gain_and_no_bias():
+    attention = Attention(8, 2, qk_norm=True)
+    names = {name for name, _ in attention.named_parameters() if "norm" in name}
+    assert names == {"q_norm.gain", "k_norm.gain"}
+
+
 def test_positions_tell_rows_from_columns():
     found = positions(8, 3, 4, like=torch.empty(0, dtype=torch.float64))
     rates = [1.0, 0.01]  # 10000^(-i / 2), i = 0, 1

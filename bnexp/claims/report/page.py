@@ -26,15 +26,12 @@ _FOLDERS = ("pages", "figures", "declarations")
 _WRITERS = {".html": as_html, ".md": as_markdown}
 
 
-def write(
-    folder: Path, results: Mapping[str, Sequence[Result]], *, root: Path, untried: Sequence[Claim] = ()
-) -> list[Path]:
+def write(folder: Path, results: Mapping[str, Sequence[Result]], *, untried: Sequence[Claim] = ()) -> list[Path]:
     """Write all pages, with a figure and the declaration of each claim, and all tests and runs as tables.
 
     Args:
         folder: for the files.
         results: name of a folder -> its results, as ``store.read_all`` returns them; pages tell the first in full.
-        root: the folder that the results' run folders are relative to.
         untried: declared claims without a result.
 
     Returns:
@@ -52,7 +49,7 @@ def write(
     for picture in (*filter(None, lessons.values()), *(picture for some in pictures.values() for picture in some)):
         figures.save(picture, folder / "figures")
     for ending in _WRITERS:
-        top, below = Place(ending, "", folder, root), Place(ending, "../", folder, root)
+        top, below = Place(ending, "", folder), Place(ending, "../", folder)
         _save(folder / f"claims{ending}", _TITLE, top, front(list(scales.values()), lessons, untried, top))
         for name, some in scales.items():
             blocks = section(some, pictures[name], below)

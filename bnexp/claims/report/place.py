@@ -26,13 +26,11 @@ class Place:
         ending: of all pages of its kind, such as ``.html``.
         up: the way from the page to the folder of the report: empty, or ``../``.
         folder: of the report.
-        root: the folder that runs are relative to, and in which there may be a ``docs``.
     """
 
     ending: str
     up: str
     folder: Path
-    root: Path
 
     def page(self, claim: str) -> str:
         """The address of a claim's page."""
@@ -58,6 +56,7 @@ class Place:
         return [*known, *((f"all {name}", self.file(f"{name}.csv")) for name in ("tests", "seeds", "runs"))]
 
     def _outside(self, name: str) -> str | None:
-        """The address of a file of the repository; None where it is not there."""
-        path = self.root / name
-        return self.up + quoted(os.path.relpath(path, self.folder)) if path.exists() else None
+        """The address of a file of the repository that the report lies in; None where it is not there."""
+        folder = self.folder.resolve()
+        path = next((above / name for above in folder.parents if (above / name).exists()), None)
+        return None if path is None else self.up + quoted(os.path.relpath(path, folder))

@@ -8,9 +8,10 @@ LEAD = (
 
 READ = (
     "Holds: the effect is shown to be larger than the smallest that matters. Holds, size open: there is an "
-    "effect, which may be smaller or larger than that. Smaller than matters: if there is an effect, it is too "
-    "small to matter. Does not hold: the opposite was seen, or a difference where none is claimed. Not decided: "
-    "the interval leaves both open, or something speaks against the runs; the reason stands beside it.",
+    "effect, which may be smaller or larger than that. Less than matters: if there is an effect in the "
+    "direction that is claimed, it is too small to matter. Does not hold: the opposite was seen, or less than the "
+    "number that is claimed, or a difference where none is claimed. Not decided: the interval leaves both open, or "
+    "something speaks against the runs; the reason stands beside it.",
     "Points are percentage points of accuracy. \u201cBetween 3 and 5\u201d is the interval of 95 % over seeds (of 90 % "
     "for equalities and \u201cat least\u201d). Arms with equal seeds start alike and see the same batches, and are "
     "compared seed by seed.",

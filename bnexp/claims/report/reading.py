@@ -14,7 +14,7 @@ from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NEGLIGIBLE, NONE, 
 # What is said where a declaration has no sentence for a verdict.
 _ANSWERS = {
     SUPPORTED: "It holds here.",
-    NEGLIGIBLE: "If there is an effect, it is smaller than matters.",
+    NEGLIGIBLE: "An effect as large as matters is ruled out.",
     CONTRADICTED: "It does not hold here.",
     INCONCLUSIVE: "These runs do not decide it.",
     NONE: "There is no verdict.",
@@ -86,6 +86,7 @@ class Reading:
             *([why] if why else []),
             *([] if answer.survives else ["does not survive the adjustment for all claims"]),
             *(["hangs on one seed"] if fragile else []),
+            *(["an opposite effect that matters is not ruled out"] if any(map(_may_be_opposite, self.primary)) else []),
         ]
 
     @property
@@ -151,9 +152,16 @@ class Reading:
         regime, effect = self.claim.title_of(test.regime), words.effect(self.claim, test)
         if test.same_as is not None:
             return f"under \u201c{regime}\u201d the runs are the same"
-        came = {words.UNDECIDED: "it is not decided", words.SMALL: "the effect is smaller than matters"}
+        came = {words.UNDECIDED: "it is not decided", words.SMALL: "the effect is less than matters"}
         word = words.verdict(test.verdict, test.detail)
         return f"under \u201c{regime}\u201d {came.get(word, f'it {word}')}{f' ({effect})' if effect else ''}"
+
+
+def _may_be_opposite(test: TestResult) -> bool:
+    """Whether the interval of an effect that is less than matters holds an effect the other way that matters."""
+    if test.verdict != NEGLIGIBLE or test.low is None or test.high is None:
+        return False
+    return test.high >= test.threshold if test.claims == "less" else test.low <= -test.threshold
 
 
 def reading(result: Result) -> Reading:

@@ -16,7 +16,7 @@ from bnexp.runs.collect import short
 HOLDS, SIZE_OPEN, SMALL, FAILS, UNDECIDED = (
     "holds",
     "holds, size open",
-    "smaller than matters",
+    "less than matters",
     "does not hold",
     "not decided",
 )
@@ -179,7 +179,7 @@ def _over(claim: Claim, reduce: Reduce) -> str:
         "share": f"share of the values of {axis} that work",
         "count": f"number of values of {axis} that work",
         "slope": f"slope over {axis}",
-        "best": f"best over {axis}",
+        "at_best": f"value at the {axis} that is best for the other seeds",
         "best_at": f"{axis} that is best",
         "range": f"best less worst over {axis}",
     }[reduce.kind]
