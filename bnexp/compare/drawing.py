@@ -178,11 +178,17 @@ def save(picture: Picture, folder: Path) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as SVG, without metadata, which would hold a date."""
+    """The figure as SVG, without metadata, which would hold a date.
+
+    Areas to draw in are numbered: matplotlib names them by their edges, whose last bits differ from drawing to drawing.
+    """
     file = io.StringIO()
     with drawing():
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return re.sub(r" *<metadata>.*?</metadata>\n", "", file.getvalue(), flags=re.DOTALL)
+    svg = re.sub(r" *<metadata>.*?</metadata>\n", "", file.getvalue(), flags=re.DOTALL)
+    for number, name in enumerate(dict.fromkeys(re.findall(r"url\(#(p[0-9a-f]{10})\)", svg))):
+        svg = svg.replace(name, f"area{number}")
+    return svg
 
 
 def embedded(picture: Picture) -> str:

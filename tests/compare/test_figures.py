@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from matplotlib.figure import Figure
 from test_compare import write_run
 
 from bnexp.compare import figures
-from bnexp.compare.drawing import drawing
+from bnexp.compare.drawing import Picture, drawing, save
 from bnexp.runs.arms import group
 from bnexp.runs.collect import collect
 
@@ -99,3 +102,17 @@ def test_no_letter_is_cut_off_beside_long_names(tmp_path):
         with drawing():
             box = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
         assert (box.x0 > -1, box.y0 > -1, box.x1 < width + 1, box.y1 < height + 1) == (True,) * 4, (name, box)
+
+
+def test_two_drawings_that_differ_in_the_last_bits_are_one_text(tmp_path):
+    texts = set()
+    for shift in (0.0, 1e-15):
+        with drawing():
+            figure = Figure()
+            for bottom in (0.1, 0.6):
+                figure.add_axes((0.1 + shift, bottom, 0.8, 0.3)).plot([0, 1], [0, 1])
+        save(Picture("two", "", figure), tmp_path)
+        texts.add((tmp_path / "two.svg").read_text())
+    (text,) = texts
+    assert sorted(set(re.findall(r"url\(#(\w+)\)", text))) == ["area0", "area1"]
+    assert all(f'<clipPath id="area{number}">' in text for number in (0, 1))
