@@ -45,3 +45,8 @@ def __getattr__(name: str) -> Any:
     from bnexp import api
 
     return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    """The names for completion, those of ``api`` among them."""
+    return sorted({*globals(), *_API})

@@ -93,7 +93,7 @@ def test_metrics_as_a_data_frame(trained):
 
 def test_what_needs_pandas_names_it(trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ValueError, match=r"^pandas: not installed; pip install 'bnexp\[pandas\]'$"):
+    with pytest.raises(ValueError, match=r"^pandas: not installed; .*pip install -e '.\[pandas\]'$"):
         bnexp.load(trained).metrics.to_pandas()
 
 

@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from bnexp.config import compose
 from bnexp.config.checks import Range, RunFailedError, checked
 from bnexp.config.compose import Composer
+from bnexp.config.extras import missing
 from bnexp.config.names import quoted
 from bnexp.config.schema import to_dict
 from bnexp.stopping import Stop
@@ -124,7 +125,7 @@ class BnexpSweeper(Sweeper):
             self.launcher = Plugins.instance().instantiate_launcher(hydra_context, run_composed, config)
         except RuntimeError:  # Hydra does not find the launcher's class
             word = config.hydra.runtime.choices["hydra/launcher"]
-            raise ValueError(f"hydra/launcher={word}: not installed; pip install bnexp[{word}]") from None
+            raise missing(f"hydra/launcher={word}", word) from None
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the jobs of a command line.
@@ -211,7 +212,7 @@ class BnexpSweeper(Sweeper):
         given = compose.launcher_options(self.config)
         engine, word = given.get("engine", "local"), self.config.hydra.runtime.choices["hydra/launcher"]
         if engine in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[engine]) is None:
-            raise ValueError(f"hydra/launcher={word}: not installed; pip install bnexp[{engine}]")
+            raise missing(f"hydra/launcher={word}", engine)
         limit = {} if self.max_batch_size is None or engine == "local" else {"jobs": self.max_batch_size}
         return given | limit
 

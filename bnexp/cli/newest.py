@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnexp.compare.overview import status
 from bnexp.config.schema import SET_ASIDE
 from bnexp.runs.collect import Run, collect, sweeps
 from bnexp.runs.storage import in_use
@@ -60,7 +59,7 @@ def _began(run: Run) -> tuple[str, str]:
 
 
 def _stopped(run: Run) -> bool:
-    return status(run) == "interrupted"
+    return run.status == "interrupted"
 
 
 def _is_unfinished(sweep: Path) -> bool:

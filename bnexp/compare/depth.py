@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ _WIDE = 100
 # How faint the first step is; with more arms than these, it is left out.
 _FAINT = 0.35
 _MOST_FIRST = 3
+# Letters of a panel's title in a line that goes over the whole figure.
+_LETTERS = 84
 
 
 def pictures(entries: Sequence[Entry], name: str) -> list[Picture]:
@@ -71,7 +74,7 @@ def _picture(probe: str, found: Sequence[tuple[Entry, Mapping[str, Profile]]], n
     first = len(found) <= _MOST_FIRST
     for tag, axes in zip(tags, panels, strict=False):
         draw(axes, [(entry, own[tag]) for entry, own in found if tag in own], first=first)
-        axes.set_title(title(tag), fontsize=9)
+        axes.set_title(textwrap.fill(title(tag), _LETTERS // columns), fontsize=9)
     for axes in panels[len(tags) :]:
         axes.set_visible(False)
     for axes in panels[max(0, len(tags) - columns) : len(tags)]:

@@ -26,7 +26,7 @@ def describe(arm: Arm, metric: str) -> Row:
         **columns(_level(values, metric) if values else None),
         "min": min(values, default=None),
         "max": max(values, default=None),
-        "best": _mean(run.best_value(metric) for run in usable),
+        "best": _mean(_mean(run.best_value(metric) for run in some) for some in arm.by_seed.values()),
         **{status: arm.count(status) for status in STATUSES},
         "seconds": _mean(run.seconds for run in usable),
     }

@@ -41,6 +41,8 @@ MOST_DOTS = 40
 # More or longer names than these stand in a legend, and not at the ends of the lines.
 _MOST_ENDS = 7
 _LONGEST_END = 16
+# Labels of columns with more letters than this, together, are slanted.
+_MOST_LETTERS = 60
 # A heat map with more cells than this has a colour bar instead of numbers.
 MOST_NUMBERS = 80
 
@@ -106,14 +108,27 @@ def _curves(entries: Sequence[Entry], metric: str, name: str) -> Picture | None:
         return None
     figure, (axes,) = framed(3.5)
     draw_curves(axes, drawn, metric)
-    alone = all(interval.n == 1 for _, steps in drawn for interval in steps.values())
-    marks = "one seed an arm" if alone else "means, with 95 % intervals as bands"
-    entitle(figure, _headline(metric, "over training"), marks)
+    seeds = {interval.n for _, steps in drawn for interval in steps.values()}
+    means = f"mean with 95 % interval{_from(seeds)}"
+    entitle(figure, _headline(metric, "over training"), "one seed an arm" if seeds == {1} else means)
     if len(drawn) > _MOST_ENDS or max(len(entry.name) for entry, _ in drawn) > _LONGEST_END:
         legend(figure, [entry for entry, _ in drawn], name)
     else:
         name_ends(axes, drawn)
-    return Picture("curves", f"Mean over finished runs with 95 % interval.{_most(entries, MOST_CURVES)}", figure)
+    caption = f"Of finished runs: mean with 95 % interval{_from(seeds)}.{_most(entries, MOST_CURVES)}"
+    return Picture("curves", caption, figure)
+
+
+def _from(seeds: Collection[int]) -> str:
+    """Says from how many seeds on an interval is drawn, where some arms have fewer."""
+    return f" from {FEWEST} seeds on" if min(seeds) < FEWEST else ""
+
+
+def _ends(interval: Interval) -> tuple[float, float]:
+    """The ends of the interval to draw: of few seeds the mean, since their interval would hide all others."""
+    if interval.n < FEWEST or interval.low is None or interval.high is None:
+        return interval.mean, interval.mean
+    return interval.low, interval.high
 
 
 def draw_curves(axes: Axes, drawn: Sequence[Drawn], metric: str) -> None:
@@ -121,8 +136,7 @@ def draw_curves(axes: Axes, drawn: Sequence[Drawn], metric: str) -> None:
     for entry, steps in drawn:
         x, intervals = list(steps), list(steps.values())
         line(axes, x, [interval.mean for interval in intervals], entry.style)
-        low = [interval.mean if interval.low is None else interval.low for interval in intervals]
-        high = [interval.mean if interval.high is None else interval.high for interval in intervals]
+        low, high = zip(*map(_ends, intervals), strict=True)
         if len(x) > 1:
             axes.fill_between(x, low, high, color=entry.style.colour, alpha=0.16, linewidth=0)
         else:
@@ -140,9 +154,8 @@ def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]], metric: str) 
     means = [interval.mean for interval in late]
     bottom, top = min(means), max(means)
     room = (top - bottom) / 2
-    lows = [interval.low for interval in late if interval.low is not None]
-    highs = [interval.high for interval in late if interval.high is not None]
-    low, high = max(min(lows, default=bottom), bottom - room), min(max(highs, default=top), top + room)
+    lows, highs = zip(*map(_ends, late), strict=True)
+    low, high = max(min(lows), bottom - room), min(max(highs), top + room)
     margin = 0.06 * (high - low) or abs(means[0]) * 0.1 or 1.0
     axes.set_ylim(clipped(low - margin, high + margin, means, metric_of(metric).bounds))
     axes.margins(x=0.01)
@@ -170,14 +183,14 @@ def _dots(entries: Sequence[Entry], metric: str, name: str) -> Picture:
     axes.set_yticks(range(len(shown)), [entry.name for entry in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set(xlabel=title(metric), ylabel=name)
-    few = any(len(entry.arm.values(metric)) < FEWEST for entry in shown)
-    marks = f"mean with 95 % interval{f' from {FEWEST} seeds on' if few else ''}; a faint dot a seed"
+    means = f"mean with 95 % interval{_from([len(entry.arm.values(metric)) for entry in shown])}"
+    marks = f"{means}; a faint dot a seed"
     entitle(figure, _headline(metric, "at the last step"), marks)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     grid(axes, "x")
     most = _most(entries, MOST_DOTS)
-    return Picture("dots", f"Last value: mean with 95 % interval, and every seed as a faint dot.{most}", figure)
+    return Picture("dots", f"Last value: {means}, and every seed as a faint dot.{most}", figure)
 
 
 def _row(axes: Axes, row: int, entry: Entry, metric: str) -> None:
@@ -186,8 +199,7 @@ def _row(axes: Axes, row: int, entry: Entry, metric: str) -> None:
     heights = [row + 0.09 * (place % 5 - 2) for place in range(len(values))]
     axes.scatter(list(values.values()), heights, s=13, color=colour, alpha=0.45, linewidths=0, clip_on=False)
     interval = _interval(values, metric)
-    if interval.n >= FEWEST and interval.low is not None and interval.high is not None:
-        axes.plot([interval.low, interval.high], [row, row], color=colour, solid_capstyle="butt", linewidth=2)
+    axes.plot(_ends(interval), [row, row], color=colour, solid_capstyle="butt", linewidth=2)
     axes.plot([interval.mean], [row], entry.style.marker, color=colour, markersize=5.5, clip_on=False)
 
 
@@ -206,7 +218,10 @@ def _heat_map(entries: Sequence[Entry], metric: str) -> Picture | None:
     figure, (axes,) = framed(1.5 + 0.42 * len(ys))
     _fill(figure, axes, cells, metric)
     names = [cut(short(key)) for key in keys]
-    axes.set_xticks(range(len(xs)), [cut(show(x)) for x in xs])
+    labels = [cut(show(x)) for x in xs]
+    # Numbers that were drawn at random are long; straight they would lie on each other.
+    straight = sum(map(len, labels)) <= _MOST_LETTERS
+    axes.set_xticks(range(len(xs)), labels, rotation=0 if straight else 40, ha="center" if straight else "right")
     axes.set_yticks(range(len(ys)), [cut(show(y)) for y in ys])
     axes.set(xlim=(-0.5, len(xs) - 0.5), ylim=(len(ys) - 0.5, -0.5), xlabel=names[1], ylabel=names[0])
     axes.tick_params(length=0)

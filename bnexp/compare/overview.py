@@ -17,7 +17,6 @@ from bnexp.runs.arms import differing
 from bnexp.runs.collect import Run, Setting, Skip, plain, read, short, show
 from bnexp.runs.json_file import without_nan
 from bnexp.runs.paths import RunPaths, SweepPaths
-from bnexp.runs.storage import in_use
 
 Row = list[str | Cell]
 
@@ -26,15 +25,10 @@ _GROUPS = ("model", "norm", "affine", "init", "data", "optim", "schedule")
 _ALWAYS = ("norm.name", "seed")
 
 
-def status(run: Run) -> str:
-    """How a run ended, or ``running``; a run whose process is gone without a word was interrupted."""
-    return "interrupted" if run.status == "running" and not in_use(run.folder) else run.status
-
-
 def _progress(run: Run) -> str:
     """The status for people; with the step where the run is not over."""
-    word = status(run)
-    return f"{word} at {run.step} of {run.steps}" if word in ("interrupted", "running") and run.steps else word
+    is_over = run.status not in ("interrupted", "running") or not run.steps
+    return run.status if is_over else f"{run.status} at {run.step} of {run.steps}"
 
 
 def when(started: str) -> str:
@@ -93,7 +87,7 @@ def _record(run: Run, keys: Sequence[str]) -> dict[str, Any]:
         "folder": str(run.folder),
         "name": run.name,
         "started": run.started or None,
-        "status": status(run),
+        "status": run.status,
         "step": run.step,
         "steps": run.steps,
         "seconds": run.seconds,
@@ -108,7 +102,7 @@ def _listing_records(runs: Sequence[Run], keys: Sequence[str], metric: str) -> T
     header = ["folder", "started", "status", "step", "steps", "seconds", "tags", *map(short, keys), metric]
     rows: list[Row] = [
         [
-            *(_cell(value) for value in (str(run.folder), run.started or None, status(run), run.step, run.steps)),
+            *(_cell(value) for value in (str(run.folder), run.started or None, run.status, run.step, run.steps)),
             *(_cell(value) for value in (run.seconds, " ".join(run.tags))),
             *(_cell(run.settings.get(key)) for key in keys),
             _cell(run.final.get(metric)),
@@ -180,7 +174,7 @@ def _next(run: Run, facts: Mapping[str, Any]) -> list[str]:
     named = facts["config"].get("imports")
     imports = f" --imports {','.join(named)}" if named else ""
     board = [f"bnexp board {folder}"] if run.has_curve else []
-    if status(run) == "running":
+    if run.status == "running":
         return board
     if run.usable:
         kept = bool(RunPaths(run.folder).checkpoints)
@@ -217,7 +211,7 @@ def _facts(run: Run, facts: Mapping[str, Any], differs: Mapping[str, tuple[Any, 
     return {
         "folder": str(run.folder),
         "name": run.name,
-        "status": status(run),
+        "status": run.status,
         "started": run.started or None,
         "step": run.step,
         "steps": run.steps,
@@ -251,7 +245,7 @@ def side_by_side(folders: Sequence[Path]) -> Document:
     both = Table(["setting or metric", *names], [*settings, *(row[:3] for row in results)])
     facts = {
         "runs": names,
-        "status": [status(one), status(other)],
+        "status": [one.status, other.status],
         "settings": {key: [config.get(key) for config in configs] for key in keys},
         "final": {tag: [one.final.get(tag), other.final.get(tag)] for tag in tags},
     }

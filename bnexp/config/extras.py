@@ -19,4 +19,14 @@ def extra(module: str, name: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name}: not installed; pip install 'bnexp[{name}]'") from None
+        raise missing(str(error.name), name) from None
+
+
+def missing(what: str, name: str) -> ValueError:
+    """Says that something needs an extra, and how to install it, with uv or pip, in a checkout.
+
+    Args:
+        what: is not installed, or not possible without.
+        name: the extra.
+    """
+    return ValueError(f"{what}: not installed; uv run --extra {name} bnexp ..., or pip install -e '.[{name}]'")

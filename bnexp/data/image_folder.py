@@ -39,6 +39,8 @@ def image_folder(*, path: str | None, holdout: Holdout) -> Raw:
     if path is None:
         raise ValueError("data.path=null: say where the images are, in <path>/train/<class> and <path>/test/<class>")
     origin, base = f"data.path={path}", Path(os.path.expanduser(path))
+    if not base.is_dir():
+        raise fault(origin, "there is no such folder")
     parts = [part for part in ("train", "test") if os.path.isdir(base / part)]
     if holdout is not None:
         if parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ from bnexp.data.holdout import ADVICE, Holdout, divided
 _TRAIN, _TEST = ("x_train", "y_train"), ("x_test", "y_test")
 _KEYS = (*_TRAIN, *_TEST)
 
+log = logging.getLogger(__name__)
+
+# Channels of ordinary pictures: grey, colours, colours with transparency.
+_COLOURS = (1, 3, 4)
 Layout = Literal["nchw", "nhwc"]
 
 
@@ -78,6 +83,10 @@ def _images(origin: str, key: str, found: np.ndarray, layout: Layout) -> Tensor:
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is refused below
         found = np.ascontiguousarray(found, dtype=np.uint8 if found.dtype == np.uint8 else np.float32)
     x = torch.from_numpy(found)
+    if x.ndim == 4 and layout == "nchw" and x.shape[3] in _COLOURS and x.shape[1] not in _COLOURS:
+        _, channels, height, width = x.shape
+        read = f"is read as {channels} channels of {height}x{width} pixels"
+        log.warning("%s: %s of shape %s %s; data.layout=nhwc has the channels last", origin, key, found.shape, read)
     if not x.isfinite().all():
         raise fault(origin, f"{key} has a value that is not finite in float32")
     if x.ndim == 3:

@@ -190,8 +190,10 @@ def already_done(job: Job) -> Outcome | None:
     """How the job ended before, if its folder says that it finished or diverged; else None.
 
     Raises:
-        ValueError: the folder holds a run of another config; the message lists the differences.
+        ValueError: the folder holds a sweep, or a run of another config; the message lists the differences.
     """
+    if not job.fresh and SweepPaths(job.folder).sweep_json.exists():
+        raise ValueError(f"{job.folder}: holds a sweep; a run needs another folder (hydra.run.dir)")
     if job.fresh or not RunPaths(job.folder).run_json.exists():
         return None
     saved = run_json.read(job.folder)

@@ -19,6 +19,7 @@ from bnexp.config.schema import completed, flat, with_older_words
 from bnexp.runs import run_json, sweep_json
 from bnexp.runs.metrics import FINITE, is_finite
 from bnexp.runs.paths import METRICS, RUN_JSON, SWEEP_JSON
+from bnexp.runs.storage import in_use
 
 Setting = str | int | float | bool | None
 
@@ -200,7 +201,7 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
     return Run(
         folder=folder,
         name=facts["name"],
-        status=facts["status"],
+        status=_status(folder, facts["status"]),
         settings={sys.intern(show(key)): plain(value) for key, value in settings.items()},
         config_hash=facts["config_hash"],
         final=_finite(facts["final"]),
@@ -215,6 +216,11 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         tags=_words(facts["config"].get("tags")),
         notes=show(facts["config"].get("notes") or ""),
     )
+
+
+def _status(folder: Path, word: str) -> str:
+    """How a run ended, or ``running``; a run whose process is gone without a word was interrupted."""
+    return "interrupted" if word == "running" and not in_use(folder) else word
 
 
 def _words(value: Any) -> tuple[str, ...]:

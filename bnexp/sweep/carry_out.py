@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnexp.runs.longer import Length
-from bnexp.runs.paths import SWEEP_JSON
+from bnexp.runs.paths import SWEEP_JSON, RunPaths
 from bnexp.runs.storage import held, make_free
 from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
@@ -151,11 +151,13 @@ def _plan(order: Order, *, is_new: bool) -> Plan:
     """The plan of the folder, or a new one without jobs.
 
     Raises:
-        ValueError: the folder is no sweep, or its engine still carries out what is to change.
+        ValueError: the folder is no sweep, or holds a run, or its engine still carries out what is to change.
     """
     if is_new or not plans.is_sweep(order.folder):
         if order.options is None:
             raise ValueError(f"{order.folder}: not a sweep (it has no {SWEEP_JSON})")
+        if not order.fresh and RunPaths(order.folder).run_json.exists():
+            raise ValueError(f"{order.folder}: holds a run; a sweep needs another folder (hydra.sweep.dir)")
         return Plan(order.folder, list(order.command), order.options, [])
     saved = plans.read(order.folder)
     wanted = order.options or saved.options

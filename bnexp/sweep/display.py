@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from tqdm import tqdm
 
 from bnexp.config.names import shortened
+from bnexp.config.schema import SET_ASIDE
 from bnexp.runs.paths import RunPaths
 from bnexp.sweep.engine import ranges
 from bnexp.sweep.options import programs
@@ -42,7 +43,8 @@ class SweepDisplay:
         tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Close the bar."""
+        """Close the bar; nothing runs any more."""
+        self.running(0)
         self.bar.close()
 
 
@@ -81,7 +83,8 @@ def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str
     if failed:
         lines += [f"try the failed again: {_again(plan, '--retry-failed')}"]
     if any(entry.over for entry in asked):
-        lines += [f"results: bnexp compare {folder}"]
+        aside = any({*SET_ASIDE} & {*(entry.config.get("tags") or ())} for entry in asked)
+        lines += [f"results: bnexp compare {folder}{' --all' if aside else ''}"]
         drawn = ",".join(plan.options.drawn)
         lines += [f"best draw, chosen on validation images: bnexp compare {folder} --best {drawn}"] if drawn else []
     return lines

@@ -273,6 +273,21 @@ def test_another_config_in_the_folder_of_a_run_is_refused_with_the_difference(bn
     assert json.loads((run_folder[0] / "run.json").read_text())["status"] == "finished"
 
 
+def test_a_run_and_a_sweep_do_not_share_a_folder(bnexp, run_folder, tmp_path):
+    folder = run_folder[0]
+    answer = bnexp("train", "-m", *SMALL_RUN, "seed=0,1", f"hydra.sweep.dir={folder}")
+    assert (answer.code, answer.err) == (
+        2,
+        f"bnexp: {folder}: holds a run; a sweep needs another folder (hydra.sweep.dir)\n",
+    )
+    sweep = tmp_path / "sweep"
+    assert bnexp("train", "-m", *SMALL_RUN, "steps=1", "seed=0,1", f"hydra.sweep.dir={sweep}").code == 0
+    answer = bnexp("train", *SMALL_RUN, f"hydra.run.dir={sweep}")
+    wanted = f"bnexp: {sweep}: holds a sweep; a run needs another folder (hydra.run.dir)\n"
+    assert (answer.code, answer.complaint + "\n") == (2, wanted)
+    assert not (sweep / "run.json").exists()
+
+
 DAMAGES = {
     "no name": ({"name": None}, "name: expected"),
     "no words": ({"overrides": "norm=bn"}, "overrides: expected"),

@@ -63,7 +63,8 @@ def test_parquet_is_read_back_with_equal_numbers(bnexp, place):
 def test_a_missing_package_is_one_line_that_names_the_extra(bnexp, place, monkeypatch, kind, module):
     monkeypatch.setitem(sys.modules, module, None)
     complaint = bnexp("export", "outputs/gn", "--to", kind).complaint
-    assert complaint == f"bnexp: {module}: not installed; pip install 'bnexp[{kind}]'"
+    install = f"uv run --extra {kind} bnexp ..., or pip install -e '.[{kind}]'"
+    assert complaint == f"bnexp: {module}: not installed; {install}"
     assert not (place / "export").exists()
 
 

@@ -164,7 +164,7 @@ def test_more_arms_than_can_be_told_apart_and_one_run_alone(tmp_path, capsys):
 def test_a_page_without_a_single_result(tmp_path, capsys):
     write_run(tmp_path / "a", status="running")
     main([str(tmp_path), "--html", str(tmp_path / "page.html"), "--figures", str(tmp_path / "figures")])
-    assert "Left out: 1 running." in (tmp_path / "page.html").read_text()
+    assert "Left out: 1 interrupted." in (tmp_path / "page.html").read_text()
     assert "<svg" not in (tmp_path / "page.html").read_text()
 
 

@@ -737,7 +737,7 @@ def test_images_are_found_missing_and_read_without_torchvision(folder, monkeypat
     """Its import takes seconds."""
     for name in ("torchvision", "torchvision.datasets", "torchvision.datasets.folder"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert_refused(from_folder(folder / "nowhere"), f"data.path={folder}/nowhere: has no folder train")
+    assert_refused(from_folder(folder / "nowhere"), f"data.path={folder}/nowhere: there is no such folder")
     assert load(from_folder(folder)).classes == 2
 
 
@@ -780,6 +780,17 @@ def test_npz_layouts(npz, shape, layout, expected, kind):
     scale = 255 if kind == "uint8" else 1
     assert torch.equal(data.train.x, torch.from_numpy(x.reshape(40, *expected).astype(np.float32)) / scale)
     assert (data.shape, data.classes, data.train.x.dtype) == (expected, 10, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "told"),
+    [((6, 5, 3), "nchw", 2), ((3, 6, 5), "nchw", 0), ((6, 5, 3), "nhwc", 0), ((3, 6, 4), "nchw", 0)],
+)
+def test_pictures_with_the_channels_last_are_told_where_they_are_taken_for_first(npz, caplog, shape, layout, told):
+    x = pictures(40, 0, shape)
+    load(from_npz(npz(x_train=x, x_test=x[:20]), layout=layout))
+    found = [text for text in caplog.messages if "6 channels of 5x3 pixels; data.layout=nhwc has" in text]
+    assert (len(found), len(caplog.messages)) == (told, told)
 
 
 NAN = np.full((40, 7), np.nan)

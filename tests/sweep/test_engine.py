@@ -288,7 +288,8 @@ def test_an_extra_that_is_not_installed_is_named(bnexp, tmp_path, monkeypatch, w
     monkeypatch.chdir(tmp_path)
     answer = bnexp("train", "-m", "seed=0,1", f"hydra/launcher={word}", *SMALL_RUN)
     assert answer.code == 2
-    assert answer.err == f"bnexp: hydra/launcher={word}: not installed; pip install bnexp[{word}]\n"
+    install = f"uv run --extra {word} bnexp ..., or pip install -e '.[{word}]'"
+    assert answer.err == f"bnexp: hydra/launcher={word}: not installed; {install}\n"
     assert list(tmp_path.iterdir()) == []
 
 

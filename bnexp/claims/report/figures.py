@@ -274,7 +274,8 @@ def _levels(reading: Reading, test: TestResult, tests: Sequence[TestResult]) -> 
             )
         _rows(axes, len(sides), log=test.scale != "linear")
 
-    title = words.capital(measured) + (", %" if times == 100 else "")
+    unit = words.unit(reading.claim, test).strip()
+    title = words.capital(measured) + (f", {unit}" if unit else "")
     return _FRAME + _ROW * len(sides), title, fill
 
 
@@ -330,6 +331,8 @@ def _rows(axes: Axes, number: int, *, log: bool) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > _DECADE * low else MaxNLocator(5))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     grid(axes, "x")

@@ -137,8 +137,8 @@ def _notes(reading: Reading, role: str) -> Iterator[str]:
 def _arms(reading: Reading) -> Iterator[Block]:
     claim = reading.claim
     rows: Rows = []
-    for (measured, regime, name, times), side in _sides(reading).items():
-        level = Cell(_level(side, times), side.mean, note=measured)
+    for (measured, regime, name, unit), side in _sides(reading).items():
+        level = Cell(_level(side, unit), side.mean, note=measured)
         rows.append([words.point(claim, name), claim.title_of(regime), level, f"{side.diverged} of {side.runs}"])
     rows += [[name, Cell(words.UNTRIED), "", ""] for name in reading.untried_arms]
     if rows:
@@ -150,27 +150,27 @@ def _arms(reading: Reading) -> Iterator[Block]:
         yield _tuning(reading)
 
 
-def _sides(reading: Reading) -> dict[tuple[str, str, str, int], SideResult]:
-    """What was measured, regime, name and unit (100: percent) of an arm, once for all tests that use its numbers."""
+def _sides(reading: Reading) -> dict[tuple[str, str, str, str], SideResult]:
+    """What was measured, regime, name and unit of an arm, once for all tests that use its numbers."""
     return {
-        (words.measured(reading.claim, test.test), test.regime, name, 100 if words.in_points(test) else 1): side
+        (words.measured(reading.claim, test.test), test.regime, name, words.unit(reading.claim, test)): side
         for test in reading.result.tests
         for name, side in test.sides.items()
     }
 
 
-def _level(side: SideResult, times: int) -> str:
+def _level(side: SideResult, unit: str) -> str:
     """An arm's mean with half the width of its interval, or with both ends where it is cut off at the metric's."""
     if side.mean is None:
         return BLANK
-    percent = " %" if times == 100 else ""
+    times = 100 if unit else 1
     if side.low is None or side.high is None:
-        return number(times * side.mean, 3).text + percent
+        return number(times * side.mean, 3).text + unit
     half = times * max(side.mean - side.low, side.high - side.mean)
     digits = decimals(half, 3)
     mean, low, high = (fixed(times * each, digits).text for each in (side.mean, side.low, side.high))
     ends = f"[{low}, {high}]" if is_cut(vars(side)) else f"\u00b1 {fixed(half, digits).text}"
-    return f"{mean} {ends}{percent}"
+    return f"{mean} {ends}{unit}"
 
 
 def _noise_floor(tests: Sequence[TestResult]) -> Iterator[str]:
@@ -228,7 +228,9 @@ def _history(result: Result) -> Iterator[str]:
 
 def _made(reading: Reading, place: Place) -> Iterator[Block]:
     claim, result = reading.claim, reading.result
-    yield Heading(2, "Changed after results were seen")
+    yield Heading(2, "Declarations and changes")
+    if claim.changes:
+        yield Text("The first of these sentences tell what was changed after results had been seen, and why.")
     yield Items([*(f"{change.date}: {change.what} ({change.why})" for change in claim.changes), *_history(result)])
     yield Heading(2, "How to run it")
     tuning = f" and {len(result.tuning_seeds)} for tuning" if result.tuning_seeds else ""

@@ -193,6 +193,15 @@ def in_points(test: TestResult) -> bool:
     return test.is_level and test.scale == "linear" and metric_of(test.metric).is_proportion
 
 
+def unit(claim: Claim, test: TestResult) -> str:
+    """What follows a number of one arm: percent of an accuracy, points of a difference of accuracies, or nothing."""
+    if not in_points(test):
+        return ""
+    measure, reduce = claim.tests[test.test].measure, claim.tests[test.test].reduce
+    differs = measure.minus is not None or (reduce is not None and reduce.kind in ("range", "slope"))
+    return " points" if differs else " %"
+
+
 def is_ratio(test: TestResult) -> bool:
     """Whether a test's differences are those of logarithms, shown as ratios."""
     return test.scale != "linear" and not is_exponent(test)
