@@ -242,7 +242,9 @@ def test_the_readme_counts_what_came_of_the_claims():
     report = (ROOT / "docs" / "claims" / "claims.md").read_text(encoding="utf-8")
     words = r"(\d+) claims: (\d+) hold; (\d+) hold, size open; (\d+) less .*; (\d+) do not hold; (\d+) not decided\."
     claims, hold, size_open, small, fail, undecided = map(int, re.search(words, report).groups())
-    told = f"Of {claims} such claims [{hold + size_open} hold](docs/claims/claims.md), in {small} the effect is less than"
+    told = (
+        f"Of {claims} such claims [{hold + size_open} hold](docs/claims/claims.md), in {small} the effect is less than"
+    )
     told += f" matters, {fail} do not hold, and {undecided} are not decided."
     assert told in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 

@@ -25,7 +25,7 @@ _WIDE = 100
 _FAINT = 0.35
 _MOST_FIRST = 3
 # Letters of a panel's title in a line that goes over the whole figure.
-_LETTERS = 84
+_LETTERS = 66
 
 
 def pictures(entries: Sequence[Entry], name: str) -> list[Picture]:

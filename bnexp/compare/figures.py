@@ -42,7 +42,7 @@ MOST_DOTS = 40
 _MOST_ENDS = 7
 _LONGEST_END = 16
 # Labels of columns with more letters than this, together, are slanted.
-_MOST_LETTERS = 60
+_MOST_LETTERS = 42
 # A heat map with more cells than this has a colour bar instead of numbers.
 MOST_NUMBERS = 80
 

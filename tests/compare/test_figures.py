@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from test_compare import write_run
+from test_compare import sweep, write_run
 
-from bnexp.compare import figures
+from bnexp.compare import depth, figures
 from bnexp.compare.drawing import Picture, drawing, save
 from bnexp.runs.arms import group
 from bnexp.runs.collect import collect
@@ -63,6 +64,31 @@ def test_two_layers_have_a_depth_and_one_has_none(tmp_path):
     rows = [f"{step},0.5,{tag},{value}" for step in (1, 9) for tag, value in final.items()]
     (tmp_path / "bn" / "metrics.csv").write_text("\n".join(["step,epoch,metric,value", *rows, ""]))
     assert sorted(pictures(tmp_path)) == ["curves", "depth_gradients", "dots"]
+
+
+@pytest.mark.parametrize(("seeds", "drawn", "said"), [(3, False, " from 4 seeds on"), (4, True, "")])
+def test_few_seeds_have_no_interval_in_any_figure(tmp_path, seeds, drawn, said):
+    sweep(tmp_path, {"bn": [0.9, 0.8, 0.95, 0.85][:seeds]})
+    found = {picture.name: picture for picture in figures.pictures(group(collect([tmp_path])[0]), "test/accuracy")}
+    (band,) = found["curves"].figure.axes[0].collections
+    x, y = band.get_paths()[0].vertices.T
+    assert (np.ptp(y[x == x.max()]) > 0.1) == drawn
+    bar = found["dots"].figure.axes[0].get_lines()[0]
+    assert (bar.get_xdata()[1] > bar.get_xdata()[0]) == drawn
+    for name in ("curves", "dots"):
+        assert f"mean with 95 % interval{said}" in found[name].caption
+        assert f"mean with 95 % interval{said}" in found[name].figure.axes[0].get_title("left")
+
+
+def test_labels_of_many_letters_are_slanted_and_titles_of_panels_broken(tmp_path, monkeypatch):
+    for place, lr in enumerate((0.00111445, 0.00119169, 0.0014505, 0.00191284, 0.0156171)):
+        write_run(tmp_path / str(place), lr=lr, norm=("bn", "gn")[place % 2])
+    (axes,) = pictures(tmp_path)["heat_map"].axes
+    assert {label.get_rotation() for label in axes.get_xticklabels()} == {40}
+    monkeypatch.setattr(depth, "title", lambda tag: "ten words " * 8)
+    probed(tmp_path / "one" / "bn")
+    (axes,) = pictures(tmp_path / "one")["depth_gradients"].axes
+    assert [len(text) for text in axes.get_title("left").splitlines()] == [63, 15]
 
 
 def test_a_single_evaluation_is_drawn_as_a_point(tmp_path):
