@@ -2,10 +2,11 @@
 
     python scripts/bench_probes.py [--rounds 3] [--json benchmarks/probes.json]
 
-Two cases, both with batch norm on the digits: an MLP 3x100 with batch 60, and LeNet with batch 64. Every probe that is
-registered is measured, with the options of its yaml. Times are processor times, so that other programs disturb less;
-the median of the rounds counts, each with a mean over steps beside it. Prints a Markdown table; the overhead is that at
-the cadence of the yaml.
+Three cases on the digits: an MLP 3x100 with batch 60 and LeNet with batch 64, both with batch norm, and a vision
+transformer with layer norm and batch 64. Every probe that is registered is measured, with the options of its yaml:
+those of attention on the transformer, all others on the first two. Times are processor times, so that other programs disturb
+less; the median of the rounds counts, each with a mean over steps beside it. Prints a Markdown table; the overhead is
+that at the cadence of the yaml.
 """
 
 from __future__ import annotations
@@ -30,17 +31,21 @@ from bnexp.probes.observer import Observer, Watch, watches
 from bnexp.training.step import Step
 
 CASES = {
-    "mlp": ("model=mlp", "model.depth=3", "model.width=100", "batch_size=60"),
-    "lenet": ("model=lenet", "batch_size=64"),
+    "mlp": ("norm=bn", "model=mlp", "model.depth=3", "model.width=100", "batch_size=60"),
+    "lenet": ("norm=bn", "model=lenet", "batch_size=64"),
+    "vit": ("norm=ln_c", "model=vit", "batch_size=64"),
 }
+# Probes of a transformer alone.
+OF_ATTENTION = ("attention",)
 # Training steps behind one time of a step.
 STEPS = 50
 
 
 def setups() -> dict[str, tuple[Setup, list[Watch]]]:
-    """Case -> a training in its first steps, and all probes."""
-    chosen = f"probes=[{','.join(PROBES)}]"
-    composed = compose_all([("norm=bn", chosen, *words) for words in CASES.values()], configs_folder())
+    """Case -> a training in its first steps, and its probes."""
+    others = [word for word in PROBES if word not in OF_ATTENTION]
+    chosen = {case: f"probes=[{','.join(OF_ATTENTION if case == 'vit' else others)}]" for case in CASES}
+    composed = compose_all([(chosen[case], *words) for case, words in CASES.items()], configs_folder())
     configs = [from_dict(config) for config in composed]
     return {
         case: (build([config], stacked=False), watches(config.probes))
@@ -94,17 +99,18 @@ def measured(rounds: int) -> dict[str, dict[str, Any]]:
                 "seconds": statistics.median(probe for probe, _ in pairs),
                 "steps": statistics.median(probe / one for probe, one in pairs),
             }
-            found[watch.word] |= {"every": watch.every, "images": watch.images, case: cost}
+            found[watch.name] |= {"every": watch.every, "images": watch.images, case: cost}
     return found
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """The figures as a Markdown table."""
-    lines = ["| probe | images | MLP, steps | LeNet, steps | every | overhead MLP, LeNet |", "| --- " * 6 + "|"]
+    head = ["probe", "images", "MLP, steps", "LeNet, steps", "transformer, steps", "every", "overhead"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for word, facts in found.items():
-        costs = [facts[case]["steps"] for case in CASES]
-        numbers = " | ".join(f"{cost:.1f}" for cost in costs)
-        overhead = ", ".join(f"{cost / facts['every']:.0%}" for cost in costs)
+        costs = [facts[case]["steps"] if case in facts else None for case in CASES]
+        numbers = " | ".join("-" if cost is None else f"{cost:.1f}" for cost in costs)
+        overhead = ", ".join(f"{cost / facts['every']:.0%}" for cost in costs if cost is not None)
         lines.append(f"| `{word}` | {facts['images']} | {numbers} | {facts['every']} | {overhead} |")
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from processes import survivors, until
 
+from bnexp.probes import PROBES
 from bnexp.training.population import Population
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -39,6 +40,16 @@ def test_each_mutation_changes_a_line_and_is_python(monkeypatch):
     assert all(ast.dump(ast.parse(each.applied(source))) != ast.dump(ast.parse(source)) for each in found)
     assert mutate.drawn([path], 5, 3) == mutate.drawn([path], 5, 3)
     assert mutate.tests_of(path)[0] == "tests/models/test_pooling.py"
+
+
+@pytest.mark.slow
+def test_the_cost_of_every_probe_can_be_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    bench_probes = importlib.import_module("bench_probes")
+    monkeypatch.setattr(bench_probes, "STEPS", 1)
+    monkeypatch.setattr(bench_probes, "measurement", lambda setup, watch: lambda: None)  # some take seconds
+    rows = bench_probes.table(bench_probes.measured(1)).splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(PROBES)
 
 
 def gpu_command(file: Path, *words: str) -> list[str | Path]:
