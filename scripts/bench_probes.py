@@ -4,9 +4,9 @@
 
 Three cases on the digits: an MLP 3x100 with batch 60 and LeNet with batch 64, both with batch norm, and a vision
 transformer with layer norm and batch 64. Every probe that is registered is measured, with the options of its yaml:
-those of attention on the transformer, all others on the first two. Times are processor times, so that other programs disturb
-less; the median of the rounds counts, each with a mean over steps beside it. Prints a Markdown table; the overhead is
-that at the cadence of the yaml.
+those of attention on the transformer, all others on the first two. Times are processor times, so that other programs
+disturb less; the median of the rounds counts, each with a mean over steps beside it. Prints a Markdown table; the
+overhead is that at the cadence of the yaml.
 """
 
 from __future__ import annotations
