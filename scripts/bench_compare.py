@@ -1,7 +1,7 @@
 """Time ``bnexp compare`` over many run folders: ``python scripts/bench_compare.py [RUN_FOLDER] [--folders 10000]``.
 
 The folders are copies of one run with other settings and results; one in fifty is broken, foreign or unfinished.
-Without a run folder a small one is made up. Prints seconds and the peak memory of the process.
+Without a run folder a short run is trained. Prints seconds and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bnexp
 from bnexp.cli.compare import main as compare
+from bnexp.runs.run_json import FORMAT
 
 NORMS = ("none", "bn", "ln", "in", "gn")
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
@@ -27,16 +29,15 @@ DAMAGE: tuple[Callable[[str], str], ...] = (
     lambda text: "",
     lambda text: text[: len(text) // 2],
     lambda text: '{"some": "other program"}',
-    lambda text: text.replace('"format": 1', '"format": 99'),
+    lambda text: text.replace(f'"format": {FORMAT}', '"format": 99'),
     lambda text: text.replace('"finished"', '"running"'),
 )
 
 
-def made_up_run() -> dict[str, Any]:
-    """A run.json of the usual size."""
-    options = {f"option_{index}": index for index in range(6)}
-    groups = {name: {"name": name, **options} for name in ("model", "norm", "init", "data", "optim", "schedule")}
-    return {"format": 1, "status": "finished", "config": groups, "provenance": {"classes": 10}, "seconds": 12.3}
+def trained(folder: Path) -> Path:
+    """A short run, made in a process of its own."""
+    words = ("model=mlp", "model.depth=1", "norm=bn", "steps=20", "eval_every=10", "device=cpu")
+    return bnexp.train(*words, f"hydra.run.dir={folder}").folder
 
 
 def varied(run: dict[str, Any], index: int) -> dict[str, Any]:
@@ -48,11 +49,13 @@ def varied(run: dict[str, Any], index: int) -> dict[str, Any]:
     final = {"test/accuracy": accuracy, "validation/accuracy": accuracy - 0.01}
     name = f"norm={NORMS[norm]},optim.lr={RATES[rate]},seed={seed}"
     identity = hashlib.sha256(name.encode()).hexdigest()[:16]
+    run = {key: value for key, value in run.items() if key != "digest"}  # that of the run that is copied
     return {**run, "name": name, "config": config, "config_hash": identity, "final": final, "best": {}}
 
 
-def fill(root: Path, run: dict[str, Any], metrics: str, folders: int) -> None:
-    """Write the run folders below the root."""
+def fill(root: Path, template: Path, folders: int) -> None:
+    """Write copies of a run folder below the root."""
+    run, metrics = json.loads((template / "run.json").read_text()), (template / "metrics.csv").read_text()
     for index in range(folders):
         folder = root / f"sweep{index // 1000:03d}" / f"{index:05d}"
         (folder / ".hydra").mkdir(parents=True)
@@ -76,17 +79,14 @@ def main() -> None:
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--folders", type=int, default=10_000)
     options = parser.parse_args()
-    run = json.loads((options.run / "run.json").read_text()) if options.run else made_up_run()
-    metrics = (
-        (options.run / "metrics.csv").read_text()
-        if options.run
-        else "step,epoch,metric,value\n1,1.0,test/accuracy,0.9\n"
-    )
-    with tempfile.TemporaryDirectory() as root:
-        fill(Path(root), run, metrics, options.folders)
+    with tempfile.TemporaryDirectory() as place:
+        root = f"{place}/runs"
+        fill(Path(root), options.run or trained(Path(place) / "template"), options.folders)
         everything = ["--best", "optim.lr", "--baseline", "norm=bn", "--html", f"{root}/page.html", "--figures", root]
         for name, arguments in {"plain": [], "again": [], "everything": everything}.items():
             seconds, printed = timed([root, *arguments])
+            if not all(f"{norm} " in printed for norm in NORMS):
+                raise SystemExit(f"the folders were not compared: {printed}")
             digest = hashlib.sha256(printed.encode()).hexdigest()[:8]
             print(f"{name:<10} {options.folders} folders  {seconds:6.2f} s  output {digest}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
