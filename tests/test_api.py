@@ -125,6 +125,8 @@ def test_raw_pixels_are_prepared_as_those_of_training(tmp_path):
     with pytest.raises(ValueError, match=r"images of shape \(2, 3, 9, 9\): expected \(N, "):
         run.predict(torch.zeros(2, 3, 9, 9))
     assert torch.equal(run.predict(raw.numpy()), run.predict(raw))
+    with pytest.raises(ValueError, match=r"^images of type int64: expected uint8, pixels from 0 to 255, or floats"):
+        run.predict(raw.long())
     whitened = bnexp.train(*words, "data.whiten=zca")
     with pytest.raises(ValueError, match=r"^data\.whiten=zca: raw images cannot be whitened"):
         whitened.predict(raw)

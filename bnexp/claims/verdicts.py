@@ -112,8 +112,7 @@ def judge(
         return _negated(
             judge([-d for d in differences], "greater", delta, bounds=mirrored, resolution=resolution, off=off)
         )
-    rules = rules_of(claims, delta)
-    level, coarse = LEVELS[claims], resolution.of(len(differences))
+    rules, level, coarse = rules_of(claims, delta), LEVELS[claims], resolution.of(len(differences))
     of_mean = partial(_of_mean, differences, bounds, coarse)
     of_median = partial(_of_median, differences, bounds, coarse)
     interval, robust = of_mean(level), of_median(level)

@@ -20,6 +20,7 @@ from bnexp.compare.data import records
 from bnexp.compare.terminal import beside, terminal_width
 from bnexp.config.compose import JobComposer
 from bnexp.config.shipped import configs_folder
+from bnexp.runs.storage import write_atomically
 
 
 def main(arguments: list[str]) -> int:
@@ -114,7 +115,7 @@ def _minutes(claim: Claim) -> str:
 
 def _new(given: argparse.Namespace, configs: Path) -> int:
     path = given.to / f"{given.name}.yaml"
-    if given.name != path.stem or "/" in given.name:
+    if given.name != path.stem or "/" in given.name or given.name.startswith("."):
         raise ValueError(f"claim new: {given.name}: expected a name such as my-claim, without folder and ending")
     if path.exists():
         raise ValueError(f"{path}: is there already; choose another name, or --to DIR")
@@ -122,8 +123,7 @@ def _new(given: argparse.Namespace, configs: Path) -> int:
     claim = declaration.loads(given.name, text)
     sweeps.check([design(claim, "quick")], JobComposer(configs))
     given.to.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
+    write_atomically(path, text.encode())
     table = Table(["file"], [[str(path)]])
     tries = f"bnexp claim run {shlex.quote(str(path))} --smoke"
     said = f'{path}\nfill in what "say ..." asks for; {tries} tries it in seconds\n'

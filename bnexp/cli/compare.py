@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from pathlib import Path
 
@@ -41,14 +42,23 @@ def main(argv: list[str]) -> int:
 def _write(options: argparse.Namespace, comparison: Comparison) -> None:
     """Write the files that were asked for."""
     try:
-        if options.figures:
-            figures.write(Path(options.figures), comparison.arms, comparison.metric)
-        if options.tensorboard:
-            bands.write(Path(options.tensorboard), comparison.arms, comparison.metric)
-        if options.html:
-            page.write(Path(options.html), comparison)
+        if options.figures is not None:
+            figures.write(options.figures, comparison.arms, comparison.metric)
+        if options.tensorboard is not None:
+            bands.write(options.tensorboard, comparison.arms, comparison.metric)
+        if options.html is not None:
+            page.write(options.html, comparison)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise ValueError(f"{error.filename}: cannot be written ({error.strerror}); give another place") from error
+
+
+def _place(text: str) -> Path:
+    """Where to write; an empty word is that of a variable of the shell without a value."""
+    if not text:
+        raise argparse.ArgumentTypeError("empty; give a name")
+    return Path(text)
 
 
 def _options() -> argparse.ArgumentParser:
@@ -62,8 +72,13 @@ def _options() -> argparse.ArgumentParser:
     add("--best", metavar="KEY[,KEY]", help=best)
     take_selection(options)
     take_format(options)
-    add("--figures", metavar="DIR", help="write curves, dots and, for two swept settings, a heat map (PNG, SVG, PDF)")
-    add("--tensorboard", metavar="DIR", help="write each arm's mean and interval as a TensorBoard run")
-    add("--html", metavar="FILE", help="write one self-contained page")
+    add(
+        "--figures",
+        metavar="DIR",
+        type=_place,
+        help="write curves, dots and, for two swept settings, a heat map (PNG, SVG, PDF)",
+    )
+    add("--tensorboard", metavar="DIR", type=_place, help="write each arm's mean and interval as a TensorBoard run")
+    add("--html", metavar="FILE", type=_place, help="write one self-contained page")
     add("-v", "--verbose", action="store_true", help="list the folders that were skipped")
     return options

@@ -7,6 +7,7 @@ are registered by hand, so that bnexp need not install a second package.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from typing import Annotated, Any, ClassVar
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, Sweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
@@ -43,6 +44,8 @@ from bnexp.sweep.fork_server import ForkServer
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import Entry, entries
 
+# More jobs than a sweep's file and folder can hold in comfort.
+_MOST_JOBS = 10**6
 # Engine -> the library that it needs, which an extra of the engine's name installs.
 _LIBRARIES = {"slurm": "submitit", "ray": "ray"}
 
@@ -180,6 +183,9 @@ class BnexpSweeper(Sweeper):
             if override.is_interval_sweep():
                 what = "an interval is no list of values; hydra/sweeper=random draws values from it"
                 raise ValueError(f"{override.input_line}: {what}")
+        count = math.prod(_values(override) for override in overrides)
+        if count > _MOST_JOBS:
+            raise ValueError(f"{count:,} jobs: more than the {_MOST_JOBS:,} that a sweep can have; give fewer values")
         # Hydra reloads this module when it looks for plugins; an earlier import would give a class no longer in use.
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -194,6 +200,9 @@ class BnexpSweeper(Sweeper):
             jobs: the jobs of the sweep.
             asked: the combinations that they come from, some of which may be the same job.
         """
+        if len(jobs) < asked:
+            what = "values such as those of tags and notes make no job of their own"
+            print(f"{len(jobs)} of {asked} combinations are jobs, since {what}", file=sys.stderr)
         return []
 
     def _local(self) -> dict[str, Any]:
@@ -370,6 +379,14 @@ def _refuse_names(overrides: Any) -> None:
     for word in overrides:
         if word.startswith("hydra.sweep.subdir="):
             raise ValueError(f"{word}: a sweep names its jobs' folders itself; hydra.sweep.dir says where they are")
+
+
+def _values(override: Override) -> int:
+    """How many values a setting has, without making them."""
+    value = override.value()
+    if isinstance(value, RangeSweep) and value.stop is not None and value.step:
+        return max(0, math.ceil((value.stop - (value.start or 0)) / value.step))
+    return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
 def _is_empty(override: Override) -> bool:

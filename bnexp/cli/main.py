@@ -50,6 +50,7 @@ def main() -> int:
     require_streams()
     try:
         with _dying_of_ctrl_c():
+            _require_utf8(sys.argv[1:])
             code = _dispatch(sys.argv[1:])
             say("")
             return code
@@ -77,6 +78,17 @@ def _dying_of_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _require_utf8(arguments: list[str]) -> None:
+    """Refuse words that no file of a run could hold.
+
+    Raises:
+        ValueError: a word has bytes that are no UTF-8.
+    """
+    for word in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise ValueError(f"{word!a}: its bytes are no UTF-8; names and values are text")
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -15,7 +15,7 @@ from bnexp.compare.overview import listing
 from bnexp.config.metrics import larger_is_better
 from bnexp.runs.arms import natural
 from bnexp.runs.collect import Run, collect
-from bnexp.runs.prune import KINDS, remove, require_free, size
+from bnexp.runs.prune import KINDS, remove, require_free, require_within, size
 
 
 def runs(arguments: list[str]) -> int:
@@ -25,7 +25,7 @@ def runs(arguments: list[str]) -> int:
     chosen, aside = selected(found, where=given.where, tags=given.tag, everything=given.all)
     listed = _sorted(chosen, given.sort)[: given.number]
     if given.prune:
-        return _prune(listed, given.prune, sure=given.yes)
+        return _prune(given.folder, listed, given.prune, sure=given.yes)
     notes = [*about_set_aside(aside), *about_skips(skips, given.verbose)]
     answer(listing(listed, given.metric, notes, skips), given.format)
     return 0
@@ -66,13 +66,14 @@ def _sorted(runs: Sequence[Run], key: str | None) -> list[Run]:
     return sorted(newest, key=lambda run: (path not in run.settings, natural(run.settings.get(path))))
 
 
-def _prune(runs: Sequence[Run], kind: str, *, sure: bool) -> int:
-    """Remove files of runs, after the user has agreed.
+def _prune(root: Path, runs: Sequence[Run], kind: str, *, sure: bool) -> int:
+    """Remove files of runs below a folder, after the user has agreed.
 
     Raises:
-        ValueError: a run is in use, or there is nobody to ask.
+        ValueError: a run is in use, or behind a link, or there is nobody to ask.
     """
     folders = [run.folder for run in runs]
+    require_within(root, folders)
     require_free(folders)
     many = f"{len(folders)} run{'s' * (len(folders) != 1)}"
     what = f"the {kind} of {many} ({size(folders, kind) / 2**20:.1f} MiB)"

@@ -12,9 +12,19 @@ from bnexp.compare.working import WITHIN, on_validation, works_by
 from bnexp.config.metrics import better_when_larger, metric_of
 from bnexp.config.schema import role
 from bnexp.runs.arms import Arm, telling
-from bnexp.runs.collect import Refused, Run, Skip, short, show
+from bnexp.runs.collect import Refused, Run, Setting, Skip, short, show
 from bnexp.runs.paths import METRICS
 from bnexp.runs.run_json import STATUSES
+
+
+def _of_changed_data(arms: Sequence[Arm]) -> str:
+    """The data sets whose images or labels differ between runs of the same settings of the data."""
+    found: dict[frozenset[tuple[str, Setting]], set[str]] = {}
+    for run in (run for arm in arms for run in arm.runs if run.fingerprint):
+        settings = frozenset((key, value) for key, value in run.settings.items() if key.startswith("data."))
+        found.setdefault(settings, set()).add(run.fingerprint)
+    changed = [dict(settings).get("data.name") for settings, prints in found.items() if len(prints) > 1]
+    return ", ".join(dict.fromkeys(f"data={show(name)}" for name in changed))
 
 
 def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Iterator[str]:
@@ -37,6 +47,8 @@ def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Itera
             f"Arms pool values of {', '.join(map(short, pooled))}: a seed counts once, as the mean of its runs. "
             "Name them in --by or --where, or choose one with --best."
         )
+    if some_data := _of_changed_data(arms):
+        yield f"The images or labels of {some_data} changed between these runs: arms may differ for that alone."
     blank = [run for arm in arms for run in arm.runs if run.status == "finished" and run.value(metric) is None]
     if blank:
         yield f"Without a finite {metric}, left out: {_runs(len(blank))}, such as {show(blank[0].folder)}."

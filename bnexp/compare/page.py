@@ -16,6 +16,7 @@ from bnexp.compare.tables import Comparison, anchor, swept, tables
 from bnexp.config.metrics import title as in_words
 from bnexp.runs.arms import Arm
 from bnexp.runs.collect import Run, short, show
+from bnexp.runs.storage import write_atomically
 
 _HERE = Path(__file__)
 
@@ -34,7 +35,7 @@ def write(path: Path, comparison: Comparison) -> None:
         runs=as_html([_runs(comparison, path.parent)], sortable=True),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8", errors="backslashreplace")
+    write_atomically(path, content.encode("utf-8", "backslashreplace"))
 
 
 def style() -> str:

@@ -115,6 +115,7 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     before, sys.argv = sys.argv, ["bnexp", *words.taken_literally(arguments)]
     try:
         folder = _config_dir(arguments)
+        _refuse_programs(folder)
         hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -125,6 +126,32 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     finally:
         sys.argv = before
     return 0
+
+
+def _refuse_programs(folder: Path | None) -> None:
+    """Refuse yaml files that name a program: Hydra would call it. Those of its launchers are chosen by their names.
+
+    Raises:
+        ValueError: a file outside the folder ``hydra`` has a key ``_target_``.
+    """
+    for path in sorted(folder.rglob("*.yaml")) if folder is not None else ():
+        if path.relative_to(cast("Path", folder)).parts[0] != "hydra" and _names_program(path):
+            raise ValueError(f"{path}: has a key _target_, which names a program; only imports=[...] brings own code")
+
+
+def _names_program(path: Path) -> bool:
+    try:
+        found = [yaml.safe_load(path.read_bytes())]
+    except (OSError, *_YAML_FAULTS):  # Hydra says what is wrong if it reads the file
+        return False
+    for node in found:  # grows meanwhile
+        if isinstance(node, Mapping):
+            if "_target_" in node:
+                return True
+            found += node.values()
+        elif isinstance(node, list):
+            found += node
+    return False
 
 
 def _config_dir(arguments: list[str]) -> Path | None:

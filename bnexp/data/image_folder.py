@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # What the names of images end in, in small or capital letters.
 _ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Whatever a file's name says, only these are decoded: Pillow knows others that are programs, such as PostScript.
+_FORMATS = ("BMP", "JPEG", "PPM", "PNG", "TIFF", "WEBP")
 # Pillow's modes of 16-bit grey, and the formats of which it reads 16-bit grey into mode I.
 _WORDS, _WIDENED = ("I;16", "I;16B", "I;16L", "I;16N"), ("PNG", "PPM")
 
@@ -104,6 +106,8 @@ def _part(origin: str, base: Path, classes: dict[str, list[str]], name: str) -> 
     images, digest = [], hashlib.blake2b()
     for file in (file for files in classes.values() for file in files):
         with reading(origin, file):
+            if not (base / file).is_file():
+                raise ValueError("not a regular file")
             content = (base / file).read_bytes()
             images.append(_decoded(content))
         digest.update(hashlib.blake2b(content).digest())
@@ -120,11 +124,18 @@ def _decoded(content: bytes) -> Tensor:
     Raises:
         Exception: Pillow's, or a ValueError: it does not decode, or would lose its content.
     """
-    from PIL import Image, ImageOps  # takes a tenth of a second, and a wrong path is to be told at once
+    from PIL import (
+        Image,
+        ImageOps,
+        UnidentifiedImageError,
+    )  # takes a tenth of a second, and a wrong path is to be told at once
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow remarks on sizes, palettes and metadata; what it can decode is fine
-        image = Image.open(io.BytesIO(content))
+        try:
+            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError(f"no image of a kind that is read: {', '.join(_FORMATS)}") from None
         wide = image.mode in _WORDS or (image.mode == "I" and image.format in _WIDENED)
         upright = ImageOps.exif_transpose(image)
         if wide:

@@ -67,7 +67,10 @@ def _arrays(origin: str, file: Path, keys: Sequence[str]) -> dict[str, np.ndarra
                 raise ValueError(f"it has no array {key}, only {', '.join(found) or 'none'}{advice}")
             for key in (key for key in _TEST if key in found and key not in keys):
                 raise ValueError(f"it has an array {key}; data.holdout=null takes it for testing")
-            return {key: found[key] for key in keys}
+            arrays = {key: found[key] for key in keys}
+            for key in (key for key, array in arrays.items() if not isinstance(array, np.ndarray)):
+                raise ValueError(f"{key} is no array; write it with numpy.savez")
+            return arrays
 
 
 def _part(origin: str, arrays: dict[str, np.ndarray], part: str, layout: Layout) -> Part:

@@ -21,6 +21,18 @@ class StorageFailedError(RunFailedError):
     """A file could not be written in the middle of a run."""
 
 
+# What the system says of a disk, whichever program writes.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+
+
+def is_storage(error: BaseException, *folders: Path) -> bool:
+    """Whether the disk failed, or a file in one of these folders; a user's norm may lack a file of its own."""
+    if not isinstance(error, OSError):
+        return False
+    inside = error.filename and any(Path(str(error.filename)).is_relative_to(folder) for folder in folders)
+    return error.errno in _OF_THE_DISK or bool(inside)
+
+
 @contextmanager
 def remembered() -> Iterator[Sequence[logging.LogRecord]]:
     """Collect the messages logged in the with block, for train.log files that are opened later in it."""

@@ -17,7 +17,7 @@ import torch
 from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import CHECKPOINTS, config_hash, to_dict
 from bnexp.experiment.display import RunDisplay
-from bnexp.experiment.folder import StorageFailedError, open_folder, remembered
+from bnexp.experiment.folder import StorageFailedError, is_storage, open_folder, remembered
 from bnexp.experiment.job import Job, Outcome, already_done
 from bnexp.experiment.longer import change, former, require_length, seal
 from bnexp.experiment.machine import is_out_of_memory
@@ -34,7 +34,18 @@ from bnexp.training.population import Stacked
 log = logging.getLogger(__name__)
 
 # Facts of the provenance and the executor that can change the last bits of a result.
-_BITS = ("torch", "device", "device_name", "cpu_capability", "threads", "stacked", "graph", "triton")
+_BITS = (
+    "bnexp",
+    "git_commit",
+    "torch",
+    "device",
+    "device_name",
+    "cpu_capability",
+    "threads",
+    "stacked",
+    "graph",
+    "triton",
+)
 
 
 def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False) -> list[Outcome]:
@@ -94,7 +105,7 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool])
         try:
             return _keep_records(jobs, setup, books, writers, stop)
         except Exception as error:
-            if _can_go_on(error, len(jobs)):
+            if _can_go_on(error, jobs):
                 for book in books:
                     _record_stop(book, setup)
                 raise
@@ -113,9 +124,9 @@ def _writers(device: torch.device) -> Writers:
     return Writers(ahead=True, begin=partial(torch.cuda.set_device, device))
 
 
-def _can_go_on(error: Exception, members: int) -> bool:
+def _can_go_on(error: Exception, jobs: Sequence[Job]) -> bool:
     """Whether the runs can be resumed: after a full disk, or in a smaller stack."""
-    return isinstance(error, OSError) or (is_out_of_memory(error) and members > 1)
+    return is_storage(error, *(job.folder for job in jobs)) or (is_out_of_memory(error) and len(jobs) > 1)
 
 
 def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logbook:

@@ -54,13 +54,28 @@ class Trained:
         """Logits [N, K] of images: float32 as ``data`` has them, or raw uint8 pixels; arrays of NumPy too.
 
         Raises:
-            ValueError: the images have another shape than the training images.
+            ValueError: the images have another shape than the training images, or are whole numbers of another type.
         """
         x = torch.as_tensor(images)
+        if not x.is_floating_point() and x.dtype != torch.uint8:
+            kind = str(x.dtype).removeprefix("torch.")
+            raise ValueError(f"images of type {kind}: expected uint8, pixels from 0 to 255, or floats as in data()")
         x = (x if x.is_floating_point() else new_images(x, self.data, self.config.data)).to(self.data.train.x)
         if x.shape[1:] != self.data.shape:
             raise ValueError(f"images of shape {tuple(x.shape)}: expected (N, {', '.join(map(str, self.data.shape))})")
-        return torch.cat([self.model(x_B) for x_B in torch.split(x, _BATCH)])
+        with _evaluating(self.model):  # the caller has the same module, and may have it in training mode
+            return torch.cat([self.model(x_B) for x_B in torch.split(x, _BATCH)])
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def trained(folder: Path, *, imports: Sequence[str], device: str, best: bool = False) -> Trained:

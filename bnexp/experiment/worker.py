@@ -26,7 +26,7 @@ from bnexp.data import keep
 from bnexp.experiment.check_sweep import check_sweep
 from bnexp.experiment.display import console
 from bnexp.experiment.dry_run import dry_run, forget, members_that_fit
-from bnexp.experiment.folder import StorageFailedError
+from bnexp.experiment.folder import StorageFailedError, is_storage
 from bnexp.experiment.job import Job, already_done, import_modules
 from bnexp.experiment.machine import is_out_of_memory, pick_device
 from bnexp.experiment.run import run
@@ -198,12 +198,9 @@ def _call(name: str, given: Mapping[str, Any]) -> int:
     except ValueError as error:
         print(f"bnexp: {error}")
         return 2
-    except (StorageFailedError, OSError) as error:
+    except (RunFailedError, OSError) as error:
         print(f"bnexp: {error}")
-        return STORAGE_FAILED
-    except RunFailedError as error:
-        print(f"bnexp: {error}")
-        return 1
+        return STORAGE_FAILED if isinstance(error, StorageFailedError) or is_storage(error) else 1
 
 
 def train(jobs: Sequence[Mapping[str, Any]], slots: int, needs_gpu: bool = False) -> int:

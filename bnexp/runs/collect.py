@@ -37,6 +37,7 @@ class Run:
         stopped_at: the step at which it ended early (``stop_after``); None if it did not.
         step, steps: the steps it has done, and has to do; None if run.json does not say.
         tags, notes: what the user, or a claim, has said of the run.
+        fingerprint: of the images and labels that it was trained on; empty where run.json does not say.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Run:
     steps: int | None = None
     tags: Sequence[str] = ()
     notes: str = ""
+    fingerprint: str = ""
 
     @property
     def seed(self) -> int:
@@ -215,6 +217,7 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         steps=facts.get("steps"),
         tags=_words(facts["config"].get("tags")),
         notes=show(facts["config"].get("notes") or ""),
+        fingerprint=show(facts.get("fingerprint") or ""),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,6 +32,19 @@ def require_free(folders: Sequence[Path]) -> None:
     for folder in folders:
         with _held_with_sweep(folder):
             pass
+
+
+def require_within(root: Path, folders: Iterable[Path]) -> None:
+    """Refuse folders that a link below ``root`` leads to: they may lie anywhere.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for folder in folders:
+        below = [folder, *folder.parents][: len(folder.parts) - len(root.parts)]
+        link = next((each for each in below if each.is_symlink()), None)
+        if link is not None:
+            raise ValueError(f"{link}: a link; name the folder that it leads to, or remove the link")
 
 
 def remove(folder: Path, kind: str) -> bool:

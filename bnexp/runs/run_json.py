@@ -14,6 +14,8 @@ FORMAT = 1
 STATUSES = ("finished", "diverged", "failed", "interrupted", "running")
 # Facts that every run.json must hold, and their types.
 _FACTS = {"name": str, "config": dict, "config_hash": str, "overrides": list, "status": str, "final": dict}
+# Parts of the config that are chosen by a name.
+_GROUPS = ("model", "norm", "init", "data", "optim", "schedule")
 # Facts that may be missing, because the process died early; their types.
 _MORE_FACTS = {
     **{"best": dict, "provenance": dict, "executor": dict, "classes": int, "failure": dict, "step": int, "steps": int},
@@ -60,6 +62,9 @@ def _fault(run: Mapping[str, Any]) -> str | None:
         return "overrides: expected words"
     if run["status"] not in STATUSES:
         return f"status: {run['status']} is none of {', '.join(STATUSES)}"
+    for group in (group for group in _GROUPS if group in run["config"]):
+        if not isinstance(run["config"][group], dict) or not isinstance(run["config"][group].get("name"), str):
+            return f"config: {group} is no group with a name"
     seed = run["config"].get("seed")
     if not isinstance(seed, int) or not 0 <= seed < 2**63 or not run["config_hash"]:
         return "config: has no seed, or no hash"

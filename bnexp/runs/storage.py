@@ -32,16 +32,18 @@ def write_atomically(path: Path, data: bytes | memoryview, *, keep: Path | None 
     # TensorBoard reads every file whose name contains "tfevents".
     temporary = path.with_name(path.name.replace("tfevents", "events") + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # of a process that was killed; or a link, which is not followed
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():
             path.replace(keep)
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        error.filename = error.filename or str(path)  # a full disk names no file
         raise
     sync_folder(path.parent)
 
@@ -81,10 +83,10 @@ def require_files(folder: Path) -> None:
     """Refuse a folder in which something else stands where files are written.
 
     Raises:
-        ValueError: there is a pipe, a socket or a device in it.
+        ValueError: there is a pipe, a socket, a device or a link in it; a link could lead to somebody else's file.
     """
     for path in folder.iterdir():
-        if path.exists() and not (path.is_file() or path.is_dir()):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path}: not a regular file; remove it, or choose another folder")
 
 

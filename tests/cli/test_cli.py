@@ -273,6 +273,46 @@ def test_another_config_in_the_folder_of_a_run_is_refused_with_the_difference(bn
     assert json.loads((run_folder[0] / "run.json").read_text())["status"] == "finished"
 
 
+def test_words_that_are_no_text_are_refused_before_anything_is_made(tmp_path):
+    words = ["train", *SMALL_RUN, "hydra.run.dir=r", b"notes=caf\xe9"]
+    command = [sys.executable, "-m", "bnexp", *words]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    wanted = "bnexp: 'notes=caf\\udce9': its bytes are no UTF-8; names and values are text\n"
+    assert (ended.returncode, ended.stderr, list(tmp_path.iterdir())) == (2, wanted, [])
+
+
+@pytest.mark.parametrize("key", ["_target_", r'"\x5ftarget_"'])
+def test_a_yaml_that_names_a_program_is_refused(bnexp, tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my" / "experiment").mkdir(parents=True)
+    callback = f"{{{key}: torch.utils.collect_env.run, command: touch PWNED}}"
+    text = f"# @package _global_\nsteps: 2\nhydra: {{callbacks: {{x: {callback}}}}}\n"
+    (tmp_path / "my" / "experiment" / "x.yaml").write_text(text)
+    answer = bnexp("train", "--config-dir", "my", *SMALL_RUN, "experiment=x")
+    wanted = (
+        "bnexp: my/experiment/x.yaml: has a key _target_, which names a program; only imports=[...] brings own code"
+    )
+    assert (answer.code, answer.complaint, [path.name for path in tmp_path.iterdir()]) == (2, wanted, ["my"])
+
+
+def test_a_sweep_of_very_many_jobs_is_refused_before_they_are_made(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = bnexp("train", "-m", *SMALL_RUN, "seed=range(0,1e9)", "norm=bn,ln")
+    wanted = "bnexp: 2,000,000,000 jobs: more than the 1,000,000 that a sweep can have; give fewer values"
+    assert (answer.code, answer.complaint, list(tmp_path.iterdir())) == (2, wanted, [])
+
+
+def test_values_that_make_no_job_are_told(bnexp, tmp_path):
+    answer = bnexp("train", "-m", *SMALL_RUN, "steps=1", "tags=[a],[b]", f"hydra.sweep.dir={tmp_path / 's'}")
+    assert answer.code == 0
+    assert "1 of 2 combinations are jobs, since values such as those of tags and notes make no job" in answer.err
+
+
+def test_an_empty_place_is_refused(bnexp, run_folder):
+    answer = bnexp("compare", str(run_folder[0]), "--html", "")
+    assert (answer.code, "argument --html: empty; give a name" in answer.err) == (2, True)
+
+
 def test_a_run_and_a_sweep_do_not_share_a_folder(bnexp, run_folder, tmp_path):
     folder = run_folder[0]
     answer = bnexp("train", "-m", *SMALL_RUN, "seed=0,1", f"hydra.sweep.dir={folder}")

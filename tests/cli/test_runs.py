@@ -321,6 +321,20 @@ def test_removal_asks_at_a_terminal(bnexp, place, monkeypatch, typed, left):
     assert len(list((place / "outputs").rglob("run.json"))) == left
 
 
+def test_runs_behind_a_link_are_not_removed(bnexp, place):
+    (place / "outputs" / "early").rename(place / "elsewhere")
+    os.symlink("../elsewhere", place / "outputs" / "link")
+    answer = bnexp("runs", "outputs", "--prune", "folders", "--yes")
+    assert (answer.code, answer.complaint) == (
+        2,
+        "bnexp: outputs/link: a link; name the folder that it leads to, or remove the link",
+    )
+    assert (place / "elsewhere" / "run.json").exists()
+    os.symlink("outputs", place / "all")
+    (place / "outputs" / "link").unlink()
+    assert bnexp("runs", "all", "--prune", "folders", "--yes").code == 0  # the link that the user has named
+
+
 def test_a_link_is_not_followed_out_of_the_folder(bnexp, place):
     outside = place / "precious.pt"
     outside.write_text("mine")

@@ -579,6 +579,21 @@ def test_undecodable_image(folder, content):
     assert_refused(from_folder(folder), f"data.path={folder}: test/dog/1.png cannot be read (")
 
 
+def test_a_program_that_is_named_as_an_image_is_not_run(folder, monkeypatch):
+    """Pillow gives PostScript to Ghostscript, whatever the file's name is."""
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was run"))
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    (folder / "test" / "dog" / "1.png").write_bytes(program)
+    kinds = "BMP, JPEG, PPM, PNG, TIFF, WEBP"
+    wanted = f"data.path={folder}: test/dog/1.png cannot be read (no image of a kind that is read: {kinds})"
+    assert assert_refused(from_folder(folder), "data.path=") == wanted
+
+
+def test_a_pipe_that_is_named_as_an_image_keeps_nobody_waiting(folder):
+    os.mkfifo(folder / "test" / "dog" / "9.png")
+    assert "test/dog/9.png cannot be read (not a regular file)" in assert_refused(from_folder(folder), "data.path=")
+
+
 def remove(path):
     for inner in path.iterdir():
         remove(inner) if inner.is_dir() else inner.unlink()

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import SMALL_RUN, composed, start
 
+from bnexp.config.checks import RunFailedError
 from bnexp.config.compose import plain
-from bnexp.experiment.folder import open_folder
+from bnexp.experiment import run as runs
+from bnexp.experiment.folder import StorageFailedError, is_storage, open_folder
 from bnexp.experiment.job import Job
+from bnexp.runs import run_json
 from bnexp.runs.paths import RunPaths, SweepPaths
+
+
+def test_only_the_disk_and_the_runs_own_files_count_as_storage(tmp_path):
+    def error(number: int, path: Path | None) -> OSError:
+        return OSError(number, "words", path and str(path))
+
+    assert is_storage(error(errno.ENOSPC, None))
+    assert is_storage(error(errno.EACCES, tmp_path / "run" / "metrics.csv"), tmp_path / "run")
+    assert not is_storage(error(errno.ENOENT, Path("/nowhere/table.txt")), tmp_path / "run")
+    assert not is_storage(ValueError("words"))
+
+
+def test_a_norm_that_lacks_a_file_fails_its_run_alone(tmp_path, monkeypatch):
+    def train(*_: object, **__: object) -> Iterator[object]:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/nowhere/table.txt")
+
+    monkeypatch.setattr(runs, "train", train)
+    job = Job(plain(composed(*SMALL_RUN)), tmp_path / "run", "test")
+    with pytest.raises(RunFailedError, match="FileNotFoundError") as found:
+        runs.run([job], stop=lambda: False)
+    assert not isinstance(found.value, StorageFailedError)
+    assert run_json.read(tmp_path / "run")["status"] == "failed"
 
 
 @pytest.mark.slow

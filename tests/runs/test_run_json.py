@@ -116,3 +116,9 @@ def test_the_death_of_a_process_is_entered_beside_what_it_had_written(tmp_path):
     assert run_json.read(tmp_path)["final"] == WHOLE["final"]
     with held(tmp_path), pytest.raises(ValueError, match="in use by another"):
         run_json.enter_failure(tmp_path, facts, "killed again", [])
+
+
+def test_a_group_without_a_name_is_damage(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({**WHOLE, "config": {"seed": 3, "norm": "bn"}}))
+    with pytest.raises(ValueError, match="config: norm is no group with a name"):
+        run_json.read(tmp_path)

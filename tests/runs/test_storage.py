@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.io_wrapper import IsTensorFlowEventsFile
 
-from bnexp.runs.storage import held, in_use, make_free, write_atomically
+from bnexp.runs.storage import held, in_use, make_free, require_files, write_atomically
 
 OLDER, OLD, NEW = b"older", b"old" * 1000, b"new" * 1_000_000
 
@@ -81,6 +81,21 @@ def python(program: str, *arguments: object, **options) -> subprocess.Popen[str]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
+
+
+def test_a_temporary_file_that_is_a_link_is_not_followed(tmp_path):
+    victim, path = tmp_path / "victim", tmp_path / "folder" / "run.json"
+    path.parent.mkdir()
+    victim.write_text("precious")
+    path.with_name("run.json.tmp").symlink_to(victim)
+    write_atomically(path, b"new")
+    assert (victim.read_text(), path.read_text(), path.is_symlink()) == ("precious", "new", False)
+
+
+def test_a_folder_with_a_link_in_it_is_not_written_into(tmp_path):
+    (tmp_path / "train.log").symlink_to(tmp_path.parent / "elsewhere.log")
+    with pytest.raises(ValueError, match=r"train\.log: not a regular file; remove it"):
+        require_files(tmp_path)
 
 
 def test_a_file_is_made(tmp_path):
