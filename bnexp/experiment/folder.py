@@ -22,7 +22,7 @@ class StorageFailedError(RunFailedError):
 
 
 # What the system says of a disk, whichever program writes.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 def is_storage(error: BaseException, *folders: Path) -> bool:
