@@ -134,23 +134,31 @@ def _refuse_programs(folder: Path | None) -> None:
     Raises:
         ValueError: a file outside the folder ``hydra`` has a key ``_target_``.
     """
-    for path in sorted(folder.rglob("*.yaml")) if folder is not None else ():
-        if path.relative_to(cast("Path", folder)).parts[0] != "hydra" and _names_program(path):
-            raise ValueError(f"{path}: has a key _target_, which names a program; only imports=[...] brings own code")
+    for place, folders, files in os.walk(folder) if folder is not None else ():
+        # Hidden folders hold no groups, but perhaps all of Python.
+        folders[:] = [name for name in folders if name[0] != "." and Path(place, name) != Path(folder or "", "hydra")]
+        for path in (Path(place, name) for name in files if name.endswith(".yaml")):
+            if _names_program(path):
+                what = "has a key _target_, which names a program"
+                raise ValueError(f"{path}: {what}; only imports=[...] brings own code")
 
 
 def _names_program(path: Path) -> bool:
     try:
-        found = [yaml.safe_load(path.read_bytes())]
+        text = path.read_bytes()
+        if b"_target_" not in text and b"\\" not in text:  # written out or with escapes; most files have neither
+            return False
+        found = [yaml.safe_load(text)]
     except (OSError, *_YAML_FAULTS):  # Hydra says what is wrong if it reads the file
         return False
+    seen = set[int]()  # a yaml can refer to itself
     for node in found:  # grows meanwhile
-        if isinstance(node, Mapping):
-            if "_target_" in node:
-                return True
-            found += node.values()
-        elif isinstance(node, list):
-            found += node
+        if id(node) in seen or not isinstance(node, Mapping | list):
+            continue
+        seen.add(id(node))
+        if "_target_" in node:
+            return True
+        found += node.values() if isinstance(node, Mapping) else node
     return False
 
 

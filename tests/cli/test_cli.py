@@ -281,7 +281,7 @@ def test_words_that_are_no_text_are_refused_before_anything_is_made(tmp_path):
     assert (ended.returncode, ended.stderr, list(tmp_path.iterdir())) == (2, wanted, [])
 
 
-@pytest.mark.parametrize("key", ["_target_", r'"\x5ftarget_"'])
+@pytest.mark.parametrize("key", ["_target_", r'"\x5ftarget_"', "around: &a [*a], _target_"])
 def test_a_yaml_that_names_a_program_is_refused(bnexp, tmp_path, monkeypatch, key):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my" / "experiment").mkdir(parents=True)
