@@ -76,6 +76,8 @@ def run(jobs: Sequence[Job], *, stop: Callable[[], bool], stacked: bool = False)
         folders = [holds.enter_context(open_folder(job, said)) for job in jobs]
         for job, goes_on in zip(jobs, resumed, strict=True):
             _require_untouched(job, goes_on=goes_on)
+            if not (job.fresh or goes_on):
+                _tell_lost(job)
         jobs = [replace(job, folder=folder, fresh=False) for job, folder in zip(jobs, folders, strict=True)]
         try:
             return _run_in_folders(jobs, setup, stop)
@@ -92,6 +94,13 @@ def _require_untouched(job: Job, *, goes_on: bool) -> None:
     """
     if not job.fresh and (already_done(job) is not None or checkpoint.exists(job.folder) != goes_on):
         raise ValueError(f"{job.folder}: another command has trained in it meanwhile; give this one again")
+
+
+def _tell_lost(job: Job) -> None:
+    """Warn of a run that had trained and has lost its checkpoints, so that it begins again."""
+    with contextlib.suppress(ValueError):  # nothing has begun here
+        if step := run_json.read(job.folder).get("step"):
+            log.warning("%s: was at step %d and has no checkpoint any more; trains from step 0", job.folder, step)
 
 
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:

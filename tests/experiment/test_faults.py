@@ -108,3 +108,15 @@ def test_a_pipe_in_the_place_of_a_plan_is_refused(bnexp, tmp_path, monkeypatch):
     answer = bnexp("resume", ".")
     assert answer.code == 2
     assert answer.err.startswith("bnexp: sweep.json: cannot be read (not a regular file")
+
+
+def test_a_run_that_has_lost_its_checkpoints_says_that_it_begins_again(tmp_path, caplog):
+    job, answers = Job(plain(composed(*SMALL_RUN)), tmp_path / "run", "test"), iter([False] * 3)
+    runs.run([job], stop=lambda: next(answers, True))
+    said = f"{job.folder}: was at step {run_json.read(job.folder)['step']} and has no checkpoint any more"
+    assert said not in caplog.text
+    for path in RunPaths(job.folder).checkpoints:
+        path.unlink()
+    runs.run([job], stop=lambda: False)
+    assert f"{said}; trains from step 0" in caplog.text
+    assert run_json.read(job.folder)["status"] == "finished"
