@@ -127,6 +127,10 @@ def test_raw_pixels_are_prepared_as_those_of_training(tmp_path):
     assert torch.equal(run.predict(raw.numpy()), run.predict(raw))
     with pytest.raises(ValueError, match=r"^images of type int64: expected uint8, pixels from 0 to 255, or floats"):
         run.predict(raw.long())
+    before, model = run.predict(raw), run.model().train()
+    assert torch.equal(run.predict(raw), before)
+    assert all(module.training for module in model.modules())
+    model.eval()
     whitened = bnexp.train(*words, "data.whiten=zca")
     with pytest.raises(ValueError, match=r"^data\.whiten=zca: raw images cannot be whitened"):
         whitened.predict(raw)

@@ -178,8 +178,9 @@ def _of_median(differences: Sequence[float], bounds: Bounds, resolution: float, 
 
 def _fitting(rules: Sequence[Rule], at: Callable[[float], Interval | HodgesLehmann]) -> Rule | None:
     """The first rule whose region holds the interval of its level."""
+    intervals = {level: at(level) for level in {rule.region.level for rule in rules}}
     for rule in rules:
-        interval = at(rule.region.level)
+        interval = intervals[rule.region.level]
         middle = interval.mean if isinstance(interval, Interval) else interval.estimate
         if interval.low is None or interval.high is None:
             return None

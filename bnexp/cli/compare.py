@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from bnexp.cli.output import answer
 from bnexp.compare import bands, figures, page
 from bnexp.compare.comparison import compare
 from bnexp.compare.tables import Comparison, document
+from bnexp.runs.storage import is_full
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +49,7 @@ def _write(options: argparse.Namespace, comparison: Comparison) -> None:
         if options.html is not None:
             page.write(options.html, comparison)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise
         raise ValueError(f"{error.filename}: cannot be written ({error.strerror}); give another place") from error
 

@@ -201,8 +201,8 @@ class BnexpSweeper(Sweeper):
             asked: the combinations that they come from, some of which may be the same job.
         """
         if len(jobs) < asked:
-            what = "values such as those of tags and notes make no job of their own"
-            print(f"{len(jobs)} of {asked} combinations are jobs, since {what}", file=sys.stderr)
+            what = "values given twice, and those of tags and notes, make no job of their own"
+            print(f"{asked} combinations are {len(jobs)} jobs: {what}", file=sys.stderr)
         return []
 
     def _local(self) -> dict[str, Any]:

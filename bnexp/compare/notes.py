@@ -17,16 +17,6 @@ from bnexp.runs.paths import METRICS
 from bnexp.runs.run_json import STATUSES
 
 
-def _of_changed_data(arms: Sequence[Arm]) -> str:
-    """The data sets whose images or labels differ between runs of the same settings of the data."""
-    found: dict[frozenset[tuple[str, Setting]], set[str]] = {}
-    for run in (run for arm in arms for run in arm.runs if run.fingerprint):
-        settings = frozenset((key, value) for key, value in run.settings.items() if key.startswith("data."))
-        found.setdefault(settings, set()).add(run.fingerprint)
-    changed = [dict(settings).get("data.name") for settings, prints in found.items() if len(prints) > 1]
-    return ", ".join(dict.fromkeys(f"data={show(name)}" for name in changed))
-
-
 def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Iterator[str]:
     """What the numbers are, and which runs are missing in them."""
     better = {True: ", larger is better", False: ", smaller is better", None: ""}[better_when_larger(metric)]
@@ -58,6 +48,16 @@ def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Itera
     cut = sum(not run.has_curve for arm in arms for run in arm.runs if run.status == "finished")
     if cut:
         yield f"Without {METRICS}, in the tables but not in the curves: {_runs(cut)}."
+
+
+def _of_changed_data(arms: Sequence[Arm]) -> str:
+    """The data sets whose images or labels differ between runs of the same settings of the data."""
+    found: dict[frozenset[tuple[str, Setting]], set[str]] = {}
+    for run in (run for arm in arms for run in arm.runs if run.fingerprint):
+        settings = frozenset((key, value) for key, value in run.settings.items() if key.startswith("data."))
+        found.setdefault(settings, set()).add(run.fingerprint)
+    changed = [dict(settings).get("data.name") for settings, prints in found.items() if len(prints) > 1]
+    return ", ".join(dict.fromkeys(f"data={show(name)}" for name in changed))
 
 
 def _pooled(arm: Arm) -> list[str]:

@@ -27,8 +27,8 @@ _ALWAYS = ("norm.name", "seed")
 
 def _progress(run: Run) -> str:
     """The status for people; with the step where the run is not over."""
-    is_over = run.status not in ("interrupted", "running") or not run.steps
-    return run.status if is_over else f"{run.status} at {run.step} of {run.steps}"
+    is_on_its_way = run.status in ("interrupted", "running") and run.steps
+    return f"{run.status} at {run.step} of {run.steps}" if is_on_its_way else run.status
 
 
 def when(started: str) -> str:

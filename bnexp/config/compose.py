@@ -134,9 +134,11 @@ def _refuse_programs(folder: Path | None) -> None:
     Raises:
         ValueError: a file outside the folder ``hydra`` has a key ``_target_``.
     """
-    for place, folders, files in os.walk(folder) if folder is not None else ():
+    if folder is None:
+        return
+    for place, folders, files in os.walk(folder):
         # Hidden folders hold no groups, but perhaps all of Python.
-        folders[:] = [name for name in folders if name[0] != "." and Path(place, name) != Path(folder or "", "hydra")]
+        folders[:] = [name for name in folders if name[0] != "." and Path(place, name) != folder / "hydra"]
         for path in (Path(place, name) for name in files if name.endswith(".yaml")):
             if _names_program(path):
                 what = "has a key _target_, which names a program"

@@ -26,7 +26,7 @@ def missing(what: str, name: str) -> ValueError:
     """Says that something needs an extra, and how to install it, with uv or pip, in a checkout.
 
     Args:
-        what: is not installed, or not possible without.
+        what: the module that is not there, or the setting that needs one.
         name: the extra.
     """
     return ValueError(f"{what}: not installed; uv run --extra {name} bnexp ..., or pip install -e '.[{name}]'")

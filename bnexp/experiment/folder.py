@@ -14,15 +14,15 @@ from pathlib import Path
 from bnexp.config.checks import RunFailedError
 from bnexp.experiment.job import Job
 from bnexp.runs.paths import RunPaths
-from bnexp.runs.storage import held, make_free, require_files
+from bnexp.runs.storage import held, is_full, make_free, require_files
 
 
 class StorageFailedError(RunFailedError):
     """A file could not be written in the middle of a run."""
 
 
-# What the system says of a disk, whichever program writes.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
+# What the system says of a disk that is not full, and still cannot be written.
+_BROKEN = (errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 def is_storage(error: BaseException, *folders: Path) -> bool:
@@ -30,7 +30,7 @@ def is_storage(error: BaseException, *folders: Path) -> bool:
     if not isinstance(error, OSError):
         return False
     inside = error.filename and any(Path(str(error.filename)).is_relative_to(folder) for folder in folders)
-    return error.errno in _OF_THE_DISK or bool(inside)
+    return is_full(error) or error.errno in _BROKEN or bool(inside)
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def open_folder(job: Job, said: Sequence[logging.LogRecord]) -> Iterator[Path]:
                 opened.push(lambda kind, error, where: _take_back(folder, error))
             handler = logging.FileHandler(RunPaths(folder).train_log, encoding="utf-8")
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise StorageFailedError(f"{folder}: {error.strerror}") from None
             raise ValueError(f"{folder}: cannot be written ({error.strerror})") from None
         opened.callback(_close, handler)

@@ -22,7 +22,7 @@ class Writers:
         begin: what each thread does first.
     """
 
-    def __init__(self, *, ahead: bool, begin: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, ahead: bool, begin: Callable[[], None] | None = None) -> None:
         self._ahead, self._threads = ahead, ThreadPoolExecutor(_MOST, initializer=begin)
         self._pending: list[Future[None]] = []
 

@@ -6,6 +6,7 @@ damaged: a folder that cannot be used becomes a ``Skip`` with a reason.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -223,7 +224,10 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
 
 def _status(folder: Path, word: str) -> str:
     """How a run ended, or ``running``; a run whose process is gone without a word was interrupted."""
-    return "interrupted" if word == "running" and not in_use(folder) else word
+    if word == "running":
+        with contextlib.suppress(OSError):  # a folder that cannot be opened cannot be asked
+            return word if in_use(folder) else "interrupted"
+    return word
 
 
 def _words(value: Any) -> tuple[str, ...]:

@@ -64,6 +64,11 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the user's share of it, has no room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def make_free(folder: Path) -> Path:
     """Make a folder that nobody has made before: the given one, or the next of ``folder-2``, ``folder-3``, ...
 

@@ -305,7 +305,7 @@ def test_a_sweep_of_very_many_jobs_is_refused_before_they_are_made(bnexp, tmp_pa
 def test_values_that_make_no_job_are_told(bnexp, tmp_path):
     answer = bnexp("train", "-m", *SMALL_RUN, "steps=1", "tags=[a],[b]", f"hydra.sweep.dir={tmp_path / 's'}")
     assert answer.code == 0
-    assert "1 of 2 combinations are jobs, since values such as those of tags and notes make no job" in answer.err
+    assert "2 combinations are 1 jobs: values given twice, and those of tags and notes, make no job of" in answer.err
 
 
 def test_an_empty_place_is_refused(bnexp, run_folder):

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import SMALL_RUN, composed, start
 
+from bnexp import __version__
 from bnexp.config.checks import RunFailedError
 from bnexp.config.compose import plain
 from bnexp.experiment import run as runs
 from bnexp.experiment.folder import StorageFailedError, is_storage, open_folder
 from bnexp.experiment.job import Job
-from bnexp.runs import run_json
+from bnexp.runs import collect, run_json
 from bnexp.runs.paths import RunPaths, SweepPaths
 
 
@@ -120,3 +121,26 @@ def test_a_run_that_has_lost_its_checkpoints_says_that_it_begins_again(tmp_path,
     runs.run([job], stop=lambda: False)
     assert f"{said}; trains from step 0" in caplog.text
     assert run_json.read(job.folder)["status"] == "finished"
+
+
+def test_a_run_that_goes_on_with_another_version_says_so(tmp_path, caplog):
+    job, answers = Job(plain(composed(*SMALL_RUN)), tmp_path / "run", "test"), iter([False] * 3)
+    runs.run([job], stop=lambda: next(answers, True))
+    facts = json.loads(RunPaths(job.folder).run_json.read_text())
+    facts["provenance"]["bnexp"] = "0.0.1"
+    del facts["digest"]
+    RunPaths(job.folder).run_json.write_text(json.dumps(facts))
+    runs.run([job], stop=lambda: False)
+    assert (
+        f"{job.folder}: changed since the run began, last bits may differ: bnexp 0.0.1 -> {__version__}" in caplog.text
+    )
+
+
+def test_a_folder_that_cannot_be_opened_is_read_all_the_same(tmp_path, monkeypatch):
+    job, answers = Job(plain(composed(*SMALL_RUN)), tmp_path / "run", "test"), iter([False] * 3)
+    runs.run([job], stop=lambda: next(answers, True))
+    facts = json.loads(RunPaths(job.folder).run_json.read_text()) | {"status": "running"}
+    del facts["digest"]
+    RunPaths(job.folder).run_json.write_text(json.dumps(facts))
+    monkeypatch.setattr(collect, "in_use", lambda folder: os.open(tmp_path / "nowhere", os.O_RDONLY))
+    assert collect.read(job.folder).status == "running"

@@ -228,10 +228,11 @@ def _history(result: Result) -> Iterator[str]:
 
 def _made(reading: Reading, place: Place) -> Iterator[Block]:
     claim, result = reading.claim, reading.result
-    yield Heading(2, "Declarations and changes")
     if claim.changes:
-        yield Text("The first of these sentences tell what was changed after results had been seen, and why.")
-    yield Items([*(f"{change.date}: {change.what} ({change.why})" for change in claim.changes), *_history(result)])
+        yield Heading(2, "Changed after results were seen")
+        yield Items([f"{change.date}: {change.what} ({change.why})" for change in claim.changes])
+    yield Heading(2, "When it was declared")
+    yield Items([*_history(result)])
     yield Heading(2, "How to run it")
     tuning = f" and {len(result.tuning_seeds)} for tuning" if result.tuning_seeds else ""
     failed = f", {result.failed} of them failed" if result.failed else ""

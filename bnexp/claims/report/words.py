@@ -198,7 +198,7 @@ def unit(claim: Claim, test: TestResult) -> str:
     if not in_points(test):
         return ""
     measure, reduce = claim.tests[test.test].measure, claim.tests[test.test].reduce
-    differs = measure.minus is not None or (reduce is not None and reduce.kind in ("range", "slope"))
+    differs = measure.minus is not None or (reduce is not None and reduce.kind != "at_best")
     return " points" if differs else " %"
 
 
