@@ -31,13 +31,11 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from bnexp.config import names, words
+from bnexp.config import names, own_folder, words
 from bnexp.config.checks import near_miss, unknown
 from bnexp.config.descriptions import other_names
+from bnexp.config.own_folder import YAML_FAULTS
 from bnexp.config.schema import LISTS, TrainConfig, completed, flat, from_dict, to_dict
-
-# Errors of a damaged yaml file that Hydra does not catch.
-_YAML_FAULTS = (yaml.YAMLError, UnicodeDecodeError)
 
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
@@ -115,53 +113,18 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
     before, sys.argv = sys.argv, ["bnexp", *words.taken_literally(arguments)]
     try:
         folder = _config_dir(arguments)
-        _refuse_programs(folder)
+        if folder is not None:
+            own_folder.refuse_programs(folder)
         hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_in_one_line(error, arguments, configs)) from None
-    except _YAML_FAULTS as error:
+    except YAML_FAULTS as error:
         raise ValueError(_yaml_fault(error, folder)) from None
     finally:
         sys.argv = before
     return 0
-
-
-def _refuse_programs(folder: Path | None) -> None:
-    """Refuse yaml files that name a program: Hydra would call it. Those of its launchers are chosen by their names.
-
-    Raises:
-        ValueError: a file outside the folder ``hydra`` has a key ``_target_``.
-    """
-    if folder is None:
-        return
-    for place, folders, files in os.walk(folder):
-        # Hidden folders hold no groups, but perhaps all of Python.
-        folders[:] = [name for name in folders if name[0] != "." and Path(place, name) != folder / "hydra"]
-        for path in (Path(place, name) for name in files if name.endswith(".yaml")):
-            if _names_program(path):
-                what = "has a key _target_, which names a program"
-                raise ValueError(f"{path}: {what}; only imports=[...] brings own code")
-
-
-def _names_program(path: Path) -> bool:
-    try:
-        text = path.read_bytes()
-        if b"_target_" not in text and b"\\" not in text:  # written out or with escapes; most files have neither
-            return False
-        found = [yaml.safe_load(text)]
-    except (OSError, *_YAML_FAULTS):  # Hydra says what is wrong if it reads the file
-        return False
-    seen = set[int]()  # a yaml can refer to itself
-    for node in found:  # grows meanwhile
-        if id(node) in seen or not isinstance(node, Mapping | list):
-            continue
-        seen.add(id(node))
-        if "_target_" in node:
-            return True
-        found += node.values() if isinstance(node, Mapping) else node
-    return False
 
 
 def _config_dir(arguments: list[str]) -> Path | None:
@@ -189,7 +152,7 @@ def _yaml_fault(error: Exception, folder: Path | None) -> str:
         with contextlib.suppress(OSError):
             try:
                 yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError):
+            except YAML_FAULTS:
                 return f"{path}: not valid yaml text"
     return f"{folder or 'configs'}: a yaml file there cannot be read ({str(error).partition(chr(10))[0]})"
 

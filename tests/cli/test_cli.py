@@ -281,18 +281,72 @@ def test_words_that_are_no_text_are_refused_before_anything_is_made(tmp_path):
     assert (ended.returncode, ended.stderr, list(tmp_path.iterdir())) == (2, wanted, [])
 
 
-@pytest.mark.parametrize("key", ["_target_", r'"\x5ftarget_"', "around: &a [*a], _target_"])
-def test_a_yaml_that_names_a_program_is_refused(bnexp, tmp_path, monkeypatch, key):
+_PROGRAM = "torch.utils.collect_env.run, command: touch PWNED"
+_FORMATTER = f"{{version: 1, root: {{level: INFO}}, formatters: {{x: {{(): {_PROGRAM}}}}}}}"
+_NAMES_ONE = "has a key _target_, which names a program; only imports=[...] brings own code"
+_TYPED = "a file can set mode, run, sweep, sweeper of Hydra, all else is typed"
+_GLOBAL = "# @package _global_\nsteps: 2\n"
+_PROGRAMS = {
+    "callback": ("experiment/x.yaml", f"{_GLOBAL}hydra: {{callbacks: {{x: {{_target_: {_PROGRAM}}}}}}}", _NAMES_ONE),
+    "escaped": ("experiment/x.yaml", f'{_GLOBAL}a: {{"\\x5ftarget_": {_PROGRAM}}}', _NAMES_ONE),
+    "in a circle": ("experiment/x.yaml", f"{_GLOBAL}a: &a {{b: *a, c: [{{_target_: {_PROGRAM}}}]}}", _NAMES_ONE),
+    "in a launcher": ("hydra/launcher/local.yaml", f"setup: {{_target_: {_PROGRAM}}}", _NAMES_ONE),
+    "logger": (
+        "experiment/x.yaml",
+        f"{_GLOBAL}hydra: {{job_logging: {_FORMATTER}}}",
+        f"sets hydra.job_logging; {_TYPED}",
+    ),
+    "variable": ("experiment/x.yaml", f"{_GLOBAL}hydra: {{job: {{env_set: {{A: b}}}}}}", f"sets hydra.job; {_TYPED}"),
+    "all of Hydra": ("experiment/x.yaml", f"{_GLOBAL}hydra: ${{a}}", f"sets hydra.hydra; {_TYPED}"),
+    "package": (
+        "experiment/x.yaml",
+        f"# @package hydra.job_logging\n{_FORMATTER}",
+        "its package is Hydra's own; a file of yours can have _global_ or its group",
+    ),
+    "package of another file": (
+        "experiment/x.yaml",
+        f"{_GLOBAL}defaults: [/seeds@_global_.hydra.job_logging: many]",
+        "chooses /seeds@_global_.hydra.job_logging; a file can choose hydra/sweeper, all else of Hydra is typed",
+    ),
+    "launcher": (
+        "experiment/x.yaml",
+        f"{_GLOBAL}defaults: [override /hydra/launcher: slurm]",
+        "chooses override /hydra/launcher; a file can choose hydra/sweeper, all else of Hydra is typed",
+    ),
+    "Hydra's group": (
+        "hydra/job_logging/none.yaml",
+        _FORMATTER,
+        "of Hydra's own groups only launcher and sweeper can have files of yours",
+    ),
+    "module": (
+        "experiment/x.yaml",
+        f"{_GLOBAL}imports: [evil]",
+        "sets imports; modules are programs, so they are named where you type: imports=[...]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "text", "said"), _PROGRAMS.values(), ids=_PROGRAMS)
+def test_a_yaml_that_could_run_a_program_is_refused(bnexp, tmp_path, monkeypatch, file, text, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "evil.py").write_text("open('PWNED', 'w').close()")
+    (path := tmp_path / "my" / file).parent.mkdir(parents=True)
+    path.write_text(text)
+    experiment = ["experiment=x"] if "experiment" in file else []
+    answer = bnexp("train", "--config-dir", "my", *SMALL_RUN, *experiment)
+    assert (answer.code, answer.complaint) == (2, f"bnexp: my/{file}: {said}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.py", "my"]
+
+
+def test_a_yaml_of_ones_own_may_make_a_sweep(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my" / "experiment").mkdir(parents=True)
-    callback = f"{{{key}: torch.utils.collect_env.run, command: touch PWNED}}"
-    text = f"# @package _global_\nsteps: 2\nhydra: {{callbacks: {{x: {callback}}}}}\n"
+    sweep = "{mode: MULTIRUN, sweep: {dir: s}, sweeper: {params: {seed: 'range(2)'}}}"
+    text = f"{_GLOBAL}defaults: [override /hydra/sweeper: grid]\nhydra: {sweep}"
     (tmp_path / "my" / "experiment" / "x.yaml").write_text(text)
     answer = bnexp("train", "--config-dir", "my", *SMALL_RUN, "experiment=x")
-    wanted = (
-        "bnexp: my/experiment/x.yaml: has a key _target_, which names a program; only imports=[...] brings own code"
-    )
-    assert (answer.code, answer.complaint, [path.name for path in tmp_path.iterdir()]) == (2, wanted, ["my"])
+    assert (answer.code, answer.err.count("finished")) == (0, 2), answer.err
 
 
 def test_a_sweep_of_very_many_jobs_is_refused_before_they_are_made(bnexp, tmp_path, monkeypatch):
