@@ -12,6 +12,8 @@ from bnexp.config.checks import Positive, Range, checked
 from bnexp.config.shipped import configs_folder
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from bnexp.config.schema import TrainConfig
     from bnexp.experiment.bench import Bench
 
@@ -72,7 +74,7 @@ def _composed(words: list[str]) -> TrainConfig:
     """The config of one run from words, as ``bnexp train`` composes it."""
     from bnexp.config import compose
 
-    configs: list[TrainConfig] = []
+    configs: list[DictConfig] = []
     words = ["hydra.mode=RUN", *words]  # presets may be sweeps
-    compose.run_hydra(lambda config: configs.append(compose.plain(config)), words, configs_folder())
-    return configs[0]
+    compose.run_hydra(configs.append, words, configs_folder())
+    return compose.plain(configs[0])

@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
@@ -71,6 +71,21 @@ class Tag:
         return "a word of letters, digits, dots, dashes and underscores"
 
 
+@dataclass(frozen=True)
+class NotEmpty:
+    """A list with something in it."""
+
+    def __contains__(self, value: list[Any]) -> bool:
+        return len(value) > 0
+
+    def __str__(self) -> str:
+        return "a list of one item or more"
+
+
+Limit = Range | OneOf | Tag | NotEmpty
+_FAULTS = {Tag: "no tag", NotEmpty: "empty"}
+_Item = TypeVar("_Item")
+Some = Annotated[list[_Item], NotEmpty()]
 Positive = Annotated[int, Range(least=1, most=10**9)]
 # Units of a layer, and layers one after another: beyond these, no machine could build the network in reasonable time.
 Width = Annotated[int, Range(least=1, most=10**6)]
@@ -133,7 +148,7 @@ def checked(setting: str, value: Any, annotation: Any) -> Any:
             inner = limits[0]
         value = checked(setting, value, inner)
         for limit in limits:
-            if isinstance(limit, Range | OneOf | Tag) and value is not None:
+            if isinstance(limit, Limit) and value is not None:
                 _check_limit(setting, value, limit)
         return value
     if get_origin(annotation) in (Union, types.UnionType):
@@ -151,11 +166,11 @@ def checked(setting: str, value: Any, annotation: Any) -> Any:
     return _checked_plain(setting, value, annotation)
 
 
-def _check_limit(setting: str, value: Any, limit: Range | OneOf | Tag) -> None:
+def _check_limit(setting: str, value: Any, limit: Limit) -> None:
     if isinstance(limit, OneOf) and value not in limit:
         raise unknown(setting, value, limit.choices)
     if value not in limit:
-        fault = "no tag" if isinstance(limit, Tag) else "out of range"
+        fault = _FAULTS.get(type(limit), "out of range")
         raise ValueError(f"{setting}={value}: {fault}; allowed is {limit}")
 
 

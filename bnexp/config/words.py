@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from bnexp.config import names
 from bnexp.config.checks import near_miss, unknown
-from bnexp.config.schema import TrainConfig
+from bnexp.config.schema import LISTS, TrainConfig
 
 FLAGS = (
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
@@ -31,6 +31,7 @@ _GRAMMAR = re.compile(r"[\\'\"$,(){}\[\]]")
 # What Hydra reads without quotes; and a value that has quotes.
 _PLAIN = re.compile(r"(?! )[\w /+.%*@?|:,(){}\[\]=-]*(?<! )", re.ASCII)
 _QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
+_NO_NAME = re.compile(r"[\[,]\s*([\d.+-][\w.+-]*|true|false|null)\s*[,\]]", re.IGNORECASE)  # in a list
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\s*\.\s*(env|\$)")
 
 
@@ -85,6 +86,8 @@ def refuse(arguments: list[str]) -> None:
         key = key.lstrip("+")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and equals and value.strip("'\" ") in ("", "null"):
             raise ValueError(f"{argument}: expected a folder")
+        if key in LISTS and (found := _NO_NAME.search(value)):
+            raise ValueError(f"{argument}: {found[1]} is no name; bnexp list {key} shows the names")
         if key in _FIXED and value.lower() != _FIXED[key][0]:
             allowed, why = _FIXED[key]
             raise ValueError(f"{argument}: not allowed ({why}; allowed: {key}={allowed})")

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bnexp.config.checks import Positive, PositiveFloat
+from bnexp.config.checks import Positive, PositiveFloat, Some
 from bnexp.evaluations.base import EVALUATIONS, Condition, Pixels
 from bnexp.norms.base import per_channel
 from bnexp.randomness import derive, uniform
@@ -67,7 +67,7 @@ def input_gradient(population: Population, x_MB: Tensor, y_MB: Tensor) -> Tensor
 
 
 @EVALUATIONS.register("fgsm")
-def fgsm(pixels: Pixels, *, epsilons: list[PositiveFloat], units: Units) -> list[Condition]:
+def fgsm(pixels: Pixels, *, epsilons: Some[PositiveFloat], units: Units) -> list[Condition]:
     """The fast gradient sign method: x + epsilon * sign(dL/dx) (Goodfellow et al. 2015).
 
     Names of metrics have the epsilon, as ``test/accuracy_fgsm0.05`` has.
@@ -87,7 +87,7 @@ def fgsm(pixels: Pixels, *, epsilons: list[PositiveFloat], units: Units) -> list
 def pgd(
     pixels: Pixels,
     *,
-    epsilons: list[PositiveFloat],
+    epsilons: Some[PositiveFloat],
     steps: Positive,
     rate: PositiveFloat,
     random_start: bool,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bnexp.config.checks import require_groups
+from bnexp.config.checks import Some, require_groups
 from bnexp.config.metrics import Statistics, statistics_of
 from bnexp.config.registry import Registry
 from bnexp.data import Data
@@ -41,9 +41,9 @@ class Measured:
             the expected calibration error with 15 intervals.
     """
 
-    splits: list[SplitName]
-    statistics: list[str]
-    quantities: list[Quantity]
+    splits: Some[SplitName]
+    statistics: Some[str]
+    quantities: Some[Quantity]
 
 
 # Builders are called with the ``Pixels`` of a run's data, and return ``Condition``s.

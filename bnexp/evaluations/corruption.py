@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp.config.checks import Range
+from bnexp.config.checks import Range, Some
 from bnexp.evaluations.base import EVALUATIONS, Condition, Pixels
 from bnexp.randomness import generator
 
@@ -80,7 +80,7 @@ def _changed(kind: Kind, strength: float, pixels: Tensor) -> Tensor:
 
 
 @EVALUATIONS.register("corruption")
-def corruption(pixels: Pixels, *, kinds: list[Kind], severities: list[Severity]) -> list[Condition]:
+def corruption(pixels: Pixels, *, kinds: Some[Kind], severities: Some[Severity]) -> list[Condition]:
     """Corrupted images; names of metrics have kind and severity, as ``test/accuracy_noise3`` has.
 
     The functions of this module, with the strengths of CIFAR-10-C (Hendrycks & Dietterich 2019), on pixels between 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from bnexp.config.checks import Range
+from bnexp.config.checks import Range, Some
 from bnexp.evaluations.base import EVALUATIONS, Condition, Pixels
 
 Labels = list[Annotated[int, Range(least=0)]]
 
 
 @EVALUATIONS.register("tasks")
-def tasks(pixels: Pixels, *, tasks: list[Labels]) -> list[Condition]:
+def tasks(pixels: Pixels, *, tasks: Some[Labels]) -> list[Condition]:
     """The images of some classes, answered among these classes; metrics are called ``test/accuracy_task1``.
 
     Continual learning calls this the accuracy of a known task (van de Ven & Tolias 2019: task-incremental): the

@@ -65,7 +65,7 @@ def import_modules(names: Sequence[str]) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise _no_module(name, str(error.name)) from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)
             place = f"{frames[-1].filename}:{frames[-1].lineno}"
             raise ValueError(f"imports=[{name}]: {place}: {type(error).__name__}: {error}") from None

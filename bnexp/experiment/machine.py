@@ -47,7 +47,7 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether what failed needed more memory than the device has; CUDA, its libraries and a CPU say so differently.
 
     torch raises its ``OutOfMemoryError`` only for tensors. Where CUDA starts a graph, or cuBLAS and cuDNN make their

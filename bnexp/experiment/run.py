@@ -113,7 +113,7 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool])
             open_books.callback(book.close)
         try:
             return _keep_records(jobs, setup, books, writers, stop)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a module of the user's may call sys.exit
             if _can_go_on(error, jobs):
                 for book in books:
                     _record_stop(book, setup)
@@ -133,7 +133,7 @@ def _writers(device: torch.device) -> Writers:
     return Writers(ahead=True, begin=partial(torch.cuda.set_device, device))
 
 
-def _can_go_on(error: Exception, jobs: Sequence[Job]) -> bool:
+def _can_go_on(error: BaseException, jobs: Sequence[Job]) -> bool:
     """Whether the runs can be resumed: after a full disk, or in a smaller stack."""
     return is_storage(error, *(job.folder for job in jobs)) or (is_out_of_memory(error) and len(jobs) > 1)
 
@@ -220,7 +220,7 @@ def _record_stop(book: Logbook, setup: Setup) -> None:
             book.update("interrupted", step=setup.training.progress.step)
 
 
-def _record_failure(book: Logbook, error: Exception) -> None:
+def _record_failure(book: Logbook, error: BaseException) -> None:
     """Record a failure as well as the disk allows."""
     lines = traceback.format_exception(error)
     with contextlib.suppress(OSError):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from bnexp.config.checks import Width
+from bnexp.config.checks import Some, Width
 from bnexp.models.unit import MODELS, Units, image_shape, named
 
 # Global average pooling leaves one number a channel; flattening keeps all positions.
@@ -15,7 +15,7 @@ Head = Literal["pool", "flatten"]
 
 @MODELS.register("cnn")
 def cnn(
-    shape: tuple[int, ...], classes: int, units: Units, *, widths: list[Width], kernel: Width, head: Head
+    shape: tuple[int, ...], classes: int, units: Units, *, widths: Some[Width], kernel: Width, head: Head
 ) -> nn.Module:
     """Convolutional units of stride 2 and a linear head, without pooling in between (Springenberg et al. 2015).
 
@@ -26,11 +26,9 @@ def cnn(
             channel, and pooling keeps nothing but this mean: instance norm needs ``flatten``.
 
     Raises:
-        ValueError: an even kernel, or no widths.
+        ValueError: an even kernel.
     """
     channels, height, side = image_shape("cnn", shape)
-    if not widths:
-        raise ValueError(f"model.widths={widths}: expected channels of one unit at least, such as [16,32,32]")
     if kernel % 2 == 0:
         raise ValueError(f"model.kernel={kernel}: even kernels have no middle; allowed are 1, 3, 5 and so on")
     layers: dict[str, nn.Module] = {}

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bnexp.config.checks import PositiveFloat, Some
 from bnexp.probes.base import PROBES, Moment, Probe, Values, flat, l2_norm
 from bnexp.probes.gradients import loss_and_gradient
 from bnexp.probes.invariance import scale_invariant
@@ -86,7 +87,7 @@ class Landscape(Probe):
 
 
 @PROBES.register("landscape")
-def landscape(model: nn.Module, images: Tensor, *, steps: list[float], unit: Unit) -> Probe:
+def landscape(model: nn.Module, images: Tensor, *, steps: Some[PositiveFloat], unit: Unit) -> Probe:
     """The loss L of the step's batch and its gradient at theta - t g, g the gradient at theta, for several lengths t.
 
     ``loss_min``, ``loss_max``: the range of L(theta - t g); ``predictiveness``: ||grad L(theta - t g) - g||, its
@@ -101,10 +102,5 @@ def landscape(model: nn.Module, images: Tensor, *, steps: list[float], unit: Uni
         steps: how far. Each costs a forward and a backward pass, and again as much for ``beta_invariant``.
         unit: what ``steps`` are given in. ``lr``: t in multiples of the step's learning rate. ``distance``: how far the
             parameters move, ||t g||; it is the same for networks whose learning rates and gradients differ.
-
-    Raises:
-        ValueError: the list is empty, or a length is not above 0.
     """
-    if not steps or min(steps) <= 0:
-        raise ValueError(f"probes.landscape.steps={steps}: expected lengths, each above 0")
     return Landscape(model, images, steps, unit)

@@ -34,6 +34,9 @@ WRONG = {
     "--confg-dir=x": "did you mean --config-dir?",
     "imports=[my] norm=mine": "needs its options in FOLDER/norm/mine.yaml, and --config-dir FOLDER",
     "norm=": "norm=: not known (allowed: batch_renorm, bn,",
+    "probes=[1,2]": "probes=[1,2]: 1 is no name; bnexp list probes shows the names",
+    "evaluations=[clean,TRUE]": "TRUE is no name; bnexp list evaluations shows the names",
+    "evaluations=[fgsm] evaluations.fgsm.epsilons=[]": "epsilons=[]: empty; allowed is a list of one item or more",
     "norm.grops=4": "norm.grops: there is no such setting",
     "norm=gn norm.grops=4": "did you mean norm.groups?",
     "+norm.grops=4": "norm.grops: bn has no such option",
@@ -545,6 +548,13 @@ def test_a_users_norm_is_told_what_it_lacks(bnexp, tmp_path, monkeypatch, words,
     with NORMS.temporarily():
         assert said in bnexp("train", "--config-dir", "my", *words.split(), *SMALL).complaint
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_module_that_ends_python_is_told(bnexp, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "my_exit.py").write_text("import sys\nsys.exit(0)\n")
+    answer = bnexp("train", *SMALL, "imports=[my_exit]")
+    assert (answer.code, answer.complaint) == (2, f"bnexp: imports=[my_exit]: {tmp_path}/my_exit.py:2: SystemExit: 0")
 
 
 @pytest.mark.parametrize("place", [".", "/proc"])

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from bnexp.config.checks import Fraction, NonNegative, OneOf, Positive, PositiveFloat, Range, checked, near_miss
+from bnexp.config.checks import Fraction, NonNegative, OneOf, Positive, PositiveFloat, Range, Some, checked, near_miss
 
 Side = Annotated[str, OneOf(("before", "after"))]
 Maybe = Annotated[int | None, Range(least=1)]
@@ -27,6 +27,7 @@ Ratios = list[Annotated[float, Range(above=0, below=1)]]
         ("tf", Literal["torch", "tf"], "tf"),
         ([0.25, 0.5], Ratios, [0.25, 0.5]),
         ([], Ratios, []),
+        ([1], Some[int], [1]),
         ([1, 2], list[float], [1.0, 2.0]),
         ({"name": "bn"}, dict[str, Any], {"name": "bn"}),
         (1, Positive, 1),
@@ -51,6 +52,8 @@ def test_a_good_value_comes_back_in_the_annotated_type(value, annotation, taken)
         (1.0, int, "x=1.0: expected a whole number"),
         ("1", int, "x=1: expected a whole number"),
         ("1e-5", float, "x=1e-5: expected a number"),
+        ([], Some[int], "x=[]: empty; allowed is a list of one item or more"),
+        ([0.5], Some[int], "x=0.5: expected a whole number"),
         (1, str, "x=1: expected a word"),
         (None, int, "x=null: expected a whole number"),
         (None, Positive, "x=null: expected a whole number"),

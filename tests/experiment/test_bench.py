@@ -24,6 +24,7 @@ WRONG = {
     "--sizes 1": "--sizes: none is possible; batch_size=1: norm=bn: an input of shape [1, 16] gives one value",
     "-m norm=bn": "bench: unrecognized arguments: -m",
     "norm=bx": "norm=bx: not known; did you mean bn?",
+    "batch_size=0": "batch_size=0: out of range",
     "compile=true": "compile=true: torch.compile stops recompiling",
 }
 
@@ -216,6 +217,7 @@ def test_wrong_input_costs_one_line_and_leaves_nothing(bnexp, tmp_path, monkeypa
     answer = bnexp("bench", *SMALL, *words.split(" "))
     assert (answer.code, answer.out) == (2, "")
     assert WRONG[words] in answer.err.splitlines()[-1]
+    assert "Error executing job" not in answer.err  # Hydra's line of its own
     assert list(tmp_path.iterdir()) == []
 
 

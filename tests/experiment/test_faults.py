@@ -32,13 +32,16 @@ def test_only_the_disk_and_the_runs_own_files_count_as_storage(tmp_path):
     assert not is_storage(ValueError("words"))
 
 
-def test_a_norm_that_lacks_a_file_fails_its_run_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "fault", [FileNotFoundError(errno.ENOENT, "No such file or directory", "/nowhere/table.txt"), SystemExit(0)]
+)
+def test_a_fault_of_a_norm_fails_its_run_alone(tmp_path, monkeypatch, fault):
     def train(*_: object, **__: object) -> Iterator[object]:
-        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/nowhere/table.txt")
+        raise fault
 
     monkeypatch.setattr(runs, "train", train)
     job = Job(plain(composed(*SMALL_RUN)), tmp_path / "run", "test")
-    with pytest.raises(RunFailedError, match="FileNotFoundError") as found:
+    with pytest.raises(RunFailedError, match=type(fault).__name__) as found:
         runs.run([job], stop=lambda: False)
     assert not isinstance(found.value, StorageFailedError)
     assert run_json.read(tmp_path / "run")["status"] == "failed"

@@ -52,7 +52,7 @@ def test_cnn_halves_the_sides_and_counts_its_parameters(head, inputs):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"widths": []}, r"model.widths=\[\]: expected channels"),
+        ({"widths": []}, r"model.widths=\[\]: empty"),
         ({"widths": [8, 0]}, r"model.widths=0: out of range; allowed is at least 1"),
         ({"kernel": 4}, "model.kernel=4: even kernels"),
     ],
