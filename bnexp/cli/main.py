@@ -16,6 +16,7 @@ from bnexp import __version__
 from bnexp.cli.commands import command
 from bnexp.cli.output import drop, require_streams, say
 from bnexp.config.checks import RunFailedError
+from bnexp.config.names import printable
 
 HELP = """\
 bnexp: a command-line laboratory for normalization in neural networks
@@ -106,7 +107,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _one_line(text: str, code: int) -> int:
-    print("bnexp: " + " ".join(text.split()), file=sys.stderr)
+    print("bnexp: " + printable(" ".join(text.split())), file=sys.stderr)
     return code
 
 

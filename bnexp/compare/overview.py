@@ -132,7 +132,7 @@ def single(folder: Path) -> Document:
     assert isinstance(run, Run)
     differs = changed(completed(facts["config"]))
     shown = [f"{short(key)}={show(value)} ({show(usual)})" for key, (value, usual) in differs.items()]
-    rows: list[Row] = [
+    rows = [
         ["status", _progress(run)],
         ["started", when(run.started)],
         ["command", command(facts)],
@@ -142,8 +142,9 @@ def single(folder: Path) -> Document:
         ["trained", _trained(run, facts)],
         ["failure", str((facts.get("failure") or {}).get("reason", ""))],
     ]
-    goes_on: list[Row] = [["go on" if index == 0 else "", line] for index, line in enumerate(_next(run, facts))]
-    table = Table(["run", str(folder)], [row for row in rows if row[1]] + goes_on)
+    goes_on = [["go on" if index == 0 else "", line] for index, line in enumerate(_next(run, facts))]
+    told: list[Row] = [[label, show(text)] for label, text in rows + goes_on if text]
+    table = Table(["run", show(folder)], told)
     results = _results(facts)
     return Document([table, *([results] if results.rows else [])], results, without_nan(_facts(run, facts, differs)))
 

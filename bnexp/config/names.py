@@ -54,6 +54,11 @@ def shortened(name: str, width: int) -> str:
     return name[: max(0, width - 3 - end)] + "..." + name[len(name) - end :]
 
 
+def printable(text: str) -> str:
+    """A text on one line, in which marks that a terminal would obey are spelled out."""
+    return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
+
+
 def quoted(text: str) -> str:
     """Quote a value so that Hydra's grammar reads exactly this text."""
     assert "\\" not in text

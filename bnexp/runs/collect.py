@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bnexp.config.metrics import metric_of
+from bnexp.config.names import printable
 from bnexp.config.schema import completed, flat, with_older_words
 from bnexp.runs import run_json, sweep_json
 from bnexp.runs.metrics import FINITE, is_finite
@@ -106,8 +107,7 @@ def show(value: Any) -> str:
     """A setting's value as the user types it, on one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return printable(str(value))
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[Run], list[Skip]]:

@@ -329,6 +329,10 @@ _PROGRAMS = {
 }
 
 
+def test_a_complaint_spells_out_marks_that_move_a_terminal(bnexp):
+    assert bnexp("show", "a\x1b[31m\u00fc").complaint == "bnexp: a\\x1b[31mü: there is no such folder"
+
+
 @pytest.mark.parametrize(("file", "text", "said"), _PROGRAMS.values(), ids=_PROGRAMS)
 def test_a_yaml_that_could_run_a_program_is_refused(bnexp, tmp_path, monkeypatch, file, text, said):
     monkeypatch.chdir(tmp_path)
