@@ -9,9 +9,10 @@ from pathlib import Path
 
 from bnexp.cli.arguments import parser, take_format, take_selection, whole
 from bnexp.cli.output import answer, say
-from bnexp.compare.lookup import instead, resolve, selected
+from bnexp.compare.lookup import resolve, selected
 from bnexp.compare.notes import about_set_aside, about_skips
 from bnexp.compare.overview import listing
+from bnexp.config.checks import instead
 from bnexp.config.metrics import larger_is_better
 from bnexp.runs.arms import natural
 from bnexp.runs.collect import Run, collect

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bnexp.compare.effects import choosable, choose, describe, pair
-from bnexp.compare.lookup import instead, resolve, selected
+from bnexp.compare.lookup import resolve, selected
 from bnexp.compare.notes import (
     about_divergence,
     about_edges,
@@ -23,6 +23,7 @@ from bnexp.compare.notes import (
     about_working,
 )
 from bnexp.compare.tables import Comparison, Row
+from bnexp.config.checks import instead
 from bnexp.runs.arms import group
 from bnexp.runs.collect import Run, collect, newest, short, show
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from bnexp.compare.lookup import agrees, assignments, instead
+from bnexp.compare.lookup import agrees, assignments
 from bnexp.compare.statistics import Interval, columns, holm, mean_interval, paired
 from bnexp.compare.tables import Row
 from bnexp.compare.working import WITHIN, largest_working, on_validation, working, works_by
+from bnexp.config.checks import instead
 from bnexp.config.metrics import larger_is_better, metric_of
 from bnexp.runs.arms import Arm, group, known
 from bnexp.runs.collect import Run, Setting, short, show

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from bnexp.config.checks import near_miss
+from bnexp.config.checks import instead
 from bnexp.config.schema import SET_ASIDE
 from bnexp.runs.collect import Run, Setting, short, show
 
@@ -22,12 +22,6 @@ def resolve(option: str, key: str, runs: Iterable[Run]) -> str:
         if path in paths:
             return path
     raise ValueError(f"{option}={key}: these runs have no such setting{instead(key, [short(path) for path in paths])}")
-
-
-def instead(word: str, allowed: Sequence[str], most: int = 12) -> str:
-    """What could have been meant, for the end of a message."""
-    more = f" and {len(allowed) - most} more" if len(allowed) > most else ""
-    return f"{near_miss(word, allowed)} (there are: {', '.join(allowed[:most])}{more})"
 
 
 def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> dict[str, str]:

@@ -109,6 +109,13 @@ def near_miss(word: str, known: Iterable[str], also: Mapping[str, str] | None = 
     return f"; did you mean {meant[close[0]]}?" if close else ""
 
 
+def instead(word: str, known: Iterable[str], most: int = 12) -> str:
+    """What could have been meant, for the end of a message; the measurements of probes, which are many, last."""
+    known = sorted(dict.fromkeys(known), key=lambda each: each.startswith("probe/"))
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return f"{near_miss(word, known)} (there are: {', '.join(known[:most])}{more})"
+
+
 def unknown(setting: str, word: str, known: Iterable[str], also: Mapping[str, str] | None = None) -> ValueError:
     """The error for a word that is not one of the known words; see ``near_miss``."""
     known = sorted(known)

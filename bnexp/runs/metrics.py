@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from bnexp.config.checks import near_miss
+from bnexp.config.checks import instead
 from bnexp.config.extras import extra
 from bnexp.runs import digest
 from bnexp.runs.paths import RunPaths
@@ -119,9 +119,7 @@ class Columns:
             ValueError: the run has no such metric.
         """
         if self.metric and metric not in self.metric:
-            raise ValueError(
-                f"{metric}: the run has no such metric{near_miss(metric, list(dict.fromkeys(self.metric)))}"
-            )
+            raise ValueError(f"{metric}: the run has no such metric{instead(metric, self.metric)}")
         rows = zip(self.step, self.metric, self.value, strict=True)
         return {step: value for step, tag, value in rows if tag == metric}
 

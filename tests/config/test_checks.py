@@ -5,7 +5,18 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from bnexp.config.checks import Fraction, NonNegative, OneOf, Positive, PositiveFloat, Range, Some, checked, near_miss
+from bnexp.config.checks import (
+    Fraction,
+    NonNegative,
+    OneOf,
+    Positive,
+    PositiveFloat,
+    Range,
+    Some,
+    checked,
+    instead,
+    near_miss,
+)
 
 Side = Annotated[str, OneOf(("before", "after"))]
 Maybe = Annotated[int | None, Range(least=1)]
@@ -102,3 +113,8 @@ def test_closed_ends_belong_to_a_range_and_open_ends_do_not(interval, inside, ou
 def test_a_near_miss_is_named_only_when_it_is_near():
     assert near_miss("momentun", ["lr", "momentum"]) == "; did you mean momentum?"
     assert near_miss("xyz", ["lr", "momentum"]) == ""
+
+
+def test_what_there_is_is_told_in_its_order_with_probes_last():
+    assert instead("los", ["probe/a", "loss", "lr", "loss"]) == "; did you mean loss? (there are: loss, lr, probe/a)"
+    assert instead("c", "ab", most=1) == " (there are: a and 1 more)"
