@@ -70,7 +70,7 @@ def draft(
     name: str,
     arms: Mapping[str, Sequence[str]],
     metric: str,
-    settings: Sequence[str] = (),
+    settings: Sequence[str],
     threshold: float | None = None,
 ) -> str:
     """The yaml of a claim: each arm against the first one, at equal learning rates and at each arm's best.
@@ -79,7 +79,7 @@ def draft(
         name: the claim's id.
         arms: name -> settings; at least two.
         metric: that is compared at the end of training.
-        settings: of every run, instead of ``SETTINGS``.
+        settings: of every run, such as ``SETTINGS``.
         threshold: the smallest effect of interest, in the metric's unit; None means a point for accuracies.
 
     Raises:
@@ -94,7 +94,7 @@ def draft(
     tests = [_test(other, first, metric, POINT if threshold is None else threshold) for other in others]
     return _YAML.format(
         id=name,
-        settings=_lines(f"- {_word(word)}" for word in settings or SETTINGS),
+        settings=_lines(f"- {_word(word)}" for word in settings),
         arms=_lines(f"{_word(arm)}: [{', '.join(map(_word, words))}]" for arm, words in arms.items()),
         titles=_titles([arm for arm in arms if arm not in TITLES]),
         rates=", ".join(f"{rate:g}" for rate in (_OTHER_RATES if _has_other_optimizer(settings) else _RATES)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from bnexp.compare.formats import FORMATS
@@ -24,6 +25,12 @@ _TRUSTED = "modules of your own that the folder names; without this, none of the
 def take_imports(options: argparse.ArgumentParser, about: str = _TRUSTED) -> None:
     """Have a command take modules of the user's: those that a folder names are not imported otherwise."""
     options.add_argument("--imports", type=lambda text: text.split(","), default=[], metavar="MODULE,...", help=about)
+
+
+def take_own(options: argparse.ArgumentParser, about: str) -> None:
+    """Have a command take what is the user's own: a folder of yaml files, and modules."""
+    options.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your yaml files")
+    take_imports(options, about)
 
 
 def take_format(options: argparse.ArgumentParser) -> None:

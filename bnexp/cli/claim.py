@@ -10,15 +10,14 @@ from pathlib import Path
 from bnexp.claims import declaration, power, store, sweeps
 from bnexp.claims.declaration import PROFILES, Claim
 from bnexp.claims.design import design
-from bnexp.claims.draft import draft, words_of
-from bnexp.cli.arguments import parser, take_format, take_words, whole
-from bnexp.cli.claim_run import FOLDER, default_profile, pilots, run
+from bnexp.claims.draft import SETTINGS, draft, words_of
+from bnexp.cli.arguments import parser, take_format, take_own, take_words, whole
+from bnexp.cli.claim_run import FOLDER, composer, default_profile, pilots, run
 from bnexp.cli.output import answer
 from bnexp.compare.blocks import Cell, Document, Table
 from bnexp.compare.cells import number
 from bnexp.compare.data import records
 from bnexp.compare.terminal import beside, terminal_width
-from bnexp.config.compose import JobComposer
 from bnexp.config.shipped import configs_folder
 from bnexp.runs.storage import write_atomically
 
@@ -56,6 +55,8 @@ def _options() -> argparse.ArgumentParser:
     about = f"of a profile, and of others whose answers stand beside; default: {FOLDER}/<profile>"
     report.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=about)
     report.add_argument("--to", type=Path, metavar="DIR", help="default: the first folder")
+    for command in (new, ran, piloted):
+        take_own(command, "modules of your own that the claim's runs import")
     for command in (listed, new, ran, piloted, report):
         take_format(command)
     return options
@@ -119,13 +120,17 @@ def _new(given: argparse.Namespace, configs: Path) -> int:
         raise ValueError(f"claim new: {given.name}: expected a name such as my-claim, without folder and ending")
     if path.exists():
         raise ValueError(f"{path}: is there already; choose another name, or --to DIR")
-    text = draft(given.name, _arms(given.arms), given.metric, given.settings, given.threshold)
+    settings = given.settings or list(SETTINGS)
+    settings += [f"imports=[{','.join(given.imports)}]"] if given.imports else []
+    text = draft(given.name, _arms(given.arms), given.metric, settings, given.threshold)
     claim = declaration.loads(given.name, text)
-    sweeps.check([design(claim, "quick")], JobComposer(configs))
+    sweeps.check([design(claim, "quick")], composer(given, configs))
     given.to.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.encode())
     table = Table(["file"], [[str(path)]])
-    tries = f"bnexp claim run {shlex.quote(str(path))} --smoke"
+    own = ["--config-dir", str(given.config_dir)] if given.config_dir else []
+    own += ["--imports", ",".join(given.imports)] if given.imports else []
+    tries = shlex.join(["bnexp", "claim", "run", str(path), "--smoke", *own])
     said = f'{path}\nfill in what "say ..." asks for; {tries} tries it in seconds\n'
     answer(Document([table], table, {"file": str(path)}, said), given.format)
     return 0

@@ -50,7 +50,7 @@ def run(given: argparse.Namespace, configs: Path) -> int:
         lanes = _lanes(given)
         if lanes == 1:
             server.begin()  # the server imports torch while the declarations are read and composed
-        means = Means(JobComposer(configs), server, retry_failed=given.retry_failed)
+        means = Means(composer(given, configs), server, retry_failed=given.retry_failed)
         designs = _designs(given, configs, means.composer)
         if given.dry_run:
             costs = _costs(designs, means)
@@ -65,6 +65,11 @@ def run(given: argparse.Namespace, configs: Path) -> int:
     elif code <= _SIGNALLED and len(designs) > 1:
         print(f"{len(designs)} claims in {duration(time.monotonic() - start).text}", flush=True)
     return code
+
+
+def composer(given: argparse.Namespace, configs: Path) -> JobComposer:
+    """What composes the runs of claims, with the yaml files and modules that the user has named."""
+    return JobComposer(configs, given.config_dir, given.imports)
 
 
 def _lanes(given: argparse.Namespace) -> int:
@@ -291,7 +296,7 @@ def pilots(given: argparse.Namespace, configs: Path) -> int:
     profile, found = given.profile or default_profile(), list[power.Power]()
     with contextlib.closing(ForkServer()) as server, only_the_answer(given.format):
         server.begin()
-        means = Means(JobComposer(configs), server, retry_failed=given.retry_failed)
+        means = Means(composer(given, configs), server, retry_failed=given.retry_failed)
         claims = [declaration.load(declaration.find(name, configs)) for name in given.claims]
         designs = [design(claim, profile) for claim in claims]
         tried = [power.pilot(made, given.pilot_seeds) for made in designs]

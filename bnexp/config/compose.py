@@ -268,20 +268,32 @@ class Composer:
         return plain and not self._loader.repository.group_exists(override.key_or_group)
 
 
-def composer(configs: Path) -> Composer:
-    """What composes configs without a Hydra application around it."""
+def composer(configs: Path, own: Path | None = None) -> Composer:
+    """What composes configs without a Hydra application around it; ``own`` as ``--config-dir`` of an application."""
+    also = [] if own is None else [f"hydra.searchpath=[{names.quoted(f'file://{own.resolve()}')}]"]
     with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        master = loader.load_configuration("train", [], RunMode.MULTIRUN)
+        master = loader.load_configuration("train", also, RunMode.MULTIRUN)
     return Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
 
 
 class JobComposer:
-    """Composes jobs, given by their overrides, without a Hydra application around it. Reads each yaml file once."""
+    """Composes jobs, given by their overrides, without a Hydra application around it. Reads each yaml file once.
 
-    def __init__(self, configs: Path) -> None:
-        self.configs = configs
+    Args:
+        configs: the shipped yaml files.
+        own: a folder with yaml files of the user's.
+        imports: modules of the user's that jobs may import; a file that holds their overrides may come from anywhere.
+
+    Raises:
+        ValueError: see ``own_folder.refuse_programs``.
+    """
+
+    def __init__(self, configs: Path, own: Path | None = None, imports: Sequence[str] = ()) -> None:
+        self.configs, self.imports, self._own = configs, tuple(imports), own
         self._composer: Composer | None = None
+        if own is not None:
+            own_folder.refuse_programs(own)
 
     def __call__(self, jobs: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         """The checked configs of jobs.
@@ -292,12 +304,22 @@ class JobComposer:
         composed: list[dict[str, Any]] = []
         words: Sequence[str] = ()
         try:
-            compose = self._composer = self._composer or composer(self.configs)
+            compose = self._composer = self._composer or composer(self.configs, self._own)
             for words in jobs:
                 composed.append(to_dict(plain(compose(words))))
+                self._require_typed(composed[-1]["imports"])
         except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(_in_one_line(error, list(words), self.configs)) from None
+            own = [] if self._own is None else ["--config-dir", str(self._own)]
+            raise ValueError(_in_one_line(error, [*words, *own], self.configs)) from None
+        except YAML_FAULTS as error:
+            raise ValueError(_yaml_fault(error, self._own)) from None
         return composed
+
+    def _require_typed(self, named: Sequence[str]) -> None:
+        if missing := [name for name in named if name not in self.imports]:
+            raise ValueError(
+                f"imports=[{','.join(named)}]: modules are programs; type --imports {','.join(missing)} too"
+            )
 
 
 def compose_all(jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:

@@ -24,8 +24,11 @@ def refuse_programs(folder: Path) -> None:
     """Let nothing run because a yaml file says so: it may come from anywhere.
 
     Raises:
-        ValueError: a file names a program or a module, or a logger, callback or launcher that could name one.
+        ValueError: there is no such folder; or a file names a program or a module, or a logger, callback or launcher
+            that could name one.
     """
+    if not folder.is_dir():
+        raise ValueError(f"--config-dir {folder}: there is no such folder")
     for path in _yaml_files(folder):
         if said := _program(path, folder):
             raise ValueError(f"{path}: {said}")

@@ -16,9 +16,9 @@ from conftest import ROOT
 from bnexp.claims.declaration import loads
 from bnexp.claims.declared import NAME, declare, digest, read
 from bnexp.claims.design import design
-from bnexp.claims.draft import draft
+from bnexp.claims.draft import SETTINGS, draft
 
-TEXT = draft("small", {"none": ["norm=none"], "bn": ["norm=bn"]}, "test/accuracy")
+TEXT = draft("small", {"none": ["norm=none"], "bn": ["norm=bn"]}, "test/accuracy", SETTINGS)
 CODE = {"bnexp": "0.1", "git_commit": "abc", "git_dirty": False, "torch": "2"}
 # Gave all claims 12 seeds and primary tests, which docs/claims/protocol.md says once for all of them.
 SECOND_EDITION = "1fd3460"

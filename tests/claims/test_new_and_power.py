@@ -11,7 +11,7 @@ from results import case, content
 from bnexp.claims import cost, power
 from bnexp.claims.declaration import loads
 from bnexp.claims.design import design
-from bnexp.claims.draft import draft, words_of
+from bnexp.claims.draft import SETTINGS, draft, words_of
 from bnexp.claims.report.reading import reading
 from bnexp.cli.claim_run import cost_table, power_table
 from bnexp.compare.formats import FORMATS
@@ -37,6 +37,37 @@ def test_a_new_claim_runs_at_once(bnexp, tmp_path, monkeypatch):
     }
     smoked = bnexp("claim", "run", "mine.yaml", "--profile", "quick", "--smoke")
     assert (smoked.code, smoked.out) == (0, "mine: smoke test, 18 runs; no verdict\n"), smoked
+
+
+OWN_NORM = """
+from bnexp.norms import NORMS, Norm
+
+class Halved(Norm):
+    def forward(self, x):
+        return self.scaled(x / 2)
+
+@NORMS.register("halved")
+def halved(channels):
+    return Halved(channels, affine=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_claim_about_a_norm_of_ones_own_needs_its_module_typed(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_halved.py").write_text(OWN_NORM)
+    (tmp_path / "my" / "norm").mkdir(parents=True)
+    (tmp_path / "my" / "norm" / "halved.yaml").write_text("name: halved\n")
+    own = ("--config-dir", "my", "--imports", "my_halved")
+    written = bnexp("claim", "new", "mine", "--arms", "none=[norm=none]", "mine=[norm=halved]", *own)
+    tries = "bnexp claim run mine.yaml --smoke --config-dir my --imports my_halved tries it in seconds"
+    assert tries in written.out, written
+    run = ("claim", "run", "mine.yaml", "--profile", "quick", "--dry-run", "--json")
+    assert json.loads(bnexp(*run, *own).out)["claims"][0]["operations"] > 0
+    needed = "bnexp: claim mine: imports=[my_halved]: modules are programs; type --imports my_halved too"
+    assert bnexp(*run, "--config-dir", "my").complaint == needed
+    assert "needs its options in FOLDER/norm/halved.yaml, and --config-dir FOLDER" in bnexp(*run, *own[2:]).complaint
+    assert bnexp(*run, "--config-dir", "no").complaint == "bnexp: --config-dir no: there is no such folder"
 
 
 @pytest.mark.parametrize(
@@ -75,14 +106,14 @@ def test_losses_are_claimed_to_be_less_and_words_need_no_care():
         **{"test/accuracy_noise3": "validation/accuracy_precise", "probe/x/y": "validation/accuracy_precise"},
     }
     for metric, chosen in chosen_by.items():
-        text = draft("x", {"a": ["norm=bn"], "b": ["norm=ln"]}, metric, threshold=0.1)
+        text = draft("x", {"a": ["norm=bn"], "b": ["norm=ln"]}, metric, SETTINGS, threshold=0.1)
         assert loads("x", text).regimes["tuned"].metric == chosen
     assert words_of("norm=bn, model.widths=[8,8] ,'a,b',") == ["norm=bn", "model.widths=[8,8]", "'a,b'"]
 
 
 # --- power and cost ---------------------------------------------------------------------------------------------------
 
-TEXT = draft("x", {"none": ["norm=none"], "bn": ["norm=bn"], "gn": ["norm=gn"]}, "test/accuracy")
+TEXT = draft("x", {"none": ["norm=none"], "bn": ["norm=bn"], "gn": ["norm=gn"]}, "test/accuracy", SETTINGS)
 AXIS = TEXT.replace("regimes:", "axis: {key: model.depth, values: [1, 2, 3]}\nregimes:").replace(
     "contrast: {bn: 1, none: -1}", "contrast: {bn@2: 1, none@2: -1}"
 )
