@@ -35,6 +35,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,17 @@ def evaluations(net: torch.nn.Module, setup: Setup, images: int) -> Ways:
     """About so many images in batches of the evaluation's size at most: through torch's own layers, and evaluated."""
     size = min(setup.eval_batch_size, len(setup.data.train), max(images, setup.config.batch_size))
     split = setup.data.train.mixed(-(-images // size) * size)
-    passes = competitors.forward(net, split.x, size, setup.config.precision)
-    whole = timed(lambda: evaluate(setup.population, split, size), setup.population.theta_MP.device)
-    return {"forward": (passes, len(split)), "evaluation": (whole, len(split))}
+    ways = {
+        "forward": competitors.forward(net, split.x, size, setup.config.precision),
+        "evaluation": timed(lambda: evaluate(setup.population, split, size), setup.population.theta_MP.device),
+    }
+    return {name: (partial(_while_measuring, setup, way), len(split)) for name, way in ways.items()}
+
+
+def _while_measuring(setup: Setup, way: Way) -> float:
+    """The seconds of a way, in the formats and with the kernels of a run's evaluations."""
+    with setup.measuring():
+        return way()
 
 
 def ways_of(config: TrainConfig, images: competitors.Images) -> tuple[Ways, int]:

@@ -7,7 +7,7 @@ It needs torch, torchvision, hydra-core, matplotlib, scipy, tensorboard and tqdm
 
   correct      every norm in three networks, eager, recorded, stacked and both, in fp64 against the CPU
   data         data sets that are prepared on the device against the CPU's, bit for bit
-  runs         the norms in tf32, bf16 and fp16: recorded and stacked
+  runs         the norms in fp32, tf32, bf16 and fp16: recorded and stacked
   fp32         errors of CUDA's fp32, operator by operator, and layer by layer in trainings that leave the CPU's
   populations  images a second of bnexp's loop, beside a bare CUDA graph of one network
   kernels      own kernels beside torch's: batch norm, max pooling, convolutions of stacks, and updates

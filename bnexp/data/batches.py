@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bnexp.data.base import Data
 from bnexp.randomness import generator
+
+
+def _drawing_thread(device: torch.device) -> ThreadPoolExecutor:
+    """A thread that names the GPU for which it pins memory: one that names none begins the first GPU, too."""
+    begin = partial(torch.cuda.set_device, device) if device.type == "cuda" else None
+    return ThreadPoolExecutor(1, initializer=begin)
 
 
 class Batches:
@@ -53,7 +60,7 @@ class Batches:
         self._open: int | None = None
         self._plan_KMN = torch.empty(0)
         self._is_recorded = False
-        self._thread = ThreadPoolExecutor(1) if ahead else None
+        self._thread = _drawing_thread(self._images.device) if ahead else None
         self._next: tuple[int, Future[Tensor]] | None = None
 
     def sizes(self) -> set[int]:

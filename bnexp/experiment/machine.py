@@ -51,9 +51,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether what failed needed more memory than the device has; CUDA, its libraries and a CPU say so differently.
 
     torch raises its ``OutOfMemoryError`` only for tensors. Where CUDA starts a graph, or cuBLAS and cuDNN make their
-    workspaces, the error is a general one with these words.
+    workspaces, the error is a general one with these words; that no engine is found means that none got its workspace.
     """
-    words = "out of memory|allocate memory|ALLOC(ATION)?_FAILED"
+    words = "out of memory|allocate memory|ALLOC(ATION)?_FAILED|unable to find an engine"
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or (isinstance(error, RuntimeError) and re.search(words, str(error)) is not None)
 

@@ -120,7 +120,7 @@ class Setup:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Have the number formats and the kernels of evaluations during training inside the with block."""
-        with measuring(self.config.precision), self.population.own_kernels or nullcontext():
+        with measuring(self.config.precision), untried_kernels(), self.population.own_kernels or nullcontext():
             yield
 
     @cached_property

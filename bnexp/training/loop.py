@@ -173,7 +173,7 @@ class Progress:
         """Count members that have no finite value in an evaluation as diverged in the step before it."""
         self.add_up()
         for row, values in enumerate(zip(*measured.values(), strict=True)):
-            if self.alive_M[row] and not any(math.isfinite(value) for value in values):
+            if not any(map(math.isfinite, values)) and self.alive_M[row]:  # the second one waits for the device
                 self.alive_M[row] = False
                 self.survived_M[row] = self.step - 1
 

@@ -52,10 +52,10 @@ OWN = {
     "centered_cosine": _SMOOTH,
 }
 # Relative differences from a training in double precision that a number format allows: of the first loss, of all
-# losses, and of the way that the weights have come, which is up to 0.1 as a rule for 16 bits on a CPU. Gradients of
-# noise would make it 1.4, of the wrong sign 2, and none 1. In fp16 first steps may overflow and be left out, so that
-# the way is shorter.
-FORMATS = {"tf32": (1e-2, 2e-2, 0.2), "bf16": (2e-2, 0.1, 0.5), "fp16": (1e-2, 0.5, 0.95)}
+# losses, and of the way that the weights have come. As a rule this is up to 0.1 for 16 bits on a CPU, and 1e-5 for fp32
+# (1e-3 for zca). Gradients of noise would make it 1.4, of the wrong sign 2, and none 1. In fp16 first steps may overflow
+# and be left out, so that the way is shorter.
+FORMATS = {"fp32": (1e-5, 1e-3, 0.02), "tf32": (1e-2, 2e-2, 0.2), "bf16": (2e-2, 0.1, 0.5), "fp16": (1e-2, 0.5, 0.95)}
 _DATA = ("data=digits", "data.validation=0", "data.train_limit=640", "data.test_limit=64", "eval_train=64")
 _TRAINING = ("batch_size=48", "log_every=2", "optim.lr=0.02", "optim.momentum=0.9", "schedule=cosine")
 _EVALUATION = ("eval_every=4", "eval_batch_size=16")
@@ -71,7 +71,8 @@ class Trained:
         weights: of all members by name, [M, ...].
         began: the same before the first step.
         replays: how often a CUDA graph was replayed.
-        complaints: of captures that failed, also where something smaller was captured then.
+        complaints: of captures that failed, also where something smaller was captured then, and of kernels.
+        own: see ``own_of``.
     """
 
     losses: list[list[float]]
@@ -80,6 +81,7 @@ class Trained:
     began: Mapping[str, Tensor]
     replays: int
     complaints: Sequence[str]
+    own: str
 
     def moved(self) -> Tensor:
         """How all weights have changed, in one row."""
@@ -105,7 +107,13 @@ def trained(config: TrainConfig, *, members: int, stacked: bool = False) -> Trai
     values = [record.values for record in records if "train/loss" in record.values]
     last = {name: numbers for name, numbers in values[-1].items() if name.endswith("/loss")}
     losses = [list(each["train/loss"]) for each in values]
-    return Trained(losses, last, weights_of(setup), began, len(replays), said)
+    return Trained(losses, last, weights_of(setup), began, len(replays), said, own_of(setup))
+
+
+def own_of(setup: Setup) -> str:
+    """How many layers have own kernels, of how many that could; the optimizer is counted as one."""
+    chosen = list(setup.population.own_kernels.chosen.values()) if setup.population.own_kernels else []
+    return f"{len(chosen) - chosen.count('torch')} of {len(chosen)}"
 
 
 def weights_of(setup: Setup) -> dict[str, Tensor]:
@@ -116,14 +124,14 @@ def weights_of(setup: Setup) -> dict[str, Tensor]:
 
 @contextmanager
 def complaints() -> Iterator[list[str]]:
-    """Append what a population says of captures that have failed."""
+    """Append what a population says of captures that have failed, and of own kernels that cannot be used."""
     found: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             found.append(record.getMessage())
 
-    log, keep = logging.getLogger("bnexp.training.population"), Keep(logging.WARNING)
+    log, keep = logging.getLogger("bnexp.training"), Keep(logging.WARNING)
     log.addHandler(keep)
     try:
         yield found
@@ -186,11 +194,11 @@ def words_of(norm: str, model: str, steps: int) -> tuple[str, ...]:
     return (f"norm={norm}", *words, f"steps={steps}", *OWN.get(norm, ()))
 
 
-def not_recorded(found: Trained, steps: int) -> str | None:
-    """What was not replayed from CUDA graphs though it should have been."""
+def missing(found: Trained, steps: int, *, recorded: bool) -> str | None:
+    """What was not replayed from CUDA graphs though it should have been, and own kernels that cannot be used."""
     if found.complaints:
         return "; ".join(found.complaints)
-    few = steps == STEPS and found.replays < _REPLAYS
+    few = recorded and steps == STEPS and found.replays < _REPLAYS
     return f"{found.replays} graphs were replayed, {_REPLAYS} or more were to be" if few else None
 
 
@@ -213,14 +221,14 @@ def exact(norm: str, model: str, *, device: str, steps: int, members: int) -> li
         row[way] = apart(found, wanted)
         if not row[way] <= bound:
             faults.append(f"{way}: {row[way]:.1e} apart from the CPU")
-        if recorded and device != "cpu" and (missing := not_recorded(found, steps)):
-            faults.append(f"{way}: {missing}")
+        if said := missing(found, steps, recorded=recorded and device != "cpu"):
+            faults.append(f"{way}: {said}")
         forget()
     return [row | {"exempt": why} | ({"fault": "; ".join(faults)} if faults else {})]
 
 
 def formats(norm: str, model: str, *, device: str, steps: int, members: int) -> list[Row]:
-    """One norm in one model in the short number formats, recorded and stacked where it can be."""
+    """One norm in one model in the formats of a training, recorded and stacked where it can be."""
     words, row, faults = (*words_of(norm, model, steps), "log_every=1"), {"norm": norm, "model": model}, []
     can, departs = NORMS.capabilities(norm), norm in _DEPART
     ways = [(*words, f"precision={name}", f"device={device}", f"graph={can.graph}") for name in FORMATS]
@@ -233,12 +241,12 @@ def formats(norm: str, model: str, *, device: str, steps: int, members: int) -> 
         found = trained(config, members=members, stacked=can.stacks)
         losses = [distance(*each) for each in zip(found.losses, wanted.losses, strict=True)]
         apart = {"first loss": losses[0], "worst loss": worst(losses), "way": distance(found.moved(), wanted.moved())}
-        row |= {f"{name}, {what}": number for what, number in apart.items()}
+        row |= {f"{name}, {what}": number for what, number in apart.items()} | {f"{name}, own": found.own}
         for (what, number), bound in zip(apart.items(), _OF_DEPARTING if departs else bounds, strict=True):
             if not number <= bound:  # nan is a fault, too
                 faults.append(f"{name}: the {what} is {number:.1e} apart from that in double precision")
-        if can.graph and device != "cpu" and (missing := not_recorded(found, steps)):
-            faults.append(f"{name}: {missing}")
+        if said := missing(found, steps, recorded=can.graph and device != "cpu"):
+            faults.append(f"{name}: {said}")
         forget()
     why = AMPLIFIES[norm][1] if departs else ""
     return [row | {"exempt": why} | ({"fault": "; ".join(faults)} if faults else {})]

@@ -48,6 +48,8 @@ UPDATES = {
     "64 MLPs, Adam": ("mlp", 64, ("optim=adam", "optim.lr=0.001"), 7),
     "ResNet-9, Nesterov, decay": ("cifar10_fast", 1, (), 6),
 }
+# So many times in one graph.
+_OFTEN = 20
 # What rounding the same numbers in another way explains.
 OF_UPDATES = 1e-6
 # Images, and channels of all members: those of 64 MLPs, and of 64 LeNets.
@@ -136,6 +138,16 @@ def convolutions(layer: str, precision: str, scope: Scope) -> list[Row]:
     return [row if error <= OF_PRODUCTS[precision] else row | {"fault": "more than rounding"}]
 
 
+def few_ms(run: Callable[[], object], scope: Scope) -> float:
+    """Milliseconds of work of few kernels: many times in one graph, as Python takes longer to launch a graph of one."""
+
+    def often() -> None:
+        for _ in range(_OFTEN):
+            run()
+
+    return 1000 * median_of(graph_of(often, scope.device), scope) / _OFTEN
+
+
 def updates(name: str, scope: Scope, *, smoke: bool) -> list[Row]:
     """A row: the update of all parameters by torch's kernels and by an own one, and how far their numbers are apart."""
     case, members, words, often = UPDATES[name]
@@ -148,7 +160,7 @@ def updates(name: str, scope: Scope, *, smoke: bool) -> list[Row]:
     row: Row = {"maps": name, "precision": "fp32", "function": "update"}
     for way, update in ways.items():
         run = partial(update, optimizer.theta_MP, optimizer.slots, g, lr_M1)
-        row[f"{way}, ms"] = 1000 * median_of(graph_of(run, scope.device), scope)
+        row[f"{way}, ms"] = few_ms(run, scope)
     row |= {"bytes alone, ms": 1000 * often * g.nbytes / BYTES_A_SECOND, "largest error": error}
     forget()
     return [row if error <= OF_UPDATES else row | {"fault": "more than rounding"}]
@@ -172,10 +184,7 @@ def vectors(shape: tuple[int, int], scope: Scope) -> list[Row]:
     exact, found = run(own=False, wide=True), run(own=scope.device == "cuda")  # the latter moves the statistics
     error = max(distance(mine, theirs) for mine, theirs in zip(found, exact, strict=True))
     row: Row = {"maps": "x".join(map(str, shape)), "precision": "fp32", "function": "batch norm, relu"}
-    row |= {
-        f"{way}, ms": 1000 * median_of(graph_of(partial(run, own=own), scope.device), scope)
-        for way, own in ways.items()
-    }
+    row |= {f"{way}, ms": few_ms(partial(run, own=own), scope) for way, own in ways.items()}
     row |= {"bytes alone, ms": 1000 * 5 * x.nbytes / BYTES_A_SECOND, "largest error": error}
     forget()
     return [row if error <= OF_PRODUCTS["fp32"] else row | {"fault": "more than rounding"}]

@@ -22,7 +22,7 @@ from bnexp.training.kernels.own_convolution import OwnConvolution
 from bnexp.training.kernels.packed_convolution import PackedConvolution
 from bnexp.training.precision import allow_tf32, tf32_allowed
 from bnexp.training.step import MOST_TOGETHER, WARM_UP
-from on_gpu.exactness import composed
+from on_gpu.exactness import complaints, composed, own_of
 from on_gpu.workers import Case, Row
 
 # The networks (``bench.CASES`` has their words and batch sizes) and the sizes of populations.
@@ -136,10 +136,12 @@ def loop_seconds(setup: Setup, scope: Scope) -> float:
     return statistics.median(seconds_of(lambda: next(loop)) for _ in range(scope.rounds)) / whole
 
 
-def rate(case: str, members: int, precision: str, scope: Scope, *words: str) -> float:
-    """Images a second of all members together."""
-    setup = setup_of(case, members, scope, *scope.words(precision, *words))
-    return setup.config.batch_size * members / loop_seconds(setup, scope)
+def rate(case: str, members: int, precision: str, scope: Scope, *words: str) -> Row:
+    """Images a second of all members together, and the layers with own kernels; a fault where some cannot be used."""
+    with complaints() as said:
+        setup = setup_of(case, members, scope, *scope.words(precision, *words))
+        found = setup.config.batch_size * members / loop_seconds(setup, scope)
+    return {"images/s": found, "own": own_of(setup)} | ({"fault": "; ".join(said)} if said else {})
 
 
 def bare_graph_rate(case: str, precision: str, scope: Scope) -> float:
@@ -172,15 +174,16 @@ def population_rates(case: str, precision: str, scope: Scope, sizes: Sequence[in
             words = (f"channels_last={last}", f"compile={compiled and scope.device == 'cuda'}")
             found = rate(case, members, precision, scope, *words, "graph=true")
             forget()
-            one = one or (found if members == 1 else None)
+            images = found["images/s"]
+            one = one or (images if members == 1 else None)
             row: Row = {"net": case, "precision": precision, "members": members}
-            row |= {"layout": "channels_last" if last else "", "compiled": compiled, "images/s": found}
-            row |= {"over one": found / one if one else None, "bare graph of one": bare}
+            row |= {"layout": "channels_last" if last else "", "compiled": compiled, **found}
+            row |= {"over one": images / one if one else None, "bare graph of one": bare}
             if members == 1 and bare:
-                row["over bare graph"] = found / bare
+                row["over bare graph"] = images / bare
             if members == 1 and not last and not compiled:
-                row["eager"] = rate(case, members, precision, scope, *words, "graph=false")
-                row["graph over eager"] = found / row["eager"]
+                row["eager"] = rate(case, members, precision, scope, *words, "graph=false")["images/s"]
+                row["graph over eager"] = images / row["eager"]
             rows.append(row)
     return rows
 
@@ -196,6 +199,8 @@ def compiling(case: str, precision: str, members: int, scope: Scope) -> list[Row
 def trying(case: str, members: int, precision: str, tries: int, scope: Scope) -> list[Row]:
     """What it costs to let cuDNN try so many kernels, and what it brings; for a process that has tried none."""
     setup = setup_of(case, members, scope, *scope.words(precision, "graph=true"))
+    if setup.population.own_kernels:
+        setup.population.own_kernels.timed = False  # to compile and to time them is no try of cuDNN's
     torch.backends.cudnn.benchmark = tries > 0 and scope.device == "cuda"
     torch.backends.cudnn.benchmark_limit = tries
     first = seconds_of(lambda: next(records(setup, setup.config.batch_size, every=WARM_UP, count=1)))

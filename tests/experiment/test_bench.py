@@ -167,6 +167,7 @@ def failing_at_8(monkeypatch, error):
         torch.OutOfMemoryError("CUDA"),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),  # cuDNN without a workspace
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -234,8 +235,9 @@ def test_what_cannot_be_captured_leaves_the_device_to_the_next_capture(monkeypat
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: Captures.stream)
     monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(Captures, "stream", stream))
     monkeypatch.setattr(torch, "zeros", lambda *size, device: kernels.append(device))
-    graphs = CudaGraphs()
-    assert graphs(list) is graphs(list) is list
+    graphs, collects = CudaGraphs(), list[bool]()
+    assert graphs(list) is graphs(lambda: collects.append(gc.isenabled())) is list
+    assert (collects, gc.isenabled()) == ([False], True)  # the end of an older graph would break the capture
     assert Captures.pools == ["a pool", "a pool"]
     with pytest.raises(RuntimeError, match="broken off"):
         graphs(wait)

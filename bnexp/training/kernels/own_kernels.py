@@ -166,13 +166,22 @@ def _alike(found: Tensor, wanted: Tensor, rounding: float) -> bool:
     The parts are the rows along the first axis and along the second one, such as images, channels and filters; of a
     vector, its numbers.
     """
-    finite = wanted.isfinite()
-    apart, size = (torch.where(finite, each, 0.0).float() for each in (found - wanted, wanted))
-    agree = [apart.norm() <= rounding * size.norm()]
+    endless = ~wanted.isfinite()
+    apart = (found - wanted).masked_fill_(endless, 0.0)
+    size = wanted.masked_fill(endless, 0.0) if endless.any() else wanted  # in want of memory, a copy may be too much
+    agree = [_length(apart) <= rounding * _length(size)]
     for axis in range(min(wanted.ndim, 2)):
-        far, large = (each.movedim(axis, 0).reshape(each.shape[axis], -1).norm(dim=1) for each in (apart, size))
+        far, large = _length(apart, axis), _length(size, axis)
         agree.append((far <= _OF_A_PART * rounding * torch.maximum(large, large.square().mean().sqrt())).all())
     return all(map(bool, agree))  # waits for the device
+
+
+def _length(x: Tensor, axis: int | None = None) -> Tensor:
+    """The Euclidean length of all numbers, or of each row along an axis; nothing is copied."""
+    row = x.unsqueeze(-1)  # so that the rows of a vector have an axis
+    others = [each for each in range(row.ndim) if each != axis]
+    length: Tensor = torch.linalg.vector_norm(row, dim=others, dtype=torch.promote_types(x.dtype, torch.float32))
+    return length
 
 
 def milliseconds(way: Way) -> float:
