@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from bnexp.cli.arguments import parser, take_format
 from bnexp.cli.output import answer, note, only_the_answer
@@ -12,8 +12,6 @@ from bnexp.config.checks import Positive, Range, checked
 from bnexp.config.shipped import configs_folder
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from bnexp.config.schema import TrainConfig
     from bnexp.experiment.bench import Bench
 
@@ -74,7 +72,7 @@ def _composed(words: list[str]) -> TrainConfig:
     """The config of one run from words, as ``bnexp train`` composes it."""
     from bnexp.config import compose
 
-    configs: list[DictConfig] = []
+    configs = list[Any]()
     words = ["hydra.mode=RUN", *words]  # presets may be sweeps
     compose.run_hydra(configs.append, words, configs_folder())
     return compose.plain(configs[0])

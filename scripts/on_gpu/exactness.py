@@ -52,8 +52,8 @@ OWN = {
     "centered_cosine": _SMOOTH,
 }
 # Relative differences from a training in double precision that a number format allows: of the first loss, of all
-# losses, and of the way that the weights have come. As a rule this is up to 0.1 for 16 bits on a CPU, and 1e-5 for fp32
-# (1e-3 for zca). Gradients of noise would make it 1.4, of the wrong sign 2, and none 1. In fp16 first steps may overflow
+# losses, and of the way that the weights have come. As a rule this is up to 0.1 for 16 bits on a CPU, 1e-5 for fp32 and
+# 1e-3 for zca. Gradients of noise would make it 1.4, of the wrong sign 2, and none 1. In fp16 first steps may overflow
 # and be left out, so that the way is shorter.
 FORMATS = {"fp32": (1e-5, 1e-3, 0.02), "tf32": (1e-2, 2e-2, 0.2), "bf16": (2e-2, 0.1, 0.5), "fp16": (1e-2, 0.5, 0.95)}
 _DATA = ("data=digits", "data.validation=0", "data.train_limit=640", "data.test_limit=64", "eval_train=64")

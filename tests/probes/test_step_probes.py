@@ -528,7 +528,7 @@ def test_a_norm_without_a_second_derivative_is_refused_with_a_sentence():
 
 @pytest.mark.parametrize("steps", [[], [0.5, 0.0], [-1.0]])
 def test_step_lengths_must_be_above_zero(steps):
-    with pytest.raises(ValueError, match=r"probes.landscape.steps=\["):
+    with pytest.raises(ValueError, match=r"probes.steps="):
         built("landscape", network(), steps=steps)
 
 

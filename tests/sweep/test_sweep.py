@@ -90,7 +90,7 @@ FAULTS = {
     "raise": "RuntimeError: the norm is broken",
     "segfault": "segmentation fault",
     "kill": "killed by SIGKILL (out of memory?)",
-    "exit": "ended with exit code 3 before its last step",
+    "exit": "SystemExit: 3",
     "exit 0": "ended with exit code 0 before its last step",
     "hang": "not finished after 6 s",
     "memory": "memory",

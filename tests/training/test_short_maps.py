@@ -405,6 +405,7 @@ def test_programs_are_counted_on_the_axis_that_does_not_end_at_65535(monkeypatch
     for name in ("part_moments", "joined_moments", "normalized", "part_sums", "joined_sums", "gradient", "pooled"):
         monkeypatch.setattr(triton_maps, name, Launched())
     monkeypatch.setattr(triton_maps, "pooled_gradient", Launched())
+    monkeypatch.setattr(OwnKernels, "choose", lambda self, layer, ways, *rest, **how: list(ways)[-1])
     x = maps(1, 8, 2048, 2052, dtype=torch.bfloat16)
     with OwnKernels():
         for y in (F.batch_norm(x, None, None, None, None, True), F.max_pool2d(x, 2)):
