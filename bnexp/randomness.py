@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -87,3 +89,36 @@ def seed_streams(model: nn.Module, seed: int) -> None:
     for name, module in model.named_modules():
         if isinstance(module, Stream):
             module.key.fill_(derive(seed, "stream", name))
+
+
+# --- torch's own generators, from which code of the user's may draw ---------------------------------------------------
+
+
+@contextmanager
+def torch_seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+    """Let torch's own generators draw by a seed and a purpose inside the with block; later they go on as before."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(gpus):
+        torch.manual_seed(derive(seed, *purpose))
+        yield
+
+
+class TorchDraws(Stream):
+    """Seeds torch's own generators before each training pass of a model that draws from them, as nn.Dropout does.
+
+    So the numbers of a pass depend on the run's seed and on how many passes there were, and a resumed run draws the
+    same ones. To read the count, a GPU is waited for: the streams above do not need that.
+    """
+
+    def attach(self, model: nn.Module, seed: int) -> None:
+        """Begin, as a part of the model."""
+        self.to(next(model.parameters()).device)
+        model.add_module("torch_draws", self)
+        self.key.fill_(derive(seed, "stream", "torch_draws"))
+        model.register_forward_pre_hook(self.seed)
+
+    def seed(self, model: nn.Module, inputs: object) -> None:
+        """Seed the generators for one pass."""
+        if model.training:
+            torch.manual_seed(derive(int(self.key), int(self.passes)))
+            self.passes.add_(1)

@@ -139,6 +139,16 @@ def test_an_own_norm(type_in):
     assert set(arms(table)) == {"bn", "peak"}
 
 
+def test_an_own_norm_with_running_statistics(type_in, caplog):
+    with NORMS.temporarily():
+        *_, table = type_in(section("own-norm.md", "A norm with running statistics"))
+    sys.modules.pop("my_batch", None)
+    cells = dict(line.split()[1:3] for line in table.splitlines() if line.strip().startswith("train "))
+    assert list(cells) == ["running", "precise", "batch"]
+    assert cells["running"] != cells["precise"]
+    assert "BatchStatistics" not in caplog.text  # of which a norm is told that keeps statistics elsewhere
+
+
 def test_an_own_evaluation(type_in):
     with EVALUATIONS.temporarily():
         _, table = type_in(section("evaluations.md", "An evaluation of your own"))

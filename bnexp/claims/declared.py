@@ -50,8 +50,13 @@ class Declared:
     git_dirty: bool | None
 
 
-def digest(text: str, profile: str) -> str:
+def digest(text: str, profile: str, modules: Mapping[str, str] | None = None) -> str:
     """SHA-256 of the parts of a claim's yaml that decide its verdict under a profile; layout and comments do not count.
+
+    Args:
+        text: the yaml.
+        profile: its name.
+        modules: of the user's that its runs import -> SHA-256.
 
     Raises:
         ValueError: it is no yaml with keys.
@@ -63,6 +68,7 @@ def digest(text: str, profile: str) -> str:
         "tests": {name: _without(test, _PROSE_OF_TESTS) for name, test in tests.items()},
         "profiles": {name: _without(one, _PROSE_OF_PROFILES) for name, one in profiles.items() if name == profile},
     }
+    deciding |= {"modules": modules} if modules else {}
     return hashlib.sha256(json.dumps(_named(deciding), sort_keys=True).encode()).hexdigest()
 
 
@@ -83,7 +89,7 @@ def declare(folder: Path, design: Design, code: Mapping[str, Any]) -> list[Decla
     Args:
         folder: the claim's.
         design: the claim under a profile.
-        code: versions and commit of this package.
+        code: versions and commit of this package, and the ``modules`` of the user's.
 
     Returns:
         All declarations, the first one first.
@@ -91,7 +97,7 @@ def declare(folder: Path, design: Design, code: Mapping[str, Any]) -> list[Decla
     Raises:
         ValueError: the file is damaged, in one line.
     """
-    path, mark = folder / NAME, digest(design.claim.text, design.profile)
+    path, mark = folder / NAME, digest(design.claim.text, design.profile, code.get("modules"))
     history = read(path) if path.exists() else []
     if history and history[-1].digest == mark:
         return history

@@ -44,7 +44,7 @@ def tried(design: Design, folder: Path, means: Means, code: Mapping[str, Any]) -
         design: the claim under a profile.
         folder: the claim's.
         means: what runs need.
-        code: versions and commit of this package (``provenance.code``).
+        code: versions and commit of this package (``provenance.code``), and the ``modules`` of the user's.
 
     Raises:
         ValueError: a run's config is wrong, or a file in the folder is damaged.

@@ -31,7 +31,7 @@ def bench(arguments: list[str]) -> int:
     note("loading torch and the data")
     from bnexp.experiment import bench
     from bnexp.experiment.display import console
-    from bnexp.experiment.job import import_modules
+    from bnexp.experiment.imports import import_modules
 
     with console(), only_the_answer(given.format):
         import_modules(config.imports)

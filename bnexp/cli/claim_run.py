@@ -200,9 +200,11 @@ def _into_its_log(folder: Path) -> Iterator[None]:
 
 def _all_tried(designs: Sequence[Design], means: Means, lanes: int) -> tuple[int, list[Result]]:
     """Try claims and print what they come to; returns the exit code, and the results in the order of the designs."""
+    from bnexp.experiment.imports import digests
     from bnexp.runs import provenance  # imports torch
 
-    work, stop = _Work(means, provenance.code(), lanes), Stop()
+    code_of_all = provenance.code() | {"modules": digests(means.composer.imports)}
+    work, stop = _Work(means, code_of_all, lanes), Stop()
     code, results = 0, dict[str, Result]()
     with contextlib.ExitStack() as holds:
         pairs = _one_by_one(work, designs)

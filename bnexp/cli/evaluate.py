@@ -36,7 +36,8 @@ def evaluate(arguments: list[str]) -> int:
     evaluations = _chosen(settings) if settings else None
     note("loading torch and the data")
     from bnexp.experiment.display import console
-    from bnexp.experiment.job import import_modules, require_typed, saved_job
+    from bnexp.experiment.imports import import_modules, require_typed
+    from bnexp.experiment.job import saved_job
     from bnexp.experiment.restore import evaluate_run
 
     with console(), only_the_answer(given.format):

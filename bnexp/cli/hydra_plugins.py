@@ -408,7 +408,8 @@ def run_composed(config: DictConfig) -> None:
         ValueError, RunFailedError: see ``experiment.run``; the engine records the error.
         SystemExit: a signal stopped the job after it saved.
     """
-    from bnexp.experiment.job import Job, already_done, import_modules
+    from bnexp.experiment.imports import import_modules
+    from bnexp.experiment.job import Job, already_done
     from bnexp.experiment.run import run
 
     plain, words = compose.plain(config), compose.overrides()

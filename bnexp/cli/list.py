@@ -175,7 +175,7 @@ def _document(found: Mapping[str, list[Description]], text: str) -> Document:
 def _norms(choices: list[Description], imports: list[str]) -> str:
     own = []
     if imports:
-        from bnexp.experiment.job import sources
+        from bnexp.experiment.imports import sources
 
         own = sources(imports)
     norms = described([*sorted((Path(__file__).parents[1] / "norms").glob("*.py")), *own])

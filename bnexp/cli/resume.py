@@ -48,7 +48,8 @@ def resume(arguments: list[str]) -> int:
     for word in (word for word in _OF_SWEEPS if getattr(given, word)):
         flag = f"--{word.replace('_', '-')}"
         raise ValueError(f"resume: {flag} is for sweeps; {given.run} is not a sweep (it has no {SWEEP_JSON})")
-    from bnexp.experiment.job import require_typed, saved_job
+    from bnexp.experiment.imports import require_typed
+    from bnexp.experiment.job import saved_job
 
     job = saved_job(given.run)
     require_typed(given.run, job.config.imports, given.imports, ["resume", str(given.run), *given.length])
@@ -66,7 +67,7 @@ def _with_length(job: Job, wanted: Length) -> Job:
 
 def _resume_sweep(given: argparse.Namespace, wanted: Length | None) -> int:
     from bnexp.config import compose
-    from bnexp.experiment.job import require_typed
+    from bnexp.experiment.imports import require_typed
     from bnexp.sweep import plan
     from bnexp.sweep.carry_out import Order, cancel, carry_out
 

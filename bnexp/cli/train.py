@@ -74,7 +74,8 @@ def do(job: Job, form: str = "table") -> int:
     """Train one run, print how it ended, and return the exit code."""
     note("loading torch and the data")
     from bnexp.experiment.display import console
-    from bnexp.experiment.job import already_done, import_modules
+    from bnexp.experiment.imports import import_modules
+    from bnexp.experiment.job import already_done
     from bnexp.experiment.run import run
     from bnexp.stopping import Stop
 

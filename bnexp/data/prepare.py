@@ -18,7 +18,7 @@ from bnexp.data.fingerprint import fingerprint
 from bnexp.data.members import choose
 from bnexp.data.whitening import whitening
 from bnexp.memory import require as require_memory
-from bnexp.randomness import generator
+from bnexp.randomness import generator, torch_seeded
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,9 @@ def load(options: Mapping[str, Any], device: torch.device | str = "cpu") -> Data
             not fit together; the options ask for more images than there are.
     """
     bound = DATA.bind(options)
-    return prepare(bound.name, bound(), bound.shared, device)
+    with torch_seeded(0, "data"):  # a source of the user's may draw
+        raw = bound()
+    return prepare(bound.name, raw, bound.shared, device)
 
 
 def prepare(name: str, raw: Raw, how: Preparation, device: torch.device | str = "cpu") -> Data:

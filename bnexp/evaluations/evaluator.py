@@ -13,6 +13,7 @@ from bnexp.config.metrics import RUNNING, Evaluated, Statistics
 from bnexp.data import Split
 from bnexp.evaluations.base import Condition, Pixels, Wanted
 from bnexp.models.layers import moving_norms
+from bnexp.randomness import torch_seeded
 from bnexp.training.ema import average_as_running
 from bnexp.training.ema_weights import averaged
 from bnexp.training.entropy import adapting
@@ -152,7 +153,8 @@ class Evaluator:
             self._views[name, condition.classes] = _Views(some, len(self._population))
         views, change, pixels = self._views[name, condition.classes], condition.change, self._pixels
         if change is not None:
-            views.change(lambda x: pixels.scaled(change(pixels.shown(x))))
+            with torch_seeded(0, "evaluation"):  # a change of the user's may draw: always the same
+                views.change(lambda x: pixels.scaled(change(pixels.shown(x))))
         order: Order = ("sorted" if statistics.by_class else "mixed") if statistics.by_batch else "own"
         return views.view(change is not None, order)
 

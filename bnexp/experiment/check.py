@@ -21,6 +21,7 @@ from bnexp.evaluations.require import require
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
 from bnexp.experiment.init_from import Takeover, apply_norm_state, takeover
 from bnexp.experiment.machine import limit_tries, pick_device, prepare_machine
+from bnexp.experiment.own_layers import watched
 from bnexp.experiment.pixel_scale import attach_scale
 from bnexp.memory import require as require_memory
 from bnexp.models.init import Init, adjust
@@ -70,6 +71,7 @@ class Checked:
         size: size of one member.
         unstackable: why the members cannot be stacked, or None if they can.
         taken: what the first member takes from the run that ``init_from`` names; None if it has weights of its own.
+        draws: whether the model draws from torch's own generators in training.
     """
 
     configs: Sequence[TrainConfig]
@@ -79,6 +81,7 @@ class Checked:
     size: Size
     unstackable: str | None
     taken: Takeover | None
+    draws: bool
 
 
 def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: bool = True) -> Checked:
@@ -103,8 +106,8 @@ def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: b
     cadence = make_cadence(config, batches.per_epoch)
     limit_tries(cadence.steps)
     choices[0].schedule(cadence.steps)
-    size, taken = _tried(config, choices[0], seen.of(0), batches.sizes(), cadence.steps, starts=starts)
-    return Checked(configs, choices, data, cadence, size, _unstackable(config), taken)
+    size, taken, draws = _tried(config, choices[0], seen.of(0), batches.sizes(), cadence.steps, starts=starts)
+    return Checked(configs, choices, data, cadence, size, _unstackable(config, draws=draws), taken, draws)
 
 
 def make_batches(configs: Sequence[TrainConfig], data: Data) -> Batches:
@@ -164,7 +167,9 @@ def _require_below_1(config: TrainConfig) -> None:
             raise ValueError(f"{setting}={number}: is 1 in float32; use a smaller number, or precision=fp64")
 
 
-def _unstackable(config: TrainConfig) -> str | None:
+def _unstackable(config: TrainConfig, *, draws: bool) -> str | None:
+    if draws:
+        return f"model={config.model['name']}: draws from torch's own generator, which members would share"
     if not NORMS.capabilities(config.norm["name"]).stacks:
         return f"norm={config.norm['name']}: has no rule for the members of a population"
     return None
@@ -175,15 +180,20 @@ def _unstackable(config: TrainConfig) -> str | None:
 
 def _tried(
     config: TrainConfig, choices: Choices, data: Data, batch_sizes: set[int], steps: int, *, starts: bool
-) -> tuple[Size, Takeover | None]:
-    """Run a blank model through everything the run will do with the real model; its size, and what it would take."""
+) -> tuple[Size, Takeover | None, bool]:
+    """Run a blank model through everything the run will do with the real model.
+
+    Returns:
+        Its size, what it would take from another run, and whether it draws from torch's own generators.
+    """
     parameters = _require_memory(config, choices, data, steps)
     model = blank_model(config, choices, data, steps).to(dtype_of(config.precision))
     apply_norm_state(model, config)
     attach_scale(model, config, data)
     # The first batch goes through the model as a whole too, for the init.
     parts = {part for size in batch_sizes for part in (size // config.accumulate, -(-size // config.accumulate))}
-    largest = _try_batches(config, choices, model, data, {config.batch_size, *parts})
+    with watched(model) as found:
+        largest = _try_batches(config, choices, model, data, {config.batch_size, *parts})
     _check_norms(choices.norm.name, choices.model.name, dict(model.named_modules()))
     _say_ignored(config, model, steps)
     taken = _try_start(config, choices, model, data, largest) if starts else None
@@ -199,7 +209,7 @@ def _tried(
     kept = [population.theta_MP, *population.buffers.values(), *optimizer.slots.values()]
     saved = sum(tensor.nbytes for tensor in kept)
     operations = 6 * config.batch_size * _products(model, data)
-    return Size(parameters, saved + population.gradient_MP.nbytes, saved, operations), taken
+    return Size(parameters, saved + population.gradient_MP.nbytes, saved, operations), taken, found.draws
 
 
 def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: int) -> int:
@@ -243,7 +253,7 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
     for mode, size in dict.fromkeys([*modes, precise, (False, 2)]):
         try:
             with torch.no_grad():
-                model.train(mode)(_blank(model, size, data))
+                logits = model.train(mode)(_blank(model, size, data))
         except ValueError as error:
             advice = "" if (mode, size) in modes else f", or a larger eval_train than {config.eval_train}"
             if config.accumulate > 1:
@@ -252,6 +262,9 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
         except RuntimeError as error:
             reason, name = str(error).partition("\n")[0], choices.model.name
             raise ValueError(f"model={name}: cannot take data of shape {data.shape}: {reason}") from None
+        if logits.shape != (size, data.classes):
+            given, wanted = list(logits.shape), f"logits of shape [{size}, {data.classes}], images x classes"
+            raise ValueError(f"model={choices.model.name}: answers a tensor of shape {given}, not {wanted}")
     for hook in hooks:
         hook.remove()
     return modes[0][1]
@@ -283,6 +296,8 @@ def _say_ignored(config: TrainConfig, model: nn.Module, steps: int) -> None:
 
 
 def _without_effect(config: TrainConfig, model: nn.Module) -> Iterator[str]:
+    if config.norm["name"] != "none" and not any(isinstance(module, Norm) for module in model.modules()):
+        yield f"norm={config.norm['name']}: has no effect, model={config.model['name']} makes no layer by its units"
     if config.init_from is not None and config.affine["name"] != "usual":
         yield f"affine={config.affine['name']}: has no effect, because gains and biases come from init_from"
     else:

@@ -16,7 +16,7 @@ from bnexp.config.schema import TrainConfig, from_dict, shape
 from bnexp.data import load
 from bnexp.experiment.check import check
 from bnexp.experiment.choices import bind
-from bnexp.experiment.job import import_modules
+from bnexp.experiment.imports import import_modules
 from bnexp.experiment.longer import require_same_beginning
 from bnexp.experiment.machine import pick_device, require_device_name, require_graph
 

@@ -117,17 +117,21 @@ def require_graph(config: TrainConfig) -> None:
         raise ValueError(f"graph=true: norm={name} waits for the device at each step; use graph=auto, graph=false")
 
 
-def recorder(config: TrainConfig, device: torch.device) -> Recorder | None:
+def recorder(config: TrainConfig, device: torch.device, *, draws: bool) -> Recorder | None:
     """What captures steps as CUDA graphs, if the config asks for it on a GPU; else None.
 
-    ``graph=auto`` asks for it where the norm does not wait for the device.
+    ``graph=auto`` asks for it where the norm does not wait for the device. A model that ``draws`` from torch's own
+    generators waits for it, too (``TorchDraws``).
     """
     if device.type != "cuda":
         if config.graph is True:
             log.info("graph=true: has no effect on device=%s", device)
         return None
-    wanted = NORMS.capabilities(config.norm["name"]).graph if config.graph == "auto" else config.graph
-    log.info("graph=%s: steps are %s", config.graph, "replayed from a CUDA graph" if wanted else "run kernel by kernel")
+    able = NORMS.capabilities(config.norm["name"]).graph if config.graph == "auto" else config.graph
+    wanted = able and not draws
+    how = "replayed from a CUDA graph" if wanted else "run kernel by kernel"
+    why = f" (model={config.model['name']} draws from torch's own generators)" if able and draws else ""
+    log.info("graph=%s: steps are %s%s", config.graph, how, why)
     return CudaGraphs() if wanted else None
 
 

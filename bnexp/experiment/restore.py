@@ -12,6 +12,7 @@ import torch
 
 from bnexp.config.schema import TrainConfig, config_hash, to_dict
 from bnexp.data import Data
+from bnexp.experiment.imports import tell_of_changes
 from bnexp.experiment.job import Job
 from bnexp.experiment.longer import former, require_open_end
 from bnexp.experiment.setup import Row, Setup, build
@@ -52,6 +53,7 @@ def _put(setup: Setup, row: int, job: Job, state: checkpoint.State, path: Path) 
     Raises:
         ValueError: it belongs to another config, or is none of this version.
     """
+    tell_of_changes(job.folder, job.config.imports)
     known = [config_hash(to_dict(job.config)), *(each["config_hash"] for each in former(job))]
     if state.get("config_hash") not in known:
         raise ValueError(f"{job.folder}: the checkpoint belongs to another config than run.json describes")

@@ -18,6 +18,7 @@ from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import CHECKPOINTS, config_hash, to_dict
 from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.folder import StorageFailedError, is_storage, open_folder, remembered
+from bnexp.experiment.imports import digests
 from bnexp.experiment.job import Job, Outcome, already_done
 from bnexp.experiment.longer import change, former, require_length, seal
 from bnexp.experiment.machine import is_out_of_memory
@@ -149,6 +150,7 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "steps": setup.training.cadence.steps,
         "classes": setup.data.classes,
         "fingerprint": setup.data.fingerprint,
+        "modules": digests(job.config.imports),
         "images": {name: len(split) for name, split in setup.data.splits().items()},
         "parameters": sum(parameter[0].numel() for _, parameter in setup.population.parameters()),
         "provenance": made_with,

@@ -25,7 +25,7 @@ from bnexp.experiment.pixel_scale import attach_scale, scale_of
 from bnexp.models.init import Init, adjust, initialize
 from bnexp.models.layers import batch_norms, largest_map
 from bnexp.probes.observer import Observed, Observer
-from bnexp.randomness import seed_streams
+from bnexp.randomness import TorchDraws, seed_streams, torch_seeded
 from bnexp.runs.checkpoint import State
 from bnexp.training import ema
 from bnexp.training.evaluation import Measures
@@ -43,7 +43,8 @@ _TRAIN_EVAL = "train_eval"
 
 def build_model(config: TrainConfig, choices: Choices, data: Data, steps: int) -> nn.Module:
     """A member with the initial weights of its seed, on the CPU."""
-    model = blank_model(config, choices, data, steps)
+    with torch_seeded(config.seed, "model"):  # layers of the user's own draw their weights as they are made
+        model = blank_model(config, choices, data, steps)
     initialize(model, choices.init(), config.seed)
     choices.affine().fill(model)
     seed_streams(model, config.seed)
@@ -292,7 +293,7 @@ def build(configs: Sequence[TrainConfig], *, stacked: bool, resumed: Sequence[bo
     population = Population(
         members,
         stacked=stacked,
-        recorder=recorder(config, device),
+        recorder=recorder(config, device, draws=checked.draws),
         compiled=config.compile,
         own_kernels=own_kernels(config, device, stacked=stacked and len(configs) > 1),
     )
@@ -322,6 +323,8 @@ def _members(checked: Checked, data: Data, x_MB: torch.Tensor, resumed: Sequence
     for row, (config, choices) in enumerate(zip(checked.configs, checked.choices, strict=True)):
         member = build_model(config, choices, data, checked.cadence.steps).to(x_MB)
         attach_scale(member, config, data)
+        if checked.draws:
+            TorchDraws().attach(member, config.seed)
         if not (resumed and resumed[row]):
             start_member(config, choices, member, data.of(row), x_MB[row], checked.taken if row == 0 else None)
         apply_norm_state(member, config)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bnexp.config.schema import TrainConfig
 from bnexp.data import Data, new_images
-from bnexp.experiment.job import import_modules, require_named, saved_job
+from bnexp.experiment.imports import import_modules, require_named
+from bnexp.experiment.job import saved_job
 from bnexp.experiment.machine import pick_device
 from bnexp.experiment.restore import restored
 

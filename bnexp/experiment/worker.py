@@ -27,7 +27,8 @@ from bnexp.experiment.check_sweep import check_sweep
 from bnexp.experiment.display import console
 from bnexp.experiment.dry_run import dry_run, forget, members_that_fit
 from bnexp.experiment.folder import StorageFailedError, is_storage
-from bnexp.experiment.job import Job, already_done, import_modules
+from bnexp.experiment.imports import import_modules
+from bnexp.experiment.job import Job, already_done
 from bnexp.experiment.machine import is_out_of_memory, pick_device
 from bnexp.experiment.run import run
 from bnexp.runs import checkpoint, provenance

@@ -159,7 +159,7 @@ def test_a_stack_trained_longer_is_one_stack(tmp_path, stacked):
 def test_recorded_steps_trained_longer_are_one_run(tmp_path, monkeypatch):
     """With a recorder that keeps the work and does it at each replay."""
     kept = []
-    monkeypatch.setattr(setups, "recorder", lambda config, device: lambda work: kept.append(work) or work)
+    monkeypatch.setattr(setups, "recorder", lambda config, device, draws: lambda work: kept.append(work) or work)
     run([job(tmp_path / "long", "epochs=5")], stop=StopAt(0))
     run([job(tmp_path / "run")], stop=StopAt(0))
     run([job(tmp_path / "run", "epochs=5", longer=True)], stop=StopAt(0))

@@ -108,7 +108,7 @@ def test_recorded_steps_are_stopped_and_resumed(tmp_path, monkeypatch):
         recorded.append(len(recorded))
         return work
 
-    monkeypatch.setattr(setup, "recorder", lambda config, device: record)
+    monkeypatch.setattr(setup, "recorder", lambda config, device, draws: record)
     assert run_words(tmp_path / "whole", StopAt(0)).status == "finished"
     assert run_words(tmp_path / "run", StopAt(8)).status == "interrupted"
     assert run_words(tmp_path / "run", StopAt(0)).status == "finished"

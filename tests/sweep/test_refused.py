@@ -90,7 +90,7 @@ from bnexp.experiment import setup
 def cannot_capture(work):
     raise RuntimeError("no capture here")
 
-setup.recorder = lambda config, device: cannot_capture
+setup.recorder = lambda config, device, draws: cannot_capture
 """
 
 
