@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from bnexp.claims import parse
 from bnexp.config.checks import NonNegative, Positive, PositiveFloat, Range, checked, unknown
+from bnexp.config.metrics import require_measured
 
 PROFILES = ("quick", "full", "gpu")
 # The claimed contrast: above 0, below 0, above the threshold (a sentence with a number, such as "twice the steps"),
@@ -98,6 +99,7 @@ class Regime:
             raise ValueError(
                 f"metric={self.metric}: never tuned on test; allowed are validation/... and train_eval/..."
             )
+        require_measured(f"metric={self.metric}", self.metric)
 
     @property
     def tuned(self) -> bool:
@@ -154,6 +156,9 @@ class Measure:
             checked("reaches", self.reaches, float)
         if self.layers is not None and "*" not in self.tag:
             raise ValueError(f"layers={self.layers}: needs a metric with a *, one tag a layer")
+        first = self.at.get("first") if isinstance(self.at, dict) else None
+        for key, tag in {"metric": self.metric, "minus": self.minus, "steps_to": self.steps_to, "first": first}.items():
+            require_measured(f"{key}={tag}", tag or "")
 
     @property
     def tag(self) -> str:
@@ -246,6 +251,9 @@ class Figure:
     kind: Literal["curves", "axis", "dots"] = "dots"
     metric: str = "test/accuracy"
 
+    def __post_init__(self) -> None:
+        require_measured(f"metric={self.metric}", self.metric)
+
 
 @dataclass(frozen=True)
 class Change:
@@ -267,6 +275,7 @@ class Claim:
     """A claim as its yaml declares it; ``id`` and ``text`` are the file's name and content.
 
     Attributes:
+        path: of the file; empty where there is none.
         holds_if: the primary test, ``regime/test``; of several, all must hold. They alone answer the sentence.
         titles: arm or regime -> what readers see in its place; ``title_of`` knows those that most claims have.
         answers: verdict -> one sentence that tells it, with the condition under which it holds. It is declared before
@@ -278,6 +287,7 @@ class Claim:
 
     id: str
     text: str
+    path: str
     sentence: str
     sources: list[str]
     literature: str
@@ -323,7 +333,7 @@ def load(path: Path) -> Claim:
         ValueError: ``<claim>.<key>: what is wrong``, in one line.
     """
     given, text = parse.read(path)
-    return _claim(path.stem, given, text)
+    return _claim(path.stem, given, text, str(path))
 
 
 def loads(name: str, text: str) -> Claim:
@@ -335,8 +345,8 @@ def loads(name: str, text: str) -> Claim:
     return _claim(name, parse.mapping(name, text), text)
 
 
-def _claim(name: str, given: Mapping[str, Any], text: str) -> Claim:
-    claim: Claim = parse.parsed(name, {**given, "id": name, "text": text}, Claim)
+def _claim(name: str, given: Mapping[str, Any], text: str, path: str = "") -> Claim:
+    claim: Claim = parse.parsed(name, {**given, "id": name, "text": text, "path": path}, Claim)
     _check(claim)
     return claim
 

@@ -6,9 +6,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from bnexp.claims.declaration import TITLES
-from bnexp.config.checks import near_miss
-from bnexp.config.metrics import QUANTITIES, Metric, larger_is_better, metric_of, title
+from bnexp.claims.declaration import TITLES, Claim
+from bnexp.config.metrics import larger_is_better, metric_of, require_measured, title
 
 # Small enough for some minutes on two cores.
 SETTINGS = (
@@ -53,6 +52,8 @@ profiles:
   quick: {{seeds: 12, minutes: 5}}
 figure: {{kind: curves, metric: {metric}}}
 """
+# How the placeholders begin.
+_SAY = re.compile(r"(?:.*: )?say (?:what|who|which|that|in a few words)\b", re.IGNORECASE)
 # Where a metric may choose learning rates, and what does so for metrics that are measured nowhere else.
 _TUNED_ON = ("test", "validation", "train_eval")
 _USUAL = "validation/accuracy_precise"
@@ -86,7 +87,7 @@ def draft(
         ValueError: there are fewer than two arms, or the metric has no smallest effect by itself.
     """
     first, *others = arms
-    _require_known(metric)
+    require_measured(f"--metric={metric}", metric)
     if not others:
         raise ValueError(f"--arms {first}: expected two or more, the first of which the others are compared with")
     if threshold is None and not metric_of(metric).is_proportion:
@@ -105,18 +106,6 @@ def draft(
     )
 
 
-def _require_known(metric: str) -> None:
-    """Refuse what looks like a loss or an accuracy of a split, and is none that a run measures.
-
-    Raises:
-        ValueError: there is no such quantity.
-    """
-    split, _, quantity = metric.rpartition("/")
-    known = [f"{split}/{name}" for name in QUANTITIES]
-    if split in ("train", "train_eval", "validation", "test") and metric_of(metric) == Metric():
-        raise ValueError(f"--metric={metric}: no run measures {quantity}{near_miss(metric, known)}")
-
-
 def _chosen_by(metric: str) -> str:
     """By what each arm's learning rate is chosen: the metric itself, on validation images where it is of test images.
 
@@ -125,6 +114,19 @@ def _chosen_by(metric: str) -> str:
     split, _, quantity = metric.rpartition("/")
     plain = quantity.removesuffix("_precise") in ("accuracy", "loss")
     return f"{'validation' if split == 'test' else split}/{quantity}" if plain and split in _TUNED_ON else _USUAL
+
+
+def require_words(claim: Claim) -> None:
+    """Refuse a claim some of whose placeholders still wait for words: they are declared before the first run.
+
+    Raises:
+        ValueError: which ones.
+    """
+    texts = {key: [getattr(claim, key)] for key in ("title", "sentence", "literature", "confounds", "would_change")}
+    texts |= {"sources": claim.sources, "answers": [*claim.answers.values()], "titles": [*claim.titles.values()]}
+    if waiting := [key for key, some in texts.items() if any(map(_SAY.match, some))]:
+        said = f'{", ".join(waiting)}: fill in what "say ..." asks for, before the first run'
+        raise ValueError(f"{claim.path or claim.id}: {said}; --smoke and --dry-run work without")
 
 
 def words_of(text: str) -> list[str]:

@@ -64,7 +64,9 @@ def parsed(where: str, given: Any, kind: Any) -> Any:
         raise ValueError(f"{where}: expected keys ({', '.join(names)})")
     for key in given:
         if key not in names:
-            raise ValueError(str(unknown(where, str(key), (name for name in names if name not in ("id", "text")))))
+            raise ValueError(
+                str(unknown(where, str(key), (name for name in names if name not in ("id", "text", "path"))))
+            )
     for key, setting in names.items():
         if key not in given and setting.default is MISSING and setting.default_factory is MISSING:
             raise ValueError(f"{where}.{key}: missing")

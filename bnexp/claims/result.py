@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -148,6 +149,7 @@ class Result:
         seconds: that the last command took.
         provenance: of the first run.
         declared: the declaration before the first run, and those that it was changed to.
+        command: the words that run it, behind ``bnexp claim run``.
     """
 
     claim: str
@@ -174,6 +176,7 @@ class Result:
     date: str
     provenance: dict[str, Any]
     declared: list[Declared] = field(default_factory=list)
+    command: str = ""
 
 
 def conclude(
@@ -183,6 +186,7 @@ def conclude(
     exact: Mapping[str, Sequence[Row]],
     declared: Sequence[Declared],
     seconds: float,
+    command: Sequence[str] = (),
 ) -> Result:
     """The result of a claim.
 
@@ -193,6 +197,7 @@ def conclude(
         exact: check -> rows.
         declared: the history of the claim's declaration.
         seconds: that the command took.
+        command: the words that run the claim, behind ``bnexp claim run``.
     """
     claim = design.claim
     first = run_json.read(harvest.all[0].folder) if harvest.all else {}
@@ -224,6 +229,7 @@ def conclude(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance=first.get("provenance", {}),
         declared=list(declared),
+        command=shlex.join(command),
     )
 
 

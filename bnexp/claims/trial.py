@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.claims import declared, judging, store, sweeps
+from bnexp.claims.declaration import Claim
 from bnexp.claims.declared import Declared
 from bnexp.claims.design import Design
 from bnexp.claims.result import Result, conclude
@@ -82,5 +83,11 @@ def _ended(design: Design, folder: Path, means: Means, history: Sequence[Declare
         faults = judging.missing_metrics(design, harvest)
         return Ended(name, int(bool(failed or faults)), None, runs, failed, faults)
     cases = judging.judged(design, harvest)
-    result = conclude(design, harvest, cases, checks, history, time.monotonic() - start)
+    command = [_named(design.claim, means.composer.configs), *means.composer.own_words]
+    result = conclude(design, harvest, cases, checks, history, time.monotonic() - start, command)
     return Ended(name, int(failed > 0), result, runs, failed)
+
+
+def _named(claim: Claim, configs: Path) -> str:
+    """What a command calls the claim: its id if it is shipped, else the path of its yaml."""
+    return claim.path if claim.path and Path(claim.path).parent != configs / "claim" else claim.id

@@ -124,13 +124,12 @@ def _new(given: argparse.Namespace, configs: Path) -> int:
     settings += [f"imports=[{','.join(given.imports)}]"] if given.imports else []
     text = draft(given.name, _arms(given.arms), given.metric, settings, given.threshold)
     claim = declaration.loads(given.name, text)
-    sweeps.check([design(claim, "quick")], composer(given, configs))
+    composes = composer(given, configs)
+    sweeps.check([design(claim, "quick")], composes)
     given.to.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.encode())
     table = Table(["file"], [[str(path)]])
-    own = ["--config-dir", str(given.config_dir)] if given.config_dir else []
-    own += ["--imports", ",".join(given.imports)] if given.imports else []
-    tries = shlex.join(["bnexp", "claim", "run", str(path), "--smoke", *own])
+    tries = shlex.join(["bnexp", "claim", "run", str(path), "--smoke", *composes.own_words])
     said = f'{path}\nfill in what "say ..." asks for; {tries} tries it in seconds\n'
     answer(Document([table], table, {"file": str(path)}, said), given.format)
     return 0
@@ -162,8 +161,8 @@ def _report(given: argparse.Namespace, configs: Path) -> int:
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
     results = {_named(folder, folders): store.read_all(folder) for folder in folders}
-    known = {result.claim for some in results.values() for result in some}
-    missing = [name for name in declaration.ids(configs) if name not in known]
+    known, shipped = {result.claim for some in results.values() for result in some}, declaration.ids(configs)
+    missing = [name for name in shipped if name not in known] if known & set(shipped) else []
     untried = [declaration.load(declaration.find(name, configs)) for name in missing]
     paths = report.write(given.to or folders[0], results, untried=untried)
     table = Table(["file"], [[str(path)] for path in paths])

@@ -14,6 +14,7 @@ from typing import Any
 from bnexp.claims import cost, declaration, power, sweeps, trial
 from bnexp.claims.declaration import Claim
 from bnexp.claims.design import Design, design
+from bnexp.claims.draft import require_words
 from bnexp.claims.lanes import side_by_side
 from bnexp.claims.report.reading import reading
 from bnexp.claims.report.words import effect, in_points
@@ -33,6 +34,8 @@ from bnexp.sweep.fork_server import ForkServer
 from bnexp.sweep.preflight import cores
 
 FOLDER = Path("outputs/claims")
+# Exit code where a claim would be refused.
+_CANNOT_RUN = 2
 # Exit codes above this come from signals, after which no further claim is started.
 _SIGNALLED = 128
 # Claims that run at the same time by default; each has a fork server, which holds torch and the data.
@@ -59,7 +62,7 @@ def run(given: argparse.Namespace, configs: Path) -> int:
             code, results = _all_tried(designs, means, min(lanes, len(designs)))
     if given.dry_run:
         answer(cost_table(costs), given.format)
-        return 0
+        return _CANNOT_RUN if any(each.operations is None for each in costs) else 0
     if code <= _SIGNALLED and given.format != "table":
         answer(_results(results), given.format)
     elif code <= _SIGNALLED and len(designs) > 1:
@@ -98,6 +101,9 @@ def _designs(given: argparse.Namespace, configs: Path, composer: JobComposer) ->
         raise ValueError("claim run: name claims, or give --all (bnexp claim list shows them)")
     profile = given.profile or default_profile()
     claims = [declaration.load(declaration.find(name, configs)) for name in names]
+    if not (given.smoke or given.dry_run):
+        for claim in claims:
+            require_words(claim)
     if given.all:
         claims = list(_with_profile(claims, profile))
     designs = [design(claim, profile, smoke=given.smoke) for claim in claims]
@@ -145,7 +151,7 @@ def _costs(designs: Sequence[Design], means: Means) -> list[cost.Cost]:
         counted = cost.counted(designs, means, stop)
     for made, found in zip(designs, counted, strict=True):
         if isinstance(found, str):
-            print(f"{made.claim.id}: operations not counted: {found}", file=sys.stderr, flush=True)
+            print(f"{made.claim.id}: cannot run: {found}", file=sys.stderr, flush=True)
         costs.append(cost.cost(made, None if isinstance(found, str) else found))
     return costs
 

@@ -28,16 +28,18 @@ _MOST_FIRST = 3
 _LETTERS = 66
 
 
-def pictures(entries: Sequence[Entry], name: str) -> list[Picture]:
+def pictures(entries: Sequence[Entry], name: str, most: str) -> list[Picture]:
     """A figure for every probe that has measured two layers or more.
 
     Args:
         entries: the arms.
         name: the setting that tells them apart, or an empty text.
+        most: that further arms are not drawn, or an empty text.
     """
     found = [(entry, profiles(entry.arm)) for entry in entries]
     probes = dict.fromkeys(probe for _, own in found for probe in own)
-    return [_picture(probe, [(entry, own[probe]) for entry, own in found if probe in own], name) for probe in probes]
+    drawn = {probe: [(entry, own[probe]) for entry, own in found if probe in own] for probe in probes}
+    return [_picture(probe, some, name, most) for probe, some in drawn.items()]
 
 
 def profiles(arm: Arm) -> dict[str, dict[str, Profile]]:
@@ -66,7 +68,7 @@ def _is_layered(tag: str) -> bool:
     return probed is not None and probed.has_layers
 
 
-def _picture(probe: str, found: Sequence[tuple[Entry, Mapping[str, Profile]]], name: str) -> Picture:
+def _picture(probe: str, found: Sequence[tuple[Entry, Mapping[str, Profile]]], name: str, most: str) -> Picture:
     tags = list(dict.fromkeys(tag for _, own in found for tag in own))
     columns = min(2, len(tags))
     rows = math.ceil(len(tags) / columns)
@@ -79,10 +81,10 @@ def _picture(probe: str, found: Sequence[tuple[Entry, Mapping[str, Profile]]], n
         axes.set_visible(False)
     for axes in panels[max(0, len(tags) - columns) : len(tags)]:
         axes.set_xlabel("layer, from the input on", fontsize=9)
-    marks = "at the last step; faint: at the first" if first else "at the last step"
+    marks = f"at the last step; faint: at the first{most}" if first else f"at the last step{most}"
     legend(figure, [entry for entry, _ in found], f"{name}, {marks}" if name else marks)
     entitle(figure, f"Probe {probe} over depth", "")
-    return Picture(f"depth_{probe}", f"What the probe {probe} measured in each layer: mean over finished runs.", figure)
+    return Picture(f"depth_{probe}", f"What the probe {probe} measured in each layer: mean over finished runs{most}.", figure)
 
 
 def draw(axes: Axes, profiles: Sequence[tuple[Entry, Profile]], *, first: bool) -> None:

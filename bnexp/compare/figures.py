@@ -70,7 +70,7 @@ def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
             _curves(entries, metric, name),
             _heat_map(entries, metric),
             _dots(entries, metric, name),
-            *depth.pictures(best(entries, MOST_CURVES), name),
+            *depth.pictures(best(entries, MOST_CURVES), name, _most(entries, MOST_CURVES)),
         ]
         for picture in filter(None, drawn):
             # Lay the figure out here, while the style is active.
@@ -95,7 +95,8 @@ def _headline(metric: str, where: str) -> str:
 
 
 def _most(entries: Sequence[Entry], most: int) -> str:
-    return f" The best {most} of {len(entries)} arms." if len(entries) > most else ""
+    """What is drawn of too many arms; said in the picture too, which may be shown without its caption."""
+    return f"; the best {most} of {len(entries)} arms" if len(entries) > most else ""
 
 
 # --- learning curves --------------------------------------------------------------------------------------------------
@@ -109,14 +110,13 @@ def _curves(entries: Sequence[Entry], metric: str, name: str) -> Picture | None:
     figure, (axes,) = framed(3.5)
     draw_curves(axes, drawn, metric)
     seeds = {interval.n for _, steps in drawn for interval in steps.values()}
-    means = f"mean with 95 % interval{_from(seeds)}"
-    entitle(figure, _headline(metric, "over training"), "one seed an arm" if seeds == {1} else means)
+    means, most = f"mean with 95 % interval{_from(seeds)}", _most(entries, MOST_CURVES)
+    entitle(figure, _headline(metric, "over training"), ("one seed an arm" if seeds == {1} else means) + most)
     if len(drawn) > _MOST_ENDS or max(len(entry.name) for entry, _ in drawn) > _LONGEST_END:
         legend(figure, [entry for entry, _ in drawn], name)
     else:
         name_ends(axes, drawn)
-    caption = f"Of finished runs: mean with 95 % interval{_from(seeds)}.{_most(entries, MOST_CURVES)}"
-    return Picture("curves", caption, figure)
+    return Picture("curves", f"Of finished runs: {means}{most}.", figure)
 
 
 def _from(seeds: Collection[int]) -> str:
@@ -184,13 +184,13 @@ def _dots(entries: Sequence[Entry], metric: str, name: str) -> Picture:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set(xlabel=title(metric), ylabel=name)
     means = f"mean with 95 % interval{_from([len(entry.arm.values(metric)) for entry in shown])}"
-    marks = f"{means}; a faint dot a seed"
+    most = _most(entries, MOST_DOTS)
+    marks = f"{means}; a faint dot a seed{most}"
     entitle(figure, _headline(metric, "at the last step"), marks)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     grid(axes, "x")
-    most = _most(entries, MOST_DOTS)
-    return Picture("dots", f"Last value: {means}, and every seed as a faint dot.{most}", figure)
+    return Picture("dots", f"Last value: {means}, and every seed as a faint dot{most}.", figure)
 
 
 def _row(axes: Axes, row: int, entry: Entry, metric: str) -> None:

@@ -309,11 +309,19 @@ class JobComposer:
                 composed.append(to_dict(plain(compose(words))))
                 self._require_typed(composed[-1]["imports"])
         except (HydraException, OmegaConfBaseException) as error:
-            own = [] if self._own is None else ["--config-dir", str(self._own)]
-            raise ValueError(_in_one_line(error, [*words, *own], self.configs)) from None
+            raise ValueError(_in_one_line(error, [*words, *self._folder_words], self.configs)) from None
         except YAML_FAULTS as error:
             raise ValueError(_yaml_fault(error, self._own)) from None
         return composed
+
+    @property
+    def own_words(self) -> list[str]:
+        """The words of a command that name the user's folder and modules."""
+        return [*self._folder_words, *(["--imports", ",".join(self.imports)] if self.imports else [])]
+
+    @property
+    def _folder_words(self) -> list[str]:
+        return [] if self._own is None else ["--config-dir", str(self._own)]
 
     def _require_typed(self, named: Sequence[str]) -> None:
         if missing := [name for name in named if name not in self.imports]:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bnexp.config.checks import near_miss
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -51,7 +53,6 @@ _METRICS = {
     "perplexity": Metric("perplexity", False),
     "seconds": Metric("seconds", False),
 }
-QUANTITIES = tuple(_METRICS)
 _SPLITS = {"train": "training", "train_eval": "training (evaluated)"}
 # Beginning of a condition's name -> the condition in words; what follows in the name is a number.
 _CONDITIONS = {
@@ -147,6 +148,19 @@ def metric_of(tag: str) -> Metric:
     """The facts about a tag's quantity; all unknown if the quantity is not in the table."""
     words = f"_{tag.rpartition('/')[2]}_"
     return next((metric for name, metric in _METRICS.items() if f"_{name}_" in words), _UNKNOWN)
+
+
+def require_measured(where: str, tag: str) -> None:
+    """Refuse what looks like a loss or an accuracy of a split, and is none that a run measures.
+
+    Raises:
+        ValueError: there is no such quantity.
+    """
+    split, _, quantity = tag.rpartition("/")
+    if split in ("train", "train_eval", "validation", "test") and metric_of(tag) == _UNKNOWN:
+        raise ValueError(
+            f"{where}: no run measures {quantity}{near_miss(tag, [f'{split}/{name}' for name in _METRICS])}"
+        )
 
 
 def larger_is_better(tag: str) -> bool:

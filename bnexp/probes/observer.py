@@ -143,7 +143,7 @@ class Observer:
                     probe = self.probes[watch.name][row]
                     kept = {} if _is_due(watch, step.begun.step) else dict(_copies(probe.slots.items()))
                     values = probe.measure(self._moment(row, watch, step))
-                    rows[row] |= {f"probe/{watch.name}/{quantity}": value for quantity, value in values.items()}
+                    rows[row] |= {f"probe/{watch.name}/{quantity}": _number(value) for quantity, value in values.items()}
                     for name, slot in kept.items():  # a longer run does not measure this step
                         probe.slots[name].copy_(slot)
         return _by_tag(rows)
@@ -231,6 +231,11 @@ def _by_tag(rows: Sequence[Values]) -> Observed:
     curves = {tag: [float(values.get(tag, math.nan)) for values in rows] for tag, many in kinds.items() if not many}
     numbers = {tag: [values.get(tag, torch.empty(0)) for values in rows] for tag, many in kinds.items() if many}
     return curves, {tag: [torch.as_tensor(row).tolist() for row in rows] for tag, rows in numbers.items()}
+
+
+def _number(value: float | Tensor) -> float | Tensor:
+    """A value of a probe, where a tensor without axes is a number and no histogram."""
+    return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
 
 
 def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

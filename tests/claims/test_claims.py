@@ -210,6 +210,12 @@ def _louder(builder, by):
         ("norm=bn", "norm=bm", "claim small: norm=bm: not known; did you mean bn?"),
         ("data.size=null", "data.siz=null", "data.siz: there is no such setting"),
         ("data=digits", "data=digits, data.validation=0", "tuning needs validation images"),
+        (
+            "{metric: test/accuracy}\n    contrast",
+            "{metric: test/los}\n    contrast",
+            "metric=test/los: no run measures los; did you mean test/loss?",
+        ),
+        ("confounds: ", "confounds: Say what else differs. ", "small.yaml: confounds: fill in what"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_runs(old, new, message, bnexp, tmp_path, monkeypatch):
@@ -682,6 +688,8 @@ def test_a_claim_runs_goes_on_and_is_reported(bnexp, tmp_path, monkeypatch):
     assert reported.out.split() == ["page/claims.html", "page/claims.md", "page/seeds.csv"]
     page = (tmp_path / "page/claims.html").read_text()
     assert "Batch norm is not worse." in page
+    assert "(Not run.)" not in page  # the shipped claims, which nobody asked for
+    assert f"bnexp claim run {path} --profile quick\n" in (tmp_path / "page/pages/small.md").read_text()
     assert "http" not in page
     assert "![" in (tmp_path / "page/pages/small.md").read_text()
     assert (tmp_path / "page/figures/small.svg").stat().st_size > 1000

@@ -163,7 +163,8 @@ def test_operations_are_counted_and_nothing_is_run(bnexp, tmp_path, monkeypatch)
     assert (lost["runs"], lost["operations"]) == (found["runs"], None)
     assert later["runs"] == found["runs"] + 12 + 5  # those that others start from
     assert later["operations"] == later["runs"] * 600 * 64 * 6 * weights
-    assert "lost: operations not counted: data.path=nowhere.npz: " in answer.err
+    assert "lost: cannot run: data.path=nowhere.npz: " in answer.err
+    assert answer.code == 2
     assert not (tmp_path / "outputs").exists()
 
 

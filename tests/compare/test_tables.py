@@ -154,8 +154,8 @@ def test_more_arms_than_can_be_told_apart_and_one_run_alone(tmp_path, capsys):
         write_run(tmp_path / "many" / f"{index:02d}", lr=0.01 * (index + 1), accuracy=0.5 + 0.009 * index)
     main([str(tmp_path / "many"), "--html", str(tmp_path / "many.html")])
     text = (tmp_path / "many.html").read_text()
-    assert "The best 14 of 50 arms." in text
-    assert "The best 40 of 50 arms." in text
+    assert "; the best 14 of 50 arms." in text
+    assert "; the best 40 of 50 arms." in text
     write_run(tmp_path / "one" / "a")
     main([str(tmp_path / "one"), "--html", str(tmp_path / "one.html")])
     assert "<svg" in (tmp_path / "one.html").read_text()

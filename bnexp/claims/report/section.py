@@ -242,6 +242,7 @@ def _made(reading: Reading, place: Place) -> Iterator[Block]:
     )
     yield Text(f"{words.capital(seeds)}. The second command writes this report.")
     yield Code(
-        f"bnexp claim run {claim.id} --profile {result.profile}\nbnexp claim report outputs/claims/{result.profile}"
+        f"bnexp claim run {result.command or claim.id} --profile {result.profile}\n"
+        f"bnexp claim report outputs/claims/{result.profile}"
     )
     yield Links("", [("the whole declaration", place.file(f"declarations/{claim.id}.yaml"))])
