@@ -11,7 +11,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ _WRONG_INPUT = 2
 _OPTIONS = ("--config-dir", "-cd")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run(collect.Run):
     """A run: its settings and results, and its model and data, which are read when they are asked for.
 
@@ -49,6 +49,11 @@ class Run(collect.Run):
 
     imports: Sequence[str] = ()
     device: str = "auto"
+
+    def __repr__(self) -> str:
+        accuracy = self.final.get("test/accuracy")
+        told = "" if accuracy is None else f", test accuracy {accuracy:.4f}"
+        return f"<bnexp.Run {self.folder}: {self.status}{told}>"
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -174,7 +179,8 @@ def train(*words: str) -> Run:
         RunFailedError: the run failed.
         KeyboardInterrupt: the training was interrupted, and has saved.
     """
-    return load(_trained(words)["folder"], imports=_imports(words))
+    folder = _trained(words)["folder"]
+    return load(folder, imports=_imports(words))
 
 
 def train_all(*words: str) -> list[Run]:
@@ -185,7 +191,8 @@ def train_all(*words: str) -> list[Run]:
         RunFailedError: a job failed; the message names the sweep's folder, which has the other runs.
         KeyboardInterrupt: the sweep was interrupted; its jobs have saved.
     """
-    return list(find(_trained(words, "-m")["folder"], imports=_imports(words)))
+    folder = _trained(words, "-m")["folder"]
+    return list(find(folder, imports=_imports(words)))
 
 
 def _imports(words: Sequence[str]) -> list[str]:
@@ -197,6 +204,9 @@ def _imports(words: Sequence[str]) -> list[str]:
 def _trained(words: Sequence[str], *how: str) -> dict[str, Any]:
     """Train in a child process; returns its answer in JSON, which has the folder."""
     for word in words:
+        if not isinstance(word, str):
+            said = f'{word!r}: no word; expected words one by one, such as bnexp.train("norm=bn", "epochs=3")'
+            raise ValueError(said)
         if word.startswith("-") and word.partition("=")[0] not in _OPTIONS:
             here = "bnexp.train_all trains a sweep" if word in ("-m", "--multirun") else "only on the command line"
             raise ValueError(f"{word}: {here}; allowed are settings and {_OPTIONS[0]}")
@@ -205,8 +215,15 @@ def _trained(words: Sequence[str], *how: str) -> dict[str, Any]:
         raise ValueError(complaint)
     told: dict[str, Any] = json.loads(answer) if answer else {}
     if code:
-        raise RunFailedError(f"{complaint} (in {told['folder']})" if told else complaint)
+        raise RunFailedError(f"{_failure(told) or complaint} (in {told['folder']})" if told else complaint)
     return told
+
+
+def _failure(sweep: Mapping[str, Any]) -> str | None:
+    """The first job of a sweep that has failed, and why; how many others have."""
+    failed = [job for job in sweep.get("jobs", []) if job["status"] == "failed"]
+    more = f"; {len(failed) - 1} more failed" if len(failed) > 1 else ""
+    return f"{failed[0]['name']}: {failed[0]['reason']}{more}" if failed else None
 
 
 def _run_apart(words: Sequence[str]) -> tuple[int, str, str]:

@@ -46,6 +46,8 @@ def test_what_is_wrong_is_said_as_on_the_command_line(tmp_path):
     for word, said in (("-m", "bnexp.train_all trains a sweep"), ("--cfg=job", "only on the command line")):
         with pytest.raises(ValueError, match=rf"^{word}: {said}; allowed are settings and --config-dir$"):
             bnexp.train("norm=bn", word)
+    with pytest.raises(ValueError, match=r"^\['norm=bn'\]: no word; expected words one by one, such as bnexp.train\("):
+        bnexp.train(["norm=bn"])
     for folder in ("nowhere", "."):
         with pytest.raises(ValueError, match=rf"^{re.escape(folder)}: [^:]*$"):
             bnexp.load(folder)
@@ -82,6 +84,11 @@ def test_settings_and_metrics_of_a_run(trained):
     said = r"^test/acuracy: the run has no such metric; did you mean test/accuracy\? \(there are: train/loss, .*more\)$"
     with pytest.raises(ValueError, match=said):
         run.metrics.curve("test/acuracy")
+
+
+def test_a_run_is_shown_in_one_line(trained):
+    run = bnexp.load(trained.folder)
+    assert repr(run) == f"<bnexp.Run {trained.folder}: finished, test accuracy {run.final['test/accuracy']:.4f}>"
 
 
 def test_metrics_as_a_data_frame(trained):
@@ -263,7 +270,8 @@ def test_a_training_saves_and_ends_with_the_program_that_waits_for_it(tmp_path):
 @pytest.mark.slow
 def test_a_failed_job_names_the_folder_of_the_others():
     words = (*SMALL, "steps=50000", "norm=bn,ln", "hydra.sweep.dir=both", "hydra.launcher.timeout_s=0.001")
-    with pytest.raises(RunFailedError, match=r"\(in both\)$"):
+    told = r"^norm=bn: not finished after 0.001 s; 1 more failed \(in both\)$"
+    with pytest.raises(RunFailedError, match=told):
         bnexp.train_all(*words)
 
 

@@ -151,8 +151,9 @@ def test_an_own_norm_with_running_statistics(type_in, caplog):
 
 def test_an_own_evaluation(type_in):
     with EVALUATIONS.temporarily():
-        _, table = type_in(section("evaluations.md", "An evaluation of your own"))
+        _, table, _, later = type_in(section("evaluations.md", "An evaluation of your own"))
     sys.modules.pop("my_bars", None)
+    assert re.search(r"^test +bar4 +running +0\.\d{4} ", later, re.MULTILINE)
     assert table.startswith("test/accuracy_bar4 at the last step\n")
     assert len(arms(table)) == 1
 

@@ -27,7 +27,7 @@ def take_imports(options: argparse.ArgumentParser, about: str = _TRUSTED) -> Non
     options.add_argument("--imports", type=lambda text: text.split(","), default=[], metavar="MODULE,...", help=about)
 
 
-def take_own(options: argparse.ArgumentParser, about: str) -> None:
+def take_own(options: argparse.ArgumentParser, about: str = _TRUSTED) -> None:
     """Have a command take what is the user's own: a folder of yaml files, and modules."""
     options.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your yaml files")
     take_imports(options, about)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnexp.cli.arguments import parser, take_format, take_imports
+from bnexp.cli.arguments import parser, take_format, take_own
 from bnexp.cli.newest import newest_run
 from bnexp.cli.output import answer, note, only_the_answer
 from bnexp.compare.blocks import Document, Table, Text
@@ -26,14 +26,14 @@ def evaluate(arguments: list[str]) -> int:
     about = "its best checkpoint by validation accuracy instead, which a run keeps with checkpoint_best=true"
     options.add_argument("--best", action="store_true", help=about)
     options.add_argument("--split", choices=("train", "validation", "test"), help="only this split of the data")
-    take_imports(options)
+    take_own(options)
     take_format(options)
     settings = [word for word in arguments if re.match(r"evaluations[.\w]*=", word)]
     given = options.parse_args([word for word in arguments if word not in settings])
     if given.settings:
         raise ValueError(f"{given.settings[0]}: only evaluations can be set here; the run has its other settings")
     given.run = given.run or newest_run()
-    evaluations = _chosen(settings) if settings else None
+    evaluations = _chosen(settings, given.config_dir, given.imports) if settings else None
     note("loading torch and the data")
     from bnexp.experiment.display import console
     from bnexp.experiment.imports import import_modules, require_typed
@@ -44,19 +44,21 @@ def evaluate(arguments: list[str]) -> int:
         job = saved_job(given.run)
         words = ["evaluate", str(given.run), *(["--split", given.split] if given.split else [])]
         words += [*(["--best"] if given.best else []), *settings]
-        require_typed(given.run, job.config.imports, given.imports, words)
-        import_modules(job.config.imports)
+        words += ["--config-dir", str(given.config_dir)] if given.config_dir else []
+        modules = list(dict.fromkeys([*job.config.imports, *given.imports]))  # evaluations may need more than the run
+        require_typed(given.run, modules, given.imports, words)
+        import_modules(modules)
         step, rows = evaluate_run(job, given.split, best=given.best, evaluations=evaluations)
     answer(_document(given.run, step, rows), given.format)
     return 0
 
 
-def _chosen(settings: Sequence[str]) -> dict[str, Any]:
+def _chosen(settings: Sequence[str], own: Path | None, imports: Sequence[str]) -> dict[str, Any]:
     """The group ``evaluations`` of a config that words of the command line compose."""
-    from bnexp.config.compose import compose_all
+    from bnexp.config.compose import JobComposer
     from bnexp.config.shipped import configs_folder
 
-    (config,) = compose_all([settings], configs_folder())
+    (config,) = JobComposer(configs_folder(), own, imports)([settings])
     found: dict[str, Any] = config["evaluations"]
     return found
 

@@ -33,8 +33,9 @@ from bnexp.config import compose
 from bnexp.config.checks import Range, RunFailedError, checked
 from bnexp.config.compose import Composer
 from bnexp.config.extras import missing
-from bnexp.config.names import quoted
+from bnexp.config.names import counted, quoted
 from bnexp.config.schema import to_dict
+from bnexp.config.shipped import configs_folder
 from bnexp.stopping import Stop
 from bnexp.sweep.carry_out import Order, carry_out
 from bnexp.sweep.display import Report, print_summary
@@ -141,11 +142,11 @@ class BnexpSweeper(Sweeper):
         assert self.hydra_context is not None
         _refuse_names(OmegaConf.to_container(self.config.hydra.overrides.hydra))
         words = self._combinations(self._overrides(arguments))
-        composed = Composer(self.hydra_context, self.config)
-        jobs = entries((job, compose.settings(composed(job))) for job in words)
+        composed = self._composed(words)
+        jobs = entries(composed)
         ours = isinstance(self.launcher, BnexpLauncher)
         given = self._local() | (self._given() if ours else {"stack": False})  # others take one job at a time
-        given |= {"skip_invalid": self.skip_invalid, "drawn": self._drawn(jobs, len(words))}
+        given |= {"skip_invalid": self.skip_invalid, "drawn": self._drawn(jobs, len(composed))}
         folder, fresh = Path(self.config.hydra.sweep.dir), compose.is_fresh(self.config.hydra.sweep)
         code = carry_out(
             Order(folder, jobs, arguments, options(given), fresh),
@@ -193,6 +194,30 @@ class BnexpSweeper(Sweeper):
         (words,) = BasicSweeper.split_arguments(overrides, None)
         return words
 
+    def _composed(self, words: Sequence[list[str]]) -> list[tuple[list[str], dict[str, Any]]]:
+        """The config of each job; with ``skip_invalid``, of those whose words go together.
+
+        Raises:
+            ValueError: the words of a job do not.
+        """
+        assert self.config is not None
+        assert self.hydra_context is not None
+        composes = Composer(self.hydra_context, self.config)
+        composed, faults = list[tuple[list[str], dict[str, Any]]](), list[tuple[list[str], Exception]]()
+        for job in words:
+            try:
+                composed.append((job, compose.settings(composes(job))))
+            except compose.FAULTS as error:
+                faults.append((job, error))
+        if faults and not composed:
+            raise faults[0][1]
+        if faults:
+            said = f"{' '.join(faults[0][0])}: {compose.in_one_line(faults[0][1], faults[0][0], configs_folder())}"
+            if not self.skip_invalid:
+                raise ValueError(f"{said}; hydra.sweeper.skip_invalid=true runs the rest") from faults[0][1]
+            print(f"left out {len(faults)} of {len(words)} combinations, as {said}", file=sys.stderr)
+        return composed
+
     def _drawn(self, jobs: Sequence[Entry], asked: int) -> list[str]:
         """The settings that were drawn at random, if a draw can be chosen on validation images.
 
@@ -202,7 +227,7 @@ class BnexpSweeper(Sweeper):
         """
         if len(jobs) < asked:
             what = "values given twice, and those of tags and notes, make no job of their own"
-            print(f"{asked} combinations are {len(jobs)} jobs: {what}", file=sys.stderr)
+            print(f"{asked} combinations are {counted(len(jobs), 'job')}: {what}", file=sys.stderr)
         return []
 
     def _local(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from bnexp.cli.commands import command
 from bnexp.cli.output import drop, require_streams, say
 from bnexp.config.checks import RunFailedError
 from bnexp.config.names import printable
+from bnexp.config.own_code import told
 
 HELP = """\
 bnexp: a command-line laboratory for normalization in neural networks
@@ -133,5 +134,4 @@ def _crashed(error: Exception) -> int:
         with tempfile.NamedTemporaryFile("w", prefix="bnexp-error-", suffix=".log", delete=False) as file:
             file.write(lines)
         path = Path(file.name)
-    reason = str(error).strip().partition("\n")[0]
-    return _one_line(f"{type(error).__name__}: {reason}; details in {path}", 1)
+    return _one_line(f"{told(error)}; details in {path}", 1)

@@ -84,7 +84,9 @@ def _picture(probe: str, found: Sequence[tuple[Entry, Mapping[str, Profile]]], n
     marks = f"at the last step; faint: at the first{most}" if first else f"at the last step{most}"
     legend(figure, [entry for entry, _ in found], f"{name}, {marks}" if name else marks)
     entitle(figure, f"Probe {probe} over depth", "")
-    return Picture(f"depth_{probe}", f"What the probe {probe} measured in each layer: mean over finished runs{most}.", figure)
+    return Picture(
+        f"depth_{probe}", f"What the probe {probe} measured in each layer: mean over finished runs{most}.", figure
+    )
 
 
 def draw(axes: Axes, profiles: Sequence[tuple[Entry, Profile]], *, first: bool) -> None:

@@ -37,6 +37,8 @@ from bnexp.config.descriptions import other_names
 from bnexp.config.own_folder import YAML_FAULTS
 from bnexp.config.schema import LISTS, TrainConfig, completed, flat, from_dict, to_dict
 
+# What composing raises.
+FAULTS = (HydraException, OmegaConfBaseException)
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
@@ -109,6 +111,9 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
         ValueError: an error in the command line or a yaml file, in one line.
     """
     words.refuse(arguments)
+    arguments = (
+        ["--hydra-help"] if "--hydra-help" in arguments else arguments
+    )  # with settings, Hydra would look for them
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
     before, sys.argv = sys.argv, ["bnexp", *words.taken_literally(arguments)]
     try:
@@ -118,8 +123,8 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
         hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name="train")(task)()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_in_one_line(error, arguments, configs)) from None
+    except FAULTS as error:
+        raise ValueError(in_one_line(error, arguments, configs)) from None
     except YAML_FAULTS as error:
         raise ValueError(_yaml_fault(error, folder)) from None
     finally:
@@ -157,7 +162,7 @@ def _yaml_fault(error: Exception, folder: Path | None) -> str:
     return f"{folder or 'configs'}: a yaml file there cannot be read ({str(error).partition(chr(10))[0]})"
 
 
-def _in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
+def in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
     """Hydra's error as one line, in terms of the command line."""
     text = str(error)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
@@ -205,13 +210,14 @@ def _unknown_choice(group: str, word: str, known: Sequence[str], arguments: Sequ
 
 def _unknown_key(key: str, arguments: list[str], configs: Path) -> str:
     """The message for an unknown key: it lists the keys that exist with the other words of the command line."""
-    words = [word for word in arguments if not word.startswith("-") and not _sweeps(word)]
+    words = [word for word in arguments if "=" in word and not word.startswith("-") and not _sweeps(word)]
     others = [word for word in words if word.partition("=")[0].lstrip("+") != key]
     try:
+        others += _searched_too(_config_dir(arguments))
         with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
             composed = hydra.compose("train", others, return_hydra_config=key.startswith("hydra."))
             config = cast(dict[str, Any], OmegaConf.to_container(composed))
-    except (HydraException, OmegaConfBaseException, ValueError):
+    except (*FAULTS, ValueError):
         return f"{key}: there is no such setting"
     first, _, rest = key.partition(".")
     item, kind = rest.partition(".")[0], LISTS.get(first)
@@ -270,11 +276,15 @@ class Composer:
 
 def composer(configs: Path, own: Path | None = None) -> Composer:
     """What composes configs without a Hydra application around it; ``own`` as ``--config-dir`` of an application."""
-    also = [] if own is None else [f"hydra.searchpath=[{names.quoted(f'file://{own.resolve()}')}]"]
     with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        master = loader.load_configuration("train", also, RunMode.MULTIRUN)
+        master = loader.load_configuration("train", _searched_too(own), RunMode.MULTIRUN)
     return Composer(HydraContext(config_loader=loader, callbacks=Callbacks()), master)
+
+
+def _searched_too(own: Path | None) -> list[str]:
+    """The words by which Hydra looks into a folder of the user's, too."""
+    return [] if own is None else [f"hydra.searchpath=[{names.quoted(f'file://{own.resolve()}')}]"]
 
 
 class JobComposer:
@@ -308,8 +318,8 @@ class JobComposer:
             for words in jobs:
                 composed.append(to_dict(plain(compose(words))))
                 self._require_typed(composed[-1]["imports"])
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(_in_one_line(error, [*words, *self._folder_words], self.configs)) from None
+        except FAULTS as error:
+            raise ValueError(in_one_line(error, [*words, *self._folder_words], self.configs)) from None
         except YAML_FAULTS as error:
             raise ValueError(_yaml_fault(error, self._own)) from None
         return composed

@@ -1,4 +1,4 @@
-"""Names of runs: the settings that differ, as ``key=value`` joined by commas, usable as folder names."""
+"""Names of runs: the settings that differ, as ``key=value`` joined by commas, usable as folder names; and nouns."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def run_name(overrides: Iterable[str]) -> str:
         return name
     mark = hashlib.sha256(name.encode()).hexdigest()[:8]
     return name.encode()[: _LONGEST - len(mark) - 1].decode(errors="ignore") + "-" + mark
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, in the plural where it needs one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def distinct(names: Sequence[str]) -> list[str]:

@@ -69,12 +69,14 @@ class Registry:
         """Decorate the builder of ``name``.
 
         Raises:
-            TypeError: (at the decoration) a keyword-only parameter has a default and is not declared as context.
+            TypeError: (at the decoration) a keyword-only parameter has no type, or has a default and is not declared
+                as context.
         """
 
         def add(builder: Builder) -> Builder:
             assert name not in self._builders, f"{self.setting}={name} is registered twice"
             parameters = inspect.signature(builder).parameters.values()
+            _require_annotated(f"{self.setting}={name}", [p for p in parameters if _is_option(p)])
             passed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty]
             _require_declared(f"{self.setting}={name}", passed, self.context)
             self._builders[name] = builder
@@ -117,8 +119,7 @@ class Registry:
         function = builder.__init__ if inspect.isclass(builder) else builder
         hints = get_type_hints(function, include_extras=True)
         parameters = inspect.signature(builder).parameters.values()
-        wanted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-        return {option: hints[option] for option in wanted}
+        return {p.name: hints[p.name] for p in parameters if _is_option(p)}
 
     def bind(self, config: Mapping[str, Any], *, setting: str | None = None) -> Bound:
         """Check a group of the config, ``{name: gn, groups: 8, ...}``, and bind it to its builder.
@@ -148,6 +149,17 @@ class Registry:
         common = {option: values.pop(option) for option in self._common()}
         shared = self._shared(**common) if self._shared else None
         return Bound(setting, name, self[name], values, self.context, shared)
+
+
+def _is_option(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+
+
+def _require_annotated(where: str, options: Iterable[inspect.Parameter]) -> None:
+    for option in options:
+        if option.annotation is option.empty:
+            kinds = f"{option.name}: float, or one of bnexp.config.checks"
+            raise TypeError(f"{where}: the option {option.name} needs a type, such as {kinds}")
 
 
 def _require_declared(where: str, names: Iterable[str], declared: frozenset[str]) -> None:

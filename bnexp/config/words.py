@@ -16,6 +16,8 @@ FLAGS = (
     *("--config-dir", "-cd", "--info", "-i"),
 )
 
+# The groups of which one yaml is chosen.
+_CHOICES = {each.name for each in fields(TrainConfig) if each.default_factory is dict} - LISTS.keys()
 # Hydra settings that would break promises about run folders: setting -> (the values that keep it, the promise).
 _FIXED = {
     "hydra.output_subdir": ("null", "bnexp writes .hydra in the run folder itself"),
@@ -86,6 +88,8 @@ def refuse(arguments: list[str]) -> None:
         key = key.lstrip("+")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and equals and value.strip("'\" ") in ("", "null"):
             raise ValueError(f"{argument}: expected a folder")
+        if key in _CHOICES and value.startswith("["):  # Hydra would merge them
+            raise ValueError(f"{argument}: one is chosen; several make a sweep: -m {key}={value.strip('[]')}")
         if key in LISTS and (found := _NO_NAME.search(value)):
             raise ValueError(f"{argument}: {found[1]} is no name; bnexp list {key} shows the names")
         if key in _FIXED and value.lower() != _FIXED[key][0]:

@@ -43,6 +43,8 @@ def load(options: Mapping[str, Any], device: torch.device | str = "cpu") -> Data
     bound = DATA.bind(options)
     with torch_seeded(0, "data"):  # a source of the user's may draw
         raw = bound()
+    if not isinstance(raw, Raw):
+        raise ValueError(f"data={bound.name}: its builder returns a {type(raw).__name__}; expected a bnexp.data.Raw")
     return prepare(bound.name, raw, bound.shared, device)
 
 
@@ -288,6 +290,8 @@ def _check_labels(raw: Raw) -> None:
             raise fault(raw.origin, f"{part.images} has {len(part.x)} images, but {part.labels} {len(part.y)} labels")
         if not len(part.y):
             raise fault(raw.origin, f"{part.images} has no image")
+        if part.y.dtype != torch.int64:
+            raise fault(raw.origin, f"{part.labels} is of {part.y.dtype}; labels are int64")
         outside = part.y[(part.y < 0) | (part.y >= raw.classes)]
         if len(outside):
             raise fault(raw.origin, f"{part.labels} has label {outside[0]}; labels are 0 to {raw.classes - 1}")
@@ -306,7 +310,10 @@ def _check_test(raw: Raw, train: Split, test: Split) -> None:
 
 
 def _check_content(raw: Raw, train: Split, how: Preparation) -> None:
-    """Refuse training images that are all equal, as of pictures whose content got lost; stops at the first other."""
+    """Refuse images that are not finite, and training images that are all equal, as where their content got lost."""
+    for part in (raw.train, raw.test):
+        if isinstance(part.x, Tensor) and not part.x.isfinite().all():
+            raise fault(raw.origin, f"{part.images} has a value that is not finite")
     if len(train) > 1 and all(torch.equal(train.x[0], train.x[other]) for other in range(1, len(train))):
         binarized = "" if how.binarize is None else f" (with data.binarize={how.binarize})"
         raise fault(raw.origin, f"the {len(train)} images of {raw.train.images} are all equal{binarized}")

@@ -187,6 +187,8 @@ def _tried(
         Its size, what it would take from another run, and whether it draws from torch's own generators.
     """
     parameters = _require_memory(config, choices, data, steps)
+    if not parameters:
+        raise ValueError(f"model={choices.model.name}: has no parameters to train")
     model = blank_model(config, choices, data, steps).to(dtype_of(config.precision))
     apply_norm_state(model, config)
     attach_scale(model, config, data)

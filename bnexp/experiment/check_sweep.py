@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bnexp.config.own_code import place_of, told
 from bnexp.config.schema import TrainConfig, from_dict, shape
 from bnexp.data import load
 from bnexp.experiment.check import check
@@ -51,6 +52,10 @@ class _Found:
             yield
         except ValueError as error:
             self.faults.update(dict.fromkeys(jobs, str(error)))
+        except Exception as error:
+            if place_of(error) is None:
+                raise
+            self.faults.update(dict.fromkeys(jobs, told(error)))
 
 
 def check_sweep(

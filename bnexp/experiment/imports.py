@@ -8,11 +8,11 @@ import importlib
 import logging
 import shlex
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from bnexp.config.own_code import told
 from bnexp.runs import run_json
 from bnexp.runs.paths import SweepPaths
 
@@ -32,14 +32,13 @@ def import_modules(names: Sequence[str]) -> None:
         except ModuleNotFoundError as error:
             raise _no_module(name, str(error.name)) from None
         except (Exception, SystemExit) as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            place = f"{frames[-1].filename}:{frames[-1].lineno}"
-            raise ValueError(f"imports=[{name}]: {place}: {type(error).__name__}: {error}") from None
+            raise ValueError(f"imports=[{name}]: {told(error)}") from None
 
 
 def _no_module(name: str, missing: str) -> ValueError:
     where = "looked for in the working folder and on PYTHONPATH"
-    return ValueError(f"imports=[{name}]: no module {missing}; {where}")
+    hint = f"; write imports=[{name.removesuffix('.py')}]" if name.endswith(".py") else ""
+    return ValueError(f"imports=[{name}]: no module {missing}; {where}{hint}")
 
 
 def _look_here_too(names: Sequence[str]) -> None:

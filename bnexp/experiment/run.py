@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bnexp.config.checks import RunFailedError
+from bnexp.config.own_code import told
 from bnexp.config.schema import CHECKPOINTS, config_hash, to_dict
 from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.folder import StorageFailedError, is_storage, open_folder, remembered
@@ -122,8 +123,7 @@ def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool])
             for book in books:
                 if book.facts["status"] == "running":  # a member that diverged before has its result already
                     _record_failure(book, error)
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise RunFailedError(f"{reason}; details in {RunPaths(jobs[0].folder).error_log}") from None
+            raise RunFailedError(f"{told(error)}; details in {RunPaths(jobs[0].folder).error_log}") from None
 
 
 def _writers(device: torch.device) -> Writers:
@@ -227,7 +227,7 @@ def _record_failure(book: Logbook, error: BaseException) -> None:
     lines = traceback.format_exception(error)
     with contextlib.suppress(OSError):
         RunPaths(book.folder).error_log.write_text("".join(lines), encoding="utf-8")
-        book.update("failed", failure={"reason": f"{type(error).__name__}: {error}", "lines": lines[-3:]})
+        book.update("failed", failure={"reason": told(error), "lines": lines[-3:]})
 
 
 def _keep_records(

@@ -157,8 +157,9 @@ def require_norm(name: str, layer: object) -> Norm:
         ValueError: it is none, or cannot be called; the message says what it lacks.
     """
     kind = type(layer).__name__
-    if not isinstance(layer, Norm):
-        lacking = [each for each in ("attach", "give_bias", "adjust", "scaled") if not hasattr(layer, each)]
+    if not (isinstance(layer, Norm) and "_parameters" in vars(layer)):
+        named = ("attach", "give_bias", "adjust", "scaled", "_parameters")
+        lacking = [each for each in named if not hasattr(layer, each)]
         remedy = "derive its class from bnexp.norms.Norm, and call super().__init__(channels, affine=True)"
         raise ValueError(f"norm={name}: its builder returns a {kind}, which lacks {', '.join(lacking)}; {remedy}")
     if type(layer).forward is nn.Module.forward:

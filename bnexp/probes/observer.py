@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnexp.config.checks import Positive, Range, checked, require_groups
 from bnexp.config.registry import Bound
@@ -92,7 +92,7 @@ class Observer:
         }
         self.probes: dict[str, list[Probe]] = {
             watch.name: [
-                watch.build(member, x_B)
+                _built(watch, member, x_B)
                 for member, x_B in zip(population.members, self._batches[watch.name][0], strict=True)
             ]
             for watch in wanted
@@ -142,8 +142,8 @@ class Observer:
                 for watch in step.begun.due:
                     probe = self.probes[watch.name][row]
                     kept = {} if _is_due(watch, step.begun.step) else dict(_copies(probe.slots.items()))
-                    values = probe.measure(self._moment(row, watch, step))
-                    rows[row] |= {f"probe/{watch.name}/{quantity}": _number(value) for quantity, value in values.items()}
+                    values = _named(watch.name, probe.measure(self._moment(row, watch, step)))
+                    rows[row] |= {f"probe/{watch.name}/{quantity}": value for quantity, value in values.items()}
                     for name, slot in kept.items():  # a longer run does not measure this step
                         probe.slots[name].copy_(slot)
         return _by_tag(rows)
@@ -192,6 +192,19 @@ class Observer:
                 self.probes[word][row].slots[name].copy_(slot)
 
 
+def _built(watch: Watch, member: nn.Module, x_B: Tensor) -> Probe:
+    """The probe of a member.
+
+    Raises:
+        ValueError: what the builder returns is none.
+    """
+    probe = watch.build(member, x_B)
+    if not (isinstance(probe, Probe) and "slots" in vars(probe)):
+        remedy = "derive its class from bnexp.probes.Probe, and call super().__init__()"
+        raise ValueError(f"probes=[{watch.name}]: its builder returns a {type(probe).__name__}; {remedy}")
+    return probe
+
+
 def _is_due(watch: Watch, step: int) -> bool:
     """True if a probe measures ``step`` whatever the length of the run."""
     return step == 1 or step % watch.every == 0
@@ -233,9 +246,21 @@ def _by_tag(rows: Sequence[Values]) -> Observed:
     return curves, {tag: [torch.as_tensor(row).tolist() for row in rows] for tag, rows in numbers.items()}
 
 
-def _number(value: float | Tensor) -> float | Tensor:
-    """A value of a probe, where a tensor without axes is a number and no histogram."""
-    return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+def _named(word: str, values: Any) -> Values:
+    """What a probe has measured; a tensor without axes is a number, and no histogram.
+
+    Raises:
+        ValueError: a probe of the user's measures something else than numbers with names.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"probes=[{word}]: measure returns a {type(values).__name__}; expected quantity -> number")
+    for quantity, value in values.items():
+        if not isinstance(value, Tensor | int | float):
+            raise ValueError(f"probes=[{word}]: {quantity} is a {type(value).__name__}; expected a number or a tensor")
+    return {
+        quantity: value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+        for quantity, value in values.items()
+    }
 
 
 def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

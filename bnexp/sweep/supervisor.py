@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnexp.config.checks import STORAGE_FAILED, RunFailedError
+from bnexp.config.names import counted
 from bnexp.runs import run_json
 from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
@@ -124,7 +125,8 @@ class Supervisor:
         jobs = sum(map(len, self._queue))
         if jobs:
             most = min(self._engine.room(), len(self._queue))
-            self._display.say(f"{jobs} jobs in {self._plan.folder}, in up to {most} processes at the same time")
+            how = f"in up to {most} processes at the same time" if most > 1 else "one at a time"
+            self._display.say(f"{counted(jobs, 'job')} in {self._plan.folder}, {how}")
         try:
             while self._queue or self._running:
                 if self._stop() and self._engine.survives:

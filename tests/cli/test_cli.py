@@ -366,7 +366,7 @@ def test_a_sweep_of_very_many_jobs_is_refused_before_they_are_made(bnexp, tmp_pa
 def test_values_that_make_no_job_are_told(bnexp, tmp_path):
     answer = bnexp("train", "-m", *SMALL_RUN, "steps=1", "tags=[a],[b]", f"hydra.sweep.dir={tmp_path / 's'}")
     assert answer.code == 0
-    assert "2 combinations are 1 jobs: values given twice, and those of tags and notes, make no job of" in answer.err
+    assert "2 combinations are 1 job: values given twice, and those of tags and notes, make no job of" in answer.err
 
 
 def test_an_empty_place_is_refused(bnexp, run_folder):
@@ -492,7 +492,7 @@ def test_a_users_norm_needs_no_fork_and_its_failure_is_recorded(tmp_path):
     assert "error.log" in err
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["status"] == "failed"
-    assert run["failure"]["reason"] == "RuntimeError: the norm is broken"
+    assert run["failure"]["reason"] == "my_norms.py:11: RuntimeError: the norm is broken"
     assert "my_norms.py" in (tmp_path / "run" / "error.log").read_text()
 
 
@@ -529,6 +529,14 @@ def plain(channels: int):
 @NORMS.register("empty")
 def empty(channels: int):
     return Empty(channels, affine=True)
+
+class Bare(Norm):
+    def __init__(self, channels):
+        self.channels = channels
+
+@NORMS.register("bare")
+def bare(channels: int):
+    return Bare(channels)
 """
 
 
@@ -537,6 +545,7 @@ def empty(channels: int):
     [
         ("norm=plain imports=[my_no_norms]", "norm=plain: its builder returns a BatchNorm2d, which lacks attach,"),
         ("norm=empty imports=[my_no_norms]", "norm=empty: Empty lacks forward(self, x)"),
+        ("norm=bare imports=[my_no_norms]", "norm=bare: its builder returns a Bare, which lacks _parameters; derive"),
         ("norm=plain", "a module of yours that registers it must be named by imports=[MODULE]"),
         ("norm=absent imports=[my_no_norms]", "needs its options in my/norm/absent.yaml"),
     ],
@@ -547,7 +556,7 @@ def test_a_users_norm_is_told_what_it_lacks(bnexp, tmp_path, monkeypatch, words,
     monkeypatch.delitem(sys.modules, "my_no_norms", raising=False)
     (tmp_path / "my_no_norms.py").write_text(NO_NORMS)
     (tmp_path / "my" / "norm").mkdir(parents=True)
-    for name in ("plain", "empty"):
+    for name in ("plain", "empty", "bare"):
         (tmp_path / "my" / "norm" / f"{name}.yaml").write_text(f"name: {name}\n")
     with NORMS.temporarily():
         assert said in bnexp("train", "--config-dir", "my", *words.split(), *SMALL).complaint
@@ -575,7 +584,8 @@ def test_any_other_error_costs_a_line_and_says_where_the_rest_is(bnexp, tmp_path
         answer = bnexp("train", *words, *SMALL_RUN)
     assert answer.code == 1
     (line,) = answer.err.splitlines()
-    assert line.startswith("bnexp: AttributeError: 'NoneType' object has no attribute 'layer'; details in ")
+    assert line.startswith("bnexp: ")
+    assert "my_absent.py:6: AttributeError: 'NoneType' object has no attribute 'layer'; details in " in line
     (log,) = tmp_path.glob("bnexp-error*.log")
     assert line.endswith(log.name)
     assert "my_absent.py" in log.read_text()

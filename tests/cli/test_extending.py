@@ -68,3 +68,139 @@ def test_a_fault_in_a_users_file_is_named_by_file_and_line(bnexp, own_folder):
     assert answer.err.count("\n") == 1
     assert not (own_folder / "run").exists()
     sys.modules.pop("my_fault", None)
+
+
+SLIPS = """
+import torch
+from torch import nn
+
+from bnexp.data import DATA, Part, Raw
+from bnexp.models import MODELS
+from bnexp.probes import PROBES, Probe
+
+x = torch.arange(200.0).view(100, 2)
+
+
+@DATA.register("pair")
+def pair():
+    return x, x
+
+
+def points(x, y):
+    return Raw("data.name=points", Part(x, y, "the points", "the labels"), Part(x + 1, y, "others", "labels"), 2)
+
+
+@DATA.register("floats")
+def floats():
+    return points(x, (x[:, 0] % 4) / 2)
+
+
+@DATA.register("holes")
+def holes():
+    return points(x.clone().fill_(float("nan")), (x[:, 0] % 4).long() // 2)
+
+
+class Unready(Probe):
+    def __init__(self):
+        pass
+
+    def measure(self, moment):
+        return {}
+
+
+class Saying(Probe):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def measure(self, moment):
+        return self.answer
+
+
+@PROBES.register("unready")
+def unready(model, images):
+    return Unready()
+
+
+@PROBES.register("silent")
+def silent(model, images):
+    return Saying(None)
+
+
+@PROBES.register("wordy")
+def wordy(model, images):
+    return Saying({"size": "large"})
+
+
+@MODELS.register("broken")
+def broken(shape, classes, units):
+    return nn.Sequential(nn.Flatten(), units.linear(2, 2), Broken())
+
+
+@MODELS.register("fixed")
+def fixed(shape, classes, units):
+    return nn.Flatten()
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return x.no_such_thing
+"""
+LINE = 1 + SLIPS[: SLIPS.index("return x.no_such_thing")].count("\n")
+
+
+@pytest.fixture
+def slips(own_folder):
+    """Modules with a slip each, and their yamls."""
+    (own_folder / "my_slips.py").write_text(SLIPS)
+    configs = own_folder / "configs"
+    whole = (configs / "data" / "quadrants.yaml").read_text().replace("images: 2000\n", "")
+    for name in ("pair", "floats", "holes"):
+        (configs / "data" / f"{name}.yaml").write_text(whole.replace("quadrants", name))
+    probe = (configs / "probes" / "kurtosis.yaml").read_text()
+    for name in ("unready", "silent", "wordy"):
+        (configs / "probes" / f"{name}.yaml").write_text(probe.replace("kurtosis", name))
+    for name in ("broken", "fixed"):
+        (configs / "model" / f"{name}.yaml").write_text(f"name: {name}\n")
+    yield ("--config-dir", "configs", "imports=[my_lab,my_slips]", "data=quadrants")
+    sys.modules.pop("my_slips", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("data=pair", 2, "data=pair: its builder returns a tuple; expected a bnexp.data.Raw"),
+        ("data=floats", 2, "data.name=points: the labels is of torch.float32; labels are int64"),
+        ("data=holes", 2, "data.name=points: the points has a value that is not finite"),
+        ("probes=[unready]", 2, "probes=[unready]: its builder returns a Unready; derive its class from bnexp.probes."),
+        ("probes=[silent]", 1, "probes=[silent]: measure returns a NoneType; expected quantity -> number"),
+        ("probes=[wordy]", 1, "probes=[wordy]: size is a str; expected a number or a tensor"),
+        ("model=fixed", 2, "model=fixed: has no parameters to train"),
+        ("model=broken", 1, f"my_slips.py:{LINE}: AttributeError: 'Tensor' object has no attribute 'no_such_thing'"),
+    ],
+)
+def test_a_slip_is_told_where_it_is(bnexp, slips, words, code, said):
+    answer = bnexp("train", *slips, "model=mlp", "steps=2", *words.split())
+    assert (answer.code, said in answer.err) == (code, True), answer
+    assert "Traceback" not in answer.err
+
+
+def test_a_sweep_names_the_job_whose_model_fails(bnexp, slips):
+    answer = bnexp("train", "-m", *slips, "model=wide,broken", "steps=2", "hydra.sweep.dir=s")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"job model=broken: my_slips.py:{LINE}: AttributeError: " in answer.complaint
+
+
+def test_an_option_without_a_type_is_told_where_it_is(bnexp, own_folder):
+    text = "from bnexp.norms import NORMS\n\n\n@NORMS.register('some')\ndef some(channels, *, eps):\n    pass\n"
+    (own_folder / "my_some.py").write_text(text)
+    answer = bnexp("train", "imports=[my_some]")
+    assert "imports=[my_some]: my_some.py:4: TypeError: norm=some: the option eps needs a type" in answer.complaint
+
+
+def test_what_is_misspelt_is_told_beside_a_folder_of_ones_own(bnexp, own_folder):
+    words = ("train", "--config-dir", "configs", "imports=[my_lab]", "norm=peak")
+    assert "norm.epz: there is no such setting; did you mean norm.eps? (allow" in bnexp(*words, "norm.epz=1").complaint
+    assert "; write imports=[my_lab]" in bnexp("train", "imports=[my_lab.py]").complaint
+    merged = bnexp("train", "norm=[gn,bn]").complaint
+    assert merged == "bnexp: norm=[gn,bn]: one is chosen; several make a sweep: -m norm=gn,bn"

@@ -107,3 +107,18 @@ def test_steps_that_cannot_be_captured_are_told_once(bnexp, here, monkeypatch):
     assert told[0].endswith(": CUDA graph capture failed (no capture here); it ran kernel by kernel")
     executor = json.loads((here / "s" / "seed=0" / "run.json").read_text())["executor"]
     assert executor == {"stacked": 1, "graph": False, "capture_failed": "no capture here"}
+
+
+def test_settings_that_some_values_lack_are_left_out(bnexp, here):
+    words = ("train", "-m", *SMALL_RUN, "hydra.sweep.dir=s", "norm=gn,bn", "norm.groups=2,4")
+    answer = bnexp(*words)
+    said = f"{' '.join(SMALL_RUN)} norm=bn norm.groups=2: norm.groups: there is no such setting"
+    assert answer.complaint == f"bnexp: {said}; {SKIP} runs the rest"
+    assert list(here.iterdir()) == []
+    answer = bnexp(*words, SKIP)
+    assert answer.code == 0, answer
+    assert f"left out 2 of 4 combinations, as {said}\n" in answer.err
+    assert "combinations are" not in answer.err
+    assert "sweep: 2 finished, of 2 jobs in s" in answer.out
+    typo = bnexp("train", "-m", *SMALL_RUN, "hydra.sweep.dir=t", "norm=gn,bn", "norm.epz=2,4", SKIP)
+    assert typo.complaint.startswith("bnexp: norm.epz: there is no such setting; did you mean norm.eps? (allowed: ")

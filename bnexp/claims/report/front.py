@@ -12,6 +12,7 @@ from bnexp.claims.report.reading import Reading, Scales
 from bnexp.compare.blocks import Block, Box, Cell, Figure, Group, Heading, Items, Links, Table, Text
 from bnexp.compare.cells import probability
 from bnexp.compare.drawing import Picture
+from bnexp.config.names import counted
 
 Rows = list[list[str | Cell] | Group]
 
@@ -56,8 +57,8 @@ def _counts(readings: Sequence[Reading]) -> str:
     runs, seconds = sum(one.result.runs for one in readings), sum(one.result.run_seconds for one in readings)
     lost = sum(one.result.answer is not None and not one.result.answer.survives for one in readings)
     adjusted = f"{lost} of the answers {'does' if lost == 1 else 'do'} not survive the adjustment for all claims. "
-    told = f"{words.counted(runs, 'run')}, {words.core_time(seconds)}."
-    return f"{words.counted(len(readings), 'claim')}: {counts}. {adjusted if lost else ''}{told}"
+    told = f"{counted(runs, 'run')}, {words.core_time(seconds)}."
+    return f"{counted(len(readings), 'claim')}: {counts}. {adjusted if lost else ''}{told}"
 
 
 def _lesson(reading: Reading, picture: Picture | None, place: Place) -> Box:
@@ -79,7 +80,7 @@ def _table(scales: Sequence[Scales], place: Place) -> Table:
     for word in words.WORDS:
         held = [some for some in scales if next(iter(some.values())).word == word]
         if held:
-            rows.append(Group(words.capital(word), words.counted(len(held), "claim")))
+            rows.append(Group(words.capital(word), counted(len(held), "claim")))
             rows += [_row(some, names, place) for some in held]
     further = [f"on {name}" for name in names[1:]]
     return Table(["claim", "answer", "verdict", "effect", "p (Holm)", *further], rows, kind="summary")

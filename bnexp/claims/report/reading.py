@@ -10,6 +10,7 @@ from bnexp.claims.declaration import Claim
 from bnexp.claims.report import words
 from bnexp.claims.result import Result, TestResult
 from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NEGLIGIBLE, NONE, SUPPORTED
+from bnexp.config.names import counted
 
 # What is said where a declaration has no sentence for a verdict.
 _ANSWERS = {
@@ -72,7 +73,7 @@ class Reading:
             effects = [(word, words.effect_of(self.claim, test)) for word, test in self._verdicts]
             return [f"{word}: {effect}" if self._differs else effect for word, effect in effects if effect]
         rows = [row.holds for rows in self.result.exact.values() for row in rows]
-        return [f"{sum(rows)} of {words.counted(len(rows), 'number')} as expected"]
+        return [f"{sum(rows)} of {counted(len(rows), 'number')} as expected"]
 
     @property
     def marks(self) -> list[str]:

@@ -14,6 +14,7 @@ from bnexp.compare.blocks import Block, Box, Cell, Code, Figure, Heading, Items,
 from bnexp.compare.cells import BLANK, decimals, fixed, number, probability
 from bnexp.compare.drawing import Picture
 from bnexp.compare.tables import is_cut
+from bnexp.config.names import counted
 
 # At this size the text in a figure is as large as the page's text.
 _PIXELS_PER_INCH = 110
@@ -220,7 +221,7 @@ def _history(result: Result) -> Iterator[str]:
     """When the claim was declared, and when it was declared anew."""
     for place, declared in enumerate(result.declared):
         what = "the declaration was changed" if place else "declared"
-        when = f"after {words.counted(declared.runs, 'run')}" if declared.runs else "before the first run"
+        when = f"after {counted(declared.runs, 'run')}" if declared.runs else "before the first run"
         yield f"{declared.date[:10]}: {what} {when} (SHA-256 {declared.digest[:12]})"
     if not result.declared:
         yield "When it was declared is not known."
@@ -236,10 +237,8 @@ def _made(reading: Reading, place: Place) -> Iterator[Block]:
     yield Heading(2, "How to run it")
     tuning = f" and {len(result.tuning_seeds)} for tuning" if result.tuning_seeds else ""
     failed = f", {result.failed} of them failed" if result.failed else ""
-    runs = f"{words.counted(result.runs, 'run')}{failed}, {words.core_time(result.run_seconds)}"
-    seeds = (
-        f"{words.counted(len(result.seeds), 'seed')}{tuning}, {runs}" if result.seeds else "Exact checks, without runs"
-    )
+    runs = f"{counted(result.runs, 'run')}{failed}, {words.core_time(result.run_seconds)}"
+    seeds = f"{counted(len(result.seeds), 'seed')}{tuning}, {runs}" if result.seeds else "Exact checks, without runs"
     yield Text(f"{words.capital(seeds)}. The second command writes this report.")
     yield Code(
         f"bnexp claim run {result.command or claim.id} --profile {result.profile}\n"

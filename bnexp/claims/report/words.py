@@ -11,6 +11,7 @@ from bnexp.claims.result import TestResult
 from bnexp.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NEGLIGIBLE, NONE, SUPPORTED
 from bnexp.compare.cells import decimals, duration
 from bnexp.config.metrics import metric_of, probed_of, title
+from bnexp.config.names import counted
 from bnexp.runs.collect import short
 
 HOLDS, SIZE_OPEN, SMALL, FAILS, UNDECIDED = (
@@ -52,11 +53,6 @@ _WHEN = {
     "min": "smallest of the training",
     "sd": "standard deviation over the training",
 }
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and its noun, in the plural where it needs one."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def how_many(number: int, word: str) -> str:
