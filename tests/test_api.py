@@ -87,8 +87,8 @@ def test_settings_and_metrics_of_a_run(trained):
 
 
 def test_a_run_is_shown_in_one_line(trained):
-    run = bnexp.load(trained.folder)
-    assert repr(run) == f"<bnexp.Run {trained.folder}: finished, test accuracy {run.final['test/accuracy']:.4f}>"
+    run = bnexp.load(trained)
+    assert repr(run) == f"<bnexp.Run {trained}: finished, test accuracy {run.final['test/accuracy']:.4f}>"
 
 
 def test_metrics_as_a_data_frame(trained):
