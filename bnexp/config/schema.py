@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from bnexp.config.checks import Fraction, OneOf, Positive, Range, Tag, checked
 
-ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "identity")
+ACTIVATIONS = (
+    *("relu", "leaky_relu", "elu", "selu", "softplus", "gelu", "silu", "mish"),
+    *("sigmoid", "tanh", "identity"),
+)
 
 # In ``LATER_OPTIONS``: all names of a group.
 ANY = "*"

@@ -150,7 +150,6 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "steps": setup.training.cadence.steps,
         "classes": setup.data.classes,
         "fingerprint": setup.data.fingerprint,
-        "modules": digests(job.config.imports),
         "images": {name: len(split) for name, split in setup.data.splits().items()},
         "parameters": sum(parameter[0].numel() for _, parameter in setup.population.parameters()),
         "provenance": made_with,
@@ -158,6 +157,8 @@ def _open_book(job: Job, setup: Setup, state: checkpoint.State | None) -> Logboo
         "diverged_at": None,
         "failure": None,
     }
+    if modules := digests(job.config.imports):
+        facts["modules"] = modules
     trained = change(job, setup, state)
     if before := former(job):
         facts["extended"] = before

@@ -235,6 +235,16 @@ def test_an_activation_is_the_function_of_its_name(activation):
     torch.testing.assert_close(ACTIVATIONS[activation]()(x), function(x))
 
 
+def test_selu_keeps_mean_0_and_variance_1():
+    """The fixed point of Klambauer et al. 2017, theorem 1, by the trapezoidal rule."""
+    z = torch.linspace(-12, 12, 2_000_001, dtype=torch.float64)
+    y, density = ACTIVATIONS["selu"]()(z), torch.exp(-(z**2) / 2) / (2 * torch.pi) ** 0.5
+    mean = torch.trapezoid(y * density, z)
+    variance = torch.trapezoid((y - mean) ** 2 * density, z)
+    assert abs(mean) < 1e-6
+    assert abs(variance - 1) < 1e-6
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_copies_do_not_share_layers(name):
     model = build(name, COLOUR)
