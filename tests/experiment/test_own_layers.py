@@ -18,7 +18,7 @@ from bnexp.experiment.job import Job
 from bnexp.experiment.machine import recorder
 from bnexp.experiment.run import run
 from bnexp.experiment.setup import build
-from bnexp.models import MODELS
+from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS, Norm
 from bnexp.runs import run_json
 
@@ -68,11 +68,15 @@ class Moving(Norm):
         return self.scaled(x / (square + 1e-5).sqrt())
 
 
+def _shaped(shape: tuple[int, ...], classes: int, units: Units, *, answer: list[int]) -> nn.Module:
+    return Plain(math.prod(shape), tuple(answer))
+
+
 @pytest.fixture(autouse=True)
 def own() -> Iterator[None]:
     with MODELS.temporarily(), NORMS.temporarily():
         MODELS.register("drawing")(lambda shape, classes, units: Drawing(math.prod(shape), classes))
-        MODELS.register("shaped")(lambda shape, classes, units, *, answer: Plain(math.prod(shape), tuple(answer)))
+        MODELS.register("shaped")(_shaped)
         MODELS._builders["shaped"].__annotations__["answer"] = list[int]
         for how in ("in place", "assigned", "attribute"):
             NORMS.register(how)(lambda channels, how=how: Moving(channels, how))
