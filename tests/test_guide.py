@@ -24,6 +24,8 @@ from bnexp.cli.completion import options_of
 from bnexp.config.compose import plain
 from bnexp.evaluations import EVALUATIONS
 from bnexp.norms import NORMS
+from bnexp.runs.metrics import curves
+from bnexp.training.schedule import SCHEDULES
 
 GUIDE = ROOT / "docs" / "guide"
 PAGES = [ROOT / "README.md", ROOT / "docs" / "scripting.md", *sorted(GUIDE.glob("*.md"))]
@@ -147,6 +149,16 @@ def test_an_own_norm_with_running_statistics(type_in, caplog):
     assert list(cells) == ["running", "precise", "batch"]
     assert cells["running"] != cells["precise"]
     assert "BatchStatistics" not in caplog.text  # of which a norm is told that keeps statistics elsewhere
+
+
+def test_an_own_schedule(type_in):
+    with SCHEDULES.temporarily():
+        type_in(section("own-norm.md", "Schedules, inits and optimizers"))
+    sys.modules.pop("my_schedule", None)
+    (folder,) = Path("outputs").rglob("run.json")
+    rates, steps = curves(folder.parent)["lr"], 3 * 3  # of 150 images in batches of 64
+    assert rates[steps] == pytest.approx(0.05 * (1 / steps) ** 0.9)
+    assert list(rates.values()) == sorted(rates.values(), reverse=True)
 
 
 def test_an_own_evaluation(type_in):
