@@ -1,10 +1,15 @@
-"""How much memory there is, and the refusal of what needs more."""
+"""How much memory there is, the refusal of what needs more, and the parts that fit."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+Item = TypeVar("Item")
+# The share of a GPU's free memory to plan with; the rest is for fragmentation and the libraries' own allocations.
+SHARE = 0.9
 
 
 def there(root: Path = Path("/")) -> int:
@@ -57,3 +62,9 @@ def require(setting: str, needed: int, what: str) -> None:
     if needed > there():
         sizes = f"{what} need {needed / 2**30:.1f} GiB, and this machine has {there() / 2**30:.1f} GiB of memory"
         raise ValueError(f"{setting}: {sizes}; choose a smaller one")
+
+
+def parts(items: list[Item], most: int) -> list[list[Item]]:
+    """Items in the fewest parts of at most so many, of nearly equal size."""
+    count = -(-len(items) // most)
+    return [items[len(items) * part // count : len(items) * (part + 1) // count] for part in range(count)]

@@ -45,7 +45,7 @@ import torch
 from checkout import ROOT, environment
 from competitors import Way, timed
 
-from bnexp.config.compose import compose_all
+from bnexp.config.compose import JobComposer
 from bnexp.config.schema import TrainConfig, from_dict
 from bnexp.config.shipped import configs_folder
 from bnexp.experiment.bench import quartiles
@@ -76,12 +76,12 @@ LEFT = "members that do not fit"
 SECONDS, GROWTH_STEPS, MOST_CALLS = 0.2, 20, 1000
 FIRST_STEP = """
 import sys
-from bnexp.config.compose import compose_all
+from bnexp.config.compose import JobComposer
 from bnexp.config.schema import from_dict
 from bnexp.config.shipped import configs_folder
 from bnexp.experiment.dry_run import records
 from bnexp.experiment.setup import build
-config = from_dict(compose_all([sys.argv[1:]], configs_folder())[0])
+config = from_dict(JobComposer(configs_folder())([sys.argv[1:]])[0])
 next(records(build([config], stacked=False), config.batch_size, every=1, count=1))
 """
 # getrusage would tell the peak of the process that started it, if that is higher.
@@ -109,7 +109,7 @@ def config_of(case: str, norm: str, folder: Path, *more: str) -> TrainConfig:
     data = ("data=npz", f"data.path={folder / kind}.npz", "data.layout=nhwc", "data.validation=0")
     plain = () if any(word.startswith("optim=") for word in more) else ("optim.momentum=0",)
     rest = (f"norm={norm}", f"batch_size={batch_size}", *plain, "threads=1", *more)
-    return from_dict(compose_all([(*words, *data, *rest)], configs_folder())[0])
+    return from_dict(JobComposer(configs_folder())([(*words, *data, *rest)])[0])
 
 
 def population(config: TrainConfig, members: int = 1, *, stacked: bool = False) -> Setup:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 import bnexp
-from bnexp.config.compose import compose_all
+from bnexp.config.compose import JobComposer
 from bnexp.config.schema import from_dict
 from bnexp.config.shipped import configs_folder
 from bnexp.experiment.setup import Setup, build
@@ -45,7 +45,7 @@ def setups() -> dict[str, tuple[Setup, list[Watch]]]:
     """Case -> a training in its first steps, and its probes."""
     others = [word for word in PROBES if word not in OF_ATTENTION]
     chosen = {case: f"probes=[{','.join(OF_ATTENTION if case == 'vit' else others)}]" for case in CASES}
-    composed = compose_all([(chosen[case], *words) for case, words in CASES.items()], configs_folder())
+    composed = JobComposer(configs_folder())([(chosen[case], *words) for case, words in CASES.items()])
     configs = [from_dict(config) for config in composed]
     return {
         case: (build([config], stacked=False), watches(config.probes))

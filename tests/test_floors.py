@@ -127,6 +127,13 @@ def test_a_working_room_has_no_face(name):
     assert isinstance(docstring.value, ast.Constant)
 
 
+@pytest.mark.parametrize("name", [*sorted({*WORKING_ROOMS} - {"cli"}), "claims/report", "training/kernels"])
+def test_a_room_says_in_which_order_to_read_its_files(name):
+    said = ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8"))) or ""
+    files = {path.stem for path in (PACKAGE / name).glob("*.py")} - {"__init__"}
+    assert {stem for stem in files if f"``{stem}``" not in said} == set()
+
+
 def modules(*names: str) -> list[str]:
     """All modules of rooms, but for those that build networks."""
     paths = [path for path in FILES if room(path) in names and path.stem not in ("exact", "__init__")]

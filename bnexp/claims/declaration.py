@@ -219,6 +219,16 @@ class Test:
         if not any(self.contrast.values()):
             raise ValueError("contrast: expected arms with weights that are not all 0")
 
+    @property
+    def named(self) -> list[str]:
+        """The arms and points that the test compares, and the arm that sets its target."""
+        return [*self.contrast, *([self.measure.target_arm] if self.measure.target_arm else [])]
+
+    @property
+    def measured(self) -> set[str]:
+        """The arms of ``named``."""
+        return {name.partition("@")[0] for name in self.named}
+
 
 @dataclass(frozen=True)
 class Profile:

@@ -131,8 +131,7 @@ def _with_grid(regime: Regime, profile: Profile) -> Regime:
 
 def _check_contrasts(made: Design) -> None:
     for test in made.tests.values():
-        arms = [*test.contrast, *([test.measure.target_arm] if test.measure.target_arm else [])]
-        for name in arms:
+        for name in test.named:
             if test.reduce is None and name in test.contrast:
                 made.point(name)
             elif name not in made.arms:

@@ -128,7 +128,7 @@ def _voided(case: Judged, needs: Sequence[str], cases: Sequence[Judged]) -> Judg
 def missing_metrics(design: Design, harvest: Harvest) -> list[str]:
     """The metrics of tests and figure that finished runs of their arms lack; for a smoke test."""
     faults: dict[str, None] = {}
-    wanted = [(test.measure, design.regimes_of(test), _arms(test)) for test in design.tests.values()]
+    wanted = [(test.measure, design.regimes_of(test), test.measured) for test in design.tests.values()]
     if design.claim.figure.kind != "dots":
         wanted.append((Measure(metric=design.claim.figure.metric), design.regimes, set(design.arms)))
     for measure, regimes, arms in wanted:
@@ -139,12 +139,6 @@ def missing_metrics(design: Design, harvest: Harvest) -> list[str]:
                 except measures.MissingMetricError as error:
                     faults.setdefault(str(error).partition(":")[0], None)
     return [f"{tag}: not among the metrics of the runs" for tag in faults]
-
-
-def _arms(test: Test) -> set[str]:
-    """The arms that a test measures."""
-    named = {name.partition("@")[0] for name in test.contrast}
-    return named if test.measure.target_arm is None else named | {test.measure.target_arm}
 
 
 class _Case:
@@ -180,7 +174,7 @@ class _Case:
         notes = [
             *reasons,
             *self._fragile(verdict, differences),
-            *self._dropped(sides, differences),
+            *self._dropped(differences),
             *self._reached(sides),
         ]
         return Judged(self.name, self.regime, verdict, sides, differences, self._mcnemar(sides), notes)
@@ -338,7 +332,7 @@ class _Case:
         if verdict.robust_word not in (None, verdict.word):
             yield f"by the Hodges-Lehmann interval, which one seed moves little, it is {verdict.robust_word}"
 
-    def _dropped(self, sides: Mapping[str, Side], differences: Mapping[int, float]) -> Iterator[str]:
+    def _dropped(self, differences: Mapping[int, float]) -> Iterator[str]:
         lost = [seed for seed in self.design.seeds if seed not in differences]
         if lost:
             why = "the target was not reached" if self.test.measure.steps_to else "a run diverged or has no value"

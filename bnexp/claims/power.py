@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bnexp.claims.declaration import Claim, Test
+from bnexp.claims.declaration import Claim
 from bnexp.claims.design import Design
 from bnexp.claims.result import Result, TestResult
 
@@ -42,7 +42,8 @@ def pilot(design: Design, seeds: int = SEEDS) -> Design:
         regime, _, test = case.partition("/")
         regimes.setdefault(test, []).append(regime)
     tests = {name: replace(design.tests[name], regimes=some) for name, some in regimes.items()}
-    names = {name for test in tests.values() for name in _named(test)}
+    names = {name for test in tests.values() for name in test.named}
+    measured = {arm for test in tests.values() for arm in test.measured}
     used = {regime for some in regimes.values() for regime in some}
     values = {design.point(name).value for name in names if name not in design.arms}
     whole = any(test.reduce is not None for test in tests.values())
@@ -51,18 +52,13 @@ def pilot(design: Design, seeds: int = SEEDS) -> Design:
         axis = replace(axis, values=[value for value in axis.values if value in values])
     return replace(
         design,
-        arms={name: arm for name, arm in design.arms.items() if name in {each.partition("@")[0] for each in names}},
+        arms={name: arm for name, arm in design.arms.items() if name in measured},
         axis=axis,
         regimes={name: regime for name, regime in design.regimes.items() if name in used},
         tests=tests,
         seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)),
         tuning_seeds=tuple(range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + TUNING_SEEDS)),
     )
-
-
-def _named(test: Test) -> list[str]:
-    """The arms and points that a test compares, and the arm that sets its target."""
-    return [*test.contrast, *([test.measure.target_arm] if test.measure.target_arm else [])]
 
 
 def powers(design: Design, result: Result) -> list[Power]:

@@ -29,8 +29,13 @@ def take_imports(options: argparse.ArgumentParser, about: str = _TRUSTED) -> Non
 
 def take_own(options: argparse.ArgumentParser, about: str = _TRUSTED) -> None:
     """Have a command take what is the user's own: a folder of yaml files, and modules."""
-    options.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with your yaml files")
+    take_config_dir(options)
     take_imports(options, about)
+
+
+def take_config_dir(options: argparse.ArgumentParser) -> None:
+    """Have a command take a folder of the user's yaml files, by the words that ``bnexp train`` has for it."""
+    options.add_argument("--config-dir", "-cd", type=Path, metavar="DIR", help="a folder with your yaml files")
 
 
 def take_format(options: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from bnexp.cli.arguments import parser, take_format
+from bnexp.cli.arguments import parser, take_config_dir, take_format
 from bnexp.cli.output import answer, note, only_the_answer
 from bnexp.compare.blocks import Cell, Document, Table, Text
 from bnexp.compare.cells import number
@@ -23,11 +23,11 @@ def bench(arguments: list[str]) -> int:
     options.add_argument("settings", nargs="*", metavar="setting=value", help="as for bnexp train: model=lenet norm=bn")
     options.add_argument("--sizes", help="default: 8,16,32,... up to 4096 or the size of the training set")
     options.add_argument("--repeats", type=int, default=5, help="timed rounds; default: 5")
-    options.add_argument("--config-dir", metavar="DIR", help="a folder with your yaml files")
+    take_config_dir(options)
     take_format(options)
     given = options.parse_intermixed_args(arguments)
     sizes, repeats = _batch_sizes(given.sizes), checked("--repeats", given.repeats, Annotated[int, Range(least=3)])
-    config = _composed([*given.settings, *(["--config-dir", given.config_dir] if given.config_dir else [])])
+    config = _composed([*given.settings, *(["--config-dir", str(given.config_dir)] if given.config_dir else [])])
     note("loading torch and the data")
     from bnexp.experiment import bench
     from bnexp.experiment.display import console

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from bnexp.cli.arguments import parser, take_format, take_imports
+from bnexp.cli.arguments import parser, take_format, take_own
 from bnexp.cli.output import answer
 from bnexp.compare.blocks import Document, Table
 from bnexp.compare.data import records
@@ -132,8 +132,7 @@ def main(arguments: list[str]) -> int:
     """``bnexp list [GROUP]``: every choice with its first comment line; ``bnexp list norms``: a paragraph each."""
     options = parser("list", "What can be chosen, each with a line and its source.")
     options.add_argument("group", nargs="?", help=", ".join(GROUPS))
-    options.add_argument("--config-dir", "-cd", type=Path, metavar="FOLDER", help="a folder with yamls of your own")
-    take_imports(options, "modules of your own, whose norms are described; nothing is imported")
+    take_own(options, "modules of your own, whose norms are described; nothing is imported")
     take_format(options)
     given = options.parse_args([_as_option(word) for word in arguments])
     aliases = {f"{name}s": name for name in GROUPS} | {kind: name for name, kind in LISTS.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bnexp.config.schema import SET_ASIDE
 from bnexp.runs.collect import Run, collect, sweeps
+from bnexp.runs.paths import is_sweep
 from bnexp.runs.storage import in_use
 from bnexp.sweep import plan as plans
 
@@ -34,7 +35,7 @@ def newest_interrupted() -> Path:
         ValueError: there is none.
     """
     runs = _runs()
-    found = {run.folder: _began(run) for run in runs if not plans.is_sweep(run.folder.parent) and _stopped(run)}
+    found = {run.folder: _began(run) for run in runs if not is_sweep(run.folder.parent) and _stopped(run)}
     if _OUTPUTS.is_dir():
         for folder in filter(_is_unfinished, sweeps([_OUTPUTS])):
             found[folder] = max((_began(run) for run in runs if run.folder.parent == folder), default=("", ""))

@@ -13,9 +13,9 @@ from bnexp.cli.arguments import parser, take_format, take_imports
 from bnexp.cli.newest import newest_interrupted
 from bnexp.cli.train import do, report
 from bnexp.runs import longer
-from bnexp.runs.paths import SWEEP_JSON
+from bnexp.runs.paths import SWEEP_JSON, is_sweep
 from bnexp.sweep.options import programs
-from bnexp.sweep.plan import Plan, is_sweep
+from bnexp.sweep.plan import Plan
 
 _OF_SWEEPS = ("retry_failed", "here", "cancel", "trust_launcher")
 

@@ -13,6 +13,7 @@ from bnexp.cli.arguments import format_apart
 from bnexp.cli.output import answer, note, only_the_answer, say
 from bnexp.compare.overview import jobs, single
 from bnexp.config.shipped import configs_folder
+from bnexp.runs import next_command
 from bnexp.runs.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -119,11 +120,9 @@ def sentence(outcome: Outcome) -> str:
 
 
 def _ending(status: str, facts: Mapping[str, Any], shown: Path) -> str:
-    quoted = shlex.quote(str(shown))
     if status == "interrupted":
-        names = facts["config"]["imports"]
-        imports = f" --imports {','.join(names)}" if names else ""
-        return f"interrupted at step {facts['step']} of {facts['steps']}; go on with: bnexp resume {quoted}{imports}"
+        command = next_command.resume(shown, facts["config"]["imports"])
+        return f"interrupted at step {facts['step']} of {facts['steps']}; go on with: {command}"
     if status == "diverged":
         return f"diverged: the loss of step {facts['diverged_at']} is not finite; run {shown}"
     final = facts["final"]
@@ -133,7 +132,7 @@ def _ending(status: str, facts: Mapping[str, Any], shown: Path) -> str:
     return (
         f"finished: {_early(facts) if stopped else ''}test accuracy {final['test/accuracy']:.4f}{also}, "
         f"{stopped or facts['steps']} steps in "
-        f"{facts['seconds']:.1f} s\nrun: {shown}\ncurves: bnexp board {quoted}"
+        f"{facts['seconds']:.1f} s\nrun: {shown}\ncurves: bnexp board {shlex.quote(str(shown))}"
     )
 
 

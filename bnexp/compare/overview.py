@@ -12,11 +12,11 @@ from bnexp.compare.blocks import Block, Cell, Document, Items, Table
 from bnexp.compare.cells import BLANK, duration, number
 from bnexp.config.defaults import changed, is_shipped, usual
 from bnexp.config.schema import completed, flat, role
-from bnexp.runs import run_json
+from bnexp.runs import next_command, run_json
 from bnexp.runs.arms import differing
 from bnexp.runs.collect import Run, Setting, Skip, plain, read, short, show
 from bnexp.runs.json_file import without_nan
-from bnexp.runs.paths import RunPaths, SweepPaths
+from bnexp.runs.paths import RunPaths, is_sweep
 
 Row = list[str | Cell]
 
@@ -171,8 +171,7 @@ def _trained(run: Run, facts: Mapping[str, Any]) -> str:
 
 def _next(run: Run, facts: Mapping[str, Any]) -> list[str]:
     """The commands that follow on a run."""
-    folder, parent = shlex.quote(str(run.folder)), run.folder.parent
-    named = facts["config"].get("imports")
+    folder, named = shlex.quote(str(run.folder)), facts["config"].get("imports", [])
     imports = f" --imports {','.join(named)}" if named else ""
     board = [f"bnexp board {folder}"] if run.has_curve else []
     if run.status == "running":
@@ -180,10 +179,10 @@ def _next(run: Run, facts: Mapping[str, Any]) -> list[str]:
     if run.usable:
         kept = bool(RunPaths(run.folder).checkpoints)
         return [*([f"bnexp evaluate {folder}{imports}"] if kept and run.status == "finished" else []), *board]
-    if SweepPaths(parent).sweep_json.exists():
-        retry = " --retry-failed" if run.status == "failed" else ""
-        return [f"bnexp resume {shlex.quote(str(parent))}{imports}{retry}", *board]
-    return [f"bnexp resume {folder}{imports}", *board]
+    if is_sweep(run.folder.parent):
+        retry = ["--retry-failed"] if run.status == "failed" else []
+        return [next_command.resume(run.folder.parent, named, *retry), *board]
+    return [next_command.resume(run.folder, named), *board]
 
 
 def _results(facts: Mapping[str, Any]) -> Table:

@@ -133,9 +133,7 @@ def clipped(low: float, high: float, values: Sequence[float], bounds: Bounds) ->
     return max(low, min(bounds[0], *values)), min(high, max(bounds[1], *values))
 
 
-def paired(
-    treated: Sequence[float], baseline: Sequence[float], level: float = 0.95, *, bounds: Bounds = UNBOUNDED
-) -> Paired:
+def paired(treated: Sequence[float], baseline: Sequence[float], *, bounds: Bounds = UNBOUNDED) -> Paired:
     """Differences ``treated[s] - baseline[s]``, seed by seed, and what can be said of their mean.
 
     ``bounds`` are those of the values, and not of the differences.
@@ -145,11 +143,11 @@ def paired(
     """
     differences = [a - b for a, b in zip(treated, baseline, strict=True)]
     off = rounding([*treated, *baseline])
-    interval = mean_interval(differences, level, bounds=(bounds[0] - bounds[1], bounds[1] - bounds[0]))
+    interval = mean_interval(differences, bounds=(bounds[0] - bounds[1], bounds[1] - bounds[0]))
     return Paired(
         interval=interval,
         p=sign_flip(differences, off=off),
-        robust=hodges_lehmann(differences, level),
+        robust=hodges_lehmann(differences),
     )
 
 

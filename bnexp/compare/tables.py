@@ -114,10 +114,14 @@ def _choices(comparison: Comparison) -> Table:
     return _table(f"{key} chosen on validation", comparison.arms, header, rows)
 
 
-def _brief(grid: str, most: int = 8) -> str:
+# So many values that were tried are told one by one.
+_MOST_TRIED = 8
+
+
+def _brief(grid: str) -> str:
     """The values that were tried; of many, the ends."""
     values = grid.split(" ")
-    return grid if len(values) <= most else f"{values[0]} ... {values[-1]} ({len(values)} values)"
+    return grid if len(values) <= _MOST_TRIED else f"{values[0]} ... {values[-1]} ({len(values)} values)"
 
 
 def _table(title: str, arms: Sequence[Arm], header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:

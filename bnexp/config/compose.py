@@ -340,15 +340,6 @@ class JobComposer:
             )
 
 
-def compose_all(jobs: Sequence[Sequence[str]], configs: Path) -> list[dict[str, Any]]:
-    """The checked configs of many jobs; see ``JobComposer``.
-
-    Raises:
-        ValueError: an error in one of the jobs, in one line.
-    """
-    return JobComposer(configs)(jobs)
-
-
 def launcher(name: str, configs: Path) -> dict[str, Any]:
     """The options of ``hydra/launcher=<name>``, outside of any command of Hydra's."""
     with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):

@@ -25,7 +25,7 @@ from bnexp.experiment.own_layers import watched
 from bnexp.experiment.pixel_scale import attach_scale
 from bnexp.memory import require as require_memory
 from bnexp.models.init import Init, adjust
-from bnexp.models.layers import Linear, batch_norms, moving_norms, stored_weight
+from bnexp.models.layers import Linear, least_values, moving_norms, stored_weight
 from bnexp.norms import NORMS, Norm
 from bnexp.probes.observer import Observer
 from bnexp.training import ema
@@ -200,7 +200,7 @@ def _tried(
     _say_ignored(config, model, steps)
     taken = _try_start(config, choices, model, data, largest) if starts else None
     ema.attach(model, config.ema)
-    enough = max((layer.least_values for layer in batch_norms(model)), default=2)
+    enough = least_values(model)
     require(choices.evaluations, config, model, _blank(model, enough, data), Pixels(data, config.data["whiten"]))
     population = Population([model])
     optimizer = build_optimizer([config], [choices], population)
@@ -248,7 +248,7 @@ def _try_batches(config: TrainConfig, choices: Choices, model: nn.Module, data: 
         module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
         for name, module in model.named_modules()
     ]
-    enough = max((layer.least_values for layer in batch_norms(model)), default=2)
+    enough = least_values(model)
     modes = [(True, size) for size in sorted({min(size, enough) for size in batch_sizes}, reverse=True)]
     # Precise statistics come from batches of the training batch size, or of eval_train images if that is smaller.
     precise = (True, min(config.micro_batch_size, config.eval_train, enough))

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 
+from bnexp import memory
 from bnexp.config.schema import TrainConfig
 from bnexp.experiment.check import make_batches
 from bnexp.experiment.machine import pick_device
@@ -20,9 +21,6 @@ from bnexp.training.loop import Cadence, Progress, train
 from bnexp.training.step import MOST_TOGETHER, WARM_UP, untried_kernels
 
 log = logging.getLogger(__name__)
-
-# The share of the free memory to plan with; the rest is for fragmentation and the libraries' own allocations.
-_SHARE = 0.9
 
 
 def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
@@ -38,7 +36,7 @@ def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
     try:
         with _quiet():
             two = _peak(configs[:2], device)
-            if len(configs) * two / 2 <= _SHARE * free / slots:  # as if nothing were shared
+            if len(configs) * two / 2 <= memory.SHARE * free / slots:  # as if nothing were shared
                 return len(configs)
             three = _peak(configs[:3], device)
     except Exception as error:  # the runs will hit the same error, and report it
@@ -47,10 +45,10 @@ def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
         return None
     finally:
         forget()
-    return fitting(two, three, _SHARE * free / slots)
+    return members_fitting(two, three, memory.SHARE * free / slots)
 
 
-def fitting(two: float, three: float, free: float) -> int:
+def members_fitting(two: float, three: float, free: float) -> int:
     """Members that fit into ``free`` bytes, at least 1; each member after the second adds as much as the third did."""
     return max(1, 2 + int((free - two) // max(three - two, 1)))
 

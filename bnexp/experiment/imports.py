@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import logging
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from bnexp.config.own_code import told
 from bnexp.runs import run_json
-from bnexp.runs.paths import SweepPaths
+from bnexp.runs.paths import is_sweep
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +81,9 @@ def _digest(source: Path) -> str:
 
 def tell_of_changes(folder: Path, names: Sequence[str]) -> None:
     """Warn where modules have changed since a run began; runs of older versions do not say."""
-    with contextlib.suppress(ValueError):  # no readable run.json
-        before, now = run_json.read(folder).get("modules", {}), digests(names)
-        if changed := [name for name in now if before.get(name, now[name]) != now[name]]:
-            log.warning("%s: changed since this run began: imports=[%s]", folder, ",".join(changed))
+    before, now = run_json.known(folder).get("modules", {}), digests(names)
+    if changed := [name for name in now if before.get(name, now[name]) != now[name]]:
+        log.warning("%s: changed since this run began: imports=[%s]", folder, ",".join(changed))
 
 
 def require_typed(folder: Path, named: Sequence[str], typed: Sequence[str], command: Sequence[str]) -> None:
@@ -117,7 +115,7 @@ def require_named(folder: Path, named: Sequence[str], typed: Sequence[str], reme
         ValueError: the user has named other modules than the folder, or a file of one lies in the folder.
     """
     _look_here_too(named)
-    received = folder.parent if SweepPaths(folder.parent).sweep_json.exists() else folder
+    received = folder.parent if is_sweep(folder.parent) else folder
     for name in named:
         for place in (Path.cwd(), *_places(name)):
             if _lies_in(place, received):

@@ -11,7 +11,7 @@ from bnexp.config.names import run_name
 from bnexp.config.schema import TrainConfig, config_hash, differences, from_dict, to_dict
 from bnexp.runs import run_json
 from bnexp.runs.longer import Length, require_longer, require_single, shorter
-from bnexp.runs.paths import RunPaths, SweepPaths
+from bnexp.runs.paths import RunPaths, is_sweep
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def already_done(job: Job) -> Outcome | None:
     Raises:
         ValueError: the folder holds a sweep, or a run of another config; the message lists the differences.
     """
-    if not job.fresh and SweepPaths(job.folder).sweep_json.exists():
+    if not job.fresh and is_sweep(job.folder):
         raise ValueError(f"{job.folder}: holds a sweep; a run needs another folder (hydra.run.dir)")
     if job.fresh or not RunPaths(job.folder).run_json.exists():
         return None

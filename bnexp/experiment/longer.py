@@ -8,7 +8,6 @@ former config.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,11 +52,9 @@ def require_same_beginning(config: TrainConfig, steps: int, former: Iterable[int
 
 def former(job: Job) -> list[dict[str, Any]]:
     """What a job's run was before its length changed; ``config_hash`` and ``steps`` of each, the latest last."""
-    with contextlib.suppress(ValueError):  # no readable run.json
-        saved = run_json.read(job.folder)
-        is_other = job.longer and longer.shorter(job.folder, to_dict(job.config)) is not None
-        return [*longer.history(saved), *([longer.before(saved)] if is_other else [])]
-    return []
+    saved = run_json.known(job.folder)
+    is_other = bool(saved) and job.longer and longer.shorter(job.folder, to_dict(job.config)) is not None
+    return [*longer.history(saved), *([longer.before(saved)] if is_other else [])]
 
 
 def require_open_end(setup: Setup, job: Job, state: checkpoint.State) -> None:

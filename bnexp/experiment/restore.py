@@ -24,10 +24,7 @@ log = logging.getLogger(__name__)
 
 def data_changed(folder: Path, data: Data) -> bool:
     """Whether an image, a label or their order is another than when a run began; older runs do not say."""
-    try:
-        return bool(run_json.read(folder).get("fingerprint", data.fingerprint) != data.fingerprint)
-    except ValueError:  # no readable run.json to compare with
-        return False
+    return bool(run_json.known(folder).get("fingerprint", data.fingerprint) != data.fingerprint)
 
 
 def restore(setup: Setup, row: int, job: Job) -> checkpoint.State | None:

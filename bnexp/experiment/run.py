@@ -100,9 +100,8 @@ def _require_untouched(job: Job, *, goes_on: bool) -> None:
 
 def _tell_lost(job: Job) -> None:
     """Warn of a run that had trained and has lost its checkpoints, so that it begins again."""
-    with contextlib.suppress(ValueError):  # nothing has begun here
-        if step := run_json.read(job.folder).get("step"):
-            log.warning("%s: was at step %d and has no checkpoint any more; trains from step 0", job.folder, step)
+    if step := run_json.known(job.folder).get("step"):
+        log.warning("%s: was at step %d and has no checkpoint any more; trains from step 0", job.folder, step)
 
 
 def _run_in_folders(jobs: Sequence[Job], setup: Setup, stop: Callable[[], bool]) -> list[Outcome]:
@@ -199,21 +198,21 @@ def _choose_again(setup: Setup, resumed: Sequence[Path]) -> None:
     if kernels is None or not resumed:
         return
     for folder in resumed:
-        with contextlib.suppress(ValueError):  # no readable run.json
-            executor = run_json.read(folder).get("executor", {})
+        if saved := run_json.known(folder):
+            executor = saved.get("executor", {})
             kernels.choose_again(executor.get("kernels"))
             kernels.timed = kernels.timed and executor.get("timed", "kernels" in executor)
 
 
 def _warn_of_changes(folder: Path, now: Mapping[str, Any]) -> None:
     """Warn if machine, libraries or executor changed since the run began: the result may differ in its last bits."""
-    with contextlib.suppress(ValueError):  # no readable run.json to compare with
-        saved = run_json.read(folder)
-        before, computed = saved.get("provenance") or {}, saved.get("executor") or now["executor"]
-        before, after = before | computed, now["provenance"] | now["executor"]
-        changes = [f"{key} {before.get(key)} -> {after.get(key)}" for key in _BITS if before.get(key) != after.get(key)]
-        if changes:
-            log.warning("%s: changed since the run began, last bits may differ: %s", folder, ", ".join(changes))
+    if not (saved := run_json.known(folder)):
+        return
+    before, computed = saved.get("provenance") or {}, saved.get("executor") or now["executor"]
+    before, after = before | computed, now["provenance"] | now["executor"]
+    changes = [f"{key} {before.get(key)} -> {after.get(key)}" for key in _BITS if before.get(key) != after.get(key)]
+    if changes:
+        log.warning("%s: changed since the run began, last bits may differ: %s", folder, ", ".join(changes))
 
 
 def _record_stop(book: Logbook, setup: Setup) -> None:

@@ -27,7 +27,7 @@ class Trained:
     """A trained model with its data.
 
     Attributes:
-        model: with the weights of the last checkpoint, in evaluation mode.
+        model: with the weights of the last or the best checkpoint, in evaluation mode.
         step: the checkpoint's step.
         config: the run's settings.
         data: what it was trained on, on the model's device.

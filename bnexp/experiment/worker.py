@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from bnexp import memory
 from bnexp.config.checks import STORAGE_FAILED, RunFailedError
 from bnexp.config.schema import from_dict
 from bnexp.data import keep
@@ -229,7 +230,7 @@ def train(jobs: Sequence[Mapping[str, Any]], slots: int, needs_gpu: bool = False
     return stop.exit_code if stop() else 0
 
 
-def _parts(group: Sequence[Job], slots: int) -> list[Sequence[Job]]:
+def _parts(group: list[Job], slots: int) -> list[list[Job]]:
     """The groups of members that train at once: all members, or as many as the GPU has memory for."""
     if len(group) < 3:
         return [group]
@@ -237,8 +238,7 @@ def _parts(group: Sequence[Job], slots: int) -> list[Sequence[Job]]:
     most = members_that_fit([job.config for job in group], slots) if on_gpu else None
     if most is None or most >= len(group):
         return [group]
-    count = -(-len(group) // most)
-    parts = [group[len(group) * part // count : len(group) * (part + 1) // count] for part in range(count)]
+    parts = memory.parts(group, most)
     sizes = ", ".join(str(len(part)) for part in parts)
     print(f"{len(group)} members at once do not fit into the memory; training groups of {sizes}, one after another")
     return parts

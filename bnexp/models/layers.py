@@ -102,6 +102,11 @@ def batch_norms(model: nn.Module) -> list[BatchStatistics]:
     return [layer for layer in model.modules() if isinstance(layer, BatchStatistics)]
 
 
+def least_values(model: nn.Module) -> int:
+    """How many values a channel of a batch must have for all norms of a model."""
+    return max((layer.least_values for layer in batch_norms(model)), default=2)
+
+
 def moving_norms(model: nn.Module) -> list[BatchStatistics]:
     """The batch norms that train by statistics of batches; frozen ones use fixed statistics in training, too."""
     return [layer for layer in batch_norms(model) if not layer.frozen]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Mapping
@@ -55,9 +54,7 @@ def hparams(config: Mapping[str, Any], steps: int, name: str) -> dict[str, HPara
 
 def trained(folder: Path, step: int) -> float:
     """Seconds that a run has trained up to a checkpoint's step, as run.json says, or the last row of timing.csv."""
-    saved: Mapping[str, Any] = {}
-    with contextlib.suppress(ValueError):  # no readable run.json
-        saved = run_json.read(folder)
+    saved = run_json.known(folder)
     told = saved.get("seconds") if saved.get("step") == step else None
     return max(metrics.seconds(folder, until=step), told or 0.0)
 

@@ -5,15 +5,14 @@ It needs a run's run.json only. What depends on the builders that its config nam
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bnexp.config.schema import completed, config_hash
-from bnexp.runs import run_json
-from bnexp.runs.paths import RunPaths, SweepPaths
+from bnexp.runs import next_command, run_json
+from bnexp.runs.paths import RunPaths, is_sweep
 
 LENGTHS = ("epochs", "steps")
 
@@ -93,8 +92,8 @@ def require_single(folder: Path, saved: Mapping[str, Any], wanted: Length) -> No
         ValueError: see above.
     """
     sweep = folder.resolve().parent
-    if SweepPaths(sweep).sweep_json.exists():
-        command = f"bnexp resume {shlex.quote(str(sweep))} {wanted}"
+    if is_sweep(sweep):
+        command = next_command.resume(sweep, saved["config"].get("imports", []), str(wanted))
         raise ValueError(f"{folder}: a job of a sweep, whose jobs are trained longer together: {command}")
     if saved["status"] == "diverged":
         raise ValueError(f"{folder}: diverged, so that more steps do not help; change a setting and train anew")

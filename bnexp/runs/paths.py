@@ -125,3 +125,8 @@ class SweepPaths:
     def job(self, name: str) -> RunPaths:
         """The files of one of its jobs."""
         return RunPaths(self.folder / name)
+
+
+def is_sweep(folder: Path) -> bool:
+    """True if a folder is a sweep's folder."""
+    return SweepPaths(folder).sweep_json.exists()

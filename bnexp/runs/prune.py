@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bnexp.runs import run_json
-from bnexp.runs.paths import RunPaths, SweepPaths
+from bnexp.runs.paths import RunPaths, is_sweep
 from bnexp.runs.storage import held
 
 # What can be removed -> the files of a run that go.
@@ -70,7 +70,7 @@ def remove(folder: Path, kind: str) -> bool:
 @contextlib.contextmanager
 def _held_with_sweep(folder: Path) -> Iterator[None]:
     with ExitStack() as holds:
-        if SweepPaths(folder.parent).sweep_json.exists():
+        if is_sweep(folder.parent):
             holds.enter_context(held(folder.parent))
         holds.enter_context(held(folder))
         yield

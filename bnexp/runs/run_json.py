@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.runs import json_file
-from bnexp.runs.paths import RUN_JSON, RunPaths, SweepPaths
+from bnexp.runs.paths import RUN_JSON, RunPaths, is_sweep
 from bnexp.runs.storage import held, write_atomically
 
 FORMAT = 1
@@ -44,10 +44,18 @@ def read(folder: Path) -> dict[str, Any]:
     return run
 
 
+def known(folder: Path) -> dict[str, Any]:
+    """What a folder's run.json says; nothing where there is none that can be read."""
+    try:
+        return read(folder)
+    except ValueError:
+        return {}
+
+
 def _why_no_run(folder: Path) -> str:
     if not folder.exists():
         return "there is no such folder"
-    kind = "a sweep, not a run; name one of the runs in it" if SweepPaths(folder).sweep_json.exists() else "not a run"
+    kind = "a sweep, not a run; name one of the runs in it" if is_sweep(folder) else "not a run"
     return f"{kind} (it has no {RUN_JSON})"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnexp.runs.longer import Length
-from bnexp.runs.paths import SWEEP_JSON, RunPaths
+from bnexp.runs.paths import SWEEP_JSON, RunPaths, is_sweep
 from bnexp.runs.storage import held, make_free
 from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
@@ -153,7 +153,7 @@ def _plan(order: Order, *, is_new: bool) -> Plan:
     Raises:
         ValueError: the folder is no sweep, or holds a run, or its engine still carries out what is to change.
     """
-    if is_new or not plans.is_sweep(order.folder):
+    if is_new or not is_sweep(order.folder):
         if order.options is None:
             raise ValueError(f"{order.folder}: not a sweep (it has no {SWEEP_JSON})")
         if not order.fresh and RunPaths(order.folder).run_json.exists():
@@ -243,7 +243,7 @@ def _made(plan: Plan, *, fresh: bool) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"{plan.folder}: cannot be made ({error.strerror})") from None
     with held(plan.folder):
-        if plans.is_sweep(plan.folder):
+        if is_sweep(plan.folder):
             raise ValueError(f"{plan.folder}: another command has made a sweep in it meanwhile; give this one again")
         yield
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from bnexp.config.names import shortened
 from bnexp.config.schema import SET_ASIDE
+from bnexp.runs import next_command
 from bnexp.runs.paths import RunPaths
 from bnexp.sweep.engine import ranges
-from bnexp.sweep.options import programs
 from bnexp.sweep.plan import Entry, Plan
 
 # Says how a sweep has ended: its plan, the jobs asked for, and why some were not run.
@@ -93,9 +93,7 @@ def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str
 def _again(plan: Plan, *more: str) -> str:
     """The command that goes on with a sweep, by the engine that it had."""
     here = ["--here"] if plan.kept is not None and plan.kept.engine != plan.options.engine else []
-    trust = ["--trust-launcher"] if programs(plan.options) else []
-    imports = ["--imports", ",".join(plan.imports)] if plan.imports else []
-    return shlex.join(["bnexp", "resume", str(plan.folder), *imports, *trust, *here, *more])
+    return next_command.resume(plan.folder, plan.imports, *here, *more)
 
 
 def _where(job: RunPaths) -> str:

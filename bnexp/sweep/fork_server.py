@@ -96,7 +96,7 @@ class ForkServer:
 
         Args:
             task: a number that identifies the child when ``ended`` reports it.
-            call: a task of ``worker``: train or check.
+            call: a task of ``worker``: train, check or measure.
             given: the arguments of the task.
             log: the file that the child's output is appended to.
             env: environment variables for this child alone.

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.runs.paths import SweepPaths
+from bnexp.stopping import ending_with_this_process
 from bnexp.sweep.engine import Task, printed, size
 
 SHARED = "engines need a folder that all nodes share"
@@ -29,12 +30,10 @@ _TICK_S = 0.1
 SEEN_S = 60.0
 # SLURM sends SIGUSR2 to all processes of a task before its time is over; ``Work.save`` decides then.
 _PROGRAM = """
-import os, signal, sys
+import signal, sys
 signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 sys.path[:] = {path!r}
-from bnexp.stopping import end_with_parent
-end_with_parent(signal.SIGKILL)
-os.getppid() == {parent} or os._exit(1)
+{tied}
 from bnexp.experiment.worker import on_node
 on_node()
 """
@@ -84,7 +83,7 @@ class Work:
         return None
 
     def _started(self, output: Any) -> subprocess.Popen[bytes]:
-        program = _PROGRAM.format(path=sys.path, parent=os.getpid())
+        program = _PROGRAM.format(path=sys.path, tied=ending_with_this_process(signal.SIGKILL))
         process = subprocess.Popen(
             [sys.executable, "-c", program], cwd=self.cwd, stdin=subprocess.PIPE, stdout=output, stderr=output
         )

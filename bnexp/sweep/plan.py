@@ -17,7 +17,7 @@ from bnexp.config.schema import config_hash, differences, from_dict
 from bnexp.runs import run_json, sweep_json
 from bnexp.runs.longer import LENGTHS, Length, require_longer
 from bnexp.runs.paths import RunPaths, SweepPaths
-from bnexp.sweep.options import Options, brought_up_to_date, options
+from bnexp.sweep.options import Options, brought_up_to_date, options, programs
 
 # A job in one of these states is not run again: divergence is a result.
 OVER = ("finished", "diverged")
@@ -109,8 +109,9 @@ class Plan:
             OSError: it could not be written; the old file is unchanged.
         """
         jobs = [vars(entry) for entry in self.entries]
-        launcher = (self.kept or self.options).as_dict()
-        sweep_json.write(self.folder, {"command": self.command, "launcher": launcher, "jobs": jobs})
+        kept = self.kept or self.options
+        facts = {"command": self.command, "launcher": kept.as_dict(), "programs": programs(kept), "jobs": jobs}
+        sweep_json.write(self.folder, facts)
 
     def adopt(self, wanted: Sequence[Entry]) -> list[Entry]:
         """Add jobs to the plan; a job that is there already keeps its state. Returns the plan's entries for ``wanted``.
@@ -198,11 +199,6 @@ def refresh(sweep: Path, entry: Entry) -> None:
     failure = saved.get("failure") if entry.state == "failed" else None
     entry.reason = failure["reason"] if failure else None
     entry.lines = failure["lines"] if failure else []
-
-
-def is_sweep(folder: Path) -> bool:
-    """True if a folder is a sweep's folder."""
-    return SweepPaths(folder).sweep_json.exists()
 
 
 def read(folder: Path) -> Plan:

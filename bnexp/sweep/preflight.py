@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnexp import memory
 from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import checkpoints, shape
 from bnexp.runs.paths import RunPaths
@@ -29,8 +30,6 @@ _LATE = (
     *("tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.plugin_data_pb2"),
     "tensorboard.plugins.hparams.metadata",
 )
-# The share of a GPU's free memory to plan with; the rest is for fragmentation.
-_SHARE = 0.9
 # So many bytes of checkpoints are worth a line.
 _LARGE = 2**30
 
@@ -190,7 +189,7 @@ def _sharing(
         print(f"one job a GPU, because what a job needs cannot be measured ({why}); {more}", file=sys.stderr)
         return 1
     found = json.loads(lines[-1])
-    many = fitting(found["job"], found["free"], cores=share, jobs=-(-len(groups) // gpus))
+    many = processes_fitting(found["job"], found["free"], cores=share, jobs=-(-len(groups) // gpus))
     needs = f"a job needs {found['job'] / 2**30:.1f} of {found['free'] / 2**30:.1f} GiB, {share} cores a GPU"
     print(f"{many} jobs share a GPU ({needs}); hydra.launcher.slots_per_gpu sets it", file=sys.stderr)
     return many
@@ -205,7 +204,7 @@ def _asked(options: Options, gpus: int) -> int | None:
     return None if gpus else 1
 
 
-def fitting(job: int, free: int, *, cores: int, jobs: int) -> int:
+def processes_fitting(job: int, free: int, *, cores: int, jobs: int) -> int:
     """Processes that share a GPU, at least 1.
 
     Args:
@@ -214,7 +213,7 @@ def fitting(job: int, free: int, *, cores: int, jobs: int) -> int:
         cores: CPU cores for the processes.
         jobs: that there are for it.
     """
-    return max(1, min(int(_SHARE * free) // job, cores, jobs))
+    return max(1, min(int(memory.SHARE * free) // job, cores, jobs))
 
 
 def cores() -> int:

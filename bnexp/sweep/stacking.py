@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from bnexp import memory
 from bnexp.config.schema import shape
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry
@@ -50,7 +51,7 @@ class Stacking:
             alike.setdefault(self._key(entry), []).append(entry)
         together = [entry for entry in new if self._key(entry) != entry.name]
         most = min(self.options.max_stack, max(1, -(-len(together) // self.at_once)))
-        parts = ([group] if _has_begun(group[0]) else _parts(group, most) for group in alike.values())
+        parts = ([group] if _has_begun(group[0]) else memory.parts(group, most) for group in alike.values())
         return [part for group in parts for part in group]
 
     def _key(self, entry: Entry) -> str:
@@ -62,9 +63,3 @@ class Stacking:
 
 def _has_begun(entry: Entry) -> bool:
     return entry.stack is not None and entry.state not in ("waiting", "refused")
-
-
-def _parts(group: list[Entry], most: int) -> list[list[Entry]]:
-    """The group in parts of nearly equal size, of at most so many."""
-    count = -(-len(group) // most)
-    return [group[len(group) * part // count : len(group) * (part + 1) // count] for part in range(count)]

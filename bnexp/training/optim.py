@@ -184,13 +184,9 @@ class Optimizer(ABC):
     def _update(self, theta_MP: Tensor, slots: Slots, g: Tensor, lr_M1: Tensor) -> None: ...
 
     def states(self) -> Callable[[int], dict[str, Tensor]]:
-        """What ``state`` would return now, for any member: the copies begin, and nobody need wait for them here."""
+        """Begin to copy the slots to the CPU; returns row -> a member's slots, which waits for the copies."""
         slots = to_cpu(self.slots)
         return lambda row: {name: slot[row].clone() for name, slot in slots().items()}
-
-    def state(self, row: int) -> dict[str, Tensor]:
-        """One member's slots, on the CPU."""
-        return self.states()(row)
 
     def load(self, row: int, state: dict[str, Tensor]) -> None:
         """Restore a member's slots.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.data import Split
-from bnexp.models.layers import batch_norms
+from bnexp.models.layers import least_values
 
 # Batches of such sizes suit the tiles of a GPU's kernels.
 _MULTIPLE = 8
@@ -23,7 +23,7 @@ Record = Callable[[Callable[[], None]], Callable[[], None] | None]
 
 def places(split: Split, batch_size: int, model: nn.Module) -> list[slice]:
     """The places of all batches in order; a rest too small for the statistics of the norms joins the last batch."""
-    least = max((layer.least_values for layer in batch_norms(model)), default=2)
+    least = least_values(model)
     full, rest = divmod(len(split), batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0)
     if 0 < rest < least and full:

@@ -223,7 +223,11 @@ class Population:
         return moved_1P[0]
 
     def states(self) -> Callable[[int], dict[str, dict[str, Tensor]]]:
-        """What ``state`` would return now, for any member: the copies begin, and nobody need wait for them here."""
+        """Begin to copy the state to the CPU.
+
+        Returns:
+            row -> a member's parameters and buffers by name, as in a population of it alone; waits for the copies.
+        """
         theta, buffers = to_cpu({"theta": self.theta_MP}), to_cpu(self.buffers)
 
         def state(row: int) -> dict[str, dict[str, Tensor]]:
@@ -232,10 +236,6 @@ class Population:
             return {"parameters": parameters, "buffers": {name: each[row].clone() for name, each in buffers().items()}}
 
         return state
-
-    def state(self, row: int) -> dict[str, dict[str, Tensor]]:
-        """One member's parameters and buffers by name, on the CPU; the same as in a population of it alone."""
-        return self.states()(row)
 
     @torch.no_grad()
     def load(self, row: int, state: dict[str, dict[str, Tensor]]) -> None:

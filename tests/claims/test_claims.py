@@ -748,8 +748,8 @@ def test_several_claims_say_how_long_they_took(bnexp, tmp_path, monkeypatch):
 def test_settings_that_nothing_overrides_make_a_smoke_test_small(tmp_path):
     made = design(load(write(tmp_path)), "quick", smoke=True)
     words = made.words(made.points[0], made.regimes["equal"], None, 0)
-    from bnexp.config.compose import compose_all
+    from bnexp.config.compose import JobComposer
 
-    config = flat(compose_all([words], configs_folder())[0])
+    config = flat(JobComposer(configs_folder())([words])[0])
     assert (config["steps"], made.profile) == (6, "smoke")
     assert len(made.points) * len(made.seeds) == 8

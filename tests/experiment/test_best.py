@@ -118,7 +118,7 @@ def test_it_is_evaluated_and_started_from(bnexp, quiet, tmp_path):
     assert f"at step {step}\n" in answer.out
     assert f"{validated(quiet)[1].max():10.4f}" in answer.out
     config = plain(composed(*WORDS, f"init_from={quiet}", "init_from_best=true", "pixel_scale=own"))
-    started, best = build([config], stacked=False).population.state(0), checkpoint.load_best(quiet)
+    started, best = build([config], stacked=False).population.states()(0), checkpoint.load_best(quiet)
     torch.testing.assert_close(started["parameters"], best["parameters"], rtol=0, atol=0)
     assert not torch.equal(started["parameters"]["head.weight"], checkpoint.load(quiet)["parameters"]["head.weight"])
 

@@ -31,7 +31,7 @@ def train(place: Path, members: int) -> list[str]:
 
 @pytest.mark.parametrize(("free", "fit"), [(0, 1), (150, 1), (190, 2), (219, 2), (220, 3), (1000, 29)])
 def test_each_member_takes_what_the_third_one_adds(free, fit):
-    assert dry_run.fitting(190, 220, free) == fit
+    assert dry_run.members_fitting(190, 220, free) == fit
 
 
 @pytest.mark.parametrize(("members", "runs"), [(9, [2]), (10, [2, 3])])
@@ -124,7 +124,7 @@ def test_as_many_members_as_the_forecast_says_do_fit(graph):
     device = torch.device("cuda")
     two, three = (dry_run._peak(many[:members], device) for members in (2, 3))
     limit = two + 20 * (three - two)
-    fit = dry_run.fitting(two, three, 0.9 * limit)
+    fit = dry_run.members_fitting(two, three, 0.9 * limit)
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(device).total_memory)
     try:
         dry_run._forget()

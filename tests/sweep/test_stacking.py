@@ -15,7 +15,7 @@ from bnexp.stopping import Stop
 from bnexp.sweep import plan as plans
 from bnexp.sweep.options import options
 from bnexp.sweep.plan import Entry, entries
-from bnexp.sweep.preflight import fitting, preflight
+from bnexp.sweep.preflight import preflight, processes_fitting
 from bnexp.sweep.stacking import Stacking
 
 GIVEN = {"jobs": "auto", "slots_per_gpu": 1, "timeout_s": None, "grace_s": 1.0, "max_failures": None}
@@ -185,5 +185,5 @@ def test_jobs_that_are_asked_for_plan_with_their_share_of_a_gpu(six_cores, gpus,
 
 @pytest.mark.parametrize(("cores", "jobs", "many"), [(16, 16, 9), (4, 16, 4), (16, 2, 2), (16, 0, 1)])
 def test_cores_and_jobs_limit_too(cores, jobs, many):
-    assert fitting(1000, 10_000, cores=cores, jobs=jobs) == many
-    assert fitting(20_000, 10_000, cores=cores, jobs=jobs) == 1
+    assert processes_fitting(1000, 10_000, cores=cores, jobs=jobs) == many
+    assert processes_fitting(20_000, 10_000, cores=cores, jobs=jobs) == 1

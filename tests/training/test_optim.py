@@ -278,16 +278,16 @@ def test_a_step_left_out_leaves_weights_and_slots_bit_for_bit(case):
     population = Population(members())
     rule = build(population, CASES[case])
     train(population, rule, range(3))
-    before = copy.deepcopy([(population.state(row), rule.state(row)) for row in range(3)])
+    before = copy.deepcopy([(population.states()(row), rule.states()(row)) for row in range(3)])
     rule.step(torch.ones((), dtype=torch.float64), torch.tensor([False, True, False]))
     for row, (state, slots) in enumerate(before):
         same = [
-            torch.equal(tensor, population.state(row)["parameters"][name])
+            torch.equal(tensor, population.states()(row)["parameters"][name])
             for name, tensor in state["parameters"].items()
         ]
         assert all(same) == any(same) == (row != 1)
         if row != 1:
-            assert all(torch.equal(slot, slots[name]) for name, slot in rule.state(row).items())
+            assert all(torch.equal(slot, slots[name]) for name, slot in rule.states()(row).items())
 
 
 @every_optimizer
@@ -332,7 +332,7 @@ def test_a_saved_state_put_back_in_mid_run_continues_bitwise(case):
     population = Population(members())
     rule = build(population, CASES[case])
     train(population, rule, range(4))
-    saved = copy.deepcopy([(population.state(row), rule.state(row)) for row in range(3)])
+    saved = copy.deepcopy([(population.states()(row), rule.states()(row)) for row in range(3)])
     train(population, rule, range(4, 9))
     other = Population(members())
     other_rule = build(other, CASES[case])
@@ -354,15 +354,15 @@ def test_a_member_leaves_the_same_state_alone_and_among_others(case):
         own = build(alone, [config])
         train(alone, own, range(5))
         assert torch.equal(alone.theta_MP[0], together.theta_MP[row])
-        assert own.state(0).keys() == rule.state(row).keys()
-        assert all(torch.equal(own.state(0)[name], slot) for name, slot in rule.state(row).items())
+        assert own.states()(0).keys() == rule.states()(row).keys()
+        assert all(torch.equal(own.states()(0)[name], slot) for name, slot in rule.states()(row).items())
 
 
 def test_a_saved_state_does_not_change_with_later_steps():
     population = Population(members())
     rule = build(population, CASES["adam"])
     train(population, rule, range(2))
-    saved = rule.state(1)
+    saved = rule.states()(1)
     kept = copy.deepcopy(saved)
     train(population, rule, range(2, 4))
     assert all(torch.equal(saved[name], kept[name]) for name in kept)
@@ -372,6 +372,6 @@ def test_the_state_of_another_optimizer_or_model_is_refused():
     population, wide = Population(members()), Population([nn.Linear(50, 50)])
     sgd, adam = build(population, CASES["plain"]), build(population, CASES["adam"])
     with pytest.raises(ValueError, match=r"^the saved optimizer state belongs to another optimizer"):
-        sgd.load(0, adam.state(0))
+        sgd.load(0, adam.states()(0))
     with pytest.raises(ValueError, match=r"^the saved optimizer state belongs to another optimizer"):
-        sgd.load(0, optimizer([OPTIMS.bind(CASES["plain"][0])], wide).state(0))
+        sgd.load(0, optimizer([OPTIMS.bind(CASES["plain"][0])], wide).states()(0))

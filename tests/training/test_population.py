@@ -282,7 +282,7 @@ def test_running_statistics_are_each_members_own():
 def test_a_saved_member_lives_on_in_another_place_of_another_population(stacked):
     population = Population(models("lenet"), stacked=stacked)
     train(population, rule_for(population), range(3))
-    saved = copy.deepcopy(population.state(1))
+    saved = copy.deepcopy(population.states()(1))
     later = Population([model("lenet", "bn", seed) for seed in (7, 8)], stacked=stacked)
     untouched = later.theta_MP[0].clone()
     later.load(1, saved)
@@ -298,7 +298,7 @@ def test_a_saved_member_lives_on_in_another_place_of_another_population(stacked)
 
 def test_a_saved_state_does_not_change_with_later_steps():
     population = Population(models())
-    saved = population.state(0)
+    saved = population.states()(0)
     kept = copy.deepcopy(saved)
     train(population, rule_for(population), range(2))
     assert all(torch.equal(saved[kind][name], kept[kind][name]) for kind in kept for name in kept[kind])
@@ -308,4 +308,4 @@ def test_a_saved_state_does_not_change_with_later_steps():
 def test_the_state_of_another_architecture_is_refused(kind, norm, of):
     population = Population(models("mlp", "bn"))
     with pytest.raises(ValueError, match=f"^the saved {of} belong to another model than the config describes$"):
-        population.load(0, Population(models(kind, norm, 1)).state(0))
+        population.load(0, Population(models(kind, norm, 1)).states()(0))

@@ -115,7 +115,7 @@ def _test(reading: Reading, test: TestResult) -> list[str | Cell]:
             note="; ".join(doubts),
         ),
         Cell(effect, effect, note=words.compared(claim, test) if effect else ""),
-        words.claimed(claim, test),
+        words.claimed(test),
         number(test.n, 0),
         probability(test.p),
     ]

@@ -269,7 +269,7 @@ def _slope(measure: Measure) -> str:
     return f"slope over the layers of {log}the {title(measure.tag)}"
 
 
-def claimed(claim: Claim, test: TestResult) -> str:
+def claimed(test: TestResult) -> str:
     """The effects that a test's sentence claims."""
     return _CLAIMED[test.claims].format(matters(test))
 

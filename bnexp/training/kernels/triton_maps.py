@@ -2,7 +2,7 @@
 
 Each kernel reads and writes its maps once, in tiles of rows and channels, and adds up in float32. The two reductions
 over rows have two stages, a part of the rows each and then all parts, in an order that does not depend on timing: the
-same numbers give the same bits. Imported only where they run; ``bnexp.training.kernels.short_maps`` calls them.
+same numbers give the same bits. Imported only where they run; ``short_maps`` and ``own_batch_norm`` call them.
 """
 
 from __future__ import annotations
