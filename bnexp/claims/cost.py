@@ -56,10 +56,8 @@ def planned(design: Design) -> Counter[tuple[str, ...]]:
 
 def _asked(design: Design) -> Iterator[tuple[list[str], str, Sequence[int]]]:
     """Words, what they are for (what it chooses is not known yet) and seeds of runs."""
-    tunes = any(regime.tuned for regime in design.regimes.values())
     for name in design.claim.before:
-        seeds = (*design.seeds, *design.tuning_seeds) if tunes else design.seeds
-        yield design.words_before(name, 0), "before", seeds
+        yield design.words_before(name, 0), "before", design.seeds_before
     for name, regime in design.regimes.items():
         for point in design.points:
             grid = list(design.grid(regime, point.arm)) if regime.tuned else [None]

@@ -91,6 +91,12 @@ class Design:
         best = [f"{regime.key}={show(tuned)}"] if regime.tuned else []
         return self._merged(self.arms[point.arm].settings, axis, regime.settings, best, [f"seed={seed}"])
 
+    @property
+    def seeds_before(self) -> tuple[int, ...]:
+        """The seeds of the runs that others start from."""
+        tunes = any(regime.tuned for regime in self.regimes.values())
+        return (*self.seeds, *self.tuning_seeds) if tunes else self.seeds
+
     def words_before(self, name: str, seed: int) -> list[str]:
         """The overrides of a run that others start from."""
         return self._merged(self.claim.before[name].settings, [f"seed={seed}"])

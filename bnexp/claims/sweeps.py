@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -128,9 +129,8 @@ class Sweeps:
     def before(self) -> dict[tuple[str, int], Path]:
         """Run what others start from: (name, seed) -> folder."""
         design = self.design
-        tunes = any(regime.tuned for regime in design.regimes.values())
-        seeds = (*design.seeds, *design.tuning_seeds) if tunes else design.seeds
-        named = {(name, seed): design.words_before(name, seed) for name in design.claim.before for seed in seeds}
+        asked = itertools.product(design.claim.before, design.seeds_before)
+        named = {(name, seed): design.words_before(name, seed) for name, seed in asked}
         runs = self._sweep("before", [(f"{name},seed={seed}", words) for (name, seed), words in named.items()])
         return {key: run.folder for key, run in zip(named, runs, strict=True) if run and run.status == "finished"}
 

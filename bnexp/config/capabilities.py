@@ -24,6 +24,8 @@ class Capabilities:
             those of its members (a twentieth more): torch's functions that the norm calls have rules in
             ``training/kernels/rules.py``, or need none. Other norms are as right, and slower.
         restorable: ``affine=identity`` finds a gain and a bias with which the norm answers its first batch with itself.
+        as_bn: evaluation normalizes by running means and variances as ``bn`` does, so that a run may start from a run
+            with another such norm (``init_from``).
         bias_in_linear: activations are not normalized, and the linear map has the bias instead of the norm.
         length_dependent: what the norm answers at a step depends on how many steps the run has.
         needs_branches: the norm is defined by residual branches; elsewhere it normalizes nothing.
@@ -36,6 +38,7 @@ class Capabilities:
     stacks: bool = True
     fused: bool = True
     restorable: bool = False
+    as_bn: bool = False
     bias_in_linear: bool = False
     length_dependent: bool = False
     needs_branches: bool = False

@@ -17,7 +17,7 @@ from bnexp.data import Data
 from bnexp.experiment.older import renamed
 from bnexp.experiment.pixel_scale import MEAN, STD, scale_of
 from bnexp.models.layers import batch_norms, head_parameters
-from bnexp.norms import Norm
+from bnexp.norms import NORMS, Norm
 from bnexp.randomness import Stream
 from bnexp.runs import checkpoint, run_json
 from bnexp.training.statistics import write_precise
@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 # Settings that change the meaning of a weight: both runs must agree in them. Others may differ if all shapes agree.
 _MEANING = (("model", "name"), ("activation",), ("placement",))
 _NORM = ("norm", "name")
-# Norms whose running statistics mean the same: mean and variance of batches, which evaluation normalizes by. A run with
-# one of these norms may start from a run with another.
-_ALIKE = ("bn", "bn_scratch", "batch_renorm", "detached_bn", "frozen_bn", "ghost_bn", "noisy_bn", "sync_bn")
 # Buffers that are not copied: the count of batches that a norm has trained, which starts again at zero; the scale of
 # pixels, which a source may keep elsewhere.
 _NOT_COPIED = ("batches_trained", MEAN, STD)
@@ -206,7 +203,8 @@ def _setting(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 
 def _check_meaning(source: Source, config: Mapping[str, Any]) -> None:
     """Refuse weights of a different network; norms whose running statistics mean the same may replace each other."""
-    alike = {_setting(source.config, _NORM), _setting(config, _NORM)} <= set(_ALIKE)
+    norms = {_setting(each, _NORM) for each in (source.config, config)}
+    alike = all(name in NORMS and NORMS.capabilities(name).as_bn for name in norms)
     for path in _MEANING if alike else (*_MEANING, _NORM):
         theirs, own = _setting(source.config, path), _setting(config, path)
         if theirs != own:

@@ -246,7 +246,7 @@ class BatchNorm(BatchStatistics):
         return F.batch_norm(x, mean, var, self.gain, self.bias, training=training, momentum=momentum, eps=self.eps)
 
 
-@NORMS.register("bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
+@NORMS.register("bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True, as_bn=True))
 def bn(channels: int, *, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Batch normalization, over B, H, W for each channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 

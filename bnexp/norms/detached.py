@@ -39,7 +39,7 @@ class DetachedBatchNorm(BatchNorm):
         return self.scaled(self.standardized(wide, mean, var)).to(x.dtype)
 
 
-@NORMS.register("detached_bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
+@NORMS.register("detached_bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True, as_bn=True))
 def detached_bn(channels: int, *, detach: Detach, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Batch norm whose gradient takes statistics as constants, over B, H, W by channel: y = gain * x_hat + bias.
 

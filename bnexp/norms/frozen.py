@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.config.capabilities import Capabilities
 from bnexp.config.checks import PositiveFloat
 from bnexp.norms.base import NORMS, Norm, require_spread, values_per_statistic
 from bnexp.norms.batch import pooled_axes
@@ -62,7 +63,7 @@ class FrozenBatchNorm(Norm):
         return F.batch_norm(x, mean, var, self.gain, self.bias, training=False, eps=self.eps)
 
 
-@NORMS.register("frozen_bn")
+@NORMS.register("frozen_bn", Capabilities(as_bn=True))
 def frozen_bn(channels: int, *, statistics: Literal["first_batch", "given"], eps: PositiveFloat, affine: bool) -> Norm:
     """Frozen batch norm, fixed statistics for each channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 

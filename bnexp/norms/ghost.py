@@ -59,7 +59,7 @@ def _average(values: tuple[Tensor, ...], shares: list[float]) -> Tensor:
     return torch.stack([value * share for value, share in zip(values, shares, strict=True)]).sum(0)
 
 
-@NORMS.register("ghost_bn", Capabilities(batch_of_one=("refused", "differ"), fused=False))
+@NORMS.register("ghost_bn", Capabilities(batch_of_one=("refused", "differ"), fused=False, as_bn=True))
 def ghost_bn(
     channels: int, *, size: Annotated[int, Range(least=2)], eps: PositiveFloat, momentum: Momentum, affine: bool
 ) -> Norm:

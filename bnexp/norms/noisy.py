@@ -68,7 +68,7 @@ class NoisyShift(Norm):
         return y
 
 
-@NORMS.register("noisy_bn", Capabilities(batch_of_one=("refused", "differ")))
+@NORMS.register("noisy_bn", Capabilities(batch_of_one=("refused", "differ"), as_bn=True))
 def noisy_bn(
     channels: int,
     *,

@@ -94,7 +94,7 @@ class BatchRenorm(BatchNorm):
 
 @NORMS.register(
     "batch_renorm",
-    Capabilities(batch_of_one=("refused", "differ"), fused=False, restorable=True, length_dependent=True),
+    Capabilities(batch_of_one=("refused", "differ"), fused=False, restorable=True, length_dependent=True, as_bn=True),
 )
 def batch_renorm(
     channels: int,

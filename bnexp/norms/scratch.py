@@ -169,7 +169,7 @@ def newest_weight(momentum: float | None, convention: Literal["torch", "tf"]) ->
     return weight
 
 
-@NORMS.register("bn_scratch", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
+@NORMS.register("bn_scratch", Capabilities(batch_of_one=("refused", "differ"), restorable=True, as_bn=True))
 def bn_scratch(
     channels: int,
     *,

@@ -75,7 +75,7 @@ class SyncBatchNorm(BatchNorm):
         return self.scaled(self.standardized(wide, mean, var)).to(x.dtype)
 
 
-@NORMS.register("sync_bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True))
+@NORMS.register("sync_bn", Capabilities(batch_of_one=("refused", "differ"), restorable=True, as_bn=True))
 def sync_bn(channels: int, *, shards: Positive, eps: PositiveFloat, momentum: Momentum, affine: bool) -> Norm:
     """Synchronized batch norm, over all shards' B, H, W by channel: y = gain * (x - mean) / sqrt(var + eps) + bias.
 

@@ -170,6 +170,22 @@ def test_restorable(name, rank):
     assert NORMS.capabilities(name).restorable == restored
 
 
+@every_norm
+def test_as_bn(name):
+    layer, x = layer_of(name).eval(), 3 * images("maps") + 2
+    mean, var, gain, bias = (
+        torch.rand(4, CHANNELS, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 0.5
+    )
+    try:
+        layer.load_state_dict({"running_mean": mean, "running_var": var, "gain": gain, "bias": bias}, strict=False)
+        same = torch.allclose(
+            layer(x), nn.functional.batch_norm(x, mean, var, gain, bias, eps=1e-5), rtol=0, atol=1e-12
+        )
+    except RuntimeError:  # its buffers have other shapes
+        same = False
+    assert NORMS.capabilities(name).as_bn == same
+
+
 @pytest.fixture(scope="module")
 def restoring() -> TrainConfig:
     return plain(composed("affine=identity"))
