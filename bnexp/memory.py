@@ -64,7 +64,7 @@ def require(setting: str, needed: int, what: str) -> None:
         raise ValueError(f"{setting}: {sizes}; choose a smaller one")
 
 
-def parts(items: list[Item], most: int) -> list[list[Item]]:
+def even_parts(items: list[Item], most: int) -> list[list[Item]]:
     """Items in the fewest parts of at most so many, of nearly equal size."""
     count = -(-len(items) // most)
     return [items[len(items) * part // count : len(items) * (part + 1) // count] for part in range(count)]

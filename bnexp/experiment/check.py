@@ -7,25 +7,26 @@ on blank images. Only the run itself can check what depends on trained weights.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bnexp.config.defaults import usual
-from bnexp.config.schema import ANY, LATER_OPTIONS, TrainConfig
+from bnexp.config.schema import TrainConfig
 from bnexp.data import Batches, Data, load, seen_by
 from bnexp.evaluations import Pixels
 from bnexp.evaluations.require import require
 from bnexp.experiment.choices import Choices, bind, blank_model, build_optimizer
 from bnexp.experiment.init_from import Takeover, apply_norm_state, takeover
-from bnexp.experiment.machine import limit_tries, pick_device, prepare_machine
+from bnexp.experiment.machine import limit_tries, prepare_machine
 from bnexp.experiment.own_layers import watched
 from bnexp.experiment.pixel_scale import attach_scale
+from bnexp.experiment.remarks import remarks
 from bnexp.memory import require as require_memory
 from bnexp.models.init import Init, adjust
-from bnexp.models.layers import Linear, least_values, moving_norms, stored_weight
+from bnexp.models.layers import Linear, least_values, stored_weight
 from bnexp.norms import NORMS, Norm
 from bnexp.probes.observer import Observer
 from bnexp.training import ema
@@ -37,8 +38,6 @@ log = logging.getLogger(__name__)
 
 # Upper limit of steps: the schedule's factors of all steps are computed beforehand and kept on the device.
 _MOST_STEPS = 10**7
-# Which parameters decay, where a config says nothing else.
-_SWITCHES = LATER_OPTIONS["optim", ANY]
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def _tried(
     Returns:
         Its size, what it would take from another run, and whether it draws from torch's own generators.
     """
-    parameters = _require_memory(config, choices, data, steps)
+    parameters = _parameters_that_fit(config, choices, data, steps)
     if not parameters:
         raise ValueError(f"model={choices.model.name}: has no parameters to train")
     model = blank_model(config, choices, data, steps).to(dtype_of(config.precision))
@@ -197,7 +196,8 @@ def _tried(
     with watched(model) as found:
         largest = _try_batches(config, choices, model, data, {config.batch_size, *parts})
     _check_norms(choices.norm.name, choices.model.name, dict(model.named_modules()))
-    _say_ignored(config, model, steps)
+    for line in remarks(config, model, steps):
+        log.info(line)
     taken = _try_start(config, choices, model, data, largest) if starts else None
     ema.attach(model, config.ema)
     enough = least_values(model)
@@ -214,7 +214,7 @@ def _tried(
     return Size(parameters, saved + population.gradient_MP.nbytes, saved, operations), taken, found.draws
 
 
-def _require_memory(config: TrainConfig, choices: Choices, data: Data, steps: int) -> int:
+def _parameters_that_fit(config: TrainConfig, choices: Choices, data: Data, steps: int) -> int:
     """Parameters, gradients, optimizer state and data must fit into the memory; how many parameters there are.
 
     Raises:
@@ -289,68 +289,6 @@ def _check_norms(norm: str, model: str, layers: dict[str, nn.Module]) -> None:
         raise ValueError(f"norm={norm}: undefined on vectors, and model={model} has only vectors; use ln, gn or bn")
     if skipped:
         log.info("norm=%s: undefined on vectors, nothing is normalized at %s", norm, ", ".join(skipped))
-
-
-def _say_ignored(config: TrainConfig, model: nn.Module, steps: int) -> None:
-    """Log which settings have no effect here, or one that surprises."""
-    for line in [*_without_effect(config, model), *_surprising(config, model, steps)]:
-        log.info(line)
-
-
-def _without_effect(config: TrainConfig, model: nn.Module) -> Iterator[str]:
-    if config.norm["name"] != "none" and not any(isinstance(module, Norm) for module in model.modules()):
-        yield f"norm={config.norm['name']}: has no effect, model={config.model['name']} makes no layer by its units"
-    if config.init_from is not None and config.affine["name"] != "usual":
-        yield f"affine={config.affine['name']}: has no effect, because gains and biases come from init_from"
-    else:
-        yield from _affine_without_effect(config, [norm for norm in model.modules() if isinstance(norm, Norm)])
-    switches = {"decay_norm": False} | _SWITCHES
-    switched = [f"optim.{key}={value}" for key in switches if (value := config.optim.get(key)) != switches[key]]
-    if switched and not config.optim.get("weight_decay"):
-        yield f"{', '.join(switched)}: has no effect at optim.weight_decay=0"
-    elif config.optim.get("decay_norm") and None not in (config.optim["decay_gain"], config.optim["decay_norm_bias"]):
-        yield "optim.decay_norm=True: has no effect beside optim.decay_gain and optim.decay_norm_bias"
-    if config.optim.get("nesterov") and config.optim.get("momentum") == 0:
-        yield "optim.nesterov=true: has no effect at optim.momentum=0"
-    if config.precision == "tf32" and pick_device(config.device).type == "cpu":
-        yield "precision=tf32: has no effect on device=cpu, where it is fp32"
-
-
-def _affine_without_effect(config: TrainConfig, norms: Sequence[Norm]) -> Iterator[str]:
-    """Lines about where gains and biases start, if there are none."""
-    gains, given = [norm for norm in norms if norm.gain is not None], config.affine
-    here = f"norm={config.norm['name']}"
-    if given.get("gain", 1) != 1 and not gains:
-        yield f"affine.gain={given['gain']}: has no effect, {here} has no gain here"
-    if given.get("bias", 0) != 0 and all(norm.shift is None for norm in norms):
-        yield f"affine.bias={given['bias']}: has no effect, {here} has no bias here"
-    if given.get("last_gain") is not None and not any(norm.closes_branch for norm in gains):
-        yield f"affine.last_gain={given['last_gain']}: has no effect, no gain of {here} ends a residual branch here"
-
-
-def _surprising(config: TrainConfig, model: nn.Module, steps: int) -> Iterator[str]:
-    warmup = config.schedule.get("warmup")
-    if isinstance(warmup, int) and warmup > steps:
-        yield f"schedule.warmup={warmup}: longer than the run of {steps} steps, which never has the full learning rate"
-    if moving_norms(model):
-        yield from _told_of_statistics(config)
-    if config.trainable == "head" and moving_norms(model):
-        remedy = "init_from=RUN norm_state=frozen fixes them"
-        yield f"trainable=head: running statistics of norm={config.norm['name']} go on moving; {remedy}"
-
-
-def _told_of_statistics(config: TrainConfig) -> Iterator[str]:
-    """Lines about a norm with batch statistics."""
-    norm = f"norm={config.norm['name']}"
-    if config.accumulate > 1:
-        size = config.micro_batch_size
-        yield (
-            f"accumulate={config.accumulate}: {norm} normalizes micro-batches of {size} images, and its running"
-            f" averages take in {config.accumulate} of them at each step"
-        )
-    if config.ema_weights is not None:
-        images = f"up to {config.eval_train} training images"
-        yield f"ema_weights={config.ema_weights}: {norm} takes its statistics under averaged weights from {images}"
 
 
 def _try_start(config: TrainConfig, choices: Choices, model: nn.Module, data: Data, size: int) -> Takeover | None:

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import torch
 
-from bnexp import memory
 from bnexp.config.schema import TrainConfig
 from bnexp.experiment.check import make_batches
 from bnexp.experiment.machine import pick_device
 from bnexp.experiment.setup import Setup, build
+from bnexp.memory import SHARE
 from bnexp.record import Record
 from bnexp.training.evaluation import evaluate
 from bnexp.training.loop import Cadence, Progress, train
@@ -36,7 +36,7 @@ def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
     try:
         with _quiet():
             two = _peak(configs[:2], device)
-            if len(configs) * two / 2 <= memory.SHARE * free / slots:  # as if nothing were shared
+            if len(configs) * two / 2 <= SHARE * free / slots:  # as if nothing were shared
                 return len(configs)
             three = _peak(configs[:3], device)
     except Exception as error:  # the runs will hit the same error, and report it
@@ -45,7 +45,7 @@ def members_that_fit(configs: Sequence[TrainConfig], slots: int) -> int | None:
         return None
     finally:
         forget()
-    return members_fitting(two, three, memory.SHARE * free / slots)
+    return members_fitting(two, three, SHARE * free / slots)
 
 
 def members_fitting(two: float, three: float, free: float) -> int:

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from bnexp import memory
 from bnexp.config.checks import STORAGE_FAILED, RunFailedError
 from bnexp.config.schema import from_dict
 from bnexp.data import keep
@@ -32,6 +31,7 @@ from bnexp.experiment.imports import import_modules
 from bnexp.experiment.job import Job, already_done
 from bnexp.experiment.machine import is_out_of_memory, pick_device
 from bnexp.experiment.run import run
+from bnexp.memory import even_parts
 from bnexp.runs import checkpoint, provenance
 from bnexp.stopping import Stop, end_with_parent
 
@@ -238,7 +238,7 @@ def _parts(group: list[Job], slots: int) -> list[list[Job]]:
     most = members_that_fit([job.config for job in group], slots) if on_gpu else None
     if most is None or most >= len(group):
         return [group]
-    parts = memory.parts(group, most)
+    parts = even_parts(group, most)
     sizes = ", ".join(str(len(part)) for part in parts)
     print(f"{len(group)} members at once do not fit into the memory; training groups of {sizes}, one after another")
     return parts

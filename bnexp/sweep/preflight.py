@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnexp import memory
 from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import checkpoints, shape
+from bnexp.memory import SHARE
 from bnexp.runs.paths import RunPaths
 from bnexp.stopping import Stop
 from bnexp.sweep.engine import EngineDiedError
@@ -213,7 +213,7 @@ def processes_fitting(job: int, free: int, *, cores: int, jobs: int) -> int:
         cores: CPU cores for the processes.
         jobs: that there are for it.
     """
-    return max(1, min(int(memory.SHARE * free) // job, cores, jobs))
+    return max(1, min(int(SHARE * free) // job, cores, jobs))
 
 
 def cores() -> int:

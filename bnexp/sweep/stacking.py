@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bnexp import memory
 from bnexp.config.schema import shape
+from bnexp.memory import even_parts
 from bnexp.sweep.options import Options
 from bnexp.sweep.plan import Entry
 
@@ -51,7 +51,7 @@ class Stacking:
             alike.setdefault(self._key(entry), []).append(entry)
         together = [entry for entry in new if self._key(entry) != entry.name]
         most = min(self.options.max_stack, max(1, -(-len(together) // self.at_once)))
-        parts = ([group] if _has_begun(group[0]) else memory.parts(group, most) for group in alike.values())
+        parts = ([group] if _has_begun(group[0]) else even_parts(group, most) for group in alike.values())
         return [part for group in parts for part in group]
 
     def _key(self, entry: Entry) -> str:
