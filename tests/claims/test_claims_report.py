@@ -403,8 +403,8 @@ def test_tests_that_came_out_differently_are_told_one_by_one():
     ],
 )
 def test_what_is_claimed_is_told_in_the_unit_of_the_effect(claims, linear, ratio):
-    assert words.claimed(CLAIM, case(claims=claims)) == linear
-    assert words.claimed(CLAIM, case(claims=claims, threshold=0.30103, scale="log10")) == ratio
+    assert words.claimed(case(claims=claims)) == linear
+    assert words.claimed(case(claims=claims, threshold=0.30103, scale="log10")) == ratio
 
 
 @pytest.mark.parametrize(

@@ -258,8 +258,8 @@ def test_a_loss_that_falls_from_infinity_is_read_where_it_is_a_number(tmp_path):
 
 
 def test_a_metric_that_is_not_there_is_named(run):
-    with pytest.raises(measures.MissingMetricError, match=r"test/nothing: .* \(there are: test/accuracy, "):
-        measures.value(run, Measure(metric="test/nothing"))
+    with pytest.raises(measures.MissingMetricError, match=r"probe/nothing: .* \(there are: test/accuracy, "):
+        measures.value(run, Measure(metric="probe/nothing"))
 
 
 def test_divergence_is_chance_for_accuracies_censored_for_targets_and_missing_else(tmp_path):

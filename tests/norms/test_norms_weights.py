@@ -496,7 +496,7 @@ def test_members_of_a_population_answer_and_learn_as_they_would_alone(name):
             wanted = {key: parameter.grad for key, parameter in member.named_parameters()}
             assert_close({key: value[m] for key, value in population.gradients()}, wanted, rtol=1e-9)
             assert_close({key: value[m] for key, value in population.buffers.items()}, dict(member.named_buffers()))
-            other.load(m, population.state(m))
+            other.load(m, population.states()(m))
         population.train(False)
         other.train(False)
         assert torch.equal(other(x_M), population(x_M))
