@@ -1,5 +1,9 @@
 r"""bnexp: a command-line laboratory for normalization in neural networks.
 
+From Python: ``bnexp.train("norm=bn", "epochs=3")`` trains a run and returns it, ``bnexp.train_all`` a sweep;
+``bnexp.load(folder)`` and ``bnexp.find(folder, norm="bn")`` read finished ones. ``help(bnexp.train)`` says more, and
+docs/guide/python.md shows it.
+
 The rooms, in the order in which to read them; each begins with a docstring that names its files::
 
     config      what can be asked for, and whether it is allowed; words into a config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bnexp.cli.arguments import parser, take_format, take_selection, take_words
@@ -41,6 +42,8 @@ def main(argv: list[str]) -> int:
 
 def _write(options: argparse.Namespace, comparison: Comparison) -> None:
     """Write the files that were asked for."""
+    if options.tensorboard is not None:
+        _require_apart(options.tensorboard, options.folders)
     try:
         if options.figures is not None:
             figures.write(options.figures, comparison.arms, comparison.metric)
@@ -54,11 +57,29 @@ def _write(options: argparse.Namespace, comparison: Comparison) -> None:
         raise ValueError(f"{error.filename}: cannot be written ({error.strerror}); give another place") from error
 
 
+def _require_apart(place: Path, folders: Sequence[str]) -> None:
+    """Refuse to write runs of TensorBoard's among those that are compared.
+
+    Raises:
+        ValueError: the place is one of the folders.
+    """
+    if place.resolve() in [Path(folder).resolve() for folder in folders]:
+        raise ValueError(f"--tensorboard {place}: holds the runs that are compared; give another folder")
+
+
 def _place(text: str) -> Path:
     """Where to write; an empty word is that of a variable of the shell without a value."""
     if not text:
         raise argparse.ArgumentTypeError("empty; give a name")
     return Path(text)
+
+
+def _page(text: str) -> Path:
+    """Where to write a page: over no file that could be something else, such as a run's run.json."""
+    path = _place(text)
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: expected the name of a page, such as page.html")
+    return path
 
 
 def _options() -> argparse.ArgumentParser:
@@ -79,6 +100,6 @@ def _options() -> argparse.ArgumentParser:
         help="write curves, dots and, for two swept settings, a heat map (PNG, SVG, PDF)",
     )
     add("--tensorboard", metavar="DIR", type=_place, help="write each arm's mean and interval as a TensorBoard run")
-    add("--html", metavar="FILE", type=_place, help="write one self-contained page")
+    add("--html", metavar="FILE", type=_page, help="write one self-contained page")
     add("-v", "--verbose", action="store_true", help="list the folders that were skipped")
     return options

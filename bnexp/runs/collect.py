@@ -144,11 +144,11 @@ def _found(folders: Sequence[Path]) -> Iterator[Run | Skip]:
         elif METRICS in files:
             yield Skip(folder, f"no {RUN_JSON} beside {METRICS}")
         if files and SWEEP_JSON in files:
-            yield from _refused(folder)
+            yield from _not_run(folder)
 
 
-def _refused(folder: Path) -> Iterator[Skip]:
-    """The jobs of a sweep that were refused; or why its file does not tell them."""
+def _not_run(folder: Path) -> Iterator[Skip]:
+    """The jobs of a sweep that were refused or have not begun; or why its file does not tell them."""
     try:
         jobs = sweep_json.read(folder)["jobs"]
     except ValueError as error:
@@ -157,6 +157,8 @@ def _refused(folder: Path) -> Iterator[Skip]:
     for job in jobs:
         if job["state"] == "refused":
             yield Refused(folder / job["name"], show(job.get("reason")))
+        elif job["state"] in ("waiting", "queued") and not (folder / job["name"] / RUN_JSON).exists():
+            yield Skip(folder / job["name"], "has not begun")
 
 
 def _walk(folders: Sequence[Path]) -> Iterator[tuple[Path, set[str] | None]]:

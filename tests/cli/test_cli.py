@@ -374,6 +374,25 @@ def test_an_empty_place_is_refused(bnexp, run_folder):
     assert (answer.code, "argument --html: empty; give a name" in answer.err) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["run.json", "notes.md", "."])
+def test_a_page_is_written_over_nothing_else(bnexp, run_folder, name):
+    folder = run_folder[0]
+    before = (folder / "run.json").read_bytes()
+    answer = bnexp("compare", str(folder), "--html", str(folder / name))
+    assert (answer.code, answer.out) == (2, "")
+    assert f"argument --html: {folder / name}: expected the name of a page, such as page.html" in answer.err
+    assert (folder / "run.json").read_bytes() == before
+    assert not (folder / "notes.md").exists()
+
+
+def test_curves_for_tensorboard_lie_apart_from_the_runs(bnexp, run_folder):
+    folder = run_folder[0]
+    files = sorted(folder.rglob("*"))
+    answer = bnexp("compare", str(folder), "--tensorboard", f"{folder}/.")
+    assert answer.complaint == f"bnexp: --tensorboard {folder}: holds the runs that are compared; give another folder"
+    assert sorted(folder.rglob("*")) == files
+
+
 def test_a_run_and_a_sweep_do_not_share_a_folder(bnexp, run_folder, tmp_path):
     folder = run_folder[0]
     answer = bnexp("train", "-m", *SMALL_RUN, "seed=0,1", f"hydra.sweep.dir={folder}")

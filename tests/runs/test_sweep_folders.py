@@ -1,10 +1,11 @@
-"""The command that goes on with a run or a sweep can be typed as it is printed."""
+"""A sweep's folder: the command that goes on with it can be typed as it is printed, and what has not begun is told."""
 
 from __future__ import annotations
 
 import pytest
 
 from bnexp.runs import next_command, sweep_json
+from bnexp.runs.collect import collect
 
 
 def write(folder, **facts):
@@ -30,3 +31,11 @@ def test_a_sweep_that_cannot_be_read_names_what_is_known(tmp_path):
     write(tmp_path / "s", programs=["setup: x"])
     (tmp_path / "s" / "sweep.json").write_text("{")
     assert next_command.resume(tmp_path / "s", []) == f"bnexp resume {tmp_path}/s"
+
+
+def test_jobs_that_have_not_begun_are_told_apart_from_those_that_have(tmp_path):
+    jobs = [{"name": name, "state": state} for name, state in (("a", "waiting"), ("b", "queued"), ("c", "failed"))]
+    write(tmp_path / "s", jobs=jobs)
+    runs, skips = collect([tmp_path])
+    assert runs == []
+    assert [(skip.folder.name, skip.reason) for skip in skips] == [("a", "has not begun"), ("b", "has not begun")]
