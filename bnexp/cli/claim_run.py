@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.claims import cost, declaration, power, sweeps, trial
-from bnexp.claims.declaration import Claim
+from bnexp.claims.declaration import FEWEST_SEEDS, Claim
 from bnexp.claims.design import Design, design
 from bnexp.claims.draft import require_words
 from bnexp.claims.lanes import side_by_side
@@ -27,6 +27,7 @@ from bnexp.compare.blocks import Cell, Document, Table
 from bnexp.compare.cells import duration, number
 from bnexp.compare.data import records
 from bnexp.config.compose import JobComposer
+from bnexp.config.names import counted
 from bnexp.runs.json_file import without_nan
 from bnexp.runs.paths import RunPaths
 from bnexp.stopping import Stop
@@ -111,6 +112,10 @@ def _designs(given: argparse.Namespace, configs: Path, composer: JobComposer) ->
         for name in made.claim.exact:
             EXACT[name]
     sweeps.check(designs, composer)
+    for made in designs:
+        if made.tests and made.profile != "smoke" and len(made.seeds) < FEWEST_SEEDS:
+            few = f"{counted(len(made.seeds), 'seed')}, and a verdict needs {FEWEST_SEEDS}: there will be none"
+            print(f"{made.claim.id}: {few}", file=sys.stderr, flush=True)
     return designs
 
 

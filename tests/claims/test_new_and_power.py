@@ -168,6 +168,15 @@ def test_operations_are_counted_and_nothing_is_run(bnexp, tmp_path, monkeypatch)
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize(("seeds", "told"), [(5, True), (6, False)])
+def test_too_few_seeds_are_told_before_anything_runs(seeds, told, bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(TEXT.replace("{seeds: 12", f"{{seeds: {seeds}"))
+    answer = bnexp("claim", "run", "x.yaml", "--profile", "quick", "--dry-run")
+    assert answer.code == 0
+    assert ("x: 5 seeds, and a verdict needs 6: there will be none\n" in answer.err) == told
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_costs_and_powers_answer_in_every_format(form):
     found = case(mean=0.021, needed=9, needed_for_delta=None)
