@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 # The share of a GPU's free memory to plan with; the rest is for fragmentation and the libraries' own allocations.
 SHARE = 0.9
 
@@ -64,7 +64,7 @@ def require(setting: str, needed: int, what: str) -> None:
         raise ValueError(f"{setting}: {sizes}; choose a smaller one")
 
 
-def even_parts(items: list[Item], most: int) -> list[list[Item]]:
+def even_parts(items: list[_Item], most: int) -> list[list[_Item]]:
     """Items in the fewest parts of at most so many, of nearly equal size."""
     count = -(-len(items) // most)
     return [items[len(items) * part // count : len(items) * (part + 1) // count] for part in range(count)]

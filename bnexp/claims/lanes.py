@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from bnexp.config.checks import RunFailedError
+from bnexp.config.own_code import told
 from bnexp.stopping import Stop, end_with_parent
 
 Task = TypeVar("Task")
@@ -113,7 +114,7 @@ def _done(work: Callable[[Any, int], Any], task: Any, number: int) -> tuple[Any,
         return None, error
     except Exception as error:
         traceback.print_exc()
-        return None, RunFailedError(f"{type(error).__name__}: {error}")
+        return None, RunFailedError(told(error))
 
 
 def side_by_side(

@@ -12,6 +12,9 @@ import yaml  # type: ignore[import-untyped]
 
 from bnexp.config.checks import checked, unknown
 
+# What a claim has from its file, and not from the keys in it.
+_OF_FILES = {"id", "text", "path"}
+
 
 def read(path: Path) -> tuple[dict[str, Any], str]:
     """The mapping in a yaml file, and the file's text.
@@ -64,9 +67,7 @@ def parsed(where: str, given: Any, kind: Any) -> Any:
         raise ValueError(f"{where}: expected keys ({', '.join(names)})")
     for key in given:
         if key not in names:
-            raise ValueError(
-                str(unknown(where, str(key), (name for name in names if name not in ("id", "text", "path"))))
-            )
+            raise ValueError(str(unknown(where, str(key), names.keys() - _OF_FILES)))
     for key, setting in names.items():
         if key not in given and setting.default is MISSING and setting.default_factory is MISSING:
             raise ValueError(f"{where}.{key}: missing")

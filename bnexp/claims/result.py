@@ -186,7 +186,7 @@ def conclude(
     exact: Mapping[str, Sequence[Row]],
     declared: Sequence[Declared],
     seconds: float,
-    command: Sequence[str] = (),
+    command: Sequence[str],
 ) -> Result:
     """The result of a claim.
 

@@ -78,7 +78,7 @@ def check(designs: Sequence[Design], composer: JobComposer) -> None:
     """Compose one run of each arm and regime, and every run that others start from.
 
     Raises:
-        ValueError: a word of a claim is wrong, or it tunes without validation images.
+        ValueError: a word of a claim is wrong, it tunes without validation images, or no run needs a typed module.
     """
     jobs = [(design, regime, words) for design in designs for regime, words in _samples(design)]
     try:
@@ -87,6 +87,7 @@ def check(designs: Sequence[Design], composer: JobComposer) -> None:
         for design in designs:  # one by one, to name the claim
             _composed(design, [words for _, words in _samples(design)], composer)
         raise
+    composer.require_needed()
     for (design, regime, _), config in zip(jobs, composed, strict=True):
         if regime is not None and regime.tuned and not config["data"].get("validation"):
             raise ValueError(f"{design.claim.id}.regimes: tuning needs validation images (data.validation)")

@@ -27,7 +27,7 @@ def take_imports(options: argparse.ArgumentParser, about: str = _TRUSTED) -> Non
     options.add_argument("--imports", type=lambda text: text.split(","), default=[], metavar="MODULE,...", help=about)
 
 
-def take_own(options: argparse.ArgumentParser, about: str = _TRUSTED) -> None:
+def take_own(options: argparse.ArgumentParser, about: str) -> None:
     """Have a command take what is the user's own: a folder of yaml files, and modules."""
     take_config_dir(options)
     take_imports(options, about)

@@ -153,8 +153,8 @@ def _tell_cost(designs: Sequence[Design]) -> None:
 def _costs(designs: Sequence[Design], means: Means) -> list[cost.Cost]:
     stop, costs = Stop(), list[cost.Cost]()
     with stop.listening():
-        counted = cost.counted(designs, means, stop)
-    for made, found in zip(designs, counted, strict=True):
+        operations = cost.counted(designs, means, stop)
+    for made, found in zip(designs, operations, strict=True):
         if isinstance(found, str):
             print(f"{made.claim.id}: cannot run: {found}", file=sys.stderr, flush=True)
         costs.append(cost.cost(made, None if isinstance(found, str) else found))

@@ -26,14 +26,14 @@ def evaluate(arguments: list[str]) -> int:
     about = "its best checkpoint by validation accuracy instead, which a run keeps with checkpoint_best=true"
     options.add_argument("--best", action="store_true", help=about)
     options.add_argument("--split", choices=("train", "validation", "test"), help="only this split of the data")
-    take_own(options)
+    take_own(options, "modules of your own: those that the run names, and others with evaluations")
     take_format(options)
     settings = [word for word in arguments if re.match(r"evaluations[.\w]*=", word)]
     given = options.parse_args([word for word in arguments if word not in settings])
     if given.settings:
         raise ValueError(f"{given.settings[0]}: only evaluations can be set here; the run has its other settings")
     given.run = given.run or newest_run()
-    evaluations = _chosen(settings, given.config_dir, given.imports) if settings else None
+    evaluations = _chosen(settings, given.config_dir) if settings else None
     note("loading torch and the data")
     from bnexp.experiment.display import console
     from bnexp.experiment.imports import import_modules, require_typed
@@ -53,12 +53,12 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
-def _chosen(settings: Sequence[str], own: Path | None, imports: Sequence[str]) -> dict[str, Any]:
+def _chosen(settings: Sequence[str], own: Path | None) -> dict[str, Any]:
     """The group ``evaluations`` of a config that words of the command line compose."""
     from bnexp.config.compose import JobComposer
     from bnexp.config.shipped import configs_folder
 
-    (config,) = JobComposer(configs_folder(), own, imports)([settings])
+    (config,) = JobComposer(configs_folder(), own)([settings])
     found: dict[str, Any] = config["evaluations"]
     return found
 

@@ -17,7 +17,6 @@ from bnexp.cli.commands import command
 from bnexp.cli.output import drop, require_streams, say
 from bnexp.config.checks import RunFailedError
 from bnexp.config.names import printable
-from bnexp.config.own_code import told
 
 HELP = """\
 bnexp: a command-line laboratory for normalization in neural networks
@@ -125,6 +124,8 @@ def _crashed(error: Exception) -> int:
     """Report an error in the program or in a user's module, outside a run: one line, and the traceback in a file."""
     import tempfile
     import traceback
+
+    from bnexp.config.own_code import told
 
     lines = "".join(traceback.format_exception(error))
     path = Path("bnexp-error.log")

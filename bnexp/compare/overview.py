@@ -181,7 +181,7 @@ def _next(run: Run, facts: Mapping[str, Any]) -> list[str]:
         return [*([f"bnexp evaluate {folder}{imports}"] if kept and run.status == "finished" else []), *board]
     if is_sweep(run.folder.parent):
         retry = ["--retry-failed"] if run.status == "failed" else []
-        return [next_command.resume(run.folder.parent, named, *retry), *board]
+        return [next_command.resume(run.folder.parent, named, *next_command.trust(run.folder.parent), *retry), *board]
     return [next_command.resume(run.folder, named), *board]
 
 

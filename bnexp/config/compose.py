@@ -111,9 +111,8 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: list[str], configs:
         ValueError: an error in the command line or a yaml file, in one line.
     """
     words.refuse(arguments)
-    arguments = (
-        ["--hydra-help"] if "--hydra-help" in arguments else arguments
-    )  # with settings, Hydra would look for them
+    if "--hydra-help" in arguments:
+        arguments = ["--hydra-help"]  # with settings, Hydra would look for them in vain
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors as exceptions, not as Hydra's print and exit
     before, sys.argv = sys.argv, ["bnexp", *words.taken_literally(arguments)]
     try:
@@ -301,6 +300,7 @@ class JobComposer:
 
     def __init__(self, configs: Path, own: Path | None = None, imports: Sequence[str] = ()) -> None:
         self.configs, self.imports, self._own = configs, tuple(imports), own
+        self._named = set[str]()
         self._composer: Composer | None = None
         if own is not None:
             own_folder.refuse_programs(own)
@@ -333,7 +333,17 @@ class JobComposer:
     def _folder_words(self) -> list[str]:
         return [] if self._own is None else ["--config-dir", str(self._own)]
 
+    def require_needed(self) -> None:
+        """Refuse modules that no job so far names: they would not be imported.
+
+        Raises:
+            ValueError: which ones.
+        """
+        if unused := ",".join(name for name in self.imports if name not in self._named):
+            raise ValueError(f"--imports {unused}: no run would import it; the settings need imports=[{unused}]")
+
     def _require_typed(self, named: Sequence[str]) -> None:
+        self._named |= set(named)
         if missing := [name for name in named if name not in self.imports]:
             raise ValueError(
                 f"imports=[{','.join(named)}]: modules are programs; type --imports {','.join(missing)} too"

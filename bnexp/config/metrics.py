@@ -158,9 +158,8 @@ def require_measured(where: str, tag: str) -> None:
     """
     split, _, quantity = tag.rpartition("/")
     if split in ("train", "train_eval", "validation", "test") and metric_of(tag) == _UNKNOWN:
-        raise ValueError(
-            f"{where}: no run measures {quantity}{near_miss(tag, [f'{split}/{name}' for name in _METRICS])}"
-        )
+        known = [f"{split}/{name}" for name in _METRICS]
+        raise ValueError(f"{where}: no run measures {quantity}{near_miss(tag, known)}")
 
 
 def larger_is_better(tag: str) -> bool:

@@ -1,4 +1,4 @@
-"""Names of runs: the settings that differ, as ``key=value`` joined by commas, usable as folder names; and nouns."""
+"""Names of runs, usable as folder names: the settings that differ, as ``key=value``. And parts of messages."""
 
 from __future__ import annotations
 

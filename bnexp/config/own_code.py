@@ -6,8 +6,9 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-# Where the code of others is: this package, Python, and installed libraries.
-_OTHERS = (Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
+# Where the code of others is: this package and Python, and folders of installed libraries, wherever they are.
+_OTHERS = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
+_LIBRARIES = {"site-packages", "dist-packages"}
 
 
 def place_of(error: BaseException) -> str | None:
@@ -24,7 +25,9 @@ def told(error: BaseException) -> str:
 
 
 def _is_own(file: str) -> bool:
-    return not file.startswith("<") and not any(Path(file).is_relative_to(folder) for folder in _OTHERS)
+    path = Path(file)
+    is_others = any(path.is_relative_to(folder) for folder in _OTHERS) or not _LIBRARIES.isdisjoint(path.parts)
+    return not (file.startswith("<") or is_others)
 
 
 def _short(file: Path) -> Path:

@@ -83,15 +83,13 @@ def _images(origin: str, key: str, found: np.ndarray, layout: Layout) -> Tensor:
         raise fault(origin, f"{key} has shape {found.shape}; allowed are (N, F), (N, H, W) and {layout.upper()}")
     if found.dtype != np.uint8 and found.dtype.kind != "f":
         raise fault(origin, f"{key} is {found.dtype}; allowed are uint8 (0 to 255) and floats")
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is refused below
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which ``prepare`` refuses
         found = np.ascontiguousarray(found, dtype=np.uint8 if found.dtype == np.uint8 else np.float32)
     x = torch.from_numpy(found)
     if x.ndim == 4 and layout == "nchw" and x.shape[3] in _COLOURS and x.shape[1] not in _COLOURS:
         _, channels, height, width = x.shape
         read = f"is read as {channels} channels of {height}x{width} pixels"
         log.warning("%s: %s of shape %s %s; data.layout=nhwc has the channels last", origin, key, found.shape, read)
-    if not x.isfinite().all():
-        raise fault(origin, f"{key} has a value that is not finite in float32")
     if x.ndim == 3:
         return x.unsqueeze(1)
     return x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 and layout == "nhwc" else x

@@ -60,6 +60,7 @@ def prepare(name: str, raw: Raw, how: Preparation, device: torch.device | str = 
     Raises:
         ValueError: the data are inconsistent, or too few for what is asked.
     """
+    _check_numbers(raw)
     _check_labels(raw)
     classes = _classes(raw, how)
     train_rows, validation_rows = _train_rows(raw, how, classes)
@@ -284,6 +285,12 @@ def _per_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.view(-1, *[1] * (x.ndim - 2))
 
 
+def _check_numbers(raw: Raw) -> None:
+    for part in (raw.train, raw.test):
+        if isinstance(part.x, Tensor) and part.x.is_floating_point() and not part.x.isfinite().all():
+            raise fault(raw.origin, f"{part.images} has a value that is not finite in float32")
+
+
 def _check_labels(raw: Raw) -> None:
     for part in (raw.train, raw.test):
         if len(part.x) != len(part.y):
@@ -310,10 +317,7 @@ def _check_test(raw: Raw, train: Split, test: Split) -> None:
 
 
 def _check_content(raw: Raw, train: Split, how: Preparation) -> None:
-    """Refuse images that are not finite, and training images that are all equal, as where their content got lost."""
-    for part in (raw.train, raw.test):
-        if isinstance(part.x, Tensor) and not part.x.isfinite().all():
-            raise fault(raw.origin, f"{part.images} has a value that is not finite")
+    """Refuse training images that are all equal, as of pictures whose content got lost; stops at the first other."""
     if len(train) > 1 and all(torch.equal(train.x[0], train.x[other]) for other in range(1, len(train))):
         binarized = "" if how.binarize is None else f" (with data.binarize={how.binarize})"
         raise fault(raw.origin, f"the {len(train)} images of {raw.train.images} are all equal{binarized}")

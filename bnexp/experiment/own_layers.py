@@ -16,6 +16,8 @@ from bnexp.norms import BatchStatistics, Norm
 
 log = logging.getLogger(__name__)
 
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
 
 @dataclass
 class Watched:
@@ -61,9 +63,6 @@ def _own_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for path, module in model.named_modules():
         if type(module).__module__.partition(".")[0] not in ("torch", "bnexp") or isinstance(module, _BATCH_NORM):
             yield path, module
-
-
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def _hides_statistics(module: nn.Module) -> bool:

@@ -157,11 +157,13 @@ def require_norm(name: str, layer: object) -> Norm:
         ValueError: it is none, or cannot be called; the message says what it lacks.
     """
     kind = type(layer).__name__
-    if not (isinstance(layer, Norm) and "_parameters" in vars(layer)):
-        named = ("attach", "give_bias", "adjust", "scaled", "_parameters")
-        lacking = [each for each in named if not hasattr(layer, each)]
-        remedy = "derive its class from bnexp.norms.Norm, and call super().__init__(channels, affine=True)"
+    begin = "call super().__init__(channels, affine=True)"
+    if not isinstance(layer, Norm):
+        lacking = [each for each in ("attach", "give_bias", "adjust", "scaled") if not hasattr(layer, each)]
+        remedy = f"derive its class from bnexp.norms.Norm, and {begin}"
         raise ValueError(f"norm={name}: its builder returns a {kind}, which lacks {', '.join(lacking)}; {remedy}")
+    if "_parameters" not in vars(layer):
+        raise ValueError(f"norm={name}: the __init__ of {kind} does not {begin}")
     if type(layer).forward is nn.Module.forward:
         raise ValueError(f"norm={name}: {kind} lacks forward(self, x), which answers x (B, C, ...) with the same shape")
     return layer

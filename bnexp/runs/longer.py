@@ -93,7 +93,8 @@ def require_single(folder: Path, saved: Mapping[str, Any], wanted: Length) -> No
     """
     sweep = folder.resolve().parent
     if is_sweep(sweep):
-        command = next_command.resume(sweep, saved["config"].get("imports", []), str(wanted))
+        named = saved["config"].get("imports", [])
+        command = next_command.resume(sweep, named, *next_command.trust(sweep), str(wanted))
         raise ValueError(f"{folder}: a job of a sweep, whose jobs are trained longer together: {command}")
     if saved["status"] == "diverged":
         raise ValueError(f"{folder}: diverged, so that more steps do not help; change a setting and train anew")

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnexp.runs import sweep_json
-from bnexp.runs.paths import is_sweep
 
 
 def resume(folder: Path, imports: Sequence[str], *words: str) -> str:
-    """``bnexp resume FOLDER``, with what it takes: modules are imported, and a launcher's programs run, if typed.
+    """``bnexp resume FOLDER``; modules are imported only if they are typed.
 
     Args:
         folder: of a run or a sweep.
@@ -20,12 +19,11 @@ def resume(folder: Path, imports: Sequence[str], *words: str) -> str:
         words: what comes last, such as ``epochs=20``.
     """
     named = ["--imports", ",".join(imports)] if imports else []
-    trust = ["--trust-launcher"] if is_sweep(folder) and _names_programs(folder) else []
-    return shlex.join(["bnexp", "resume", str(folder), *named, *trust, *words])
+    return shlex.join(["bnexp", "resume", str(folder), *named, *words])
 
 
-def _names_programs(sweep: Path) -> bool:
-    """Whether a sweep's launcher starts programs or reaches other machines; sweeps of older versions do not say."""
+def trust(sweep: Path) -> list[str]:
+    """The word that a sweep needs whose launcher starts programs; sweeps of older versions do not say."""
     with contextlib.suppress(ValueError):
-        return bool(sweep_json.read(sweep).get("programs"))
-    return False
+        return ["--trust-launcher"] if sweep_json.read(sweep).get("programs") else []
+    return []

@@ -15,6 +15,7 @@ from bnexp.config.schema import SET_ASIDE
 from bnexp.runs import next_command
 from bnexp.runs.paths import RunPaths
 from bnexp.sweep.engine import ranges
+from bnexp.sweep.options import programs
 from bnexp.sweep.plan import Entry, Plan
 
 # Says how a sweep has ended: its plan, the jobs asked for, and why some were not run.
@@ -93,7 +94,8 @@ def summary(plan: Plan, asked: Sequence[Entry], trouble: str | None) -> list[str
 def _again(plan: Plan, *more: str) -> str:
     """The command that goes on with a sweep, by the engine that it had."""
     here = ["--here"] if plan.kept is not None and plan.kept.engine != plan.options.engine else []
-    return next_command.resume(plan.folder, plan.imports, *here, *more)
+    trust = ["--trust-launcher"] if programs(plan.options) else []
+    return next_command.resume(plan.folder, plan.imports, *trust, *here, *more)
 
 
 def _where(job: RunPaths) -> str:

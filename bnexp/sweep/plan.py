@@ -110,6 +110,7 @@ class Plan:
         """
         jobs = [vars(entry) for entry in self.entries]
         kept = self.kept or self.options
+        # ``programs`` is for readers that know no launcher, such as ``bnexp show``.
         facts = {"command": self.command, "launcher": kept.as_dict(), "programs": programs(kept), "jobs": jobs}
         sweep_json.write(self.folder, facts)
 

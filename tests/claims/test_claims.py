@@ -514,7 +514,7 @@ def test_divergence_is_compared_by_mcnemar_and_counts_as_chance(tmp_path):
 def test_intervals_of_accuracies_end_at_0_and_1(tmp_path):
     spread = [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     made, made_of = design(load(write(tmp_path)), "quick"), harvest(tmp_path, values() | {"bn@0.1": spread})
-    found = conclude(made, made_of, judging.judged(made, made_of), {}, [], 1.0)
+    found = conclude(made, made_of, judging.judged(made, made_of), {}, [], 1.0, ["small"])
     (level,) = (test for test in found.tests if (test.test, test.regime) == ("level", "equal"))
     assert [test.role for test in found.tests] == ["primary", "secondary", "secondary"]
     assert (found.answer.tests, found.answer.word, found.answer.p) == (["equal/level"], level.verdict, level.p)
@@ -635,7 +635,7 @@ def test_two_primary_tests_of_the_same_runs_are_one(tmp_path):
     made = design(load(write(tmp_path, SMALL.replace("[equal/level]", "[equal/level, tuned/level]"))), "quick")
     made_of = harvest(tmp_path, values(bn=0.7), same=True)
     cases = judging.judged(made, made_of)
-    found = conclude(made, made_of, cases, {}, [], 1.0)
+    found = conclude(made, made_of, cases, {}, [], 1.0, ["small"])
     assert (found.answer.word, found.answer.tests) == ("contradicted", ["equal/level"])
     assert found.answer.p == cases[0].verdict.p  # with another test it would be twice as large
     assert [test.same_as for test in found.tests] == [None, "equal", None]

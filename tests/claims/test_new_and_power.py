@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from results import case, content
 from bnexp.claims import cost, power
 from bnexp.claims.declaration import loads
 from bnexp.claims.design import design
-from bnexp.claims.draft import SETTINGS, draft, words_of
+from bnexp.claims.draft import SETTINGS, draft, require_words, words_of
 from bnexp.claims.report.reading import reading
 from bnexp.cli.claim_run import cost_table, power_table
 from bnexp.compare.formats import FORMATS
@@ -166,6 +167,22 @@ def test_operations_are_counted_and_nothing_is_run(bnexp, tmp_path, monkeypatch)
     assert "lost: cannot run: data.path=nowhere.npz: " in answer.err
     assert answer.code == 2
     assert not (tmp_path / "outputs").exists()
+
+
+def test_every_placeholder_of_a_new_claim_waits_for_words():
+    texts = draft("x", {"mine": ["norm=none"], "bn": ["norm=bn"]}, "test/accuracy", SETTINGS)
+    waiting = "title, sentence, literature, confounds, would_change, sources, answers, titles"
+    with pytest.raises(ValueError, match=rf"^x: {waiting}: fill in what"):
+        require_words(loads("x", texts))
+    require_words(loads("x", re.sub(r"\b[Ss]ay\b", "It is", texts)))
+
+
+def test_a_module_that_no_run_names_is_refused(bnexp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(TEXT)
+    answer = bnexp("claim", "run", "x.yaml", "--profile", "quick", "--dry-run", "--imports", "my_norm")
+    said = "--imports my_norm: no run would import it; the settings need imports=[my_norm]"
+    assert answer.complaint == f"bnexp: {said}"
 
 
 @pytest.mark.parametrize(("seeds", "told"), [(5, True), (6, False)])

@@ -564,7 +564,10 @@ def bare(channels: int):
     [
         ("norm=plain imports=[my_no_norms]", "norm=plain: its builder returns a BatchNorm2d, which lacks attach,"),
         ("norm=empty imports=[my_no_norms]", "norm=empty: Empty lacks forward(self, x)"),
-        ("norm=bare imports=[my_no_norms]", "norm=bare: its builder returns a Bare, which lacks _parameters; derive"),
+        (
+            "norm=bare imports=[my_no_norms]",
+            "norm=bare: the __init__ of Bare does not call super().__init__(",
+        ),
         ("norm=plain", "a module of yours that registers it must be named by imports=[MODULE]"),
         ("norm=absent imports=[my_no_norms]", "needs its options in my/norm/absent.yaml"),
     ],

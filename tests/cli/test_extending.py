@@ -11,6 +11,8 @@ import sys
 import pytest
 from conftest import ROOT, own_builders
 
+from bnexp.config.own_code import place_of
+
 EXAMPLE = ROOT / "docs" / "extending"
 WORDS = ("norm=peak", "model=wide", "data=quadrants", "probes=[kurtosis]", "evaluations=[turned]", "epochs=5")
 
@@ -171,7 +173,7 @@ def slips(own_folder):
     [
         ("data=pair", 2, "data=pair: its builder returns a tuple; expected a bnexp.data.Raw"),
         ("data=floats", 2, "data.name=points: the labels is of torch.float32; labels are int64"),
-        ("data=holes", 2, "data.name=points: the points has a value that is not finite"),
+        ("data=holes", 2, "data.name=points: the points has a value that is not finite in float32"),
         ("probes=[unready]", 2, "probes=[unready]: its builder returns a Unready; derive its class from bnexp.probes."),
         ("probes=[silent]", 1, "probes=[silent]: measure returns a NoneType; expected quantity -> number"),
         ("probes=[wordy]", 1, "probes=[wordy]: size is a str; expected a number or a tensor"),
@@ -204,3 +206,12 @@ def test_what_is_misspelt_is_told_beside_a_folder_of_ones_own(bnexp, own_folder)
     assert "; write imports=[my_lab]" in bnexp("train", "imports=[my_lab.py]").complaint
     merged = bnexp("train", "norm=[gn,bn]").complaint
     assert merged == "bnexp: norm=[gn,bn]: one is chosen; several make a sweep: -m norm=gn,bn"
+
+
+@pytest.mark.parametrize("file", ["/x/lib/dist-packages/a.py", "/x/site-packages/a/b.py"])
+def test_lines_of_libraries_are_nobodys_slips(file):
+    with pytest.raises(KeyError) as caught:
+        exec(compile("raise KeyError('gain')", file, "exec"))
+    place = place_of(caught.value)
+    assert place is not None
+    assert "test_extending.py:" in place  # the line that called the library

@@ -14,12 +14,12 @@ def write(folder, **facts):
 
 
 @pytest.mark.parametrize(
-    ("facts", "trust"),
-    [({"programs": ["setup: module load cuda"]}, " --trust-launcher"), ({"programs": []}, ""), ({}, "")],
+    ("facts", "words"),
+    [({"programs": ["setup: module load cuda"]}, ["--trust-launcher"]), ({"programs": []}, []), ({}, [])],
 )
-def test_a_launcher_that_names_programs_has_to_be_trusted(tmp_path, facts, trust):
+def test_a_launcher_that_names_programs_has_to_be_trusted(tmp_path, facts, words):
     write(tmp_path / "s", **facts)
-    assert next_command.resume(tmp_path / "s", []) == f"bnexp resume {tmp_path}/s{trust}"
+    assert next_command.trust(tmp_path / "s") == words
 
 
 def test_modules_and_strange_folders_are_part_of_it(tmp_path):
@@ -30,7 +30,7 @@ def test_modules_and_strange_folders_are_part_of_it(tmp_path):
 def test_a_sweep_that_cannot_be_read_names_what_is_known(tmp_path):
     write(tmp_path / "s", programs=["setup: x"])
     (tmp_path / "s" / "sweep.json").write_text("{")
-    assert next_command.resume(tmp_path / "s", []) == f"bnexp resume {tmp_path}/s"
+    assert next_command.trust(tmp_path / "s") == []
 
 
 def test_jobs_that_have_not_begun_are_told_apart_from_those_that_have(tmp_path):
