@@ -93,6 +93,9 @@ def seed_streams(model: nn.Module, seed: int) -> None:
 
 # --- torch's own generators, from which code of the user's may draw ---------------------------------------------------
 
+# The buffer with the number of a model's training passes; not a module, which an nn.Sequential would call as a layer.
+TORCH_DRAWS = "torch_draws"
+
 
 @contextmanager
 def torch_seeded(seed: int, *purpose: str | int) -> Iterator[None]:
@@ -103,22 +106,19 @@ def torch_seeded(seed: int, *purpose: str | int) -> Iterator[None]:
         yield
 
 
-class TorchDraws(Stream):
-    """Seeds torch's own generators before each training pass of a model that draws from them, as nn.Dropout does.
+def repeat_torch_draws(model: nn.Module, seed: int) -> None:
+    """Seed torch's own generators before each training pass of a model that draws from them, as nn.Dropout does.
 
     So the numbers of a pass depend on the run's seed and on how many passes there were, and a resumed run draws the
-    same ones. To read the count, a GPU is waited for: the streams above do not need that.
+    same ones. The count is a buffer of the model, so that checkpoints hold it. To read it, a GPU is waited for: streams
+    do not need that.
     """
+    model.register_buffer(TORCH_DRAWS, torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device))
 
-    def attach(self, model: nn.Module, seed: int) -> None:
-        """Begin, as a part of the model."""
-        self.to(next(model.parameters()).device)
-        model.add_module("torch_draws", self)
-        self.key.fill_(derive(seed, "stream", "torch_draws"))
-        model.register_forward_pre_hook(self.seed)
-
-    def seed(self, model: nn.Module, inputs: object) -> None:
-        """Seed the generators for one pass."""
+    def begin(model: nn.Module, inputs: object) -> None:
         if model.training:
-            torch.manual_seed(derive(int(self.key), int(self.passes)))
-            self.passes.add_(1)
+            passes = model.get_buffer(TORCH_DRAWS)
+            torch.manual_seed(derive(seed, "torch draws", int(passes)))
+            passes.add_(1)
+
+    model.register_forward_pre_hook(begin)

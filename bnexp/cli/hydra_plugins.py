@@ -144,9 +144,11 @@ class BnexpSweeper(Sweeper):
         words = self._combinations(self._overrides(arguments))
         composed = self._composed(words)
         jobs = entries(composed)
+        if len(jobs) < len(composed):
+            self._tell_of_equal(len(jobs), len(composed))
         ours = isinstance(self.launcher, BnexpLauncher)
         given = self._local() | (self._given() if ours else {"stack": False})  # others take one job at a time
-        given |= {"skip_invalid": self.skip_invalid, "drawn": self._drawn(jobs, len(composed))}
+        given |= {"skip_invalid": self.skip_invalid, "drawn": self._drawn(jobs)}
         folder, fresh = Path(self.config.hydra.sweep.dir), compose.is_fresh(self.config.hydra.sweep)
         code = carry_out(
             Order(folder, jobs, arguments, options(given), fresh),
@@ -218,16 +220,13 @@ class BnexpSweeper(Sweeper):
             print(f"left out {len(faults)} of {len(words)} combinations, as {said}", file=sys.stderr)
         return composed
 
-    def _drawn(self, jobs: Sequence[Entry], asked: int) -> list[str]:
-        """The settings that were drawn at random, if a draw can be chosen on validation images.
+    def _tell_of_equal(self, jobs: int, asked: int) -> None:
+        """Say that some of the combinations asked for are the same job."""
+        what = "values given twice, and those of tags and notes, make no job of their own"
+        print(f"{asked} combinations are {counted(jobs, 'job')}: {what}", file=sys.stderr)
 
-        Args:
-            jobs: the jobs of the sweep.
-            asked: the combinations that they come from, some of which may be the same job.
-        """
-        if len(jobs) < asked:
-            what = "values given twice, and those of tags and notes, make no job of their own"
-            print(f"{asked} combinations are {counted(len(jobs), 'job')}: {what}", file=sys.stderr)
+    def _drawn(self, jobs: Sequence[Entry]) -> list[str]:
+        """The settings that were drawn at random, if a draw can be chosen on validation images."""
         return []
 
     def _local(self) -> dict[str, Any]:
@@ -370,9 +369,10 @@ class RandomSweeper(BnexpSweeper):
         draws = [draw(self.axes, self.seed, number) for number in range(self.samples)]
         return [[*words, *values] for values in draws for words in grid]
 
-    def _drawn(self, jobs: Sequence[Entry], asked: int) -> list[str]:
-        if len(jobs) < asked:
-            print(f"{asked - len(jobs)} of {asked} combinations were drawn before, and run once", file=sys.stderr)
+    def _tell_of_equal(self, jobs: int, asked: int) -> None:
+        print(f"{asked - jobs} of {asked} combinations were drawn before, and run once", file=sys.stderr)
+
+    def _drawn(self, jobs: Sequence[Entry]) -> list[str]:
         if any(not entry.config["data"].get("validation") for entry in jobs):
             what = "only test images to choose a draw by, which makes test accuracies too good"
             print(f"data.validation=0: {what}; data.validation=0.1 sets images apart", file=sys.stderr)

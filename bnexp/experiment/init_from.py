@@ -18,7 +18,7 @@ from bnexp.experiment.older import renamed
 from bnexp.experiment.pixel_scale import MEAN, STD, scale_of
 from bnexp.models.layers import batch_norms, head_parameters
 from bnexp.norms import NORMS, Norm
-from bnexp.randomness import Stream
+from bnexp.randomness import TORCH_DRAWS, Stream
 from bnexp.runs import checkpoint, run_json
 from bnexp.training.statistics import write_precise
 
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 # Settings that change the meaning of a weight: both runs must agree in them. Others may differ if all shapes agree.
 _MEANING = (("model", "name"), ("activation",), ("placement",))
 _NORM = ("norm", "name")
-# Buffers that are not copied: the count of batches that a norm has trained, which starts again at zero; the scale of
-# pixels, which a source may keep elsewhere.
-_NOT_COPIED = ("batches_trained", MEAN, STD)
+# Buffers that are not copied: the counts of batches that a norm has trained and of passes that have drawn, which start
+# again at zero; the scale of pixels, which a source may keep elsewhere.
+_NOT_COPIED = ("batches_trained", TORCH_DRAWS, MEAN, STD)
 # Settings that change the meaning of the head's outputs.
 _TASK = (("data", "name"), ("data", "path"), ("data", "classes"))
 _AGREE = "model and norm must agree, except for the head"

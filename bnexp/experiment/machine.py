@@ -121,7 +121,7 @@ def recorder(config: TrainConfig, device: torch.device, *, draws: bool) -> Recor
     """What captures steps as CUDA graphs, if the config asks for it on a GPU; else None.
 
     ``graph=auto`` asks for it where the norm does not wait for the device. A model that ``draws`` from torch's own
-    generators waits for it, too (``TorchDraws``).
+    generators waits for it, too (``repeat_torch_draws``).
     """
     if device.type != "cuda":
         if config.graph is True:

@@ -25,7 +25,7 @@ from bnexp.experiment.pixel_scale import attach_scale, scale_of
 from bnexp.models.init import Init, adjust, initialize
 from bnexp.models.layers import batch_norms, largest_map
 from bnexp.probes.observer import Observed, Observer
-from bnexp.randomness import TorchDraws, seed_streams, torch_seeded
+from bnexp.randomness import repeat_torch_draws, seed_streams, torch_seeded
 from bnexp.runs.checkpoint import State
 from bnexp.training import ema
 from bnexp.training.evaluation import Measures
@@ -324,7 +324,7 @@ def _members(checked: Checked, data: Data, x_MB: torch.Tensor, resumed: Sequence
         member = build_model(config, choices, data, checked.cadence.steps).to(x_MB)
         attach_scale(member, config, data)
         if checked.draws:
-            TorchDraws().attach(member, config.seed)
+            repeat_torch_draws(member, config.seed)
         if not (resumed and resumed[row]):
             start_member(config, choices, member, data.of(row), x_MB[row], checked.taken if row == 0 else None)
         apply_norm_state(member, config)

@@ -20,7 +20,8 @@ from bnexp.experiment.run import run
 from bnexp.experiment.setup import build
 from bnexp.models import MODELS, Units
 from bnexp.norms import NORMS, Norm
-from bnexp.runs import run_json
+from bnexp.randomness import TORCH_DRAWS
+from bnexp.runs import checkpoint, run_json
 
 
 class Drawing(nn.Module):
@@ -68,6 +69,10 @@ class Moving(Norm):
         return self.scaled(x / (square + 1e-5).sqrt())
 
 
+def _sequence(shape: tuple[int, ...], classes: int, units: Units) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), units.linear(math.prod(shape), 8), nn.Dropout(0.5), nn.Linear(8, classes))
+
+
 def _shaped(shape: tuple[int, ...], classes: int, units: Units, *, answer: list[int]) -> nn.Module:
     return Plain(math.prod(shape), tuple(answer))
 
@@ -77,6 +82,7 @@ def own() -> Iterator[None]:
     with MODELS.temporarily(), NORMS.temporarily():
         MODELS.register("drawing")(lambda shape, classes, units: Drawing(math.prod(shape), classes))
         MODELS.register("shaped")(_shaped)
+        MODELS.register("sequence")(_sequence)
         for how in ("in place", "assigned", "attribute"):
             NORMS.register(how)(lambda channels, how=how: Moving(channels, how))
         yield
@@ -112,6 +118,31 @@ def test_a_run_that_draws_is_resumed_bit_for_bit(tmp_path):
     torch.manual_seed(5)
     run([parts], stop=lambda: False)
     assert weights(parts.folder) == weights(whole.folder)
+
+
+def member_of(folder) -> dict[str, dict[str, Tensor]]:
+    return checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("words", ["eval_every=4", "probes=[gradients,signal]"])
+def test_a_sequence_of_layers_may_draw_and_looking_at_it_changes_nothing(tmp_path, words):
+    """An nn.Sequential calls all modules that it holds, so that nothing may be added to it."""
+    members = []
+    for name, own in (("plain", "eval_every=12"), ("looked at", words)):
+        job = Job(config_of("steps=12", own, model={"name": "sequence"}), tmp_path / name, "test")
+        run([job], stop=lambda: False)
+        members.append(member_of(job.folder))
+    plain, looked_at = members
+    assert all(torch.equal(each, looked_at["parameters"][name]) for name, each in plain["parameters"].items())
+    assert plain["buffers"][TORCH_DRAWS] == looked_at["buffers"][TORCH_DRAWS] == 12
+
+
+def test_a_run_from_another_one_draws_from_its_own_beginning(tmp_path):
+    source = Job(config_of("steps=3", model={"name": "sequence"}), tmp_path / "source", "test")
+    run([source], stop=lambda: False)
+    later = Job(config_of("steps=5", f"init_from={source.folder}", model={"name": "sequence"}), tmp_path / "b", "test")
+    run([later], stop=lambda: False)
+    assert member_of(later.folder)["buffers"][TORCH_DRAWS] == 5
 
 
 def test_a_model_that_draws_is_not_stacked_and_members_are_what_they_are_alone():
