@@ -78,31 +78,46 @@ def check(designs: Sequence[Design], composer: JobComposer) -> None:
     """Compose one run of each arm and regime, and every run that others start from.
 
     Raises:
-        ValueError: a word of a claim is wrong, it tunes without validation images, or no run needs a typed module.
+        ValueError: a word of a claim is wrong, it tunes without validation images, two of its arms are the same, or no
+            run needs a typed module.
     """
-    jobs = [(design, regime, words) for design in designs for regime, words in _samples(design)]
+    samples = [(design, sample) for design in designs for sample in _samples(design)]
     try:
-        composed = composer([words for _, _, words in jobs])
+        composed = composer([sample.words for _, sample in samples])
     except ValueError:
         for design in designs:  # one by one, to name the claim
-            _composed(design, [words for _, words in _samples(design)], composer)
+            _composed(design, [sample.words for sample in _samples(design)], composer)
         raise
     composer.require_needed()
-    for (design, regime, _), config in zip(jobs, composed, strict=True):
+    arms: dict[tuple[str, str, str], str] = {}
+    for (design, sample), config in zip(samples, composed, strict=True):
+        claim, regime = design.claim.id, design.regimes.get(sample.regime)
         if regime is not None and regime.tuned and not config["data"].get("validation"):
-            raise ValueError(f"{design.claim.id}.regimes: tuning needs validation images (data.validation)")
+            raise ValueError(f"{claim}.regimes: tuning needs validation images (data.validation)")
+        first = arms.setdefault((claim, sample.regime, config_hash(config)), sample.arm)
+        if first != sample.arm:
+            raise ValueError(f"{claim}.arms: {first} and {sample.arm} have the same settings; give one of them others")
 
 
-def _samples(design: Design) -> Iterator[tuple[Regime | None, list[str]]]:
-    """The words of one run for each arm and regime; None as the regime for runs that others start from."""
+@dataclass(frozen=True)
+class _Sample:
+    """A run of an arm in a regime, or of those that others start from (regime empty, arm the name in ``before``)."""
+
+    regime: str
+    arm: str
+    words: list[str]
+
+
+def _samples(design: Design) -> Iterator[_Sample]:
+    """One run for each arm and regime, and every run that others start from."""
     for name in design.claim.before:
-        yield None, design.words_before(name, 0)
+        yield _Sample("", name, design.words_before(name, 0))
     for point in {point.arm: point for point in design.points}.values():
         start = design.arms[point.arm].init_from
         from_run = [] if start is None else [f"init_from={start}"]  # the name, as the folder does not exist yet
-        for regime in design.regimes.values():
+        for name, regime in design.regimes.items():
             words = design.words(point, regime, next(iter(design.grid(regime, point.arm)), None), 0)
-            yield regime, [*words, *from_run]
+            yield _Sample(name, point.arm, [*words, *from_run])
 
 
 def run(design: Design, folder: Path, means: Means) -> Harvest:

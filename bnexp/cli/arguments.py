@@ -77,7 +77,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 def take_selection(options: argparse.ArgumentParser) -> None:
     """Have a command choose among the runs that it finds; see ``compare.lookup.selected``."""
     add = options.add_argument
-    take_words(options, "--where", "KEY=VALUE", "only the runs with these settings")
+    take_words(options, "--where", "KEY=VALUE", "only the runs with these settings; KEY=VALUE,VALUE: with either value")
     take_words(options, "--tag", "TAG", "only the runs with these tags")
     add("--all", action="store_true", help="also runs of claims and smoke tests, which are left out otherwise")
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from bnexp.cli.arguments import parser, take_format, take_selection, whole
 from bnexp.cli.output import answer, say
-from bnexp.compare.lookup import resolve, selected
+from bnexp.compare.lookup import require_metric, resolve, selected
 from bnexp.compare.notes import about_set_aside, about_skips
 from bnexp.compare.overview import listing
-from bnexp.config.checks import instead
 from bnexp.config.metrics import larger_is_better
 from bnexp.runs.arms import natural
 from bnexp.runs.collect import Run, collect
 from bnexp.runs.prune import KINDS, remove, require_free, require_within, size
+
+_METRIC = "test/accuracy"
 
 
 def runs(arguments: list[str]) -> int:
@@ -24,6 +25,8 @@ def runs(arguments: list[str]) -> int:
     given = _options().parse_args(arguments)
     found, skips = collect([given.folder])
     chosen, aside = selected(found, where=given.where, tags=given.tag, everything=given.all)
+    if given.metric != _METRIC:
+        require_metric("--metric", given.metric, chosen)
     listed = _sorted(chosen, given.sort)[: given.number]
     if given.prune:
         return _prune(given.folder, listed, given.prune, sure=given.yes)
@@ -38,7 +41,7 @@ def _options() -> argparse.ArgumentParser:
     add("folder", type=Path, nargs="?", default=Path("outputs"), help="searched to the bottom; default: outputs")
     take_selection(options)
     add("--sort", metavar="KEY", help="by this setting, or by this metric with the best first")
-    add("--metric", default="test/accuracy", help="the result that is shown (default: %(default)s)")
+    add("--metric", default=_METRIC, help="the result that is shown (default: %(default)s)")
     add("-n", "--number", type=whole(1, 10**9), metavar="N", help="only the first N rows")
     add("-v", "--verbose", action="store_true", help="name the folders that could not be read")
     add("--prune", choices=list(KINDS), help="remove the checkpoints or the folders of the listed runs; asks first")
@@ -60,9 +63,7 @@ def _sorted(runs: Sequence[Run], key: str | None) -> list[Run]:
         sign = -1 if larger_is_better(key) else 1
         return sorted(newest, key=lambda run: (key not in run.final, sign * run.final.get(key, 0.0)))
     if "/" in key:
-        raise ValueError(
-            f"--sort={key}: no run has it{instead(key, sorted({tag for run in runs for tag in run.final}))}"
-        )
+        require_metric("--sort", key, runs)
     path = resolve("--sort", key, runs)
     return sorted(newest, key=lambda run: (path not in run.settings, natural(run.settings.get(path))))
 

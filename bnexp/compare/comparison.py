@@ -6,11 +6,11 @@ setting's best value is chosen on validation images, never on test images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from bnexp.compare.effects import choosable, choose, describe, pair
-from bnexp.compare.lookup import resolve, selected
+from bnexp.compare.lookup import require_metric, resolve, selected
 from bnexp.compare.notes import (
     about_divergence,
     about_edges,
@@ -23,7 +23,6 @@ from bnexp.compare.notes import (
     about_working,
 )
 from bnexp.compare.tables import Comparison, Row
-from bnexp.config.checks import instead
 from bnexp.runs.arms import group
 from bnexp.runs.collect import Run, collect, newest, short, show
 
@@ -71,7 +70,7 @@ def compare(
 def _compared(
     runs: Sequence[Run], *, metric: str, by: Sequence[str], baseline: Sequence[str], best: str | None
 ) -> Comparison:
-    _check_metric(metric, runs)
+    require_metric("--metric", metric, [run for run in runs if run.usable])
     by = [resolve("--by", key, runs) for key in by]
     keys = [resolve("--best", key, runs) for key in best.split(",")] if best else []
     if "seed" in keys:
@@ -95,9 +94,3 @@ def _compared(
     rows = [describe(arm, metric) | row for arm, row in zip(arms, rows, strict=True)]
     notes = [*about_values(arms, rows, metric), *about_divergence(arms, metric), *notes]
     return Comparison(metric=metric, key=key, baseline=",".join(baseline), arms=arms, rows=rows, notes=notes)
-
-
-def _check_metric(metric: str, runs: Iterable[Run]) -> None:
-    seen = sorted({tag for run in runs if run.usable for tag in run.final})
-    if seen and metric not in seen:
-        raise ValueError(f"--metric={metric}: no run has it{instead(metric, seen)}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from bnexp.compare.lookup import agrees, assignments
-from bnexp.compare.statistics import Interval, columns, holm, mean_interval, paired
+from bnexp.compare.statistics import Interval, Paired, columns, holm, mean_interval, paired
 from bnexp.compare.tables import Row
 from bnexp.compare.working import WITHIN, largest_working, on_validation, working, works_by
 from bnexp.config.checks import instead
 from bnexp.config.metrics import larger_is_better, metric_of
-from bnexp.runs.arms import Arm, group, known
+from bnexp.runs.arms import Arm, Matched, group, known
 from bnexp.runs.collect import Run, Setting, short, show
 from bnexp.runs.run_json import STATUSES
 
@@ -34,17 +34,15 @@ def describe(arm: Arm, metric: str) -> Row:
 
 
 def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
-    """The arm's differences to its baseline over the seeds that both have; how many others were dropped."""
-    mine = arm.values(metric)
-    theirs = baseline.values(metric) if baseline else {}
-    seeds = sorted(mine.keys() & theirs.keys())
-    treated, untreated = [mine[seed] for seed in seeds], [theirs[seed] for seed in seeds]
-    result = paired(treated, untreated, bounds=metric_of(metric).bounds) if seeds else None
+    """The arm's differences to its baseline over what both have; how many other seeds and values were dropped."""
+    matched = arm.matched(baseline, metric) if baseline else None
+    result = _paired(matched, metric) if matched and matched.mine else None
     robust = result.robust if result else None
     return {
         "baseline": baseline.label if baseline else None,
-        "pairs": len(seeds) if baseline else None,
-        "dropped": len(mine.keys() ^ theirs.keys()) if baseline else None,
+        "pairs": len(matched.mine) if matched else None,
+        "dropped": _dropped(arm, baseline, matched.mine, metric) if baseline and matched else None,
+        "unmatched": matched.unmatched if matched else None,
         **columns(result.interval if result else None, "difference_"),
         "d_z": result.interval.d_z if result else None,
         "p": result.p if result else None,
@@ -53,6 +51,14 @@ def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
         "hodges_lehmann_low": robust.low if robust else None,
         "hodges_lehmann_high": robust.high if robust else None,
     }
+
+
+def _paired(matched: Matched, metric: str) -> Paired:
+    return paired(list(matched.mine.values()), list(matched.theirs.values()), bounds=metric_of(metric).bounds)
+
+
+def _dropped(arm: Arm, baseline: Arm, kept: Collection[int], metric: str) -> int:
+    return len({*arm.values(metric), *baseline.values(metric)} - {*kept})
 
 
 def choosable(runs: Sequence[Run], keys: Sequence[str], metric: str) -> list[Run]:
@@ -82,13 +88,14 @@ def choose(arm: Arm, keys: Sequence[str], metric: str) -> tuple[Arm, Row]:
     grid = [tried for tried in group(arm.runs, by=keys) if tried.by_seed]
     scored = {index: values for index, tried in enumerate(grid) if (values := list(tried.values(validation).values()))}
     if not scored:
-        return arm, _choice(keys, grid, None, None) | _largest_working(keys, grid, validation)
+        return arm, _choice(keys, grid, None) | _largest_working(keys, grid, validation)
     sign = 1 if larger_is_better(metric) else -1
     means = {index: _level(values, validation) for index, values in scored.items()}
     most = max(mean.n for mean in means.values())
     whole = {index for index, mean in means.items() if mean.n == most and not _censored(grid[index], validation)}
     index = max(means, key=lambda index: (index in whole, sign * means[index].mean))
-    row = _choice(keys, grid, index, means[index]) | _largest_working(keys, grid, validation)
+    better = [other for other, mean in means.items() if sign * mean.mean > sign * means[index].mean]
+    row = _choice(keys, grid, index, means[index], better) | _largest_working(keys, grid, validation)
     return Arm(arm.settings, grid[index].runs), row
 
 
@@ -136,13 +143,20 @@ def _censored(arm: Arm, metric: str) -> bool:
     return any(run.status == "diverged" and run.value(metric) is None for run in arm.runs)
 
 
-def _choice(keys: Sequence[str], grid: Sequence[Arm], index: int | None, validation: Interval | None) -> Row:
+def _choice(
+    keys: Sequence[str],
+    grid: Sequence[Arm],
+    index: int | None,
+    validation: Interval | None = None,
+    better: Sequence[int] = (),
+) -> Row:
     values = [_value(keys, tried) for tried in grid]
     return {
         "chosen": None if index is None else values[index],
         **columns(validation, "validation_"),
         "edge": None if index is None or len(keys) > 1 else _edge(values, index),
-        "grid": " ".join(show(value) for value in values) if len(keys) == 1 else f"{len(values)} combinations",
+        "grid": " ".join(map(show, values)) if len(keys) == 1 else f"{len(values)} combinations",
+        "passed_over": " ".join(show(values[other]) for other in better),
     }
 
 

@@ -10,6 +10,11 @@ from bnexp.config.checks import instead
 from bnexp.config.schema import SET_ASIDE
 from bnexp.runs.collect import Run, Setting, short, show
 
+# The dotted path of a setting -> the texts of the values that are asked for.
+Wanted = Mapping[str, tuple[str, ...]]
+
+_BETWEEN = re.compile(r",(?![^\[]*\])")  # the commas that stand outside of lists
+
 
 def resolve(option: str, key: str, runs: Iterable[Run]) -> str:
     """The dotted path that a typed key means.
@@ -24,13 +29,13 @@ def resolve(option: str, key: str, runs: Iterable[Run]) -> str:
     raise ValueError(f"{option}={key}: these runs have no such setting{instead(key, [short(path) for path in paths])}")
 
 
-def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> dict[str, str]:
-    """``["norm=bn", ...]`` as path -> text of the value.
+def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> Wanted:
+    """``["norm=bn", ...]`` as path -> texts of the values, of which there are several after ``norm=bn,ln``.
 
     Raises:
         ValueError: a text without ``=``, an unknown key, a value that no run has, or two values of a key.
     """
-    chosen: dict[str, str] = {}
+    chosen: dict[str, tuple[str, ...]] = {}
     # An arm's label is several at once: norm=bn,optim.lr=0.1.
     for text in itertools.chain.from_iterable(re.split(r",(?=[\w.]+=)", text) for text in texts):
         key, equals, value = text.partition("=")
@@ -38,10 +43,15 @@ def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> dict[
             raise ValueError(f"{option} {text}: expected KEY=VALUE, such as norm=bn")
         path = resolve(option, key, runs)
         seen = sorted({show(run.settings[path]) for run in runs if path in run.settings})
-        if not any(agrees(run, {path: value}) for run in runs):
-            raise ValueError(f"{option} {text}: no run has it{instead(value, seen)}")
-        if chosen.setdefault(path, value) != value:
-            raise ValueError(f"{option} {key}={chosen[path]} and {text}: no run has both; name one")
+        values = (value,) if value in seen else tuple(_BETWEEN.split(value))
+        for one in values:
+            if not any(agrees(run, {path: (one,)}) for run in runs):
+                raise ValueError(f"{option} {key}={one}: no run has it{instead(one, seen)}")
+        if (first := chosen.setdefault(path, values)) != values:
+            either = ",".join((*first, value))
+            raise ValueError(
+                f"{option} {key}={','.join(first)} and {text}: no run has both; name one, or {key}={either} for either"
+            )
     return chosen
 
 
@@ -52,7 +62,7 @@ def selected(
 
     Args:
         runs: all there are.
-        where: ``KEY=VALUE`` that the runs must have.
+        where: ``KEY=VALUE`` that the runs must have; of ``KEY=VALUE,VALUE`` one.
         tags: words that the runs must be tagged with; naming claim or smoke takes the runs that are left out otherwise.
         everything: leave none out.
 
@@ -74,9 +84,12 @@ def selected(
     return chosen, len(asked) - len(chosen)
 
 
-def agrees(run: Run, wanted: Mapping[str, str]) -> bool:
+def agrees(run: Run, wanted: Wanted) -> bool:
     """Whether the run's settings are what was asked for."""
-    return all(path in run.settings and _means(run.settings[path], text) for path, text in wanted.items())
+    return all(
+        path in run.settings and any(_means(run.settings[path], text) for text in texts)
+        for path, texts in wanted.items()
+    )
 
 
 def _means(value: Setting, text: str) -> bool:
@@ -87,3 +100,14 @@ def _means(value: Setting, text: str) -> bool:
         except ValueError:
             return False
     return show(value) == text
+
+
+def require_metric(option: str, metric: str, runs: Iterable[Run]) -> None:
+    """Refuse a metric that none of the runs has, if they have any.
+
+    Raises:
+        ValueError: no run has it; names those that there are.
+    """
+    seen = sorted({tag for run in runs for tag in run.final})
+    if seen and metric not in seen:
+        raise ValueError(f"{option}={metric}: no run has it{instead(metric, seen)}")

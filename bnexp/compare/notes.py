@@ -10,8 +10,7 @@ from bnexp.compare.statistics import FEWEST
 from bnexp.compare.tables import Row, is_cut
 from bnexp.compare.working import WITHIN, on_validation, works_by
 from bnexp.config.metrics import better_when_larger, metric_of
-from bnexp.config.schema import role
-from bnexp.runs.arms import Arm, telling
+from bnexp.runs.arms import Arm
 from bnexp.runs.collect import Refused, Run, Setting, Skip, short, show
 from bnexp.runs.paths import METRICS
 from bnexp.runs.run_json import STATUSES
@@ -31,12 +30,7 @@ def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Itera
             f"[low, high]: a t-interval that would leave [{low:g}, {high:g}] is cut off there; no mean lies outside, "
             "so that it holds the mean as often as before."
         )
-    pooled = dict.fromkeys(key for arm in arms for key in _pooled(arm))
-    if pooled:
-        yield (
-            f"Arms pool values of {', '.join(map(short, pooled))}: a seed counts once, as the mean of its runs. "
-            "Name them in --by or --where, or choose one with --best."
-        )
+    yield from _about_pooled(arms)
     if some_data := _of_changed_data(arms):
         yield f"The images or labels of {some_data} changed between these runs: arms may differ for that alone."
     blank = [run for arm in arms for run in arm.runs if run.status == "finished" and run.value(metric) is None]
@@ -60,9 +54,28 @@ def _of_changed_data(arms: Sequence[Arm]) -> str:
     return ", ".join(dict.fromkeys(f"data={show(name)}" for name in changed))
 
 
-def _pooled(arm: Arm) -> list[str]:
-    settings = [run.settings for run in arm.runs]
-    return [key for key in telling(settings[0], settings) if role(key).compared]
+def _about_pooled(arms: Sequence[Arm]) -> Iterator[str]:
+    """Which settings arms pool, and whether all pool the same values with each seed."""
+    pooled = dict.fromkeys(key for arm in arms for key in arm.pooled)
+    if not pooled:
+        return
+    yield (
+        f"Arms pool values of {', '.join(map(short, pooled))}: a seed counts once, as the mean of its runs. "
+        "Name them in --by or --where, or choose one with --best."
+    )
+    uneven = [short(key) for key in pooled if len({values for arm in arms for values in _by_seed(arm, key)}) > 1]
+    if uneven:
+        yield (
+            f"Not every arm and seed has the same values of {', '.join(uneven)}, so that means can differ for that "
+            "alone; differences to a --baseline are taken over what both have."
+        )
+
+
+def _by_seed(arm: Arm, key: str) -> Iterator[frozenset[Setting]]:
+    """The values of a setting that the arm's runs have, seed by seed."""
+    for runs in arm.by_seed.values():
+        if all(key in run.settings for run in runs):
+            yield frozenset(run.settings[key] for run in runs)
 
 
 def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:
@@ -95,10 +108,15 @@ def about_working(rows: Sequence[Row], metric: str) -> Iterator[str]:
 
 
 def about_edges(arms: Sequence[Arm], rows: Sequence[Row], key: str) -> Iterator[str]:
-    """Which choices would have wanted a wider grid."""
+    """Which choices would have wanted a wider grid, or more seeds."""
     for arm, row in zip(arms, rows, strict=True):
         if row["edge"]:
             yield f"{arm.label}: {short(key)}={show(row['chosen'])} is the {row['edge']} of the grid; extend the grid."
+        if row["passed_over"]:
+            yield (
+                f"{arm.label}: {short(key)}={row['passed_over']} was better on validation and is not chosen, since it "
+                "has fewer seeds than others or a diverged run without a value."
+            )
 
 
 def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
@@ -110,6 +128,8 @@ def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
     dropped = sum(row["dropped"] or 0 for row in rows)
     if dropped:
         yield f"Seeds dropped, with a result on one side only: {dropped}."
+    if unmatched := sum(row["unmatched"] or 0 for row in rows):
+        yield f"Left out of the differences, without a counterpart at equal values of the pooled settings: {unmatched}."
     paired = [row["pairs"] for row in rows if row["pairs"]]
     if paired and min(paired) < (enough := _enough_pairs(len(paired))):
         least = f"{2 / 2 ** min(paired):.4g}{f', {len(paired)} times that by Holm' if len(paired) > 1 else ''}"

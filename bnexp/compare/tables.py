@@ -80,13 +80,13 @@ def _differences(comparison: Comparison) -> Table:
     digits = _digits([row for _, row in pairs], "difference_", "pairs")
     several = len({row["baseline"] for _, row in pairs}) > 1
     header = [*(["against"] if several else []), "pairs", "difference", "95 % interval", "d_z", "p", "p (Holm)"]
-    values = {arm.label: arm.values(comparison.metric) for arm in comparison.arms}
+    arms = {arm.label: arm for arm in comparison.arms}
     cells = [
         [
             *([Cell(row["baseline"], row["baseline"])] if several else []),
             number(row["pairs"], 0),
             _difference(row, digits),
-            _differing(row, digits, values[arm.label], values[row["baseline"]]),
+            _differing(row, digits, arm.matched(arms[row["baseline"]], comparison.metric).differences),
             number(row["d_z"], 2),
             probability(row["p"]),
             probability(row["p_holm"]),
@@ -197,14 +197,14 @@ def _difference(row: Row, digits: int) -> Cell:
     return fixed(mean, _own(row, "difference_", digits), sign="+")
 
 
-def _differing(row: Row, digits: int, mine: Mapping[int, float], theirs: Mapping[int, float]) -> Cell:
+def _differing(row: Row, digits: int, differences: Sequence[float]) -> Cell:
     """The interval of the mean difference, or the differences where they are few."""
     low, high = row["difference_low"], row["difference_high"]
     if low is None:
         return Cell(BLANK)
     digits = _own(row, "difference_", digits)
     if row["pairs"] < FEWEST:
-        return Cell(_listed((mine[seed] - theirs[seed] for seed in mine if seed in theirs), digits, "+"), low)
+        return Cell(_listed(differences, digits, "+"), low)
     return Cell(f"[{_listed((low, high), digits, '+')}]", low)
 
 

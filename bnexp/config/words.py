@@ -85,7 +85,7 @@ def refuse(arguments: list[str]) -> None:
         key, equals, value = argument.partition("=")
         if key.startswith("-") and key not in FLAGS:
             raise _no_option(key, equals, value)
-        key = key.lstrip("+")
+        key = _key(argument)
         if key in ("hydra.run.dir", "hydra.sweep.dir") and equals and value.strip("'\" ") in ("", "null"):
             raise ValueError(f"{argument}: expected a folder")
         if key in _CHOICES and value.startswith("["):  # Hydra would merge them
@@ -98,6 +98,20 @@ def refuse(arguments: list[str]) -> None:
         if _ENVIRONMENT.search(argument) and key not in _FROM_ENVIRONMENT:
             where = " and ".join(_FROM_ENVIRONMENT)
             raise ValueError(f"{argument}: only {where} take environment variables, which may be secrets")
+
+
+def replaced(arguments: Sequence[str]) -> list[str]:
+    """What has to be said of settings that are given twice, of which Hydra takes the last; a line each."""
+    last = {_key(argument): argument for argument in arguments}
+    return [
+        f"{argument}: has no effect, {last[_key(argument)]} comes after it"
+        for argument in arguments
+        if "=" in argument and not argument.startswith("-") and argument is not last[_key(argument)]
+    ]
+
+
+def _key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+")
 
 
 def _no_option(flag: str, equals: str, value: str) -> ValueError:

@@ -67,6 +67,10 @@ class Batches:
         """The batch sizes that occur."""
         return {self._batch_size, self._remainder or self._batch_size}
 
+    def size(self, step: int) -> int:
+        """Samples a member sees in a step, counted from 0 over all epochs."""
+        return self._remainder if step % self.per_epoch == self.full else self._batch_size
+
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """The batch of a step, counted from 0 over all epochs.
 

@@ -105,6 +105,7 @@ def check(configs: Sequence[TrainConfig], data: Data | None = None, *, starts: b
     cadence = make_cadence(config, batches.per_epoch)
     limit_tries(cadence.steps)
     choices[0].schedule(cadence.steps)
+    _tell_of_rest(config, batches.size(cadence.steps - 1))
     size, taken, draws = _tried(config, choices[0], seen.of(0), batches.sizes(), cadence.steps, starts=starts)
     return Checked(configs, choices, data, cadence, size, _unstackable(config, draws=draws), taken, draws)
 
@@ -148,6 +149,17 @@ def make_cadence(config: TrainConfig, per_epoch: int) -> Cadence:
         eval_every=config.eval_every or per_epoch,
         checkpoint_every=config.checkpoint_every or per_epoch,
     )
+
+
+def _tell_of_rest(config: TrainConfig, images: int) -> None:
+    """Say that probes measure the last step on fewer images than the others, if it ends an epoch with a rest."""
+    if config.probes and images < config.batch_size:
+        log.info(
+            "probes: the last step has the rest of an epoch, %d of %d images, so that what they measure on the step's "
+            "batch is noisier there; drop_last=true leaves rests out",
+            images,
+            config.batch_size,
+        )
 
 
 def _require_validation(config: TrainConfig, data: Data) -> None:

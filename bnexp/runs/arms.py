@@ -13,6 +13,8 @@ from bnexp.config.schema import role
 from bnexp.runs.collect import Run, Setting, short, show
 
 _ABSENT = object()
+# A seed, and the values of the settings that an arm pools.
+Cell = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,77 @@ class Arm:
     def values(self, metric: str) -> dict[int, float]:
         """Seed -> mean over the seed's runs: the seed is the unit of replication, also if an arm pools settings."""
         values = {seed: known(run.value(metric) for run in runs) for seed, runs in self.by_seed.items()}
-        return {seed: math.fsum(some) / len(some) for seed, some in values.items() if some}
+        return {seed: _mean(some) for seed, some in values.items() if some}
+
+    def matched(self, other: Arm, metric: str) -> Matched:
+        """The values of this arm and of another over what both have: seeds, and values of the settings they pool."""
+        keys = self._pooled_with(other)
+        mine, theirs = self._by_cell(keys, metric), other._by_cell(keys, metric)
+        common = mine.keys() & theirs.keys()
+        seeds = {seed for seed, *_ in common}
+        return Matched(
+            _by_seed(mine, common),
+            _by_seed(theirs, common),
+            keys,
+            sum(seed in seeds for seed, *_ in mine.keys() ^ theirs.keys()),
+        )
+
+    def _pooled_with(self, other: Arm) -> tuple[str, ...]:
+        """The settings that one of the two arms pools and all runs of both have."""
+        runs = [*self.runs, *other.runs]
+        pooled = dict.fromkeys([*self.pooled, *other.pooled])
+        return tuple(key for key in pooled if all(key in run.settings for run in runs))
+
+    def _by_cell(self, keys: Sequence[str], metric: str) -> dict[Cell, float]:
+        cells: defaultdict[Cell, list[float]] = defaultdict(list)
+        for seed, runs in self.by_seed.items():
+            for run in runs:
+                if (value := run.value(metric)) is not None:
+                    cells[seed, *(run.settings[key] for key in keys)].append(value)
+        return {cell: _mean(values) for cell, values in cells.items()}
+
+    @cached_property
+    def pooled(self) -> tuple[str, ...]:
+        """The compared settings in which the arm's runs differ."""
+        settings = [run.settings for run in self.runs]
+        return tuple(key for key in telling(settings[0], settings) if role(key).compared)
 
     def count(self, *statuses: str) -> int:
         """Number of runs that ended with one of these statuses."""
         return sum(run.status in statuses for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The values of two arms, seed by seed, over equal values of the settings that one of them pools.
+
+    Attributes:
+        mine, theirs: seed -> mean of the arm's and of the other's values; the same seeds.
+        keys: the settings that are pooled.
+        unmatched: values of these seeds that have no counterpart in the other arm.
+    """
+
+    mine: Mapping[int, float]
+    theirs: Mapping[int, float]
+    keys: Sequence[str]
+    unmatched: int
+
+    @property
+    def differences(self) -> list[float]:
+        """Mine minus theirs, by seed."""
+        return [mine - self.theirs[seed] for seed, mine in self.mine.items()]
+
+
+def _by_seed(cells: Mapping[Cell, float], common: Collection[Cell]) -> dict[int, float]:
+    seeds: defaultdict[int, list[float]] = defaultdict(list)
+    for cell, value in cells.items():
+        if cell in common:
+            seeds[cell[0]].append(value)
+    return {seed: _mean(values) for seed, values in seeds.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def known(values: Iterable[float | None]) -> list[float]:

@@ -95,15 +95,18 @@ class Work:
     def _ended(self) -> bool:
         # Popen.wait holds a lock, and an engine's signal handler may call ``save`` in the middle of it.
         assert self._process is not None
-        looking = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return self._process.returncode is not None or os.waitid(os.P_PID, self._process.pid, looking) is not None
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # it has been waited for, perhaps by another thread a moment ago
+            return True
 
     def save(self) -> None:
         """Ask the process to save and end, and kill it if it does not; nothing if it has ended."""
         if self._process is None or self._ended():
             return
         for number, wait_s in ((signal.SIGTERM, self.grace_s), (signal.SIGKILL, SEEN_S)):
-            os.kill(self._process.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # as in _ended
+                os.kill(self._process.pid, number)
             end = time.monotonic() + wait_s
             while not self._ended() and time.monotonic() < end:
                 time.sleep(_TICK_S)

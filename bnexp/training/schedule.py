@@ -15,7 +15,10 @@ WarmUp = Annotated[int, Range(least=0)]
 
 
 def _with_warm_up(schedule: Schedule, warmup: int) -> Schedule:
-    """Multiply by a linear ramp: (step + 1) / warmup in the first ``warmup`` steps (Goyal et al. 2017, sec. 2.2)."""
+    """Multiply by a linear ramp: (step + 1) / warmup in the first ``warmup`` steps (Goyal et al. 2017, sec. 2.2).
+
+    The schedule runs from step 0 on, so that a cosine has already fallen a little where the ramp ends.
+    """
     return lambda step: schedule(step) * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
 

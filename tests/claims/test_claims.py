@@ -208,6 +208,7 @@ def _louder(builder, by):
         ("arms:", "arms: [", "yaml:"),
         ("[norm=bn]", "{settings: [norm=bn], init_from: first}", "small.arms.bn.init_from=first: not known"),
         ("norm=bn", "norm=bm", "claim small: norm=bm: not known; did you mean bn?"),
+        ("bn: [norm=bn]", "bn: [norm=none]", "small.arms: none and bn have the same settings; give one of them others"),
         ("data.size=null", "data.siz=null", "data.siz: there is no such setting"),
         ("data=digits", "data=digits, data.validation=0", "tuning needs validation images"),
         (

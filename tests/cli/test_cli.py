@@ -142,6 +142,17 @@ def test_a_sweep_takes_several_places(bnexp, tmp_path, monkeypatch):
     assert {run["config"]["init_from"] for run in runs} == {"ü", "a;b", "plain"}
 
 
+def test_of_a_setting_that_is_given_twice_the_first_is_said_to_have_no_effect(bnexp, tmp_path):
+    words = ("norm=bn", "optim.lr=0.1", "norm=ln", "++optim.lr=0.2", f"hydra.run.dir={tmp_path / 'run'}")
+    answer = bnexp("train", *SMALL, "steps=1", *words)
+    assert answer.code == 0, answer
+    assert answer.err.splitlines()[:3] == [
+        "norm=bn: has no effect, norm=ln comes after it",
+        "optim.lr=0.1: has no effect, ++optim.lr=0.2 comes after it",
+        "training mlp with norm=ln on digits, 200 images, 1 steps (0.1429 epochs), on cpu",
+    ]
+
+
 @pytest.mark.parametrize("place", ["file", "file/run", "dangling", "loop", "loop/run"])
 def test_a_run_folder_that_cannot_be_made(bnexp, tmp_path, place):
     (tmp_path / "file").write_text("not a folder")

@@ -91,6 +91,7 @@ def test_runs_are_chosen_and_sorted(bnexp, words, expected):
         ("runs --where norm=in", "--where norm=in: no run has it"),
         ("runs --tag god", "--tag god: no run has it (there are: claim)"),
         ("runs --sort test/acuracy", "--sort=test/acuracy: no run has it; did you mean test/accuracy?"),
+        ("runs --metric test/acuracy", "--metric=test/acuracy: no run has it; did you mean test/accuracy?"),
         ("runs --sort nrm", "--sort=nrm: these runs have no such setting; did you mean norm?"),
         ("runs outputs/claims", "1 runs of claims and smoke tests, and no others; --all takes them too"),
         ("runs --where norm=ln norm=bn", "--where norm=ln and norm=bn: no run has both; name one"),

@@ -156,6 +156,14 @@ def test_where_selects_and_compares_numbers_as_numbers(tmp_path, arms):
     assert arms(tmp_path, "--where", "optim.betas=[0.9,0.99]")["optim.lr=0.1"]["n"] == 1
 
 
+def test_where_takes_either_of_several_values_and_a_value_with_a_comma_as_one(tmp_path, arms):
+    for index, norm in enumerate(["bn", "gn", "ln"]):
+        write_run(tmp_path / norm, norm=norm, settings={"data.order": "a,b" if index else "a"})
+    assert list(arms(tmp_path, "--where", "norm=gn,ln"))[:-1] == ["norm=gn", "norm=ln"]
+    assert list(arms(tmp_path, "--where", "data.order=a,b"))[:-1] == ["norm=gn", "norm=ln"]
+    assert list(arms(tmp_path, "--where", "data.order=a", "optim.betas=[0.9,0.99]"))[:-1] == ["all runs"]
+
+
 # --- pairs
 
 
@@ -227,6 +235,32 @@ def test_a_baseline_that_is_none_is_refused(tmp_path, baseline, message):
     write_run(tmp_path / "c", norm="gn", settings={"norm.groups": 4})
     with pytest.raises(ValueError, match=message):
         main([str(tmp_path), "--baseline", *baseline])
+
+
+def test_arms_that_pool_unlike_grids_are_paired_over_what_both_have(tmp_path, arms, compare):
+    """bn has rate 1.0 too, where it is bad, and gn's seed 1 lacks rate 0.3: neither is a difference of norms."""
+    accuracies = {
+        ("bn", 0.1): [0.80, 0.82],
+        ("bn", 0.3): [0.90, 0.92],
+        ("bn", 1.0): [0.10, 0.10],
+        ("gn", 0.1): [0.78, 0.81],
+        ("gn", 0.3): [0.86],
+    }
+    folder = grid(tmp_path, {key: [(value, value) for value in some] for key, some in accuracies.items()})
+    found = arms(folder, "--by", "norm", "--baseline", "norm=bn")
+    gn, notes = found["norm=gn"], found["notes"]
+    assert gn["difference_mean"] == pytest.approx(((0.82 - 0.85) + (0.81 - 0.82)) / 2)
+    assert (gn["pairs"], gn["dropped"], gn["unmatched"]) == (2, 0, 3)
+    assert "same values of optim.lr, so that means can differ for that alone" in notes
+    assert "without a counterpart at equal values of the pooled settings: 3." in notes
+    assert "-0.0300, -0.0100" in compare(folder, "--by", "norm", "--baseline", "norm=bn")
+
+
+def test_arms_that_pool_no_value_in_common_have_no_difference(tmp_path, arms):
+    rates = {("bn", 0.1): [0.8], ("bn", 0.3): [0.9], ("gn", 0.01): [0.8], ("gn", 0.03): [0.9]}
+    folder = grid(tmp_path, {key: [(value, value) for value in some] for key, some in rates.items()})
+    gn = arms(folder, "--by", "norm", "--baseline", "norm=bn")["norm=gn"]
+    assert (gn["pairs"], gn["dropped"], gn["difference_mean"]) == (0, 1, None)
 
 
 # --- the best value
@@ -323,8 +357,10 @@ def test_a_loss_is_chosen_by_the_smallest_and_never_by_survivors(tmp_path, arms)
             final = {"validation/loss": loss, "test/loss": loss}
             status = "finished" if loss else "diverged"
             write_run(tmp_path / f"{lr}{seed}", lr=lr, seed=seed, status=status, final=final if loss else {})
-    arm = arms(tmp_path, "--best", "optim.lr", "--metric", "test/loss")["all runs"]
-    assert (arm["chosen"], arm["mean"]) == (0.3, pytest.approx(0.35))
+    found = arms(tmp_path, "--best", "optim.lr", "--metric", "test/loss")
+    arm = found["all runs"]
+    assert (arm["chosen"], arm["mean"], arm["passed_over"]) == (0.3, pytest.approx(0.35), "1.0")
+    assert "optim.lr=1.0 was better on validation and is not chosen, since it has fewer seeds" in found["notes"]
 
 
 def test_without_validation_there_is_no_choice(tmp_path):
@@ -532,7 +568,11 @@ def test_from_python_only_folders_are_needed_and_baselines_are_words(tmp_path):
         (["--by", "nrm"], r"--by=nrm: these runs have no such setting; did you mean norm\?"),
         (["--best", "seed"], "--best=seed: nobody chooses a seed; name settings"),
         (["--best", "optim.lr,seed"], "--best=optim.lr,seed: nobody chooses a seed"),
-        (["--where", "norm=gn", "--where", "norm=bn"], "--where norm=gn and norm=bn: no run has both; name one"),
+        (
+            ["--where", "norm=gn", "--where", "norm=bn"],
+            "--where norm=gn and norm=bn: no run has both; name one, or norm=gn,bn for either",
+        ),
+        (["--where", "norm=gn,gm"], "--where norm=gm: no run has it; did you mean gn"),
         (["--best", "optim.lrr"], r"--best=optim.lrr: .* did you mean optim.lr\?"),
         (["--where", "norm=gm"], r"--where norm=gm: no run has it; did you mean gn\? \(there are: bn, gn\)"),
         (["--where", "norm=gn", "seed=5"], "no run has all of this"),

@@ -140,6 +140,11 @@ TOLD = {
     "optim.decay_gain=true optim.decay_bias=false": (
         "optim.decay_bias=False, optim.decay_gain=True: has no effect at optim.weight_decay=0"
     ),
+    "epochs=3": "epochs=3: has no effect beside steps=2",
+    "probes=[gradients] steps=7": (
+        "probes: the last step has the rest of an epoch, 26 of 29 images, so that what they measure on the step's"
+        " batch is noisier there; drop_last=true leaves rests out"
+    ),
     "trainable=norms optim.weight_decay=0.1": ("optim.weight_decay=0.1: has no effect, no trained parameter decays"),
 }
 UNTOLD = [
@@ -150,6 +155,7 @@ UNTOLD = [
     "trainable=norms norm=bn",
     "affine=constant affine.bias=1 norm=none optim.weight_decay=0.1 optim.decay_norm=true",
     "optim=adam schedule=cosine",
+    "probes=[gradients]",
 ]
 
 

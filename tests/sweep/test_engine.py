@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -575,6 +576,16 @@ def test_a_node_lets_its_process_save_when_time_is_over(tmp_path, config):
     saved = run_json.read(tmp_path / "seed=0")
     assert (code, saved["status"]) == (128 + signal.SIGTERM, "interrupted")
     assert (tmp_path / "seed=0" / "checkpoint.pt").exists()
+
+
+def test_a_process_that_another_thread_has_just_waited_for_has_ended(tmp_path, config):
+    """Between the end of waitpid and the note that Popen makes of it, which only chance would hit."""
+    travels = work(task(planned(tmp_path, config, 1)), 1.0, needs_gpu=False)
+    travels._process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitpid(travels._process.pid, 0)
+    travels.save()
+    assert travels._process.returncode is None  # so it was the process that was asked, and not the note
+    travels._process.wait()
 
 
 def test_a_stop_is_heard_again_after_another_library_has_taken_the_signals():
