@@ -88,6 +88,7 @@ def test_settings_and_metrics_of_a_run(trained):
 
 def test_a_run_is_shown_in_one_line(trained):
     run = bnexp.load(trained)
+    assert repr(run.metrics).startswith(f"<{len(run.metrics)} values: train/loss, train/accuracy, lr, ")
     assert repr(run) == f"<bnexp.Run {trained}: finished, test accuracy {run.final['test/accuracy']:.4f}>"
 
 

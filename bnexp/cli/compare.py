@@ -46,7 +46,7 @@ def _write(options: argparse.Namespace, comparison: Comparison) -> None:
         _require_apart(options.tensorboard, options.folders)
     try:
         if options.figures is not None:
-            figures.write(options.figures, comparison.arms, comparison.metric)
+            figures.write(options.figures, comparison)
         if options.tensorboard is not None:
             bands.write(options.tensorboard, comparison.arms, comparison.metric)
         if options.html is not None:

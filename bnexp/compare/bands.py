@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bnexp.compare.statistics import Interval, mean_interval
 from bnexp.config.metrics import metric_of
@@ -17,22 +18,33 @@ from bnexp.runs.metrics import curve
 _METRICS = ("train/loss", "train/accuracy", "test/loss", "test/accuracy", "test/accuracy_precise")
 
 
-def mean_curve(arm: Arm, metric: str) -> dict[int, Interval]:
+def mean_curve(
+    arm: Arm, metric: str, read: Callable[[Path, str], Mapping[Any, float]] = curve
+) -> dict[float, Interval]:
     """Step -> mean over the seeds of finished runs, up to the step at which the first of them has stopped early.
 
     The curve of a diverged run ends early, which would bend the mean; so would a run's that has stopped early. A seed
     counts once, as the mean of its runs.
+
+    Args:
+        arm: whose runs they are.
+        metric: its tag.
+        read: folder, tag -> the curve of a run, by steps or by epochs.
     """
-    finished = [run for run in arm.runs if run.status == "finished" and run.has_curve]
-    last = min((run.stopped_at for run in finished if run.stopped_at is not None), default=math.inf)
-    points: defaultdict[int, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in finished:
-        for step, value in curve(run.folder, metric).items():
-            if step <= last:
-                points[step][run.seed].append(value)
-    bounds = metric_of(metric).bounds
-    means = {step: [math.fsum(some) / len(some) for some in seeds.values()] for step, seeds in sorted(points.items())}
-    return {step: mean_interval(values, bounds=bounds) for step, values in means.items()}
+    curves = [(run, read(run.folder, metric)) for run in arm.runs if run.status == "finished" and run.has_curve]
+    last = min((max(own) for run, own in curves if run.stopped_at is not None and own), default=math.inf)
+    points: defaultdict[float, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run, own in curves:
+        for at, value in own.items():
+            if at <= last:
+                points[at][run.seed].append(value)
+    return {at: mean_over_seeds(seeds, metric) for at, seeds in sorted(points.items())}
+
+
+def mean_over_seeds(values: Mapping[int, Sequence[float]], metric: str) -> Interval:
+    """The mean of seeds, each of which counts once, as the mean of its values."""
+    means = [math.fsum(some) / len(some) for some in values.values()]
+    return mean_interval(means, bounds=metric_of(metric).bounds)
 
 
 def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
@@ -45,7 +57,7 @@ def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
 
     for arm, name in zip(arms, distinct([run_name(arm.label.split(",")) for arm in arms]), strict=True):
         curves = {tag: mean_curve(arm, tag) for tag in dict.fromkeys((metric, *_METRICS))}
-        bands = {tag: {step: _band(i) for step, i in steps.items()} for tag, steps in curves.items() if steps}
+        bands = {tag: {int(step): _band(i) for step, i in steps.items()} for tag, steps in curves.items() if steps}
         write_bands(folder / name, bands)
 
 

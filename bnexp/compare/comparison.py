@@ -17,6 +17,7 @@ from bnexp.compare.notes import (
     about_left_out,
     about_pairs,
     about_set_aside,
+    about_shared,
     about_skips,
     about_unchosen,
     about_values,
@@ -63,7 +64,12 @@ def compare(
     runs = newest(asked)
     made = _compared(runs, metric=metric, by=by, baseline=baseline, best=best) if runs else Comparison(metric=metric)
     made.skips = skips
-    made.notes += [*about_left_out(runs, len(asked) - len(runs)), *about_set_aside(aside), *about_skips(skips, verbose)]
+    made.notes += [
+        *about_shared(runs),
+        *about_left_out(runs, len(asked) - len(runs)),
+        *about_set_aside(aside),
+        *about_skips(skips, verbose),
+    ]
     return made
 
 

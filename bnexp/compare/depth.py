@@ -9,7 +9,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bnexp.compare.drawing import Entry, Picture, entitle, framed, grid, legend, line
+from bnexp.compare.bands import mean_over_seeds
+from bnexp.compare.drawing import Entry, Picture, band, entitle, framed, from_seeds, grid, legend, line
+from bnexp.compare.statistics import Interval
 from bnexp.config.metrics import probed_of, title
 from bnexp.runs import metrics
 from bnexp.runs.arms import Arm
@@ -17,8 +19,8 @@ from bnexp.runs.arms import Arm
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Layer -> means at the first and at the last step measured, in the order of the network.
-Profile = Mapping[str, tuple[float, float]]
+# Layer -> means over seeds at the first and at the last step measured, in the order of the network.
+Profile = Mapping[str, tuple[Interval, Interval]]
 # Values that span more than this factor are drawn on a logarithmic axis.
 _WIDE = 100
 # How faint the first step is; with more arms than these, it is left out.
@@ -44,18 +46,21 @@ def pictures(entries: Sequence[Entry], name: str, most: str) -> list[Picture]:
 
 def profiles(arm: Arm) -> dict[str, dict[str, Profile]]:
     """Probe -> quantity's tag without the layer -> profile, of the quantities with two layers or more."""
-    values: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    values: defaultdict[str, defaultdict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for run in arm.runs:
         if run.status == "finished" and run.has_curve and any(_is_layered(tag) for tag in run.final):
             with contextlib.suppress(ValueError):  # a file that cannot be read has no curves
                 for tag, curve in metrics.curves(run.folder).items():
                     if _is_layered(tag):
-                        values[tag].append((curve[min(curve)], curve[max(curve)]))
-    found: defaultdict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
-    for tag, ends in values.items():
+                        values[tag][run.seed].append((curve[min(curve)], curve[max(curve)]))
+    found: defaultdict[str, dict[str, tuple[Interval, Interval]]] = defaultdict(dict)
+    for tag, seeds in values.items():
         quantity, _, layer = tag.rpartition("/")
-        firsts, lasts = zip(*ends, strict=True)
-        found[quantity][layer] = math.fsum(firsts) / len(firsts), math.fsum(lasts) / len(lasts)
+        first, last = (
+            mean_over_seeds({seed: [ends[which] for ends in some] for seed, some in seeds.items()}, tag)
+            for which in (0, 1)
+        )
+        found[quantity][layer] = first, last
     probes: defaultdict[str, dict[str, Profile]] = defaultdict(dict)
     for quantity, profile in found.items():
         if len(profile) > 1:
@@ -81,7 +86,9 @@ def _picture(probe: str, found: Sequence[tuple[Entry, Mapping[str, Profile]]], n
         axes.set_visible(False)
     for axes in panels[max(0, len(tags) - columns) : len(tags)]:
         axes.set_xlabel("layer, from the input on", fontsize=9)
-    marks = f"at the last step; faint: at the first{most}" if first else f"at the last step{most}"
+    counts = {last.n for _, own in found for profile in own.values() for _, last in profile.values()}
+    means = "" if counts == {1} else f", mean with 95 % interval{from_seeds(counts)}"
+    marks = f"at the last step{means}{'; faint: at the first' if first else ''}{most}"
     legend(figure, [entry for entry, _ in found], f"{name}, {marks}" if name else marks)
     entitle(figure, f"Probe {probe} over depth", "")
     return Picture(
@@ -91,15 +98,17 @@ def _picture(probe: str, found: Sequence[tuple[Entry, Mapping[str, Profile]]], n
 
 def draw(axes: Axes, profiles: Sequence[tuple[Entry, Profile]], *, first: bool) -> None:
     """A quantity over the layers, counted from 1, at the last step, and faintly at the ``first`` step."""
-    shown = [value for _, own in profiles for ends in own.values() for value in (ends if first else ends[1:])]
+    shown = [some.mean for _, own in profiles for both in own.values() for some in (both if first else both[1:])]
     if min(shown) > 0 and max(shown) > _WIDE * min(shown):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     for entry, own in profiles:
         layers = range(1, len(own) + 1)
-        line(axes, layers, [last for _, last in own.values()], entry.style)
+        lasts = [last for _, last in own.values()]
+        line(axes, layers, [last.mean for last in lasts], entry.style)
+        band(axes, layers, lasts, entry.style)
         if first:
-            line(axes, layers, [start for start, _ in own.values()], entry.style, alpha=_FAINT)
+            line(axes, layers, [start.mean for start, _ in own.values()], entry.style, alpha=_FAINT)
     axes.locator_params(axis="x", integer=True)
     grid(axes, "y")

@@ -10,13 +10,14 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnexp.compare.styles import INK, Style, of_arms
+from bnexp.compare.statistics import FEWEST, Interval
+from bnexp.compare.styles import DASHES, INK, MARKERS, Style, of_arms
 from bnexp.runs.arms import Arm
 from bnexp.runs.collect import short, show
 
@@ -100,9 +101,30 @@ def entitle(figure: Figure, title: str, explanation: str) -> None:
 
 def line(axes: Axes, x: Sequence[float], y: Sequence[float], style: Style, **more: Any) -> None:
     """A line in an arm's style, with markers where there are few points, or the colour alone does not tell the arm."""
-    marker = style.marker if len(x) <= _MARKERS or style.dash != "-" else ""
+    marker = style.marker if len(x) <= _MARKERS or (style.dash, style.marker) != (DASHES[0], MARKERS[0]) else ""
     every = max(1, len(x) // _MARKERS)
     axes.plot(x, y, linestyle=style.dash, color=style.colour, marker=marker, markevery=every, **more)
+
+
+def ends(interval: Interval) -> tuple[float, float]:
+    """The ends of the interval to draw: of few seeds the mean, since their interval would hide all others."""
+    if interval.n < FEWEST or interval.low is None or interval.high is None:
+        return interval.mean, interval.mean
+    return interval.low, interval.high
+
+
+def from_seeds(counts: Collection[int]) -> str:
+    """Says from how many seeds on an interval is drawn, where some arms have fewer."""
+    return f" from {FEWEST} seeds on" if min(counts) < FEWEST else ""
+
+
+def band(axes: Axes, x: Sequence[float], intervals: Sequence[Interval], style: Style) -> None:
+    """The intervals along a line; a single one as a bar."""
+    low, high = zip(*map(ends, intervals), strict=True)
+    if len(x) > 1:
+        axes.fill_between(x, low, high, color=style.colour, alpha=0.16, linewidth=0)
+    else:
+        axes.vlines(x, low, high, color=style.colour)
 
 
 def legend(figure: Figure, entries: Sequence[Entry], title: str) -> None:
@@ -123,16 +145,26 @@ def legend(figure: Figure, entries: Sequence[Entry], title: str) -> None:
     )
 
 
-def enter(arms: Sequence[Arm], ranks: Mapping[int, int]) -> tuple[str, list[Entry]]:
+def enter(
+    arms: Sequence[Arm], ranks: Mapping[int, int], chosen: Mapping[int, str] | None = None
+) -> tuple[str, list[Entry]]:
     """The entries of arms (index -> rank; arms without one are left out), and a title over their names.
 
-    If one setting differs, it is the title, and the names are its values.
+    If one setting differs, it is the title, and the names are its values. What was ``chosen`` for an arm on validation
+    stands behind its name.
     """
     keys = list(dict.fromkeys(key for index in ranks for key in arms[index].settings))
-    names = {index: show(arms[index].settings.get(keys[0])) for index in ranks} if len(keys) == 1 else {}
+    single, values = len(keys) == 1, chosen or {}
+    between = ", " if single else ","
+    names = {index: cut(show(arms[index].settings.get(keys[0]))) if single else _label(arms[index]) for index in ranks}
     looks = of_arms([arms[index] for index in sorted(ranks)])
-    return cut(short(keys[0])) if names else "", [
-        Entry(arms[index], cut(names[index]) if names else _label(arms[index]), look, ranks[index])
+    return cut(short(keys[0])) if single else "", [
+        Entry(
+            arms[index],
+            names[index] + (f"{between}{value}" if (value := values.get(index)) else ""),
+            look,
+            ranks[index],
+        )
         for index, look in zip(sorted(ranks), looks, strict=True)
     ]
 

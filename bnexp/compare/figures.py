@@ -11,30 +11,35 @@ from bnexp.compare.bands import mean_curve
 from bnexp.compare.drawing import (
     Entry,
     Picture,
+    band,
     best,
     cut,
     drawing,
     embedded,
+    ends,
     enter,
     entitle,
     framed,
+    from_seeds,
     grid,
     legend,
     line,
     save,
     spread,
 )
-from bnexp.compare.statistics import FEWEST, Interval, clipped, mean_interval
+from bnexp.compare.statistics import Interval, clipped, mean_interval
+from bnexp.compare.tables import Comparison
 from bnexp.config.metrics import larger_is_better, metric_of, title
 from bnexp.runs.arms import Arm, natural
 from bnexp.runs.collect import short, show
+from bnexp.runs.metrics import by_epoch, curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# An arm and its mean curve.
-Drawn = tuple[Entry, Mapping[int, Interval]]
+# An arm and its mean curve, by steps or by epochs.
+Drawn = tuple[Entry, Mapping[float, Interval]]
 # With more arms than these, only the best are drawn: a reader could not tell them apart.
 MOST_CURVES = 14
 MOST_DOTS = 40
@@ -47,24 +52,24 @@ _MOST_LETTERS = 42
 MOST_NUMBERS = 80
 
 
-def write(folder: Path, arms: Sequence[Arm], metric: str) -> None:
+def write(folder: Path, comparison: Comparison) -> None:
     """Write every figure as PNG, SVG and PDF; two calls write the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for picture in pictures(arms, metric):
+    for picture in pictures(comparison):
         save(picture, folder)
 
 
-def inline(arms: Sequence[Arm], metric: str) -> list[tuple[str, str]]:
+def inline(comparison: Comparison) -> list[tuple[str, str]]:
     """Caption and ``<svg>`` element of every figure, in the page's light or dark colours."""
-    return [(picture.caption, embedded(picture)) for picture in pictures(arms, metric)]
+    return [(picture.caption, embedded(picture)) for picture in pictures(comparison)]
 
 
-def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
+def pictures(comparison: Comparison) -> list[Picture]:
     """All figures that have something to show."""
-    ranks = _ranks(arms, metric)
+    metric, ranks = comparison.metric, _ranks(comparison.arms, comparison.metric)
     if not ranks:
         return []
-    name, entries = enter(arms, ranks)
+    name, entries = enter(comparison.arms, ranks, _chosen(comparison))
     with drawing():
         drawn = [
             _curves(entries, metric, name),
@@ -76,6 +81,13 @@ def pictures(arms: Sequence[Arm], metric: str) -> list[Picture]:
             # Lay the figure out here, while the style is active.
             picture.figure.draw_without_rendering()
     return [picture for picture in drawn if picture]
+
+
+def _chosen(comparison: Comparison) -> dict[int, str]:
+    """Index in the table -> what was chosen on validation, such as lr=0.1."""
+    single = "" if "," in comparison.key else f"{short(comparison.key).rpartition('.')[2]}="
+    rows = enumerate(comparison.rows if comparison.key else ())
+    return {index: f"{single}{show(row['chosen'])}" for index, row in rows if row["chosen"] is not None}
 
 
 def _ranks(arms: Sequence[Arm], metric: str) -> dict[int, int]:
@@ -103,14 +115,19 @@ def _most(entries: Sequence[Entry], most: int) -> str:
 
 
 def _curves(entries: Sequence[Entry], metric: str, name: str) -> Picture | None:
-    drawn = [(entry, mean_curve(entry.arm, metric)) for entry in best(entries, MOST_CURVES)]
+    # After equal steps, networks with other batch sizes have seen another number of images.
+    by_steps = len({run.settings.get("batch_size") for entry in entries for run in entry.arm.runs}) == 1
+    read = curve if by_steps else by_epoch
+    drawn = [(entry, mean_curve(entry.arm, metric, read)) for entry in best(entries, MOST_CURVES)]
     drawn = [(entry, steps) for entry, steps in drawn if steps]
     if not drawn:
         return None
     figure, (axes,) = framed(3.5)
     draw_curves(axes, drawn, metric)
+    if not by_steps:
+        axes.set_xlabel("epoch")
     seeds = {interval.n for _, steps in drawn for interval in steps.values()}
-    means, most = f"mean with 95 % interval{_from(seeds)}", _most(entries, MOST_CURVES)
+    means, most = f"mean with 95 % interval{from_seeds(seeds)}", _most(entries, MOST_CURVES)
     entitle(figure, _headline(metric, "over training"), ("one seed an arm" if seeds == {1} else means) + most)
     if len(drawn) > _MOST_ENDS or max(len(entry.name) for entry, _ in drawn) > _LONGEST_END:
         legend(figure, [entry for entry, _ in drawn], name)
@@ -119,42 +136,26 @@ def _curves(entries: Sequence[Entry], metric: str, name: str) -> Picture | None:
     return Picture("curves", f"Of finished runs: {means}{most}.", figure)
 
 
-def _from(seeds: Collection[int]) -> str:
-    """Says from how many seeds on an interval is drawn, where some arms have fewer."""
-    return f" from {FEWEST} seeds on" if min(seeds) < FEWEST else ""
-
-
-def _ends(interval: Interval) -> tuple[float, float]:
-    """The ends of the interval to draw: of few seeds the mean, since their interval would hide all others."""
-    if interval.n < FEWEST or interval.low is None or interval.high is None:
-        return interval.mean, interval.mean
-    return interval.low, interval.high
-
-
 def draw_curves(axes: Axes, drawn: Sequence[Drawn], metric: str) -> None:
     """The mean curve of each arm, with its interval as a band; a single evaluation is a point with a bar."""
     for entry, steps in drawn:
         x, intervals = list(steps), list(steps.values())
         line(axes, x, [interval.mean for interval in intervals], entry.style)
-        low, high = zip(*map(_ends, intervals), strict=True)
-        if len(x) > 1:
-            axes.fill_between(x, low, high, color=entry.style.colour, alpha=0.16, linewidth=0)
-        else:
-            axes.vlines(x, low, high, color=entry.style.colour)
+        band(axes, x, intervals, entry.style)
     _limit(axes, [steps for _, steps in drawn], metric)
     axes.set(xlabel="step", ylabel=title(metric))
     axes.locator_params(axis="x", integer=True)
     grid(axes, "y")
 
 
-def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]], metric: str) -> None:
+def _limit(axes: Axes, curves: Collection[Mapping[float, Interval]], metric: str) -> None:
     """Show the means after the first tenth of the steps, and of the bands at most half that range more."""
     start = max(step for steps in curves for step in steps) / 10
     late = [interval for steps in curves for step, interval in steps.items() if step >= start]
     means = [interval.mean for interval in late]
     bottom, top = min(means), max(means)
     room = (top - bottom) / 2
-    lows, highs = zip(*map(_ends, late), strict=True)
+    lows, highs = zip(*map(ends, late), strict=True)
     low, high = max(min(lows), bottom - room), min(max(highs), top + room)
     margin = 0.06 * (high - low) or abs(means[0]) * 0.1 or 1.0
     axes.set_ylim(clipped(low - margin, high + margin, means, metric_of(metric).bounds))
@@ -164,8 +165,8 @@ def _limit(axes: Axes, curves: Collection[Mapping[int, Interval]], metric: str) 
 def name_ends(axes: Axes, drawn: Sequence[Drawn]) -> None:
     """Write the names at the ends of the lines."""
     bottom, top = axes.get_ylim()
-    ends = [list(steps.values())[-1].mean for _, steps in drawn]
-    heights = spread([(end - bottom) / (top - bottom) for end in ends], gap=0.075)
+    lasts = [list(steps.values())[-1].mean for _, steps in drawn]
+    heights = spread([(last - bottom) / (top - bottom) for last in lasts], gap=0.075)
     for (entry, _), height in zip(drawn, heights, strict=True):
         axes.text(1.02, height, entry.name, color=entry.style.colour, transform=axes.transAxes, va="center")
 
@@ -183,7 +184,7 @@ def _dots(entries: Sequence[Entry], metric: str, name: str) -> Picture:
     axes.set_yticks(range(len(shown)), [entry.name for entry in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set(xlabel=title(metric), ylabel=name)
-    means = f"mean with 95 % interval{_from([len(entry.arm.values(metric)) for entry in shown])}"
+    means = f"mean with 95 % interval{from_seeds([len(entry.arm.values(metric)) for entry in shown])}"
     most = _most(entries, MOST_DOTS)
     marks = f"{means}; a faint dot a seed{most}"
     entitle(figure, _headline(metric, "at the last step"), marks)
@@ -199,7 +200,7 @@ def _row(axes: Axes, row: int, entry: Entry, metric: str) -> None:
     heights = [row + 0.09 * (place % 5 - 2) for place in range(len(values))]
     axes.scatter(list(values.values()), heights, s=13, color=colour, alpha=0.45, linewidths=0, clip_on=False)
     interval = _interval(values, metric)
-    axes.plot(_ends(interval), [row, row], color=colour, solid_capstyle="butt", linewidth=2)
+    axes.plot(ends(interval), [row, row], color=colour, solid_capstyle="butt", linewidth=2)
     axes.plot([interval.mean], [row], entry.style.marker, color=colour, markersize=5.5, clip_on=False)
 
 

@@ -1,4 +1,4 @@
-r"""A document as LaTeX, to be taken into a paper by ``\input``: tables need the package booktabs, figures graphicx."""
+r"""A document as LaTeX, to be taken into a paper by ``\input``; its first line names the packages that it needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from bnexp.compare.blocks import Block, Box, Cell, Code, Figure, Group, Heading, Items, Links, Table, Text
 
-_HEAD = "% needs \\usepackage{booktabs}; figures need \\usepackage{graphicx}"
+_HEAD = "% needs \\usepackage[T1]{fontenc}, \\usepackage{booktabs}; figures need \\usepackage{graphicx}"
 _SECTIONS = ("section", "subsection", "subsubsection", "paragraph")
 # Characters that LaTeX would take for a command, and signs that pdflatex has no letter for.
 _ESCAPES = {
@@ -29,6 +29,10 @@ _ESCAPES = {
     "→": r"$\rightarrow$",
     "…": r"\ldots{}",
 }
+# The sign of a number, which is no hyphen.
+_MINUS = re.compile(r"(?<![\w.)])-(?=\.?\d)")
+# Behind ``\\item`` and ``\\\\`` they would be an option.
+_OPTIONS = ("[", "*")
 _SPECIAL = re.compile("|".join(map(re.escape, _ESCAPES)))
 
 
@@ -72,7 +76,7 @@ def _table(table: Table) -> str:
 def _row(row: Sequence[Cell] | Group, shown: Sequence[int]) -> str:
     if isinstance(row, Group):
         return f"\\multicolumn{{{len(shown)}}}{{l}}{{\\textbf{{{escaped(row.text)}}}{_note(row.note)}}} \\\\"
-    return _line([escaped(row[index].text) + _note(row[index].note) for index in shown])
+    return _line([_MINUS.sub("$-$", escaped(row[index].text)) + _note(row[index].note) for index in shown])
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -86,4 +90,5 @@ def _note(note: str) -> str:
 def escaped(text: str) -> str:
     """The text on one line, with nothing in it that LaTeX would take for a command."""
     plain = _SPECIAL.sub(lambda found: _ESCAPES[found[0]], " ".join(text.split()))
-    return re.sub("-(?=-)", "-{}", plain)  # two dashes in a row would become one long dash
+    plain = re.sub("-(?=-)", "-{}", plain)  # two dashes in a row would become one long dash
+    return f"{{{plain[0]}}}{plain[1:]}" if plain.startswith(_OPTIONS) else plain

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bnexp.compare.statistics import FEWEST
 from bnexp.compare.tables import Row, is_cut
 from bnexp.compare.working import WITHIN, on_validation, works_by
+from bnexp.config.defaults import usual
 from bnexp.config.metrics import better_when_larger, metric_of
+from bnexp.config.schema import LISTS, role, with_older_words
 from bnexp.runs.arms import Arm
-from bnexp.runs.collect import Refused, Run, Setting, Skip, short, show
+from bnexp.runs.collect import Refused, Run, Setting, Skip, plain, short, show
 from bnexp.runs.paths import METRICS
 from bnexp.runs.run_json import STATUSES
+
+# Said of all runs also where it is the default; and how many settings at most.
+_TASK = ("model.name", "norm.name", "data.name", "optim.name", "optim.lr", "batch_size", "epochs", "steps")
+_MOST_SHARED = 20
 
 
 def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Iterator[str]:
@@ -42,6 +48,31 @@ def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Itera
     cut = sum(not run.has_curve for arm in arms for run in arm.runs if run.status == "finished")
     if cut:
         yield f"Without {METRICS}, in the tables but not in the curves: {_runs(cut)}."
+
+
+def about_shared(runs: Sequence[Run]) -> Iterator[str]:
+    """What all runs share: their task, and what is not the default of bnexp."""
+    shared = _shared([run.settings for run in runs]) if runs else {}
+    defaults = with_older_words(usual(shared))
+    told = [key for key in shared if key in _TASK or shared[key] != plain(defaults.get(key))]
+    if "steps" in told:
+        told.remove("epochs")
+    told.sort(key=lambda key: key not in _TASK)
+    more = f" and {len(told) - _MOST_SHARED} more" if len(told) > _MOST_SHARED else ""
+    if told:
+        yield f"All runs: {' '.join(_typed(key, shared[key]) for key in told[:_MOST_SHARED])}{more}."
+
+
+def _shared(settings: Sequence[Mapping[str, Setting]]) -> dict[str, Setting]:
+    """The compared settings that all have, with one value."""
+    first = {key: value for key, value in settings[0].items() if role(key).compared and value is not None}
+    return {key: value for key, value in first.items() if all(some.get(key) == value for some in settings)}
+
+
+def _typed(key: str, value: Setting) -> str:
+    """A setting as the user types it; a probe or an evaluation as one of a list."""
+    group, _, rest = key.partition(".")
+    return f"{group}=[{show(value)}]" if group in LISTS and rest.endswith(".name") else f"{short(key)}={show(value)}"
 
 
 def _of_changed_data(arms: Sequence[Arm]) -> str:

@@ -23,7 +23,7 @@ _HERE = Path(__file__)
 
 def write(path: Path, comparison: Comparison) -> None:
     """Write one HTML file that loads no other file: sortable tables, inline figures, links to the run folders."""
-    drawn = [Figure(svg, caption) for caption, svg in figures.inline(comparison.arms, comparison.metric)]
+    drawn = [Figure(svg, caption) for caption, svg in figures.inline(comparison)]
     content = string.Template(_HERE.with_name("page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(_title(comparison)),
         lead=html.escape(_lead(comparison)),

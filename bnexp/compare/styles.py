@@ -2,7 +2,8 @@
 
 A norm has one look everywhere. The colours are those of Okabe & Ito (2008), whose yellow is hard to see on white and is
 replaced by a violet; colour-blind readers can tell all eight apart. The five core norms have the first five, solid;
-the other norms follow in alphabetical order, and after eight colours the dash and the marker change.
+the other norms follow in alphabetical order, and after eight colours the dash and the marker change, so that 25 arms
+of a norm look different.
 """
 
 from __future__ import annotations
@@ -73,5 +74,5 @@ def _styles(arms: Sequence[tuple[str, Hashable]]) -> list[Style]:
 
 def _style(look: int, shift: int) -> Style:
     turn, colour = divmod(look, len(COLOURS))
-    turn = (turn + shift) % len(DASHES)
-    return Style(COLOURS[colour], DASHES[turn], MARKERS[turn])
+    again, dash = divmod(turn + shift, len(DASHES))  # where all dashes are taken, each comes with the next marker
+    return Style(COLOURS[colour], DASHES[dash], MARKERS[(dash + again) % len(MARKERS)])

@@ -177,7 +177,7 @@ def in_one_line(error: Exception, arguments: list[str], configs: Path) -> str:
     if match := re.match(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], arguments, configs)
     if match := re.match(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{match[1]}: several values make a sweep, which needs -m"
+        return f"{match[1]}: several values make a sweep: bnexp train -m, or bnexp.train_all"
     if match := re.match(r"Error merging override (.+)", text):
         reason = str(error.__cause__ or "not allowed").partition("\n")[0]
         return f"{match[1]}: {_reason(reason, match[1].partition('=')[0].lstrip('+'))}"

@@ -70,7 +70,7 @@ def read_source(config: TrainConfig, model: nn.Module) -> Source:
         run = run_json.read(path)
         state = checkpoint.load_best(path) if config.init_from_best else checkpoint.load(path)
     except ValueError as error:
-        raise ValueError(f"{said}: {error}") from None
+        raise ValueError(f"{said}: {str(error).removeprefix(f'{path}: ')}") from None
     if state is None:
         raise ValueError(f"{said}: this run has no checkpoint")
     try:

@@ -94,7 +94,7 @@ def points(folder: Path, *, of: str = "") -> Iterator[tuple[int, str, float]]:
             yield int(step), tag, float(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Columns:
     """``metrics.csv`` as columns: entry i of each belongs to row i.
 
@@ -111,6 +111,9 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.step)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} values: {', '.join(dict.fromkeys(self.metric))}>"
 
     def curve(self, metric: str) -> Curve:
         """Step -> value of one metric.
@@ -152,6 +155,15 @@ def curve(folder: Path, metric: str) -> Curve:
         return {step: value for step, _, value in points(folder, of=metric) if is_finite(value)}
     except OSError:
         return {}
+
+
+def by_epoch(folder: Path, metric: str) -> Mapping[float, float]:
+    """Epoch -> finite value, as ``curve``; an epoch may be a fraction."""
+    try:
+        rows = [(float(epoch), float(value)) for _, epoch, tag, value in _all_rows(folder, metric) if tag == metric]
+    except OSError:
+        return {}
+    return {epoch: value for epoch, value in rows if is_finite(value)}
 
 
 def curves(folder: Path) -> Mapping[str, Curve]:

@@ -47,7 +47,7 @@ WRONG = {
     "hydra.run.dir=o/${x}": "hydra.run.dir: Interpolation key 'x' not found",
     "name=ü,=ö": "name=ü,=ö: cannot be parsed; settings are given as name=value, and a value with marks or spaces",
     "foo": "foo: cannot be parsed; settings are given as name=value",
-    "seed=1,2": "needs -m",
+    "seed=1,2": "seed=1,2: several values make a sweep: bnexp train -m, or bnexp.train_all",
     "--hellp": "did you mean --help?",
     "optim.lr=abc": "optim.lr=abc: expected a number",
     "epochs=1.5": "epochs=1.5: expected a whole number",

@@ -149,6 +149,16 @@ def test_by_pools_the_rest_a_seed_counting_once_and_says_so(tmp_path, arms):
     assert "pool values of optim.lr" in found["notes"]
 
 
+def test_what_all_runs_share_is_said(tmp_path, arms):
+    for norm in ("bn", "gn"):
+        write_run(
+            tmp_path / norm, norm=norm, lr=0.3, settings={"model.name": "mlp", "probes": {"ics": {"name": "ics"}}}
+        )
+    assert "All runs: model=mlp data=digits optim=sgd optim.lr=0.3 " in arms(tmp_path)["notes"]
+    assert " probes=[ics]" in arms(tmp_path)["notes"]
+    assert " norm=gn " in arms(tmp_path, "--where", "norm=gn")["notes"]
+
+
 def test_where_selects_and_compares_numbers_as_numbers(tmp_path, arms):
     write_run(tmp_path / "a", lr=0.1, accuracy=0.9)
     write_run(tmp_path / "b", lr=0.3, accuracy=0.8)

@@ -6,13 +6,13 @@ import re
 
 import numpy as np
 import pytest
+import scipy.stats
 from matplotlib.figure import Figure
 from test_compare import sweep, write_run
 
 from bnexp.compare import depth, figures
+from bnexp.compare.comparison import compare
 from bnexp.compare.drawing import Picture, drawing, save
-from bnexp.runs.arms import group
-from bnexp.runs.collect import collect
 
 # Layer -> gradient at the first, at a later, and at the last step.
 GRADIENTS = {"hidden1": (1e-6, 5.0, 2e-6), "hidden2": (1e-3, 5.0, 4e-3), "head": (1.0, 5.0, 3.0)}
@@ -34,7 +34,7 @@ def probed(folder, factor=1.0, **options):
 
 
 def pictures(runs):
-    return {picture.name: picture.figure for picture in figures.pictures(group(collect([runs])[0]), "test/accuracy")}
+    return {picture.name: picture.figure for picture in figures.pictures(compare([str(runs)]))}
 
 
 def test_a_probe_with_layers_is_drawn_over_depth(tmp_path):
@@ -57,6 +57,47 @@ def test_a_probe_with_layers_is_drawn_over_depth(tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == ["bn"]
 
 
+def test_quantities_over_depth_have_the_interval_of_their_seeds(tmp_path):
+    factors = (1.0, 3.0, 2.0, 5.0)
+    for seed, factor in enumerate(factors):
+        probed(tmp_path / f"bn{seed}", factor, seed=seed)
+    figure = pictures(tmp_path)["depth_gradients"]
+    (band,) = figure.axes[0].collections
+    x, y = band.get_paths()[0].vertices.T
+    expected = scipy.stats.ttest_1samp([3.0 * factor for factor in factors], 0).confidence_interval()
+    assert (y[x == 3].min(), y[x == 3].max()) == pytest.approx(tuple(expected))
+    assert figure.legends[0].get_title().get_text().startswith("at the last step, mean with 95 % interval; faint")
+
+
+def test_runs_with_other_batches_are_drawn_over_epochs(tmp_path):
+    for size, steps in ((32, 100), (64, 50)):
+        folder = tmp_path / f"{size}"
+        write_run(folder, settings={"batch_size": size}, final={"test/accuracy": 0.9})
+        rows = "".join(f"{steps * epoch},{epoch}.0,test/accuracy,0.{7 + epoch}\n" for epoch in (1, 2))
+        (folder / "metrics.csv").write_text(f"step,epoch,metric,value\n{rows}")
+    axes = pictures(tmp_path)["curves"].axes[0]
+    assert axes.get_xlabel() == "epoch"
+    assert [list(line.get_xdata()) for line in axes.get_lines() if len(line.get_xdata())] == [[1.0, 2.0]] * 2
+    (axes,) = pictures(tmp_path / "64")["curves"].axes
+    assert (axes.get_xlabel(), list(axes.get_lines()[0].get_xdata())) == ("step", [50, 100])
+
+
+def test_names_in_figures_say_what_was_chosen(tmp_path):
+    for norm, rates in {"bn": {0.1: 0.8, 0.3: 0.9}, "gn": {0.1: 0.9, 0.3: 0.8}}.items():
+        for lr, value in rates.items():
+            write_run(
+                tmp_path / f"{norm}{lr}",
+                norm=norm,
+                lr=lr,
+                final=dict.fromkeys(("validation/accuracy", "test/accuracy"), value),
+            )
+    drawn = {picture.name: picture.figure for picture in figures.pictures(compare([str(tmp_path)], best="optim.lr"))}
+    assert [text.get_text() for text in drawn["dots"].axes[0].get_yticklabels()] == ["bn, lr=0.3", "gn, lr=0.1"]
+    both = compare([str(tmp_path)], best="optim.lr,norm.eps")
+    drawn = {picture.name: picture.figure for picture in figures.pictures(both)}
+    assert drawn["dots"].axes[0].get_yticklabels()[0].get_text() == "bn, optim.lr=0.3,norm.eps=1e-05"
+
+
 def test_two_layers_have_a_depth_and_one_has_none(tmp_path):
     final = {"probe/gradients/norm/hidden1": 1.0, "probe/gradients/norm/head": 2.0, "probe/ics/l2/head": 3.0}
     final["test/accuracy"] = 0.9
@@ -69,7 +110,7 @@ def test_two_layers_have_a_depth_and_one_has_none(tmp_path):
 @pytest.mark.parametrize(("seeds", "drawn", "said"), [(3, False, " from 4 seeds on"), (4, True, "")])
 def test_few_seeds_have_no_interval_in_any_figure(tmp_path, seeds, drawn, said):
     sweep(tmp_path, {"bn": [0.9, 0.8, 0.95, 0.85][:seeds]})
-    found = {picture.name: picture for picture in figures.pictures(group(collect([tmp_path])[0]), "test/accuracy")}
+    found = {picture.name: picture for picture in figures.pictures(compare([str(tmp_path)]))}
     (band,) = found["curves"].figure.axes[0].collections
     x, y = band.get_paths()[0].vertices.T
     assert (np.ptp(y[x == x.max()]) > 0.1) == drawn

@@ -15,8 +15,12 @@ NASTY = "\\ { } $ & # ^ _ % ~ < > | \" ' ` -- --- 0.3 ± 0.1 ≥ 3 x²"
 BLOCKS = [
     Heading(2, "A & B"),
     Text("50 % of $x_1$", title="Note"),
-    Table(["norm", "test/accuracy"], [Group("g_1", "n"), ["a_b", Cell("0.5 ± 0.1", 0.5)]], title="T_1"),
-    Items(["one_1", "two"], ordered=True),
+    Table(
+        ["norm", "test/accuracy"],
+        [Group("g_1", "n"), ["a_b-1", Cell("-0.5 ± 1e-05", 0.5)], ["[1,-2]", Cell("[-.3, +1]", 1)]],
+        title="T_1",
+    ),
+    Items(["one_1", "[two, three]: 4"], ordered=True),
     Figure("<svg/>", "caption_1", file="a_b.pdf"),
     Box("kind", [Code("bnexp list a_b\nbnexp runs"), Links("", [("hidden", "x")])]),
 ]
@@ -43,11 +47,12 @@ def test_a_table_is_a_booktabs_tabular_with_numbers_flush_right():
         r"norm & test/accuracy \\",
         r"\midrule",
         r"\multicolumn{2}{l}{\textbf{g\_1} (n)} \\",
-        r"a\_b & 0.5 $\pm$ 0.1 \\",
+        r"a\_b-1 & $-$0.5 $\pm$ 1e-05 \\",
+        r"{[}1,$-$2] & {[}$-$.3, +1] \\",
         r"\bottomrule",
     ]
     assert r"\subsection*{A \& B}" in text
-    assert "\\begin{enumerate}\n\\item one\\_1\n\\item two\n\\end{enumerate}" in text
+    assert "\\begin{enumerate}\n\\item one\\_1\n\\item {[}two, three]: 4\n\\end{enumerate}" in text
     assert "\\texttt{bnexp list a\\_b}\\\\\n\\texttt{bnexp runs}" in text
     assert "hidden" not in text
 

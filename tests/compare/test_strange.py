@@ -108,7 +108,7 @@ def draw_everything(runs: Path, out: Path) -> str:
     compared = comparison.compare([str(runs)])
     page.write(out / "page.html", compared)
     bands.write(out / "board", compared.arms, compared.metric)
-    figures.write(out / "figures", compared.arms, compared.metric)
+    figures.write(out / "figures", compared)
     dots = ElementTree.parse(out / "figures" / "dots.svg")
     return "".join(dots.getroot().itertext())
 

@@ -52,6 +52,12 @@ def test_the_colour_blind_tell_the_eight_colours_apart(eye, ink):
     assert min(np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)) > 10
 
 
+def test_of_25_arms_of_one_norm_no_two_look_the_same():
+    styles = of_arms([Arm({"norm.name": "bn", "optim.lr": lr}, ()) for lr in range(25)])
+    assert len(set(styles)) == 25
+    assert len({style.colour for style in styles}) == 1
+
+
 def test_lines_can_be_seen_on_light_and_dark_pages():
     assert min(contrast(colour, LIGHT_PAGE) for colour in COLOURS[:5]) > 2.9
     assert min(contrast(colour, LIGHT_PAGE) for colour in COLOURS) > 2

@@ -10,7 +10,9 @@ from test_compare import BN, GN, grid, sweep, write_run
 
 from bnexp.cli.compare import main
 from bnexp.compare import figures
+from bnexp.compare.comparison import compare
 from bnexp.compare.statistics import mean_interval
+from bnexp.compare.tables import Comparison
 from bnexp.runs.arms import group
 from bnexp.runs.collect import collect
 
@@ -120,10 +122,13 @@ def test_figures_are_written_as_png_svg_and_pdf(tmp_path, capsys):
 
 def test_the_axes_of_an_accuracy_end_with_its_values(tmp_path):
     runs, _ = collect([sweep(tmp_path, {"bn": [1.0, 0.99, 1.0, 0.6], "gn": [0.1, 0.0, 0.0, 0.02]})])
-    ends = {picture.name: picture.figure.axes[0] for picture in figures.pictures(group(runs), "test/accuracy")}
+    ends = {
+        picture.name: picture.figure.axes[0]
+        for picture in figures.pictures(Comparison("test/accuracy", arms=group(runs)))
+    }
     assert (ends["dots"].get_xlim(), ends["curves"].get_ylim()) == ((0.0, 1.0), (0.0, 1.0))
     runs, _ = collect([sweep(tmp_path / "high", {"bn": [0.9, 0.91, 0.92, 0.93]})])
-    low, high = figures.pictures(group(runs), "test/accuracy")[1].figure.axes[0].get_xlim()
+    low, high = figures.pictures(Comparison("test/accuracy", arms=group(runs)))[1].figure.axes[0].get_xlim()
     assert 0.85 < low < 0.9 < 0.93 < high < 0.97
 
 
@@ -131,7 +136,9 @@ def test_the_axes_of_a_heat_map_hold_every_cell_whole(tmp_path):
     results = {(norm, lr): [(0.9, 0.9)] for norm in ("bn", "gn") for lr in (0.1, 0.3, 1.0)}
     runs, _ = collect([grid(tmp_path, results)])
     (axes,) = (
-        drawn.figure.axes[0] for drawn in figures.pictures(group(runs), "test/accuracy") if drawn.name == "heat_map"
+        drawn.figure.axes[0]
+        for drawn in figures.pictures(Comparison("test/accuracy", arms=group(runs)))
+        if drawn.name == "heat_map"
     )
     assert (axes.get_xlim(), axes.get_ylim()) == ((-0.5, 2.5), (1.5, -0.5))  # the first row is at the top
     cells = [cell.get_bbox() for cell in axes.patches]
@@ -211,6 +218,6 @@ def test_every_number_of_an_arm_leads_to_its_runs(page):
 def test_every_line_of_a_figure_has_its_name(tmp_path, norms):
     for norm in norms:
         write_run(tmp_path / "runs" / norm, norm=norm)
-    figures.write(tmp_path, group(collect([tmp_path / "runs"])[0]), "test/accuracy")
+    figures.write(tmp_path, compare([str(tmp_path / "runs")]))
     drawn = ElementTree.parse(tmp_path / "curves.svg").iter("{http://www.w3.org/2000/svg}text")
     assert {element.text for element in drawn} >= set(norms)

@@ -29,7 +29,7 @@ REFUSED = ONCE_MISSED | {
     "affine=identity norm=bn norm.affine=false": "use norm.affine=true",
     "affine=identity init=autoencoder activation=sigmoid": "init=autoencoder trains gains and biases",
     "init=autoencoder": "needs sigmoid units",
-    "init_from=nowhere": "init_from=nowhere: nowhere: there is no such folder",
+    "init_from=nowhere": "init_from=nowhere: there is no such folder",
     "optim=adam optim.beta2=0.99999999": "optim.beta2=0.99999999: is 1 in float32; use a smaller number, or",
     "ema=[0.5,0.99999999]": "ema=0.99999999: is 1 in float32",
     "norm=in": "undefined on vectors",
