@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from bnexp.cli.arguments import parser, take_config_dir, take_format
 from bnexp.cli.output import answer, note, only_the_answer
-from bnexp.compare.blocks import Cell, Document, Table, Text
+from bnexp.compare.blocks import Cell, Document, Items, Table, Text
 from bnexp.compare.cells import number
 from bnexp.config.checks import Positive, Range, checked
 from bnexp.config.shipped import configs_folder
@@ -14,6 +15,11 @@ from bnexp.config.shipped import configs_folder
 if TYPE_CHECKING:
     from bnexp.config.schema import TrainConfig
     from bnexp.experiment.bench import Bench
+
+_ADVICE = (
+    "After a change of the batch size, tune the learning rate and the regularization again: each batch size has its "
+    "own best values (Godbole et al. 2023, Deep Learning Tuning Playbook)."
+)
 
 
 def bench(arguments: list[str]) -> int:
@@ -36,10 +42,42 @@ def bench(arguments: list[str]) -> int:
     with console(), only_the_answer(given.format):
         import_modules(config.imports)
         result = bench.bench(config, sizes=sizes, repeats=repeats)
-    table = Table(["batch_size", "images/s", "lower quartile", "upper quartile", "ms/step", "MiB"], _rows(result))
-    document = Document([table, Text(bench.verdict(result))], table, bench.facts(result), bench.table(result) + "\n")
-    answer(document, given.format)
+    answer(document(result, bench.facts(result)), given.format)
     return 0
+
+
+def document(result: Bench, facts: Mapping[str, Any]) -> Document:
+    """The measurements as a table, why other sizes are not possible, and the knee."""
+    header = ["batch_size", "images/s", "lower quartile", "upper quartile", "ms/step", "MiB"]
+    table = Table(header, _rows(result), title=_title(result))
+    failed = [
+        f"batch_size={size} is not possible: {reason.removeprefix(f'batch_size={size}: ')}"
+        for size, reason in sorted(result.failures.items())
+    ]
+    return Document([table, *([Items(failed)] if failed else []), Text(_verdict(result)), Text(_ADVICE)], table, facts)
+
+
+def _title(result: Bench) -> str:
+    config, device = result.setup.config, result.setup.population.theta_MP.device
+    words = " ".join(f"{group}={getattr(config, group)['name']}" for group in ("model", "norm", "data"))
+    memory = "of the GPU" if device.type == "cuda" else "of the process"
+    threads = f", threads={config.threads}" if device.type == "cpu" else ""
+    rounds = f"medians and quartiles of {len(result.speeds[0].rates)} rounds in turns"
+    return f"{words} on {device}{threads}: {rounds}; peak memory {memory}"
+
+
+def _verdict(result: Bench) -> str:
+    """The knee, as a sentence."""
+    knee, largest = result.knee, result.speeds[-1].size
+    if knee.size is None:
+        return f"no knee is named: {knee.reason}; use more --repeats or a quieter machine"
+    if knee.size < largest:
+        end = ""
+    elif max(result.failures, default=0) > largest:
+        end = "; it is the largest possible here"
+    else:
+        end = "; it is the largest size tried, and larger ones may be faster still"
+    return f"knee: batch_size={knee.size}, {knee.reason}{end}"
 
 
 def _rows(result: Bench) -> list[list[str | Cell]]:

@@ -254,51 +254,6 @@ def knee(speeds: Sequence[Speed]) -> Knee:
     )
 
 
-_ADVICE = (
-    "After a change of the batch size, tune the learning rate and the regularization again: each batch size has its\n"
-    "own best values (Godbole et al. 2023, Deep Learning Tuning Playbook)."
-)
-
-
-def table(result: Bench) -> str:
-    """The measurements as a text table."""
-    config, device = result.setup.config, result.setup.population.theta_MP.device
-    words = " ".join(f"{group}={getattr(config, group)['name']}" for group in ("model", "norm", "data"))
-    memory = "of the GPU" if device.type == "cuda" else "of the process"
-    threads = f", threads={config.threads}" if device.type == "cpu" else ""
-    lines = {speed.size: _line(speed) for speed in result.speeds}
-    lines |= {size: f"{size:10d}  not possible: {reason}" for size, reason in result.failures.items()}
-    return "\n".join(
-        [
-            f"{words} on {device}{threads}: medians and quartiles of {len(result.speeds[0].rates)} rounds in turns",
-            f"{'batch_size':10}  {'images/s':>10}  {'quartiles':^20}  {'ms/step':>9}  peak memory {memory}",
-            *(lines[size] for size in sorted(lines)),
-            verdict(result),
-            _ADVICE,
-        ]
-    )
-
-
-def _line(speed: Speed) -> str:
-    low, high = speed.quartiles
-    rate = f"{speed.median:10,.0f}  {low:>8,.0f} to {high:<8,.0f}"
-    return f"{speed.size:10d}  {rate}  {1000 * speed.size / speed.median:9.2f}  {speed.memory / 2**20:,.0f} MiB"
-
-
-def verdict(result: Bench) -> str:
-    """The knee, as a sentence."""
-    knee, largest = result.knee, result.speeds[-1].size
-    if knee.size is None:
-        return f"no knee is named: {knee.reason}; use more --repeats or a quieter machine"
-    if knee.size < largest:
-        end = ""
-    elif max(result.failures, default=0) > largest:
-        end = "; it is the largest possible here"
-    else:
-        end = "; it is the largest size tried, and larger ones may be faster still"
-    return f"knee: batch_size={knee.size}, {knee.reason}{end}"
-
-
 def facts(result: Bench) -> dict[str, Any]:
     """The measurements, ready for JSON."""
     config, device = result.setup.config, result.setup.population.theta_MP.device

@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import SMALL, composed
 
+from bnexp.cli.bench import document
 from bnexp.config.compose import plain
 from bnexp.experiment import bench as module
-from bnexp.experiment.bench import Speed, bench, default_sizes, interleaved, knee, median_interval
+from bnexp.experiment.bench import Bench, Speed, bench, default_sizes, interleaved, knee, median_interval
 from bnexp.experiment.dry_run import records
 from bnexp.experiment.setup import build
 
@@ -130,12 +131,14 @@ def test_a_knee_at_the_largest_size_says_that_larger_ones_may_be_faster():
     setup = build([small()], stacked=False)
     rising, level = ([Speed(8, (50,) * 3, 0), Speed(16, (rate,) * 3, 0)] for rate in (100, 51))
     for rows, failures, end in (
-        (rising, {}, "at 16); it is the largest size tried, and larger ones may be faster still\n"),
-        (rising, {4: "one value"}, "at 16); it is the largest size tried, and larger ones may be faster still\n"),
-        (rising, {32: "out of memory"}, "at 16); it is the largest possible here\n"),
-        (level, {}, "at 16)\n"),
+        (rising, {}, "at 16); it is the largest size tried, and larger ones may be faster still"),
+        (rising, {4: "one value"}, "at 16); it is the largest size tried, and larger ones may be faster still"),
+        (rising, {32: "out of memory"}, "at 16); it is the largest possible here"),
+        (level, {}, "at 16)"),
     ):
-        assert end in module.table(module.Bench(setup, tuple(rows), failures, knee(rows)))
+        _, *failed, verdict, _ = document(Bench(setup, tuple(rows), failures, knee(rows)), {}).blocks
+        assert verdict.text.endswith(end)
+        assert len(failed) == bool(failures)
 
 
 def test_sizes_that_are_not_possible_are_told_and_the_rest_goes_on():
@@ -145,11 +148,10 @@ def test_sizes_that_are_not_possible_are_told_and_the_rest_goes_on():
     assert all(speed.memory > 2**20 for speed in found.speeds)
     assert "[1, 16] gives one value per channel" in found.failures[1]
     assert "batch_size=1000: larger than" in found.failures[1000]
-    text = module.table(found)
-    assert "      1000  not possible: batch_size=1000: larger than" in text
-    assert text.index("         8  ") < text.index("      1000  ")
-    assert "tune the learning rate and the regularization again" in text
-    assert text.splitlines()[1].endswith("peak memory of the process")
+    table, failed, _, advice = document(found, {}).blocks
+    assert failed.items[1].startswith("batch_size=1000 is not possible: larger than the ")
+    assert "tune the learning rate and the regularization again" in advice.text
+    assert table.title.endswith("peak memory of the process")
 
 
 def failing_at_8(monkeypatch, error):
@@ -203,7 +205,7 @@ def test_the_command_prints_a_table_or_all_its_figures(bnexp, tmp_path, monkeypa
     answer = bnexp(*words)
     assert answer.code == 0, answer
     assert answer.out.startswith("model=mlp norm=bn data=digits on cpu, threads=1: medians and quartiles of 3 rounds")
-    assert "         1  not possible: norm=bn" in answer.out
+    assert "batch_size=1 is not possible: norm=bn" in answer.out
     assert re.search(r"^(knee: batch_size=\d+, |no knee is named: )", answer.out, re.MULTILINE)
     facts = json.loads(bnexp(*words, "--json").out)
     assert [row["size"] for row in facts["sizes"]] == [8, 16]
