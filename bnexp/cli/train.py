@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from bnexp.cli.arguments import format_apart
 from bnexp.cli.output import answer, note, only_the_answer, say
 from bnexp.compare.overview import jobs, single
 from bnexp.config.shipped import configs_folder
-from bnexp.config.words import replaced
 from bnexp.runs import next_command
 from bnexp.runs.paths import RunPaths
 
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 def train(arguments: list[str]) -> int:
     """``bnexp train``: Hydra composes the config, ``experiment`` trains the run."""
     form, arguments = format_apart("train", arguments)
-    for line in replaced(arguments):
-        print(line, file=sys.stderr)
     if {"-m", "--multirun"}.isdisjoint(arguments):
         return _train(arguments, None, form)
     from bnexp.sweep.fork_server import ForkServer

@@ -100,14 +100,17 @@ def refuse(arguments: list[str]) -> None:
             raise ValueError(f"{argument}: only {where} take environment variables, which may be secrets")
 
 
-def replaced(arguments: Sequence[str]) -> list[str]:
-    """What has to be said of settings that are given twice, of which Hydra takes the last; a line each."""
-    last = {_key(argument): argument for argument in arguments}
-    return [
-        f"{argument}: has no effect, {last[_key(argument)]} comes after it"
-        for argument in arguments
-        if "=" in argument and not argument.startswith("-") and argument is not last[_key(argument)]
+def without_effect(arguments: Sequence[str]) -> list[str]:
+    """Which settings have no effect, as they are given twice, or ``epochs`` beside ``steps``; a line each."""
+    settings = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    last = {_key(setting): setting for setting in settings}
+    lines = [
+        f"{setting}: has no effect, {last[_key(setting)]} comes after it"
+        for setting in settings
+        if setting != last[_key(setting)]
     ]
+    epochs, steps = last.get("epochs"), last.get("steps", "steps=null")
+    return [*lines, *([f"{epochs}: has no effect beside {steps}"] if epochs and steps != "steps=null" else [])]
 
 
 def _key(argument: str) -> str:

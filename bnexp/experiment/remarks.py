@@ -30,8 +30,6 @@ def remarks(config: TrainConfig, model: nn.Module, steps: int) -> Iterator[str]:
 def _without_effect(config: TrainConfig, model: nn.Module) -> Iterator[str]:
     if config.norm["name"] != "none" and not any(isinstance(module, Norm) for module in model.modules()):
         yield f"norm={config.norm['name']}: has no effect, model={config.model['name']} makes no layer by its units"
-    if config.steps is not None and config.epochs != TrainConfig.epochs:
-        yield f"epochs={config.epochs}: has no effect beside steps={config.steps}"
     if config.init_from is not None and config.affine["name"] != "usual":
         yield f"affine={config.affine['name']}: has no effect, because gains and biases come from init_from"
     else:

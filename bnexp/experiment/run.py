@@ -17,6 +17,7 @@ import torch
 from bnexp.config.checks import RunFailedError
 from bnexp.config.own_code import told
 from bnexp.config.schema import CHECKPOINTS, config_hash, to_dict
+from bnexp.config.words import without_effect
 from bnexp.experiment.display import RunDisplay
 from bnexp.experiment.folder import StorageFailedError, is_storage, open_folder, remembered
 from bnexp.experiment.imports import digests
@@ -241,7 +242,8 @@ def _keep_records(
         if (how := _early_end(setup, book, None))
     }
     setup.clock.start(progress.step, before=books[0].seconds)
-    log.info("%s", _about(setup))
+    for line in [*without_effect(jobs[0].overrides), _about(setup)]:
+        log.info("%s", line)
     name = jobs[0].name if len(jobs) == 1 else f"{len(jobs)} stacked runs"
     display = RunDisplay(name, progress.step, cadence.steps, [job.folder for job in jobs])
     with display.bar:

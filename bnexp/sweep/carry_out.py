@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bnexp.config.words import without_effect
 from bnexp.runs.longer import Length
 from bnexp.runs.paths import SWEEP_JSON, RunPaths, is_sweep
 from bnexp.runs.storage import held, make_free
@@ -102,6 +104,8 @@ def carry_out(
             if is_new:
                 holds.enter_context(_made(plan, fresh=order.fresh))
             _first_write(plan)
+            for line in without_effect(order.command):
+                print(line, file=sys.stderr)
             trouble = Supervisor(plan, todo, ready, notes, stop, engine).run()
         report(plan, asked, trouble)
     done = all(entry.over or entry.state == "refused" for entry in asked)

@@ -143,12 +143,18 @@ def test_a_sweep_takes_several_places(bnexp, tmp_path, monkeypatch):
 
 
 def test_of_a_setting_that_is_given_twice_the_first_is_said_to_have_no_effect(bnexp, tmp_path):
-    words = ("norm=bn", "optim.lr=0.1", "norm=ln", "++optim.lr=0.2", f"hydra.run.dir={tmp_path / 'run'}")
-    answer = bnexp("train", *SMALL, "steps=1", *words)
-    assert answer.code == 0, answer
-    assert answer.err.splitlines()[:3] == [
+    words = (*SMALL, "steps=1", "norm=bn", "optim.lr=0.1", "norm=ln", "++optim.lr=0.2", "epochs=3")
+    told = [
         "norm=bn: has no effect, norm=ln comes after it",
         "optim.lr=0.1: has no effect, ++optim.lr=0.2 comes after it",
+        "epochs=3: has no effect beside steps=1",
+    ]
+    answer = bnexp("train", "-m", *words, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert (answer.code, answer.err.splitlines()[:3]) == (0, told)
+    answer = bnexp("train", *words, f"hydra.run.dir={tmp_path / 'run'}")
+    assert answer.code == 0, answer
+    assert answer.err.splitlines()[:4] == [
+        *told,
         "training mlp with norm=ln on digits, 200 images, 1 steps (0.1429 epochs), on cpu",
     ]
 

@@ -140,7 +140,6 @@ TOLD = {
     "optim.decay_gain=true optim.decay_bias=false": (
         "optim.decay_bias=False, optim.decay_gain=True: has no effect at optim.weight_decay=0"
     ),
-    "epochs=3": "epochs=3: has no effect beside steps=2",
     "probes=[gradients] steps=7": (
         "probes: the last step has the rest of an epoch, 26 of 29 images, so that what they measure on the step's"
         " batch is noisier there; drop_last=true leaves rests out"
