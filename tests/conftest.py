@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 import zygote
 
 from bnexp.sweep import fork_server
@@ -175,6 +177,11 @@ def _composer():
     from bnexp.config.compose import composer  # registers the schema
 
     return composer(ROOT / "configs")
+
+
+def from_yaml(group: str, name: str) -> dict[str, Any]:
+    """The options of a choice that ships with bnexp."""
+    return yaml.safe_load((ROOT / "configs" / group / f"{name}.yaml").read_text())
 
 
 def composed(*words: str):

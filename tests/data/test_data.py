@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import ROOT
+from conftest import ROOT, from_yaml
 from PIL import Image
 from torch.testing import assert_close
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST
@@ -1028,7 +1028,7 @@ def test_the_split_is_the_data_sets_own(mnist):
 
 
 def test_digits():
-    options = yaml.safe_load((CONFIGS / "digits.yaml").read_text())
+    options = from_yaml("data", "digits")
     data = load(options)
     assert (data.shape, data.classes) == ((1, 28, 28), 10)
     assert [len(split) for split in data.splits().values()] == [1167, 130, 500]

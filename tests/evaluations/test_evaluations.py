@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from conftest import ROOT, SMALL, SMALL_RUN, composed
+from conftest import SMALL, SMALL_RUN, composed, from_yaml
 from measured import measured
 from recorders import Again
 from scipy.ndimage import gaussian_filter
@@ -218,7 +217,7 @@ def test_calibration_is_guos_and_the_loss_the_negative_log_likelihood(batch_size
 
 
 def network(seed: int, name: str = "bn") -> nn.Module:
-    norm = NORMS.bind(yaml.safe_load((ROOT / "configs" / "norm" / f"{name}.yaml").read_text()))
+    norm = NORMS.bind(from_yaml("norm", name))
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(2, 4, 3), norm(4), nn.Tanh(), nn.Flatten(), nn.Linear(36, 5), norm(5)).double()
     for layer in batch_norms(model):

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import ROOT
+from conftest import from_yaml
 from torch import Tensor, nn
 
 from bnexp.models import MODELS, Units
@@ -16,20 +15,15 @@ from bnexp.models.affine import AFFINES
 from bnexp.models.init import INITS, adjust, initialize
 from bnexp.norms import NORMS, Norm
 
-CONFIGS = ROOT / "configs"
 IMAGES = (2, 12, 12)
 RESTORABLE = [name for name in NORMS if NORMS.capabilities(name).restorable]
 
 
-def options(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
-
-
 def model(name: str, norm: str, **changes: Any) -> nn.Module:
-    units = Units(NORMS.bind(options("norm", norm) | changes), "relu", "before")
+    units = Units(NORMS.bind(from_yaml("norm", norm) | changes), "relu", "before")
     config = {"depth": 8, "width": 4} if name == "resnet" else {}
-    built = MODELS.bind(options("model", name) | config)(IMAGES, 3, units)
-    initialize(built, INITS.bind(options("init", "kaiming"))(), 0)
+    built = MODELS.bind(from_yaml("model", name) | config)(IMAGES, 3, units)
+    initialize(built, INITS.bind(from_yaml("init", "kaiming"))(), 0)
     return built
 
 
@@ -39,9 +33,9 @@ def norms(net: nn.Module) -> list[Norm]:
 
 def start(net: nn.Module, affine: str, x: Tensor, **changes: Any) -> None:
     """What building does with a model."""
-    rule = AFFINES.bind(options("affine", affine) | changes)()
+    rule = AFFINES.bind(from_yaml("affine", affine) | changes)()
     rule.fill(net)
-    adjust(net, INITS.bind(options("init", "kaiming"))(), x, restore=rule.restore)
+    adjust(net, INITS.bind(from_yaml("init", "kaiming"))(), x, restore=rule.restore)
 
 
 @pytest.fixture
@@ -63,7 +57,7 @@ def test_identity_makes_a_batch_norm_net_the_net_without_norms_on_its_first_batc
 
 def test_the_variance_as_gain_does_not_restore_the_input():
     # A widely copied slip: the gain that restores is the root of variance and eps.
-    layer, x = NORMS.bind(options("norm", "bn"))(5).double(), 3 * torch.randn(50, 5, dtype=torch.float64)
+    layer, x = NORMS.bind(from_yaml("norm", "bn"))(5).double(), 3 * torch.randn(50, 5, dtype=torch.float64)
     layer.restore(x)
     right = layer.gain.detach().clone()
     torch.testing.assert_close(right, (x.var(0, correction=0) + 1e-5).sqrt(), rtol=0, atol=1e-12)

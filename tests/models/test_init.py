@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from conftest import ROOT
+from conftest import from_yaml
 from torch import Tensor, nn
 
 from bnexp.experiment.choices import INITS  # all of them: some are registered outside of bnexp.models
@@ -20,7 +19,6 @@ from bnexp.norms.batch import BatchNorm
 from bnexp.norms.frozen import FrozenBatchNorm
 from bnexp.runs import checkpoint
 
-CONFIGS = ROOT / "configs"
 # 240,000 weights each, so that a measured std is right within 0.5 %; the third has two groups of 20 channels.
 LAYERS = {
     "linear": (nn.Linear(400, 600), 400, 600),
@@ -49,10 +47,6 @@ RULES: dict[str, tuple[dict[str, Any], Any]] = {
     "lecun": ({"name": "lecun"}, lambda n_in, n_out: (1 / n_in) ** 0.5),
     "normal": ({"name": "normal", "std": 0.03}, lambda n_in, n_out: 0.03),
 }
-
-
-def from_yaml(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
 
 
 def drawn(layer: nn.Module, config: dict[str, Any], seed: int = 0) -> Any:

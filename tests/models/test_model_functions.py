@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from conftest import ROOT
+from conftest import from_yaml
 from torch import nn
 
 from bnexp.models import MODELS, Units
@@ -16,18 +15,13 @@ from bnexp.models.init import INITS, adjust, initialize
 from bnexp.norms import NORMS
 from bnexp.randomness import seed_streams
 
-CONFIGS = ROOT / "configs"
 SHAPE, CLASSES = (2, 9, 7), 4
 
 
-def options(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
-
-
 def build(name: str, *, norm: str = "bn", activation: str = "tanh", seed: int = 0, **changes: Any) -> nn.Module:
-    units = Units(NORMS.bind(options("norm", norm)), activation, "before")
-    model = MODELS.bind(options("model", name) | changes)(SHAPE, CLASSES, units)
-    initialize(model, INITS.bind(options("init", "kaiming"))(), seed)
+    units = Units(NORMS.bind(from_yaml("norm", norm)), activation, "before")
+    model = MODELS.bind(from_yaml("model", name) | changes)(SHAPE, CLASSES, units)
+    initialize(model, INITS.bind(from_yaml("init", "kaiming"))(), seed)
     seed_streams(model, seed)
     return model.double()
 
@@ -174,14 +168,14 @@ def test_each_recurrent_map_is_listed_with_its_own_norm():
 def test_rules_for_a_first_input_are_refused_by_a_recurrent_net(norm, init, restore, message):
     model = build("rnn", norm=norm, statistics="per_step")
     with pytest.raises(ValueError, match=f"^{message}, and a recurrent one has an input a time step"):
-        adjust(model, INITS.bind(options("init", init))(), images(6), restore=restore)
+        adjust(model, INITS.bind(from_yaml("init", init))(), images(6), restore=restore)
 
 
 def test_each_time_step_has_frozen_statistics_of_its_own():
     frozen, bn = build("rnn", norm="frozen_bn", statistics="per_step"), build("rnn", statistics="per_step")
     x, others = images(6), 2 * images(6) + 1
     before = bn(x)
-    adjust(frozen, INITS.bind(options("init", "kaiming"))(), x, restore=False)
+    adjust(frozen, INITS.bind(from_yaml("init", "kaiming"))(), x, restore=False)
     for norm in frozen.recurrent.input_norm.steps:
         assert norm.batches_seen == 1
     frozen(others)
@@ -191,8 +185,8 @@ def test_each_time_step_has_frozen_statistics_of_its_own():
 
 def test_the_schedule_of_renormalization_counts_batches_once_and_not_time_steps():
     for statistics in ("per_step", "shared"):
-        units = Units(NORMS.bind(options("norm", "batch_renorm")), "tanh", "before", steps=10)
-        model = MODELS.bind(options("model", "rnn") | {"statistics": statistics})(SHAPE, CLASSES, units).double()
+        units = Units(NORMS.bind(from_yaml("norm", "batch_renorm")), "tanh", "before", steps=10)
+        model = MODELS.bind(from_yaml("model", "rnn") | {"statistics": statistics})(SHAPE, CLASSES, units).double()
         seed_streams(model, 0)
         for _ in range(5):
             model(images(6))

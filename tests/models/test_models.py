@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from conftest import ROOT
+from conftest import from_yaml
 from torch import Tensor, nn
 
 from bnexp.experiment.choices import INITS  # all of them: some are registered outside of bnexp.models
@@ -21,7 +20,6 @@ from bnexp.randomness import seed_streams
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
-CONFIGS = ROOT / "configs"
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 # Options that make a model small enough to be filled with numbers and trained a step; a model without is small enough.
 SMALL = {
@@ -43,14 +41,10 @@ OWN = [name for name in MODELS if name not in TORCHVISION]
 def build(name: str, shape: tuple[int, ...], *, classes: int = 10, norm: str = "bn", **changes: Any) -> nn.Module:
     """A model without storage; ``activation`` and ``placement`` among the changes, options from the yaml."""
     units = Units(
-        NORMS.bind(options("norm", norm)), changes.pop("activation", "relu"), changes.pop("placement", "before")
+        NORMS.bind(from_yaml("norm", norm)), changes.pop("activation", "relu"), changes.pop("placement", "before")
     )
     with torch.device("meta"):
-        return MODELS.bind(options("model", name) | changes)(shape, classes, units)
-
-
-def options(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+        return MODELS.bind(from_yaml("model", name) | changes)(shape, classes, units)
 
 
 def count(model: nn.Module) -> int:
@@ -315,7 +309,7 @@ def started(name: str, init: str, seed: int) -> tuple[nn.Module, dict[str, Tenso
     for norm in norms(model):
         if norm.bias is not None:
             nn.init.zeros_(norm.bias)
-    initialize(model, INITS.bind(options("init", init))(), seed)
+    initialize(model, INITS.bind(from_yaml("init", init))(), seed)
     return model, {layer: p for layer, p in model.named_parameters() if layer.endswith("weight")}
 
 
@@ -331,7 +325,7 @@ def test_every_init_starts_every_model(name, init):
         alike = {torch.equal(weight, others[layer]) for layer, weight in weights.items()}
         assert alike == {init in ("constant", "zero")}
     x = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0))
-    rule = INITS.bind(options("init", init))()
+    rule = INITS.bind(from_yaml("init", init))()
     if name == "rnn" and rule.adjust is not None:  # refused, see test_model_functions.py
         return
     adjust(model, rule, x, restore=False)

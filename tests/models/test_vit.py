@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import yaml
-from conftest import ROOT, SMALL, composed
+from conftest import SMALL, composed, from_yaml
 from torch import Tensor, nn
 
 from bnexp.config.compose import plain
@@ -17,15 +16,11 @@ from bnexp.norms import NORMS, Norm
 CLOSE = {"rtol": 0, "atol": 1e-12}
 
 
-def options(group: str, name: str) -> dict:
-    return yaml.safe_load((ROOT / "configs" / group / f"{name}.yaml").read_text())
-
-
 def vit(norm: str = "ln_c", shape: tuple[int, ...] = (1, 8, 8), **changes) -> nn.Module:
     """A transformer with random numbers everywhere, in float64."""
-    units = Units(NORMS.bind(options("norm", norm)), "gelu", "before")
+    units = Units(NORMS.bind(from_yaml("norm", norm)), "gelu", "before")
     torch.manual_seed(0)
-    model = MODELS.bind(options("model", "vit") | {"patch": 2, "width": 8, "heads": 2} | changes)(shape, 3, units)
+    model = MODELS.bind(from_yaml("model", "vit") | {"patch": 2, "width": 8, "heads": 2} | changes)(shape, 3, units)
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -1, 1)
     return model.double()

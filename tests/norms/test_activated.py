@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import ROOT
+from conftest import from_yaml
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
@@ -125,7 +124,7 @@ def test_a_batch_of_one_is_refused_all_the_same() -> None:
 @pytest.mark.parametrize("norm", ["bn", "ln", "none"])
 @pytest.mark.parametrize("placement", ["before", "after"])
 def test_a_unit_is_its_modules_one_after_another(norm: str, name: str, placement: str) -> None:
-    options = yaml.safe_load((ROOT / "configs" / "norm" / f"{norm}.yaml").read_text())
+    options = from_yaml("norm", norm)
     made = Units(NORMS.bind(options), name, placement).linear(4, 3)
     x = torch.randn(6, 4)
     z = made.linear(x)

@@ -7,8 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-import yaml
-from conftest import ROOT, SMALL_RUN, composed
+from conftest import SMALL_RUN, composed, from_yaml
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,14 +43,10 @@ WAITING = (
 every_norm = pytest.mark.parametrize("name", list(NORMS))
 
 
-def options(name: str) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "configs" / "norm" / f"{name}.yaml").read_text())
-
-
 def unit_of(name: str, rank: Rank) -> Unit:
     """A fresh unit of the norm with the options of its yaml, the same at each call."""
     torch.manual_seed(0)
-    units = Units(NORMS.bind(options(name)), "identity", "before")
+    units = Units(NORMS.bind(from_yaml("norm", name)), "identity", "before")
     kernel = () if rank == "vectors" else (1,)
     linear = LINEAR[rank](CHANNELS, CHANNELS, *kernel, bias=units.bias)
     return Unit(linear, units.behind(linear, CHANNELS), units.act(), after=False).double()
@@ -59,7 +54,7 @@ def unit_of(name: str, rank: Rank) -> Unit:
 
 def layer_of(name: str, **context: Any) -> Norm:
     """A fresh norm with random gains and biases, the same at each call."""
-    norm = NORMS.bind(options(name))(CHANNELS, **context).double()
+    norm = NORMS.bind(from_yaml("norm", name))(CHANNELS, **context).double()
     torch.manual_seed(0)
     for parameter in norm.parameters():
         nn.init.uniform_(parameter, 0.5, 1.5)
@@ -145,7 +140,7 @@ def test_stacks(name):
 @every_norm
 def test_fused(name, count_stack):
     def learnt(members: int) -> Any:
-        units = Units(NORMS.bind(options(name)), "relu", "before")
+        units = Units(NORMS.bind(from_yaml("norm", name)), "relu", "before")
         net = {"name": "resnet", "depth": 8, "width": 8}
         population = Population([MODELS.bind(net)((3, 12, 12), 10, units) for _ in range(members)], stacked=members > 1)
         x_MB, y_MB = torch.randn(members, 24, 3, 12, 12), torch.zeros(members, 24, dtype=torch.int64)
@@ -193,7 +188,7 @@ def restoring() -> TrainConfig:
 
 @every_norm
 def test_identity_is_refused_before_anything_is_built(name, restoring):
-    config = replace(restoring, norm=options(name))
+    config = replace(restoring, norm=from_yaml("norm", name))
     if NORMS.capabilities(name).restorable:
         assert bind(config).affine().restore
     else:

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from conftest import ROOT
+from conftest import from_yaml
 from formulas_weights import FORMULAS
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
@@ -29,7 +28,6 @@ from bnexp.norms import NORMS, Branch, Norm
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
-CONFIGS = ROOT / "configs"
 ON_BRANCHES = [name for name in NORMS if NORMS.capabilities(name).needs_branches]
 ON_MAPS = [name for name in FORMULAS if name not in ON_BRANCHES]
 SCALE_FREE = ["weight_norm", "scaled_ws", "cosine", "centered_cosine"]
@@ -42,10 +40,6 @@ LINEARS = {
 EXACT = {"rtol": 0, "atol": 1e-10}
 
 
-def options(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
-
-
 def normal(*shape: int) -> Tensor:
     return 2 * torch.randn(*shape, dtype=torch.float64) + 1
 
@@ -55,7 +49,7 @@ def layer(
 ) -> nn.Sequential:
     """A linear map with its norm, which gives its bias where it can, in double precision, all parameters random."""
     linear = LINEARS[kind][0]()
-    norm = NORMS.bind(options("norm", name) | changes)(6, branch=branch)
+    norm = NORMS.bind(from_yaml("norm", name) | changes)(6, branch=branch)
     norm.attach(linear)
     if gives_bias and NORMS.capabilities(name).bias_in_linear:
         norm.give_bias(linear)
@@ -67,10 +61,10 @@ def layer(
 
 
 def model(norm: str, name: str = "resnet", *, width: int = 4, drawn: str = "kaiming", **changes: Any) -> nn.Module:
-    units = Units(NORMS.bind(options("norm", norm) | changes), "relu", "before")
+    units = Units(NORMS.bind(from_yaml("norm", norm) | changes), "relu", "before")
     config = {"resnet": {"depth": 8, "width": width}, "mlp": {"depth": 2, "width": width, "dropout": 0.0}}.get(name, {})
-    built = MODELS.bind(options("model", name) | config)((2, 8, 8), 3, units)
-    initialize(built, INITS.bind(options("init", drawn))(), 0)
+    built = MODELS.bind(from_yaml("model", name) | config)((2, 8, 8), 3, units)
+    initialize(built, INITS.bind(from_yaml("init", drawn))(), 0)
     return built
 
 
@@ -234,7 +228,7 @@ def test_bfloat16_autocast(name):
 @every_map
 def test_initial_weights_are_those_of_an_ordinary_map(name, kind):
     plain, both = nn.Sequential(LINEARS[kind][0](), nn.Identity()), layer(name, kind).float()
-    rule = INITS.bind(options("init", "kaiming"))()
+    rule = INITS.bind(from_yaml("init", "kaiming"))()
     initialize(plain, rule, 3)
     initialize(both, rule, 3)
     assert torch.equal(stored_weight(both[0]), plain[0].weight)
@@ -242,14 +236,14 @@ def test_initial_weights_are_those_of_an_ordinary_map(name, kind):
 
 @every_norm
 def test_the_norm_stands_right_behind_its_map(name):
-    units = Units(NORMS.bind(options("norm", name)), "relu", "after")
+    units = Units(NORMS.bind(from_yaml("norm", name)), "relu", "after")
     with pytest.raises(ValueError, match=r"^placement=after: .* \(allowed: before\)"):
         units.linear(7, 6)
 
 
 @pytest.mark.parametrize("name", ["weight_standardization", "scaled_ws", "ws_gn", "centered_cosine"])
 def test_filters_of_one_weight_have_no_spread(name):
-    norm = NORMS.bind(options("norm", name))(6)
+    norm = NORMS.bind(from_yaml("norm", name))(6)
     with pytest.raises(ValueError, match=f"^norm={name}: a filter of a single weight has no spread"):
         norm.attach(nn.Linear(1, 6))
     norm.attach(nn.Linear(2, 6))
@@ -279,7 +273,7 @@ def test_the_first_batch_comes_out_with_mean_0_and_variance_1(name, kind, gives_
     nn.init.ones_(both[1].gain)
     if both[1].bias is not None:
         nn.init.zeros_(both[1].bias)
-    adjust(both, INITS.bind(options("init", "kaiming"))(), x, restore=False)
+    adjust(both, INITS.bind(from_yaml("init", "kaiming"))(), x, restore=False)
     y = both(x).transpose(0, 1).flatten(1)
     assert_close(y.mean(1), torch.zeros(6), atol=1e-12)
     assert_close(y.var(1, correction=0), torch.ones(6), atol=1e-12)
@@ -288,8 +282,8 @@ def test_the_first_batch_comes_out_with_mean_0_and_variance_1(name, kind, gives_
 def test_init_unit_and_given_gains_ignore_the_first_batch():
     for changes, affine in (({"init": "unit"}, "usual"), ({}, "constant")):
         net = model("weight_norm", "mlp", **changes)
-        AFFINES.bind(options("affine", affine))().fill(net)
-        adjust(net, INITS.bind(options("init", "kaiming"))(), torch.randn(8, 2, 8, 8), restore=False)
+        AFFINES.bind(from_yaml("affine", affine))().fill(net)
+        adjust(net, INITS.bind(from_yaml("init", "kaiming"))(), torch.randn(8, 2, 8, 8), restore=False)
         assert all(
             (norm.gain == 1).all() and (norm.shift == 0).all() for norm in net.modules() if isinstance(norm, Norm)
         )
@@ -298,7 +292,7 @@ def test_init_unit_and_given_gains_ignore_the_first_batch():
 @pytest.mark.parametrize("name", ["weight_norm", "weight_norm_mbn"])
 def test_what_the_start_from_data_cannot_do_is_refused(name):
     with pytest.raises(ValueError, match=r"^norm.affine=false: .*norm.init=unit"):
-        NORMS.bind(options("norm", name) | {"affine": False})(6)
+        NORMS.bind(from_yaml("norm", name) | {"affine": False})(6)
     with pytest.raises(ValueError, match=r"^norm.init=data: .*use norm.init=unit, a larger batch_size"):
         layer(name)[1].adjust(torch.ones(4, 6))
 
@@ -341,9 +335,9 @@ def test_cosine_stays_between_minus_one_and_one(name):
 
 @pytest.mark.parametrize("name", ["cosine", "centered_cosine"])
 def test_random_weights_give_outputs_of_sd_one_by_the_default_scale(name):
-    linear, norm = nn.Linear(256, 400, bias=False), NORMS.bind(options("norm", name))(400)
+    linear, norm = nn.Linear(256, 400, bias=False), NORMS.bind(from_yaml("norm", name))(400)
     norm.attach(linear)
-    initialize(nn.Sequential(linear), INITS.bind(options("init", "kaiming"))(), 0)
+    initialize(nn.Sequential(linear), INITS.bind(from_yaml("init", "kaiming"))(), 0)
     y = norm(linear(torch.randn(300, 256) * 7))
     assert y.std().item() == pytest.approx(1, rel=0.03)
 
@@ -365,12 +359,12 @@ def test_residual_nets_say_which_norms_close_a_branch(name):
 
     def norm(channels: int, *, branch: Branch | None = None) -> Norm:
         seen.append(branch)
-        return NORMS.bind(options("norm", "bn"))(channels)
+        return NORMS.bind(from_yaml("norm", "bn"))(channels)
 
     with torch.device("meta"), NORMS.temporarily():
         NORMS.register("noting")(norm)
         units = Units(NORMS.bind({"name": "noting"}), "relu", "before")
-        built = MODELS.bind(options("model", name))((3, 32, 32), 10, units)
+        built = MODELS.bind(from_yaml("model", name))((3, 32, 32), 10, units)
     closing = [path for path, layer in built.named_modules() if isinstance(layer, Norm) and layer.closes_branch]
     count, depth, leaf, outside = {
         "resmlp": (10, 2, "norm", 2),
@@ -430,7 +424,7 @@ def test_scaled_weight_standardization_scales_the_end_of_a_branch_if_asked(kind)
     assert_close(gradients(both(x), x, both[1].alpha), gradients(wanted, x, both[1].alpha))
     for branch, alpha in ((inside, 0.25), (None, 0.25), (ends, None)):
         assert layer("scaled_ws", branch=branch, alpha=alpha).state_dict().keys() == plain.state_dict().keys()
-    assert NORMS.bind(options("norm", "scaled_ws") | {"alpha": 0})(6, branch=ends).alpha.item() == 0
+    assert NORMS.bind(from_yaml("norm", "scaled_ws") | {"alpha": 0})(6, branch=ends).alpha.item() == 0
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv2d"])
@@ -449,7 +443,7 @@ def test_fixup_shifts_inputs_and_outputs_by_scalars(kind, last):
 
 @pytest.mark.parametrize(("count", "depth", "scale"), [(9, 2, 1 / 3), (16, 3, 0.5), (1, 2, 1.0)])
 def test_fixup_scales_the_weights_of_branches(count, depth, scale):
-    rule = INITS.bind(options("init", "kaiming"))()
+    rule = INITS.bind(from_yaml("init", "kaiming"))()
     source = nn.Sequential(nn.Sequential(LINEARS["linear"][0]()))
     initialize(source, rule, 0)
     places = {None: 1.0, Branch(count, depth, last=False): scale, Branch(count, depth, last=True): 0.0}
@@ -513,4 +507,4 @@ def _moved(net: nn.Module, by: float) -> nn.Module:
 @pytest.mark.parametrize("name", ["weight_norm", "cosine", "fixup"])
 def test_lsuv_is_refused_where_the_norm_sets_the_size_of_the_weights(name):
     with pytest.raises(ValueError, match=r"^init=lsuv: .* use another init"):
-        adjust(model(name), INITS.bind(options("init", "lsuv"))(), torch.randn(4, 2, 8, 8), restore=False)
+        adjust(model(name), INITS.bind(from_yaml("init", "lsuv"))(), torch.randn(4, 2, 8, 8), restore=False)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from conftest import ROOT
+from conftest import from_yaml
 from measured import PROBES_OF_ANY_MODEL
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.stats import wasserstein_distance
@@ -32,12 +31,7 @@ from bnexp.probes.landscape import along_gradient
 from bnexp.probes.sharpness import hessian, largest_eigenvalue
 from bnexp.runs import checkpoint, metrics
 
-CONFIGS = ROOT / "configs"
 SHAPE, CLASSES = (1, 12, 12), 4
-
-
-def from_yaml(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
 
 
 def network(

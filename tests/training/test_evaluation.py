@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from conftest import ROOT, composed
+from conftest import composed, from_yaml
 from measured import kinds
 from measured import measured as measured_under
 from torch import Tensor, nn
@@ -20,14 +19,13 @@ from bnexp.training.evaluation import evaluate
 from bnexp.training.population import Population
 from bnexp.training.statistics import precise_statistics
 
-CONFIGS = ROOT / "configs" / "norm"
 N, CLASSES = 37, 4
 EXACT = {"rtol": 0, "atol": 1e-12}
 EXECUTORS = pytest.mark.parametrize("stacked", [False, True], ids=["one_by_one", "stacked"])
 
 
 def norm(name: str, channels: int) -> nn.Module:
-    return NORMS.bind(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()))(channels)
+    return NORMS.bind(from_yaml("norm", name))(channels)
 
 
 def network(name: str = "bn", seed: int = 0) -> nn.Module:

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from conftest import ROOT, SWITCHES
+from conftest import SWITCHES, from_yaml
 from interpreter import where_triton_runs
 from torch import Tensor, nn
 
@@ -99,7 +98,7 @@ def trained_by_torch(model: nn.Module, config: dict[str, Any], steps: range) -> 
 
 
 def of_yaml(name: str, **changes: Any) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "configs" / "optim" / f"{name}.yaml").read_text()) | changes
+    return from_yaml("optim", name) | changes
 
 
 def losses_of(name: str, options: dict[str, Any] | None = None) -> list[float]:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from conftest import ROOT, SWITCHES
+from conftest import SWITCHES, from_yaml
 from torch import Tensor, nn
 
 from bnexp.models import MODELS, Units
@@ -21,7 +20,6 @@ from bnexp.training.optim import OPTIMS, Optimizer, optimizer
 from bnexp.training.population import Population
 from bnexp.training.precision import Precision
 
-CONFIGS = ROOT / "configs"
 PLAIN = Precision("fp32", 3, torch.device("cpu"))
 MLP = {"name": "mlp", "depth": 2, "width": 9, "dropout": 0.25}
 MODEL_CONFIGS = {
@@ -47,7 +45,7 @@ SGD = {
 ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1, "decay_norm": True, **SWITCHES}
 OWN = {"sgd": SGD, "adam": {"name": "adam", **ADAM}, "adamw": {"name": "adamw", **ADAM}}
 RULES = [
-    *(OWN.get(name) or yaml.safe_load((CONFIGS / "optim" / f"{name}.yaml").read_text()) for name in OPTIMS),
+    *(OWN.get(name) or from_yaml("optim", name) for name in OPTIMS),
     SGD | {"nesterov": True},
 ]
 
@@ -55,9 +53,9 @@ EXECUTORS = pytest.mark.parametrize("stacked", [False, True], ids=["one_by_one",
 
 
 def model(kind: str, norm: str, seed: int, dtype: torch.dtype = torch.float64) -> nn.Module:
-    bound = NORMS.bind(yaml.safe_load((CONFIGS / "norm" / f"{norm}.yaml").read_text()))
+    bound = NORMS.bind(from_yaml("norm", norm))
     built = MODELS.bind(MODEL_CONFIGS[kind])(SHAPE, CLASSES, Units(bound, "tanh", "before"))
-    initialize(built, INITS.bind(yaml.safe_load((CONFIGS / "init" / "torch.yaml").read_text()))(), seed)
+    initialize(built, INITS.bind(from_yaml("init", "torch"))(), seed)
     seed_streams(built, seed)
     return built.to(dtype)
 

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import pytest
-import yaml
-from conftest import ROOT
+from conftest import from_yaml
 
 from bnexp.training.schedule import SCHEDULES
 
@@ -39,7 +38,7 @@ def test_every_schedule_is_worked_out_by_hand():
 @pytest.mark.parametrize("total", [10, 77])
 @pytest.mark.parametrize("name", list(SCHEDULES))
 def test_every_schedule_stays_between_zero_and_the_base_rate(name, total):
-    schedule = SCHEDULES.bind(yaml.safe_load((ROOT / "configs" / "schedule" / f"{name}.yaml").read_text()))(total)
+    schedule = SCHEDULES.bind(from_yaml("schedule", name))(total)
     factors = [schedule(step) for step in range(total)]
     assert all(0 <= factor <= 1 for factor in factors)
     assert max(factors) > 0.9

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import ROOT
+from conftest import from_yaml
 
 MEMBERS = 3
 
@@ -21,7 +20,7 @@ def case(count_stack: Any, model: str) -> Any:
 
 def ratios(count_stack: Any, model: str, norm: str, **settings: Any) -> tuple[float, float]:
     """Kernels of a stack over those of one member, and bytes over those of its members."""
-    options = yaml.safe_load((ROOT / "configs" / "norm" / f"{norm}.yaml").read_text())
+    options = from_yaml("norm", norm)
     config = case(count_stack, model)
     if norm != "in":
         config = replace(config, norm=options)
