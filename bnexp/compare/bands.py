@@ -24,7 +24,7 @@ def mean_curve(
     """Step -> mean over the seeds of finished runs, up to the step at which the first of them has stopped early.
 
     The curve of a diverged run ends early, which would bend the mean; so would a run's that has stopped early. A seed
-    counts once, as the mean of its runs.
+    counts once, as the mean of its runs. An arm that pools settings has a mean where all of its runs have a point.
 
     Args:
         arm: whose runs they are.
@@ -33,11 +33,13 @@ def mean_curve(
     """
     curves = [(run, read(run.folder, metric)) for run in arm.runs if run.status == "finished" and run.has_curve]
     last = min((max(own) for run, own in curves if run.stopped_at is not None and own), default=math.inf)
-    points: defaultdict[float, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    points: dict[float, defaultdict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run, own in curves:
         for at, value in own.items():
             if at <= last:
                 points[at][run.seed].append(value)
+    if arm.pooled:  # where only some of unlike runs have a point, the mean would jump from these to those
+        points = {at: seeds for at, seeds in points.items() if sum(map(len, seeds.values())) == len(curves)}
     return {at: mean_over_seeds(seeds, metric) for at, seeds in sorted(points.items())}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bnexp.compare.bands import mean_over_seeds
-from bnexp.compare.drawing import Entry, Picture, band, entitle, framed, from_seeds, grid, legend, line
+from bnexp.compare.drawing import Entry, Picture, band, entitle, framed, from_seeds, grid, legend, line, widen
 from bnexp.compare.statistics import Interval
 from bnexp.config.metrics import probed_of, title
 from bnexp.runs import metrics
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 # Layer -> means over seeds at the first and at the last step measured, in the order of the network.
 Profile = Mapping[str, tuple[Interval, Interval]]
-# Values that span more than this factor are drawn on a logarithmic axis.
-_WIDE = 100
 # How faint the first step is; with more arms than these, it is left out.
 _FAINT = 0.35
 _MOST_FIRST = 3
@@ -99,12 +97,12 @@ def _picture(probe: str, found: Sequence[tuple[Entry, Mapping[str, Profile]]], n
 def draw(axes: Axes, profiles: Sequence[tuple[Entry, Profile]], *, first: bool) -> None:
     """A quantity over the layers, counted from 1, at the last step, and faintly at the ``first`` step."""
     shown = [some.mean for _, own in profiles for both in own.values() for some in (both if first else both[1:])]
-    if min(shown) > 0 and max(shown) > _WIDE * min(shown):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.minorticks_off()
+    widen(axes, "y", shown)
+    longest = max((list(own) for _, own in profiles), key=len)
     for entry, own in profiles:
-        layers = range(1, len(own) + 1)
+        # A layer without a finite value leaves its place empty; networks without these layers have their own places.
+        names = longest if set(own) <= set(longest) else list(own)
+        layers = [names.index(layer) + 1 for layer in own]
         lasts = [last for _, last in own.values()]
         line(axes, layers, [last.mean for last in lasts], entry.style)
         band(axes, layers, lasts, entry.style)

@@ -51,6 +51,8 @@ STYLE: dict[Any, Any] = {
 _MARKERS = 12
 # Letters that fit beside each other in a legend.
 _LETTERS = 66
+# Values that span more than this factor are drawn on a logarithmic axis.
+_WIDE = 100
 # A longer name would leave no room for what is drawn.
 _LONGEST_NAME = 30
 
@@ -181,6 +183,16 @@ def _label(arm: Arm) -> str:
 def cut(name: str) -> str:
     """A name that leaves room for what is drawn."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def widen(axes: Axes, axis: str, values: Collection[float]) -> bool:
+    """Have a logarithmic axis where positive values span a factor of more than a hundred; whether it is one."""
+    wide = bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)
+    if wide:
+        axes.set(**{f"{axis}scale": "log"})
+        getattr(axes, f"{axis}axis").set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    return wide
 
 
 def grid(axes: Axes, axis: str) -> None:

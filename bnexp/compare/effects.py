@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bnexp.compare.lookup import agrees, assignments
 from bnexp.compare.statistics import Interval, Paired, columns, holm, mean_interval, paired
@@ -10,7 +10,7 @@ from bnexp.compare.tables import Row
 from bnexp.compare.working import WITHIN, largest_working, on_validation, working, works_by
 from bnexp.config.checks import instead
 from bnexp.config.metrics import larger_is_better, metric_of
-from bnexp.runs.arms import Arm, Matched, group, known
+from bnexp.runs.arms import ABSENT, Arm, Matched, group, known
 from bnexp.runs.collect import Run, Setting, short, show
 from bnexp.runs.run_json import STATUSES
 
@@ -41,7 +41,7 @@ def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:
     return {
         "baseline": baseline.label if baseline else None,
         "pairs": len(matched.mine) if matched else None,
-        "dropped": _dropped(arm, baseline, matched.mine, metric) if baseline and matched else None,
+        "dropped": len(arm.values(metric).keys() ^ baseline.values(metric).keys()) if baseline else None,
         "unmatched": matched.unmatched if matched else None,
         **columns(result.interval if result else None, "difference_"),
         "d_z": result.interval.d_z if result else None,
@@ -57,10 +57,6 @@ def _paired(matched: Matched, metric: str) -> Paired:
     return paired(list(matched.mine.values()), list(matched.theirs.values()), bounds=metric_of(metric).bounds)
 
 
-def _dropped(arm: Arm, baseline: Arm, kept: Collection[int], metric: str) -> int:
-    return len({*arm.values(metric), *baseline.values(metric)} - {*kept})
-
-
 def choosable(runs: Sequence[Run], keys: Sequence[str], metric: str) -> list[Run]:
     """The runs without those that have finished without a validation metric, by which no value can be chosen.
 
@@ -70,9 +66,11 @@ def choosable(runs: Sequence[Run], keys: Sequence[str], metric: str) -> list[Run
     validation = on_validation(metric)
     kept = [run for run in runs if run.status != "finished" or run.value(validation) is not None]
     if len(kept) < len(runs) and not any(run.status == "finished" for run in kept):
+        has_split = any(tag.startswith("validation/") for run in runs for tag in run.final)
+        remedy = "compare another metric" if has_split else "train with a validation split"
         raise ValueError(
             f"--best={','.join(map(short, keys))}: the runs have no {validation}, and test is never used for choosing; "
-            "train with a validation split"
+            f"{remedy}"
         )
     return kept
 
@@ -81,7 +79,7 @@ def choose(arm: Arm, keys: Sequence[str], metric: str) -> tuple[Arm, Row]:
     """The arm at the values of ``keys`` with the best mean validation metric, and how they were chosen.
 
     A value at which a run diverged that cannot be counted (a loss has no chance level) comes after all others, and so
-    does one that has fewer seeds than another: its mean is one of survivors. Of equal values the first (smallest) is
+    does one that has fewer runs than another: its mean is one of survivors. Of equal values the first (smallest) is
     taken.
     """
     validation = on_validation(metric)
@@ -91,9 +89,9 @@ def choose(arm: Arm, keys: Sequence[str], metric: str) -> tuple[Arm, Row]:
         return arm, _choice(keys, grid, None) | _largest_working(keys, grid, validation)
     sign = 1 if larger_is_better(metric) else -1
     means = {index: _level(values, validation) for index, values in scored.items()}
-    most = max(mean.n for mean in means.values())
-    whole = {index for index, mean in means.items() if mean.n == most and not _censored(grid[index], validation)}
-    index = max(means, key=lambda index: (index in whole, sign * means[index].mean))
+    counts = {index: sum(grid[index].value(run, validation) is not None for run in grid[index].runs) for index in means}
+    sound = {index for index in means if not _censored(grid[index], validation)}
+    index = max(means, key=lambda index: (index in sound, counts[index], sign * means[index].mean))
     better = [other for other, mean in means.items() if sign * mean.mean > sign * means[index].mean]
     row = _choice(keys, grid, index, means[index], better) | _largest_working(keys, grid, validation)
     return Arm(arm.settings, grid[index].runs), row
@@ -150,13 +148,13 @@ def _choice(
     validation: Interval | None = None,
     better: Sequence[int] = (),
 ) -> Row:
-    values = [_value(keys, tried) for tried in grid]
+    values, key = [_value(keys, tried) for tried in grid], f"{short(keys[0])}=" if len(keys) == 1 else ""
     return {
         "chosen": None if index is None else values[index],
         **columns(validation, "validation_"),
         "edge": None if index is None or len(keys) > 1 else _edge(values, index),
         "grid": " ".join(map(show, values)) if len(keys) == 1 else f"{len(values)} combinations",
-        "passed_over": " ".join(show(values[other]) for other in better),
+        "passed_over": " or ".join(key + show(values[other]) for other in better),
     }
 
 
@@ -164,15 +162,15 @@ def _value(keys: Sequence[str], tried: Arm) -> Setting:
     """The value of the key that was tried; of several keys all, written as on the command line."""
     settings = tried.runs[0].settings
     if len(keys) == 1:
-        return settings.get(keys[0])
+        return settings.get(keys[0], ABSENT)
     return ",".join(f"{short(key)}={show(settings[key])}" for key in keys if key in settings)
 
 
 def _edge(values: Sequence[Setting], index: int) -> str:
     """Where among the numbers of the grid the chosen value lies; inside, and for words, nowhere."""
-    if len(values) == 1:
-        return "only value"
     chosen = values[index]
+    if len(values) == 1:
+        return "" if chosen == ABSENT else "only value"
     if isinstance(chosen, str | bool | None):
         return ""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
@@ -190,21 +188,22 @@ def _largest_working(keys: Sequence[str], grid: Sequence[Arm], validation: str) 
     if len(keys) > 1 or key.rpartition(".")[2] not in LEARNING_RATES:
         return {}
     metric = works_by(validation)
-    works = [tried.settings.get(key) for tried in grid if _works(tried, grid, key, metric)]
-    values = [tried.settings.get(key) for tried in grid]
+    table = {tried.settings.get(key): _numbers(tried, metric) for tried in grid}
+    works = [tried.settings.get(key) for tried in grid if _works(tried, table, key, metric)]
+    values = list(table)
     largest = largest_working(values, works)
     known = any(tried.values(metric) or tried.count("diverged") for tried in grid)
     return {"largest_working": largest, "works_to_the_end": bool(works) and largest == values[-1] if known else None}
 
 
-def _works(tried: Arm, grid: Sequence[Arm], key: str, metric: str) -> bool:
+def _works(tried: Arm, table: Mapping[Setting, Mapping[int, float | None]], key: str, metric: str) -> bool:
     """Whether the value works for all seeds that have a result there (a crash says nothing of the value)."""
-    table = {other.settings.get(key): _numbers(other, metric) for other in grid}
     chance = next((run.chance(metric) for run in tried.runs), None)
     larger = larger_is_better(metric)
-    seeds = [seed for seed, runs in tried.by_seed.items() if all(run.status != "diverged" for run in runs)]
-    works = [working(table, seed, larger=larger, within=WITHIN, chance=chance) for seed in seeds]
-    return len(seeds) == len(tried.by_seed) and all(tried.settings.get(key) in some for some in works)
+    if any(run.status == "diverged" for runs in tried.by_seed.values() for run in runs):
+        return False
+    works = [working(table, seed, larger=larger, within=WITHIN, chance=chance) for seed in tried.by_seed]
+    return all(tried.settings.get(key) in some for some in works)
 
 
 def _numbers(tried: Arm, metric: str) -> dict[int, float | None]:

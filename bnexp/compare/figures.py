@@ -26,10 +26,11 @@ from bnexp.compare.drawing import (
     line,
     save,
     spread,
+    widen,
 )
 from bnexp.compare.statistics import Interval, clipped, mean_interval
 from bnexp.compare.tables import Comparison
-from bnexp.config.metrics import larger_is_better, metric_of, title
+from bnexp.config.metrics import larger_is_better, metric_of, probed_of, title
 from bnexp.runs.arms import Arm, natural
 from bnexp.runs.collect import short, show
 from bnexp.runs.metrics import by_epoch, curve
@@ -48,6 +49,8 @@ _MOST_ENDS = 7
 _LONGEST_END = 16
 # Labels of columns with more letters than this, together, are slanted.
 _MOST_LETTERS = 42
+# Above and below the curves on a logarithmic axis, as a factor.
+_ROOM = 1.3
 # A heat map with more cells than this has a colour bar instead of numbers.
 MOST_NUMBERS = 80
 
@@ -87,7 +90,7 @@ def _chosen(comparison: Comparison) -> dict[int, str]:
     """Index in the table -> what was chosen on validation, such as lr=0.1."""
     single = "" if "," in comparison.key else f"{short(comparison.key).rpartition('.')[2]}="
     rows = enumerate(comparison.rows if comparison.key else ())
-    return {index: f"{single}{show(row['chosen'])}" for index, row in rows if row["chosen"] is not None}
+    return {index: f"{single}{show(row['chosen'])}" for index, row in rows if row["validation_mean"] is not None}
 
 
 def _ranks(arms: Sequence[Arm], metric: str) -> dict[int, int]:
@@ -102,8 +105,14 @@ def _interval(values: Mapping[int, float], metric: str) -> Interval:
 
 
 def _headline(metric: str, where: str) -> str:
-    words = title(metric) or "result"
+    words = _in_words(metric) or "result"
     return f"{words[0].upper()}{words[1:]} {where}"
+
+
+def _in_words(metric: str) -> str:
+    """A metric in words, with the layer of a probe's quantity."""
+    probed = probed_of(metric)
+    return f"{title(metric)}, {metric.rpartition('/')[2]}" if probed and probed.has_layers else title(metric)
 
 
 def _most(entries: Sequence[Entry], most: int) -> str:
@@ -118,7 +127,9 @@ def _curves(entries: Sequence[Entry], metric: str, name: str) -> Picture | None:
     # After equal steps, networks with other batch sizes have seen another number of images.
     by_steps = len({run.settings.get("batch_size") for entry in entries for run in entry.arm.runs}) == 1
     read = curve if by_steps else by_epoch
-    drawn = [(entry, mean_curve(entry.arm, metric, read)) for entry in best(entries, MOST_CURVES)]
+    finished = [entry for entry in entries if any(run.status == "finished" for run in entry.arm.runs)]
+    ranks = sorted(entry.rank for entry in finished)[:MOST_CURVES]
+    drawn = [(entry, mean_curve(entry.arm, metric, read)) for entry in finished if entry.rank in ranks]
     drawn = [(entry, steps) for entry, steps in drawn if steps]
     if not drawn:
         return None
@@ -127,13 +138,23 @@ def _curves(entries: Sequence[Entry], metric: str, name: str) -> Picture | None:
     if not by_steps:
         axes.set_xlabel("epoch")
     seeds = {interval.n for _, steps in drawn for interval in steps.values()}
-    means, most = f"mean with 95 % interval{from_seeds(seeds)}", _most(entries, MOST_CURVES)
+    means = f"mean{_of_finished(finished)} with 95 % interval{from_seeds(seeds)}"
+    most = _most(finished, MOST_CURVES) + _without_curve(len(entries) - len(finished))
     entitle(figure, _headline(metric, "over training"), ("one seed an arm" if seeds == {1} else means) + most)
     if len(drawn) > _MOST_ENDS or max(len(entry.name) for entry, _ in drawn) > _LONGEST_END:
         legend(figure, [entry for entry, _ in drawn], name)
     else:
         name_ends(axes, drawn)
     return Picture("curves", f"Of finished runs: {means}{most}.", figure)
+
+
+def _of_finished(entries: Sequence[Entry]) -> str:
+    """Curves hold finished runs only; said where tables and dots hold diverged ones too."""
+    return " of finished runs" if any(entry.arm.count("diverged") for entry in entries) else ""
+
+
+def _without_curve(arms: int) -> str:
+    return f"; {arms} arm{'s' * (arms > 1)} without a finished run not drawn" if arms else ""
 
 
 def draw_curves(axes: Axes, drawn: Sequence[Drawn], metric: str) -> None:
@@ -143,7 +164,7 @@ def draw_curves(axes: Axes, drawn: Sequence[Drawn], metric: str) -> None:
         line(axes, x, [interval.mean for interval in intervals], entry.style)
         band(axes, x, intervals, entry.style)
     _limit(axes, [steps for _, steps in drawn], metric)
-    axes.set(xlabel="step", ylabel=title(metric))
+    axes.set(xlabel="step", ylabel=_in_words(metric))
     axes.locator_params(axis="x", integer=True)
     grid(axes, "y")
 
@@ -155,6 +176,9 @@ def _limit(axes: Axes, curves: Collection[Mapping[float, Interval]], metric: str
     means = [interval.mean for interval in late]
     bottom, top = min(means), max(means)
     room = (top - bottom) / 2
+    if widen(axes, "y", means):
+        axes.set_ylim(bottom / _ROOM, top * _ROOM)
+        return
     lows, highs = zip(*map(ends, late), strict=True)
     low, high = max(min(lows), bottom - room), min(max(highs), top + room)
     margin = 0.06 * (high - low) or abs(means[0]) * 0.1 or 1.0
@@ -164,9 +188,9 @@ def _limit(axes: Axes, curves: Collection[Mapping[float, Interval]], metric: str
 
 def name_ends(axes: Axes, drawn: Sequence[Drawn]) -> None:
     """Write the names at the ends of the lines."""
-    bottom, top = axes.get_ylim()
+    to_axes = axes.transData + axes.transAxes.inverted()
     lasts = [list(steps.values())[-1].mean for _, steps in drawn]
-    heights = spread([(last - bottom) / (top - bottom) for last in lasts], gap=0.075)
+    heights = spread([float(to_axes.transform((1, last))[1]) for last in lasts], gap=0.075)
     for (entry, _), height in zip(drawn, heights, strict=True):
         axes.text(1.02, height, entry.name, color=entry.style.colour, transform=axes.transAxes, va="center")
 
@@ -180,10 +204,11 @@ def _dots(entries: Sequence[Entry], metric: str, name: str) -> Picture:
     for row, entry in enumerate(shown):
         _row(axes, row, entry, metric)
     everything = [value for entry in shown for value in entry.arm.values(metric).values()]
-    axes.set_xlim(clipped(*axes.get_xlim(), everything, metric_of(metric).bounds))
+    if not widen(axes, "x", everything):
+        axes.set_xlim(clipped(*axes.get_xlim(), everything, metric_of(metric).bounds))
     axes.set_yticks(range(len(shown)), [entry.name for entry in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set(xlabel=title(metric), ylabel=name)
+    axes.set(xlabel=_in_words(metric), ylabel=name)
     means = f"mean with 95 % interval{from_seeds([len(entry.arm.values(metric)) for entry in shown])}"
     most = _most(entries, MOST_DOTS)
     marks = f"{means}; a faint dot a seed{most}"
@@ -235,13 +260,14 @@ def _heat_map(entries: Sequence[Entry], metric: str) -> Picture | None:
 def _fill(figure: Figure, axes: Axes, cells: Mapping[tuple[int, int], Arm], metric: str) -> None:
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import LogNorm, Normalize
     from matplotlib.patches import Rectangle
 
     means = {place: _interval(arm.values(metric), metric).mean for place, arm in cells.items()}
     # Diverged runs would stretch the scale, so it spans the other arms; arms beyond it get the colour of its end.
     steady = [mean for place, mean in means.items() if not cells[place].count("diverged")] or list(means.values())
-    scale, colours = Normalize(min(steady), max(steady), clip=True), colormaps["cividis"]
+    kind = LogNorm if min(steady) > 0 and max(steady) > 100 * min(steady) else Normalize
+    scale, colours = kind(min(steady), max(steady), clip=True), colormaps["cividis"]
     form = _form(list(means.values()))
     for (x, y), mean in means.items():
         red, green, blue, _ = colours(float(scale(mean)))
@@ -250,7 +276,7 @@ def _fill(figure: Figure, axes: Axes, cells: Mapping[tuple[int, int], Arm], metr
             ink = "#ffffff" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "#101010"
             _write_cell(axes, x, y, cells[x, y], form.format(mean), ink)
     if len(means) > MOST_NUMBERS:
-        figure.colorbar(ScalarMappable(scale, colours), ax=axes, label=title(metric))
+        figure.colorbar(ScalarMappable(scale, colours), ax=axes, label=_in_words(metric))
 
 
 def _write_cell(axes: Axes, x: int, y: int, arm: Arm, number: str, ink: str) -> None:
@@ -262,8 +288,10 @@ def _write_cell(axes: Axes, x: int, y: int, arm: Arm, number: str, ink: str) -> 
 
 
 def _form(values: Sequence[float]) -> str:
-    """How all cells write their number: with the decimals that suit the largest."""
-    largest = max(map(abs, values))
+    """How all cells write their number: with the decimals that suit the largest, or with three digits each."""
+    largest, least = max(map(abs, values)), min(map(abs, values))
+    if largest > 100 * least > 0:
+        return "{:.3g}"
     if largest and not 1e-2 <= largest < 1e5:
         return "{:.2e}"
     return f"{{:.{max(0, 4 - len(str(int(largest))))}f}}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bnexp.config.checks import instead
 from bnexp.config.schema import SET_ASIDE
+from bnexp.runs.arms import ABSENT
 from bnexp.runs.collect import Run, Setting, short, show
 
 # The dotted path of a setting -> the texts of the values that are asked for.
@@ -36,8 +37,7 @@ def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> Wante
         ValueError: a text without ``=``, an unknown key, a value that no run has, or two values of a key.
     """
     chosen: dict[str, tuple[str, ...]] = {}
-    # An arm's label is several at once: norm=bn,optim.lr=0.1.
-    for text in itertools.chain.from_iterable(re.split(r",(?=[\w.]+=)", text) for text in texts):
+    for text in itertools.chain.from_iterable(_single(text, runs) for text in texts):
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{option} {text}: expected KEY=VALUE, such as norm=bn")
@@ -53,6 +53,13 @@ def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> Wante
                 f"{option} {key}={','.join(first)} and {text}: no run has both; name one, or {key}={either} for either"
             )
     return chosen
+
+
+def _single(text: str, runs: Sequence[Run]) -> list[str]:
+    """The assignments in a text: an arm's label is several at once, as norm=bn,optim.lr=0.1, and so is a path."""
+    key, _, value = text.partition("=")
+    known = any(show(run.settings.get(path)) == value for run in runs for path in (key, f"{key}.name"))
+    return [text] if known else re.split(r",(?=[\w.]+=)", text)
 
 
 def selected(
@@ -87,7 +94,7 @@ def selected(
 def agrees(run: Run, wanted: Wanted) -> bool:
     """Whether the run's settings are what was asked for."""
     return all(
-        path in run.settings and any(_means(run.settings[path], text) for text in texts)
+        any(_means(run.settings[path], text) for text in texts) if path in run.settings else ABSENT in texts
         for path, texts in wanted.items()
     )
 

@@ -12,7 +12,7 @@ from bnexp.compare.working import WITHIN, on_validation, works_by
 from bnexp.config.defaults import usual
 from bnexp.config.metrics import better_when_larger, metric_of
 from bnexp.config.schema import LISTS, role, with_older_words
-from bnexp.runs.arms import Arm
+from bnexp.runs.arms import Arm, compared, telling
 from bnexp.runs.collect import Refused, Run, Setting, Skip, plain, short, show
 from bnexp.runs.paths import METRICS
 from bnexp.runs.run_json import STATUSES
@@ -56,7 +56,7 @@ def about_shared(runs: Sequence[Run]) -> Iterator[str]:
     defaults = with_older_words(usual(shared))
     told = [key for key in shared if key in _TASK or shared[key] != plain(defaults.get(key))]
     if "steps" in told:
-        told.remove("epochs")
+        told = [key for key in told if key != "epochs"]
     told.sort(key=lambda key: key not in _TASK)
     more = f" and {len(told) - _MOST_SHARED} more" if len(told) > _MOST_SHARED else ""
     if told:
@@ -88,25 +88,29 @@ def _of_changed_data(arms: Sequence[Arm]) -> str:
 def _about_pooled(arms: Sequence[Arm]) -> Iterator[str]:
     """Which settings arms pool, and whether all pool the same values with each seed."""
     pooled = dict.fromkeys(key for arm in arms for key in arm.pooled)
+    firsts = [arm.runs[0].settings for arm in arms]
+    named = {key for arm in arms for key in arm.settings}
+    apart = [key for key in telling(compared(firsts), firsts) if key not in pooled and key not in named]
+    if apart:
+        yield f"The arms differ in {', '.join(map(short, apart))} too, which --by does not name."
     if not pooled:
         return
     yield (
         f"Arms pool values of {', '.join(map(short, pooled))}: a seed counts once, as the mean of its runs. "
         "Name them in --by or --where, or choose one with --best."
     )
-    uneven = [short(key) for key in pooled if len({values for arm in arms for values in _by_seed(arm, key)}) > 1]
-    if uneven:
+    everywhere = [key for key in pooled if all(key in run.settings for arm in arms for run in arm.runs)]
+    if len({values for arm in arms for values in _by_seed(arm, everywhere)}) > 1:
         yield (
-            f"Not every arm and seed has the same values of {', '.join(uneven)}, so that means can differ for that "
-            "alone; differences to a --baseline are taken over what both have."
+            f"Not every arm and seed has the same values of {', '.join(map(short, everywhere))}, so that means can "
+            "differ for that alone; differences to a --baseline are taken over what both have."
         )
 
 
-def _by_seed(arm: Arm, key: str) -> Iterator[frozenset[Setting]]:
-    """The values of a setting that the arm's runs have, seed by seed."""
+def _by_seed(arm: Arm, keys: Sequence[str]) -> Iterator[frozenset[tuple[Setting, ...]]]:
+    """The values of settings that the arm's runs have together, seed by seed."""
     for runs in arm.by_seed.values():
-        if all(key in run.settings for run in runs):
-            yield frozenset(run.settings[key] for run in runs)
+        yield frozenset(tuple(run.settings[key] for key in keys) for run in runs)
 
 
 def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:
@@ -119,7 +123,7 @@ def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:
         elif metric_of(metric).chance:
             yield f"Diverged, left out of the means since the number of classes is not known: {_runs(count)}."
         else:
-            yield f"Diverged, left out of the means, which so flatter (a loss has no chance level): {_runs(count)}."
+            yield f"Diverged, left out of the means, which so flatter ({metric} has no chance level): {_runs(count)}."
 
 
 def about_unchosen(count: int, metric: str) -> Iterator[str]:
@@ -144,10 +148,8 @@ def about_edges(arms: Sequence[Arm], rows: Sequence[Row], key: str) -> Iterator[
         if row["edge"]:
             yield f"{arm.label}: {short(key)}={show(row['chosen'])} is the {row['edge']} of the grid; extend the grid."
         if row["passed_over"]:
-            yield (
-                f"{arm.label}: {short(key)}={row['passed_over']} was better on validation and is not chosen, since it "
-                "has fewer seeds than others or a diverged run without a value."
-            )
+            why = "where fewer runs than elsewhere have a value, or some diverged without one"
+            yield f"{arm.label}: better on validation and yet not chosen is {row['passed_over']}, {why}."
 
 
 def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
@@ -158,7 +160,7 @@ def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
     )
     dropped = sum(row["dropped"] or 0 for row in rows)
     if dropped:
-        yield f"Seeds dropped, with a result on one side only: {dropped}."
+        yield f"Results dropped, of seeds that only one of the two arms has: {dropped}."
     if unmatched := sum(row["unmatched"] or 0 for row in rows):
         yield f"Left out of the differences, without a counterpart at equal values of the pooled settings: {unmatched}."
     paired = [row["pairs"] for row in rows if row["pairs"]]

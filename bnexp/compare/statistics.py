@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -144,6 +144,8 @@ def paired(treated: Sequence[float], baseline: Sequence[float], *, bounds: Bound
     differences = [a - b for a, b in zip(treated, baseline, strict=True)]
     off = rounding([*treated, *baseline])
     interval = mean_interval(differences, bounds=(bounds[0] - bounds[1], bounds[1] - bounds[0]))
+    if interval.sd is not None and interval.sd <= off:  # the differences are equal, but for their rounding
+        interval = replace(interval, sd=0.0)
     return Paired(
         interval=interval,
         p=sign_flip(differences, off=off),

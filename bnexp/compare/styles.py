@@ -69,7 +69,12 @@ def _styles(arms: Sequence[tuple[str, Hashable]]) -> list[Style]:
     for name in dict.fromkeys(name for name, _ in arms if name not in looks):
         looks[name] = next(look for look in count(first) if look not in looks.values())
     shifts = list(dict.fromkeys(sorted((other for _, other in arms), key=bool)))
-    return [_style(looks[name], shifts.index(other)) for name, other in arms]
+    styles: dict[int, Style] = {}
+    for index in sorted(range(len(arms)), key=lambda index: shifts.index(arms[index][1])):
+        name, other = arms[index]
+        free = (_style(looks[name], shifts.index(other) + more) for more in range(len(DASHES) * len(MARKERS)))
+        styles[index] = next((style for style in free if style not in styles.values()), _style(looks[name], 0))
+    return [styles[index] for index in range(len(arms))]
 
 
 def _style(look: int, shift: int) -> Style:

@@ -103,7 +103,7 @@ def _choices(comparison: Comparison) -> Table:
     header = [key, "validation ± 95 %", "where", "grid", *(["largest working"] if rates else [])]
     rows = [
         [
-            _setting(row["chosen"]),
+            Cell(BLANK) if row["validation_mean"] is None else _setting(row["chosen"]),
             _level(row, "validation_", digits, arm.values(on_validation(comparison.metric))),
             Cell(BLANK if row["edge"] is None else row["edge"] or "inside", row["edge"] or ""),
             Cell(_brief(row["grid"]), row["grid"]),

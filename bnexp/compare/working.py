@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 
-from bnexp.config.metrics import metric_of
+from bnexp.config.metrics import SPLITS, VALIDATION, metric_of
 from bnexp.runs.collect import Setting
 
 # Where nobody says otherwise, an accuracy this far below the arm's best still works.
@@ -17,8 +17,9 @@ Table = Mapping[Setting, Mapping[int, float | None]]
 
 
 def on_validation(metric: str) -> str:
-    """The metric by which a value is chosen."""
-    return f"validation/{metric.rpartition('/')[2]}"
+    """The metric by which a value is chosen: the same of validation images, or where no split has it, accuracy."""
+    split, _, quantity = metric.rpartition("/")
+    return f"validation/{quantity}" if split in SPLITS else VALIDATION
 
 
 def works_by(metric: str) -> str:

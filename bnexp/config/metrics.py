@@ -39,6 +39,7 @@ def _share(words: str, chance: Callable[[int], float]) -> Metric:
     return Metric(words, True, chance, bounds=(0.0, 1.0), is_proportion=True)
 
 
+SPLITS = ("train", "train_eval", "validation", "test")
 # The metric by which a checkpoint is the best, and a run ends early: never one of the test images.
 VALIDATION = "validation/accuracy"
 
@@ -157,7 +158,7 @@ def require_measured(where: str, tag: str) -> None:
         ValueError: there is no such quantity.
     """
     split, _, quantity = tag.rpartition("/")
-    if split in ("train", "train_eval", "validation", "test") and metric_of(tag) == _UNKNOWN:
+    if split in SPLITS and metric_of(tag) == _UNKNOWN:
         known = [f"{split}/{name}" for name in _METRICS]
         raise ValueError(f"{where}: no run measures {quantity}{near_miss(tag, known)}")
 

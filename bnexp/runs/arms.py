@@ -13,6 +13,8 @@ from bnexp.config.schema import role
 from bnexp.runs.collect import Run, Setting, short, show
 
 _ABSENT = object()
+# The text of a setting that a run does not have.
+ABSENT = "-"
 # A seed, and the values of the settings that an arm pools.
 Cell = tuple[Any, ...]
 
@@ -29,6 +31,14 @@ class Arm:
         """The settings that tell this arm from the others, written as on the command line."""
         return ",".join(f"{short(key)}={show(value)}" for key, value in self.settings.items()) or "all runs"
 
+    def value(self, run: Run, metric: str) -> float | None:
+        """A run's result; a diverged one has the score of guessing only if the arm's finished runs have the metric."""
+        return run.value(metric) if run.status == "finished" or self._measures(metric) else None
+
+    def _measures(self, metric: str) -> bool:
+        finished = [run for run in self.runs if run.status == "finished"]
+        return not finished or any(metric in run.final for run in finished)
+
     @cached_property
     def by_seed(self) -> dict[int, list[Run]]:
         """The runs that have a result, by seed."""
@@ -40,41 +50,37 @@ class Arm:
 
     def values(self, metric: str) -> dict[int, float]:
         """Seed -> mean over the seed's runs: the seed is the unit of replication, also if an arm pools settings."""
-        values = {seed: known(run.value(metric) for run in runs) for seed, runs in self.by_seed.items()}
+        values = {seed: known(self.value(run, metric) for run in runs) for seed, runs in self.by_seed.items()}
         return {seed: _mean(some) for seed, some in values.items() if some}
 
     def matched(self, other: Arm, metric: str) -> Matched:
         """The values of this arm and of another over what both have: seeds, and values of the settings they pool."""
-        keys = self._pooled_with(other)
+        keys = self._varying_in_either(other)
         mine, theirs = self._by_cell(keys, metric), other._by_cell(keys, metric)
         common = mine.keys() & theirs.keys()
-        seeds = {seed for seed, *_ in common}
-        return Matched(
-            _by_seed(mine, common),
-            _by_seed(theirs, common),
-            keys,
-            sum(seed in seeds for seed, *_ in mine.keys() ^ theirs.keys()),
-        )
+        seeds = {seed for seed, *_ in mine} & {seed for seed, *_ in theirs}
+        unmatched = sum(seed in seeds for seed, *_ in mine.keys() ^ theirs.keys())
+        return Matched(_by_seed(mine, common), _by_seed(theirs, common), unmatched)
 
-    def _pooled_with(self, other: Arm) -> tuple[str, ...]:
-        """The settings that one of the two arms pools and all runs of both have."""
-        runs = [*self.runs, *other.runs]
-        pooled = dict.fromkeys([*self.pooled, *other.pooled])
-        return tuple(key for key in pooled if all(key in run.settings for run in runs))
+    def _varying_in_either(self, other: Arm) -> list[str]:
+        """The settings that both arms know, and in which the runs of one of the two differ."""
+        mine, theirs = [run.settings for run in self.runs], [run.settings for run in other.runs]
+        shared = [key for key in compared(mine) if any(key in some for some in theirs)]
+        return list(dict.fromkeys([*differing(shared, mine), *differing(shared, theirs)]))
 
     def _by_cell(self, keys: Sequence[str], metric: str) -> dict[Cell, float]:
         cells: defaultdict[Cell, list[float]] = defaultdict(list)
         for seed, runs in self.by_seed.items():
             for run in runs:
-                if (value := run.value(metric)) is not None:
-                    cells[seed, *(run.settings[key] for key in keys)].append(value)
+                if (value := self.value(run, metric)) is not None:
+                    cells[seed, *(run.settings.get(key, _ABSENT) for key in keys)].append(value)
         return {cell: _mean(values) for cell, values in cells.items()}
 
     @cached_property
-    def pooled(self) -> tuple[str, ...]:
-        """The compared settings in which the arm's runs differ."""
+    def pooled(self) -> list[str]:
+        """The compared settings in which the arm's runs differ, without options that differ as their group does."""
         settings = [run.settings for run in self.runs]
-        return tuple(key for key in telling(settings[0], settings) if role(key).compared)
+        return telling(compared(settings), settings)
 
     def count(self, *statuses: str) -> int:
         """Number of runs that ended with one of these statuses."""
@@ -87,13 +93,11 @@ class Matched:
 
     Attributes:
         mine, theirs: seed -> mean of the arm's and of the other's values; the same seeds.
-        keys: the settings that are pooled.
-        unmatched: values of these seeds that have no counterpart in the other arm.
+        unmatched: values, of seeds that both arms have, without a counterpart in the other arm.
     """
 
     mine: Mapping[int, float]
     theirs: Mapping[int, float]
-    keys: Sequence[str]
     unmatched: int
 
     @property
@@ -120,22 +124,29 @@ def known(values: Iterable[float | None]) -> list[float]:
 
 
 def group(runs: Sequence[Run], by: Sequence[str] = (), without: Collection[str] = ()) -> list[Arm]:
-    """Group runs with equal settings: equal in ``by`` if given, else in all compared settings except ``without``."""
-    keys = list(by) or [
-        key
-        for key in dict.fromkeys(key for run in runs for key in run.settings)
-        if role(key).compared and key not in without
-    ]
+    """Group runs with equal settings: equal in ``by`` if given, else in all compared settings except ``without``.
+
+    With a group's name, ``without`` leaves out the options that differ as the name does.
+    """
+    settings = [run.settings for run in runs]
+    keys = list(by) or [key for key in compared(settings) if not (key in without or _implied(key, without, settings))]
     members: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         members[tuple(run.settings.get(key, _ABSENT) for key in keys)].append(run)
     firsts = [some[0].settings for some in members.values()]
     apart = (differing(keys, firsts) or keys) if by else telling(keys, firsts)
-    arms = [
-        Arm({key: some[0].settings[key] for key in apart if key in some[0].settings}, tuple(some))
-        for some in members.values()
-    ]
+    arms = [Arm(_told(apart, some[0].settings), tuple(some)) for some in members.values()]
     return sorted(arms, key=lambda arm: [natural(arm.settings.get(key)) for key in apart])
+
+
+def _told(keys: Sequence[str], settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Those of the settings that there are; if there are none, the first one as absent."""
+    return {key: settings[key] for key in keys if key in settings} or dict.fromkeys(keys[:1], ABSENT)
+
+
+def compared(settings: Iterable[Mapping[str, Setting]]) -> list[str]:
+    """The settings of some runs by which runs are compared."""
+    return [key for key in dict.fromkeys(key for some in settings for key in some) if role(key).compared]
 
 
 def differing(keys: Iterable[str], settings: Sequence[Mapping[str, Setting]]) -> list[str]:

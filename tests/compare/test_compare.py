@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -149,6 +150,13 @@ def test_by_pools_the_rest_a_seed_counting_once_and_says_so(tmp_path, arms):
     assert "pool values of optim.lr" in found["notes"]
 
 
+def test_runs_of_as_many_steps_share_them_whatever_their_epochs(tmp_path, arms):
+    for epochs in (3, 20):
+        write_run(tmp_path / f"{epochs}", seed=epochs, settings={"steps": 20, "epochs": epochs})
+    assert re.search(r"All runs: .* steps=20", arms(tmp_path, "--by", "norm")["notes"])
+    assert "epochs=" not in arms(tmp_path, "--by", "norm", "--where", "epochs=3")["notes"]
+
+
 def test_what_all_runs_share_is_said(tmp_path, arms):
     for norm in ("bn", "gn"):
         write_run(
@@ -190,7 +198,7 @@ def test_differences_are_paired_by_seed(tmp_path, arms):
     assert gn["p_holm"] == 4 / 64  # two arms are tested
     assert (ln["difference_mean"], ln["p"], ln["p_holm"], ln["d_z"]) == (0.0, 1.0, 1.0, None)
     assert (found["norm=bn"]["baseline"], found["norm=bn"]["p"]) == ("norm=bn", None)
-    assert "Seeds dropped, with a result on one side only: 1." in found["notes"]
+    assert "Results dropped, of seeds that only one of the two arms has: 1." in found["notes"]
 
 
 def test_a_baseline_stands_for_every_value_of_what_it_leaves_open(tmp_path, arms):
@@ -270,10 +278,112 @@ def test_arms_that_pool_no_value_in_common_have_no_difference(tmp_path, arms):
     rates = {("bn", 0.1): [0.8], ("bn", 0.3): [0.9], ("gn", 0.01): [0.8], ("gn", 0.03): [0.9]}
     folder = grid(tmp_path, {key: [(value, value) for value in some] for key, some in rates.items()})
     gn = arms(folder, "--by", "norm", "--baseline", "norm=bn")["norm=gn"]
-    assert (gn["pairs"], gn["dropped"], gn["difference_mean"]) == (0, 1, None)
+    assert (gn["pairs"], gn["dropped"], gn["unmatched"], gn["difference_mean"]) == (0, 0, 4, None)
+
+
+def test_options_that_differ_between_pooled_groups_are_no_pairs(tmp_path, arms):
+    """lenet's ln has another eps than mlp's, and its gn other groups: neither has a counterpart there."""
+    accuracies = {
+        ("lenet", "bn", "eps", 1e-5): 0.9,
+        ("lenet", "ln", "eps", 1e-3): 0.5,
+        ("lenet", "gn", "groups", 4): 0.2,
+        ("lenet", "gn", "groups", 8): 0.8,
+        ("mlp", "bn", "eps", 1e-5): 0.9,
+        ("mlp", "ln", "eps", 1e-5): 0.9,
+        ("mlp", "gn", "groups", 8): 0.8,
+    }
+    for (model, norm, option, value), accuracy in accuracies.items():
+        settings = {"model.name": model, f"norm.{option}": value}
+        write_run(tmp_path / f"{model}-{norm}-{value}", norm=norm, accuracy=accuracy, settings=settings)
+    found = arms(tmp_path, "--by", "model", "--baseline", "model=mlp")
+    lenet = found["model=lenet"]
+    assert (lenet["difference_mean"], lenet["unmatched"]) == (pytest.approx(0), 3)
+    assert "Arms pool values of norm, norm.groups: " in found["notes"]
+
+
+def test_settings_that_differ_between_arms_beside_by_are_said(tmp_path, arms):
+    for norm, lr in (("bn", 0.1), ("gn", 0.001)):
+        write_run(tmp_path / norm, norm=norm, lr=lr)
+    assert "The arms differ in optim.lr too, which --by does not name." in arms(tmp_path, "--by", "norm")["notes"]
+    assert "--by does not name" not in arms(tmp_path, "--by", "norm", "optim.lr")["notes"]
+
+
+def test_a_diverged_run_scores_as_guessing_only_in_what_its_arm_measures(tmp_path, arms):
+    for seed in range(2):
+        write_run(tmp_path / f"bn{seed}", seed=seed, final={"test/accuracy_precise": 0.9})
+    write_run(tmp_path / "gn0", norm="gn", final={"test/accuracy": 0.9})
+    write_run(tmp_path / "gn1", norm="gn", seed=1, status="diverged", final={})
+    assert arms(tmp_path, "--metric", "test/accuracy_precise")["norm=gn"]["n"] == 0
+    assert arms(tmp_path, "--metric", "test/accuracy")["norm=gn"]["values"] == {"0": 0.9, "1": 0.1}
+
+
+def test_an_arm_without_a_setting_is_named_and_can_be_the_baseline(tmp_path, arms):
+    write_run(tmp_path / "plain", accuracy=0.8)
+    write_run(tmp_path / "probed", settings={"probes": {"ics": {"name": "ics"}}})
+    found = arms(tmp_path, "--baseline", "probes.ics=-")
+    assert list(found)[:-1] == ["probes.ics=-", "probes.ics=ics"]
+    assert found["probes.ics=ics"]["difference_mean"] == pytest.approx(0.1)
+
+
+def test_a_path_like_a_label_is_one_value(tmp_path, arms):
+    place = "outputs/s/norm=bn,seed=0"
+    for index, source in enumerate([place, "outputs/other"]):
+        write_run(tmp_path / f"{index}", accuracy=0.5 + index / 10, settings={"init_from": source})
+    assert arms(tmp_path, "--where", f"init_from={place}")["all runs"]["mean"] == 0.5
+    assert arms(tmp_path, "--baseline", f"init_from={place}")["init_from=outputs/other"]["pairs"] == 1
+
+
+def test_differences_that_are_equal_but_for_rounding_have_no_effect_size(tmp_path, arms):
+    values = {"bn": [0.9694, 0.9722, 0.9750, 0.9694], "gn": [0.9722, 0.9750, 0.9778, 0.9722]}
+    gn = arms(sweep(tmp_path, values), "--baseline", "norm=bn")["norm=gn"]
+    assert (gn["difference_mean"], gn["d_z"]) == (pytest.approx(0.0028), None)
 
 
 # --- the best value
+
+
+def test_of_values_without_a_whole_set_of_runs_the_one_with_the_most_is_chosen(tmp_path, arms):
+    for lr, losses in {0.1: [0.5, 0.5, 0.5, None], 0.3: [0.4, None, None, None]}.items():
+        for seed, loss in enumerate(losses):
+            final = {"validation/loss": loss, "test/loss": loss} if loss else {}
+            write_run(
+                tmp_path / f"{lr}{seed}", lr=lr, seed=seed, status="finished" if loss else "diverged", final=final
+            )
+    arm = arms(tmp_path, "--best", "optim.lr", "--metric", "test/loss")["all runs"]
+    assert (arm["chosen"], arm["passed_over"]) == (0.1, "optim.lr=0.3")
+
+
+def test_a_value_that_lacks_pooled_runs_is_not_chosen_for_the_others(tmp_path, arms):
+    for (lr, size), value in {(0.1, 32): 0.9, (0.1, 64): 0.7, (0.3, 32): 0.85}.items():
+        final = both(value, value)
+        write_run(tmp_path / f"{lr}{size}", lr=lr, settings={"batch_size": size}, final=final)
+    write_run(tmp_path / "failed", lr=0.3, settings={"batch_size": 64}, status="failed", final={})
+    assert arms(tmp_path, "--by", "norm", "--best", "optim.lr")["norm=bn"]["chosen"] == 0.1
+
+
+def test_the_best_of_a_group_takes_its_options_along(tmp_path, arms):
+    for norm, value in (("bn", 0.8), ("gn", 0.9)):
+        write_run(tmp_path / norm, norm=norm, final=both(value, value))
+    found = arms(tmp_path, "--best", "norm")
+    assert list(found)[:-1] == ["all runs"]
+    assert (found["all runs"]["chosen"], found["all runs"]["grid"]) == ("gn", "bn gn")
+
+
+def test_nothing_is_shown_as_chosen_where_nothing_was(tmp_path, compare):
+    for lr in (0.1, 0.3):
+        write_run(tmp_path / f"bn{lr}", lr=lr, final=both(0.9, 0.9))
+        write_run(tmp_path / f"gn{lr}", norm="gn", lr=lr, status="diverged", final={})
+    printed = compare(tmp_path, "--best", "optim.lr", "--metric", "test/loss")
+    assert re.search(r"^gn +- +- +- ", printed, re.MULTILINE)
+    assert "null" not in printed
+
+
+def test_what_no_split_measures_is_compared_at_the_values_that_accuracy_chose(tmp_path, arms):
+    for lr, (accuracy, norm) in {0.1: (0.8, 5.0), 0.3: (0.9, 7.0)}.items():
+        final = both(accuracy, accuracy) | {"probe/gradients/norm/head": norm}
+        write_run(tmp_path / f"{lr}", lr=lr, final=final)
+    arm = arms(tmp_path, "--best", "optim.lr", "--metric", "probe/gradients/norm/head")["all runs"]
+    assert (arm["chosen"], arm["mean"]) == (0.3, 7.0)
 
 
 def grid(root, results):
@@ -369,8 +479,8 @@ def test_a_loss_is_chosen_by_the_smallest_and_never_by_survivors(tmp_path, arms)
             write_run(tmp_path / f"{lr}{seed}", lr=lr, seed=seed, status=status, final=final if loss else {})
     found = arms(tmp_path, "--best", "optim.lr", "--metric", "test/loss")
     arm = found["all runs"]
-    assert (arm["chosen"], arm["mean"], arm["passed_over"]) == (0.3, pytest.approx(0.35), "1.0")
-    assert "optim.lr=1.0 was better on validation and is not chosen, since it has fewer seeds" in found["notes"]
+    assert (arm["chosen"], arm["mean"], arm["passed_over"]) == (0.3, pytest.approx(0.35), "optim.lr=1.0")
+    assert "better on validation and yet not chosen is optim.lr=1.0, where fewer runs" in found["notes"]
 
 
 def test_without_validation_there_is_no_choice(tmp_path):

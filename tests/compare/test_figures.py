@@ -69,6 +69,33 @@ def test_quantities_over_depth_have_the_interval_of_their_seeds(tmp_path):
     assert figure.legends[0].get_title().get_text().startswith("at the last step, mean with 95 % interval; faint")
 
 
+def test_a_layer_without_a_finite_value_leaves_its_place_empty(tmp_path):
+    for norm, middle in (("bn", "2.0"), ("none", "inf")):
+        final = {f"probe/gradients/norm/l{layer}": 1.0 for layer in "123"} | {"test/accuracy": 0.9}
+        write_run(tmp_path / norm, norm=norm, final=final)
+        rows = [
+            f"9,0.5,probe/gradients/norm/l{layer},{value}"
+            for layer, value in zip("123", ("1.0", middle, "3.0"), strict=True)
+        ]
+        (tmp_path / norm / "metrics.csv").write_text(
+            "\n".join(["step,epoch,metric,value", *rows, "9,0.5,test/accuracy,0.9", ""])
+        )
+    axes = pictures(tmp_path)["depth_gradients"].axes[0]
+    assert {tuple(line.get_xdata()) for line in axes.get_lines() if len(line.get_xdata())} == {(1, 2, 3), (1, 3)}
+
+
+def test_the_mean_of_an_arm_that_pools_has_points_where_all_its_runs_have(tmp_path):
+    """Runs of 10 steps and of 20: a mean over those that are still there would jump at step 11."""
+    for steps, value in ((10, 0.5), (20, 0.9)):
+        folder = tmp_path / f"{steps}"
+        write_run(folder, settings={"steps": steps}, final={"test/accuracy": value})
+        rows = "".join(f"{step},{step / 10},test/accuracy,{value}\n" for step in range(5, steps + 1, 5))
+        (folder / "metrics.csv").write_text(f"step,epoch,metric,value\n{rows}")
+    found = figures.pictures(compare([str(tmp_path)], by=["norm"]))[0].figure
+    (line,) = (line for line in found.axes[0].get_lines() if len(line.get_xdata()))
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([5, 10], pytest.approx([0.7, 0.7]))
+
+
 def test_runs_with_other_batches_are_drawn_over_epochs(tmp_path):
     for size, steps in ((32, 100), (64, 50)):
         folder = tmp_path / f"{size}"

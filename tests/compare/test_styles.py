@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bnexp.compare.styles import CHALK, COLOURS, INK, of_arms, of_names
+from bnexp.compare.styles import CHALK, COLOURS, INK, norms, of_arms, of_names
 from bnexp.config.shipped import configs_folder
 from bnexp.runs.arms import Arm
 
@@ -56,6 +56,13 @@ def test_of_25_arms_of_one_norm_no_two_look_the_same():
     styles = of_arms([Arm({"norm.name": "bn", "optim.lr": lr}, ()) for lr in range(25)])
     assert len(set(styles)) == 25
     assert len({style.colour for style in styles}) == 1
+
+
+def test_arms_of_norms_with_like_looks_are_told_apart_by_their_dashes():
+    arms = [Arm({"norm.name": norm, "optim.lr": lr}, ()) for norm in norms() for lr in (0.1, 0.3)]
+    styles = of_arms(arms)
+    assert len(set(styles)) == len(arms)
+    assert styles[::2] == of_arms(arms[::2])  # the first value of each norm keeps the norm's look
 
 
 def test_lines_can_be_seen_on_light_and_dark_pages():
