@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -268,13 +268,13 @@ def _fill(figure: Figure, axes: Axes, cells: Mapping[tuple[int, int], Arm], metr
     steady = [mean for place, mean in means.items() if not cells[place].count("diverged")] or list(means.values())
     kind = LogNorm if min(steady) > 0 and max(steady) > 100 * min(steady) else Normalize
     scale, colours = kind(min(steady), max(steady), clip=True), colormaps["cividis"]
-    form = _form(list(means.values()))
+    written = _written(list(means.values()))
     for (x, y), mean in means.items():
         red, green, blue, _ = colours(float(scale(mean)))
         axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=(red, green, blue), linewidth=0))
         if len(means) <= MOST_NUMBERS:
             ink = "#ffffff" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "#101010"
-            _write_cell(axes, x, y, cells[x, y], form.format(mean), ink)
+            _write_cell(axes, x, y, cells[x, y], written(mean), ink)
     if len(means) > MOST_NUMBERS:
         figure.colorbar(ScalarMappable(scale, colours), ax=axes, label=_in_words(metric))
 
@@ -287,11 +287,11 @@ def _write_cell(axes: Axes, x: int, y: int, arm: Arm, number: str, ink: str) -> 
         axes.text(x, y + 0.24, text, ha="center", va="center", color=ink, fontsize=7)
 
 
-def _form(values: Sequence[float]) -> str:
-    """How all cells write their number: with the decimals that suit the largest, or with three digits each."""
+def _written(values: Sequence[float]) -> Callable[[float], str]:
+    """How cells write their number: with the decimals that suit the largest, or with three digits each."""
     largest, least = max(map(abs, values)), min(map(abs, values))
-    if largest > 100 * least > 0:
-        return "{:.3g}"
     if largest and not 1e-2 <= largest < 1e5:
-        return "{:.2e}"
-    return f"{{:.{max(0, 4 - len(str(int(largest))))}f}}"
+        return "{:.2e}".format
+    if largest > 100 * least > 0:
+        return lambda value: f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{{:.{max(0, 4 - len(str(int(largest))))}f}}".format

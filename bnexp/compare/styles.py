@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
+from itertools import count, product
 
 from bnexp.config.shipped import configs_folder
 from bnexp.runs.arms import Arm
@@ -44,17 +44,20 @@ def norms() -> tuple[str, ...]:
 
 
 def of_arms(arms: Sequence[Arm]) -> list[Style]:
-    """The norm decides the colour; where all arms have the same, the first setting. The others decide the dash."""
+    """The norm decides the colour; where all arms have the same, the first setting.
+
+    Of the others, the first decides the dash and the rest the marker; a single one decides both.
+    """
     key = next((key for arm in arms for key in arm.settings if key == "norm.name"), None)
     key = key or next((key for arm in arms for key in arm.settings), "")
-    return _styles(
-        [(show(arm.settings.get(key)), tuple(item for item in arm.settings.items() if item[0] != key)) for arm in arms]
-    )
+    others = [tuple(item for item in arm.settings.items() if item[0] != key) for arm in arms]
+    names = [show(arm.settings.get(key)) for arm in arms]
+    return _styles([(name, other[:1], other[1:]) for name, other in zip(names, others, strict=True)])
 
 
 def of_names(names: Sequence[str]) -> list[Style]:
     """Styles of arms that are known by their names; ``bn_tuned`` has the colour of ``bn``, and the next dash."""
-    return _styles([_norm_first(name) for name in names])
+    return _styles([(*_norm_first(name), "") for name in names])
 
 
 def _norm_first(name: str) -> tuple[str, str]:
@@ -62,22 +65,32 @@ def _norm_first(name: str) -> tuple[str, str]:
     return (name, "") if name in norms() or first not in norms() else (first, rest)
 
 
-def _styles(arms: Sequence[tuple[str, Hashable]]) -> list[Style]:
-    """Styles by (what decides the colour, what else tells the arms apart); names that are no norms take free looks."""
-    looks = {name: norms().index(name) for name, _ in arms if name in norms()}
+def _styles(arms: Sequence[tuple[str, Hashable, Hashable]]) -> list[Style]:
+    """Styles by what decides the colour, the dash and the marker; names that are no norms take free looks.
+
+    Arms that would look the same take the next dash and marker; those without other settings choose first.
+    """
+    looks = {name: norms().index(name) for name, *_ in arms if name in norms()}
     first = len(CORE) if looks else 0
-    for name in dict.fromkeys(name for name, _ in arms if name not in looks):
+    for name in dict.fromkeys(name for name, *_ in arms if name not in looks):
         looks[name] = next(look for look in count(first) if look not in looks.values())
-    shifts = list(dict.fromkeys(sorted((other for _, other in arms), key=bool)))
+    dashes, markers = (_places(column) for column in list(zip(*arms, strict=True))[1:])
     styles: dict[int, Style] = {}
-    for index in sorted(range(len(arms)), key=lambda index: shifts.index(arms[index][1])):
-        name, other = arms[index]
-        free = (_style(looks[name], shifts.index(other) + more) for more in range(len(DASHES) * len(MARKERS)))
-        styles[index] = next((style for style in free if style not in styles.values()), _style(looks[name], 0))
+    for index in sorted(range(len(arms)), key=lambda index: (dashes[index], markers[index])):
+        dash = dashes[index]
+        marker = markers[index] if any(markers) else dash + dash // len(DASHES)
+        tries = product(range(len(MARKERS)), range(len(DASHES)))
+        wanted = [_style(looks[arms[index][0]], dash + more, marker + turn + more) for turn, more in tries]
+        styles[index] = next((style for style in wanted if style not in styles.values()), wanted[0])
     return [styles[index] for index in range(len(arms))]
 
 
-def _style(look: int, shift: int) -> Style:
+def _places(column: Sequence[Hashable]) -> list[int]:
+    """The place of each value among the different ones; nothing comes first."""
+    values = list(dict.fromkeys(sorted(column, key=bool)))
+    return [values.index(value) for value in column]
+
+
+def _style(look: int, dash: int, marker: int) -> Style:
     turn, colour = divmod(look, len(COLOURS))
-    again, dash = divmod(turn + shift, len(DASHES))  # where all dashes are taken, each comes with the next marker
-    return Style(COLOURS[colour], DASHES[dash], MARKERS[(dash + again) % len(MARKERS)])
+    return Style(COLOURS[colour], DASHES[(turn + dash) % len(DASHES)], MARKERS[(turn + marker) % len(MARKERS)])

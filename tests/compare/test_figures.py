@@ -69,14 +69,42 @@ def test_quantities_over_depth_have_the_interval_of_their_seeds(tmp_path):
     assert figure.legends[0].get_title().get_text().startswith("at the last step, mean with 95 % interval; faint")
 
 
+def test_curves_say_that_diverged_runs_and_arms_without_others_are_not_in_them(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / f"bn{seed}", seed=seed, lr=0.1, status=("finished", "diverged")[seed])
+        write_run(tmp_path / f"none{seed}", seed=seed, lr=3.0, status="diverged")
+    (found, *_) = figures.pictures(compare([str(tmp_path)]))
+    assert found.figure.axes[0].get_title("left") == "one seed an arm; 1 arm without a finished run not drawn"
+    write_run(tmp_path / "more", seed=2, lr=0.1)
+    (found, *_) = figures.pictures(compare([str(tmp_path)]))
+    assert found.figure.axes[0].get_title("left").startswith("mean of finished runs with 95 % interval")
+
+
+def test_numbers_far_apart_have_logarithmic_axes_and_digits_of_their_own(tmp_path):
+    for index, (norm, lr, loss) in enumerate(
+        [("bn", 0.1, 0.02), ("bn", 1.0, 7000.0), ("gn", 0.1, 0.4), ("gn", 1.0, 3.0)]
+    ):
+        folder = tmp_path / f"{index}"
+        write_run(folder, norm=norm, lr=lr, final={"test/loss": loss})
+        (folder / "metrics.csv").write_text(f"step,epoch,metric,value\n9,1.0,test/loss,{loss}\n")
+    drawn = {picture.name: picture.figure for picture in figures.pictures(compare([str(tmp_path)], metric="test/loss"))}
+    assert (drawn["curves"].axes[0].get_yscale(), drawn["dots"].axes[0].get_xscale()) == ("log", "log")
+    assert {text.get_text() for text in drawn["heat_map"].axes[0].texts} == {"0.02", "7000", "0.4", "3"}
+    assert len({patch.get_facecolor() for patch in drawn["heat_map"].axes[0].patches}) == 4
+
+
+def test_the_curve_of_a_layer_names_it(tmp_path):
+    probed(tmp_path / "bn")
+    (found, *_) = figures.pictures(compare([str(tmp_path)], metric="probe/gradients/norm/hidden2"))
+    assert found.figure.get_suptitle() == "Gradient of the weights, hidden2 over training"
+
+
 def test_a_layer_without_a_finite_value_leaves_its_place_empty(tmp_path):
     for norm, middle in (("bn", "2.0"), ("none", "inf")):
         final = {f"probe/gradients/norm/l{layer}": 1.0 for layer in "123"} | {"test/accuracy": 0.9}
         write_run(tmp_path / norm, norm=norm, final=final)
-        rows = [
-            f"9,0.5,probe/gradients/norm/l{layer},{value}"
-            for layer, value in zip("123", ("1.0", middle, "3.0"), strict=True)
-        ]
+        values = {"l1": "1.0", "l2": middle, "l3": "3.0"}
+        rows = [f"9,0.5,probe/gradients/norm/{layer},{value}" for layer, value in values.items()]
         (tmp_path / norm / "metrics.csv").write_text(
             "\n".join(["step,epoch,metric,value", *rows, "9,0.5,test/accuracy,0.9", ""])
         )
