@@ -182,7 +182,7 @@ def test_more_epochs(type_in):
 @pytest.mark.slow
 def test_the_best_rate_for_group_norm(type_in):
     _, table = type_in(section("sweeps.md", "The best learning rate for group norm"))
-    assert "optim.lr chosen on validation" in table
+    assert "optim.lr chosen by validation/accuracy" in table
     assert "0.01 0.03 0.1 0.3 1" in table
 
 

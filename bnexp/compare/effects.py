@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 
 from bnexp.compare.lookup import agrees, assignments
 from bnexp.compare.statistics import Interval, Paired, columns, holm, mean_interval, paired
 from bnexp.compare.tables import Row
-from bnexp.compare.working import WITHIN, largest_working, on_validation, working, works_by
+from bnexp.compare.working import WITHIN, Table, largest_working, on_validation, working, works_by
 from bnexp.config.checks import instead
 from bnexp.config.metrics import larger_is_better, metric_of
-from bnexp.runs.arms import ABSENT, Arm, Matched, group, known
+from bnexp.runs.arms import ABSENT, Arm, Matched, group, known, natural
 from bnexp.runs.collect import Run, Setting, short, show
 from bnexp.runs.run_json import STATUSES
 
@@ -152,7 +152,7 @@ def _choice(
     return {
         "chosen": None if index is None else values[index],
         **columns(validation, "validation_"),
-        "edge": None if index is None or len(keys) > 1 else _edge(values, index),
+        "edge": None if index is None else _edge(values, index) if key else _edges(keys, grid, index),
         "grid": " ".join(map(show, values)) if len(keys) == 1 else f"{len(values)} combinations",
         "passed_over": " or ".join(key + show(values[other]) for other in better),
     }
@@ -179,6 +179,16 @@ def _edge(values: Sequence[Setting], index: int) -> str:
     return {numbers[0]: "lower edge", numbers[-1]: "upper edge"}.get(chosen, "")
 
 
+def _edges(keys: Sequence[str], grid: Sequence[Arm], index: int) -> str:
+    """Where the chosen combination lies on the edge of what was tried of each setting."""
+    chosen, told = grid[index].runs[0].settings, []
+    for key in keys:
+        values = sorted({_value([key], tried) for tried in grid}, key=natural)
+        if edge := _edge(values, values.index(chosen.get(key, ABSENT))):
+            told.append(f"{edge} of {short(key)}")
+    return ", ".join(told)
+
+
 def _largest_working(keys: Sequence[str], grid: Sequence[Arm], validation: str) -> Row:
     """The largest learning rate that works for every seed, up from the first such one; None where none does.
 
@@ -188,7 +198,8 @@ def _largest_working(keys: Sequence[str], grid: Sequence[Arm], validation: str) 
     if len(keys) > 1 or key.rpartition(".")[2] not in LEARNING_RATES:
         return {}
     metric = works_by(validation)
-    table = {tried.settings.get(key): _numbers(tried, metric) for tried in grid}
+    pooled = list(dict.fromkeys(pooled for tried in grid for pooled in tried.pooled))
+    table = {tried.settings.get(key): _numbers(tried, metric, pooled) for tried in grid}
     works = [tried.settings.get(key) for tried in grid if _works(tried, table, key, metric)]
     values = list(table)
     largest = largest_working(values, works)
@@ -196,19 +207,21 @@ def _largest_working(keys: Sequence[str], grid: Sequence[Arm], validation: str) 
     return {"largest_working": largest, "works_to_the_end": bool(works) and largest == values[-1] if known else None}
 
 
-def _works(tried: Arm, table: Mapping[Setting, Mapping[int, float | None]], key: str, metric: str) -> bool:
-    """Whether the value works for all seeds that have a result there (a crash says nothing of the value)."""
+def _works(tried: Arm, table: Table, key: str, metric: str) -> bool:
+    """Whether the value works for all runs that have a result there (a crash says nothing of the value)."""
     chance = next((run.chance(metric) for run in tried.runs), None)
     larger = larger_is_better(metric)
     if any(run.status == "diverged" for runs in tried.by_seed.values() for run in runs):
         return False
-    works = [working(table, seed, larger=larger, within=WITHIN, chance=chance) for seed in tried.by_seed]
-    return all(tried.settings.get(key) in some for some in works)
+    value = tried.settings.get(key)
+    works = [working(table, run, larger=larger, within=WITHIN, chance=chance) for run in table[value]]
+    return all(value in some for some in works)
 
 
-def _numbers(tried: Arm, metric: str) -> dict[int, float | None]:
-    numbers = tried.values(metric)
-    return {seed: numbers.get(seed) for seed in tried.by_seed}
+def _numbers(tried: Arm, metric: str, pooled: Sequence[str]) -> dict[Hashable, float | None]:
+    """Seed and values of pooled settings -> the run's number."""
+    runs = [run for some in tried.by_seed.values() for run in some]
+    return {(run.seed, *(run.settings.get(key) for key in pooled)): tried.value(run, metric) for run in runs}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

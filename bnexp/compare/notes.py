@@ -10,7 +10,7 @@ from bnexp.compare.statistics import FEWEST
 from bnexp.compare.tables import Row, is_cut
 from bnexp.compare.working import WITHIN, on_validation, works_by
 from bnexp.config.defaults import usual
-from bnexp.config.metrics import better_when_larger, metric_of
+from bnexp.config.metrics import better_when_larger, metric_of, probed_of
 from bnexp.config.schema import LISTS, role, with_older_words
 from bnexp.runs.arms import Arm, compared, telling
 from bnexp.runs.collect import Refused, Run, Setting, Skip, plain, short, show
@@ -45,9 +45,34 @@ def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Itera
     early = sum(run.stopped_at is not None for arm in arms for run in arm.runs)
     if early:
         yield f"Stopped early (stop_after), with the values of the step where each stopped: {_runs(early)}."
+    yield from _about_rests(arms, metric)
+    members = max((run.members for arm in arms for run in arm.runs), default=1)
+    if members > 1:
+        yield f"time: of a run that was trained in a stack, that of the whole stack, here of up to {members} runs."
     cut = sum(not run.has_curve for arm in arms for run in arm.runs if run.status == "finished")
     if cut:
         yield f"Without {METRICS}, in the tables but not in the curves: {_runs(cut)}."
+
+
+def _about_rests(arms: Sequence[Arm], metric: str) -> Iterator[str]:
+    """Whether probes measured the last step on fewer images than the others."""
+    rests = {(rest, size) for arm in arms for run in arm.runs for rest, size in _rest(run)} if probed_of(metric) else ()
+    if rests:
+        told = ", ".join(f"{rest} of {size}" for rest, size in sorted(rests))
+        yield (
+            f"The last step of some runs had the rest of an epoch ({told} images), so that what is measured on the "
+            "step's batch is noisier there; drop_last=true leaves rests out."
+        )
+
+
+def _rest(run: Run) -> Iterator[tuple[int, int]]:
+    """(images of the last step's batch, batch size) if the run ended with the rest of an epoch."""
+    size = run.settings.get("batch_size")
+    if run.images is None or run.steps is None or not isinstance(size, int) or run.settings.get("drop_last"):
+        return
+    rest, per_epoch = run.images % size, -(-run.images // size)
+    if rest and run.steps % per_epoch == 0:
+        yield rest, size
 
 
 def about_shared(runs: Sequence[Run]) -> Iterator[str]:
@@ -137,16 +162,20 @@ def about_working(rows: Sequence[Row], metric: str) -> Iterator[str]:
     if rows and "largest_working" in rows[0]:
         points = f"{100 * WITHIN:g} points"
         yield (
-            f"largest working: up to this value, from the first that works, no seed diverges and {works_by(metric)} of "
+            f"largest working: up to this value, from the first that works, no run diverges and {works_by(metric)} of "
             f"each is at most {points} below the arm's best mean, which is more than {points} above chance."
         )
 
 
 def about_edges(arms: Sequence[Arm], rows: Sequence[Row], key: str) -> Iterator[str]:
     """Which choices would have wanted a wider grid, or more seeds."""
+    edges: dict[str, list[str]] = {}
     for arm, row in zip(arms, rows, strict=True):
         if row["edge"]:
-            yield f"{arm.label}: {short(key)}={show(row['chosen'])} is the {row['edge']} of the grid; extend the grid."
+            chosen = show(row["chosen"]) if "," in key else f"{short(key)}={show(row['chosen'])}"
+            edges.setdefault(f"{chosen} is the {row['edge']} of the grid", []).append(arm.label)
+    yield from (f"{'; '.join(labels)}: {edge}; extend the grid." for edge, labels in edges.items())
+    for arm, row in zip(arms, rows, strict=True):
         if row["passed_over"]:
             why = "where fewer runs than elsewhere have a value, or some diverged without one"
             yield f"{arm.label}: better on validation and yet not chosen is {row['passed_over']}, {why}."
@@ -166,7 +195,8 @@ def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
     paired = [row["pairs"] for row in rows if row["pairs"]]
     if paired and min(paired) < (enough := _enough_pairs(len(paired))):
         least = f"{2 / 2 ** min(paired):.4g}{f', {len(paired)} times that by Holm' if len(paired) > 1 else ''}"
-        yield f"With {min(paired)} pairs no sign-flip p can be below {least}; take {enough} or more seeds."
+        pairs = "1 pair" if min(paired) == 1 else f"{min(paired)} pairs"
+        yield f"With {pairs} no sign-flip p can be below {least}; take {enough} or more seeds."
     if any(1 < pairs < FEWEST for pairs in paired):
         yield f"With fewer than {FEWEST} pairs the differences themselves are shown instead of an interval."
     alone = sum(row["baseline"] is None for row in rows)

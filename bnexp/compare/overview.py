@@ -163,6 +163,7 @@ def _trained(run: Run, facts: Mapping[str, Any]) -> str:
     parts = [
         f"{run.step} of {run.steps} steps" if run.steps else "",
         f"in {duration(run.seconds).text}" if run.seconds is not None else "",
+        f"in a stack of {run.members} runs" if run.members > 1 else "",
         f"on {provenance['device']}" if provenance.get("device") else "",
         f"by bnexp {provenance['bnexp']}, torch {provenance.get('torch')}" if provenance.get("bnexp") else "",
     ]

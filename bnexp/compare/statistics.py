@@ -146,6 +146,8 @@ def paired(treated: Sequence[float], baseline: Sequence[float], *, bounds: Bound
     interval = mean_interval(differences, bounds=(bounds[0] - bounds[1], bounds[1] - bounds[0]))
     if interval.sd is not None and interval.sd <= off:  # the differences are equal, but for their rounding
         interval = replace(interval, sd=0.0)
+    if abs(interval.mean) <= off:
+        interval = replace(interval, mean=0.0)
     return Paired(
         interval=interval,
         p=sign_flip(differences, off=off),

@@ -58,7 +58,7 @@ def tables(comparison: Comparison) -> list[Table]:
 
 def _levels(comparison: Comparison) -> Table:
     digits = _digits(comparison.rows, "")
-    header = ["n", f"{comparison.metric} ± 95 %", "sd", "best", "diverged", "failed", "time"]
+    header = ["n", f"{comparison.metric} {_spread(comparison.rows, 'n')}", "sd", "best", "diverged", "failed", "time"]
     rows = [
         [
             number(row["n"], 0),
@@ -79,7 +79,8 @@ def _differences(comparison: Comparison) -> Table:
     pairs = [(arm, row) for arm, row in rows if row["baseline"] not in (None, arm.label)]
     digits = _digits([row for _, row in pairs], "difference_", "pairs")
     several = len({row["baseline"] for _, row in pairs}) > 1
-    header = [*(["against"] if several else []), "pairs", "difference", "95 % interval", "d_z", "p", "p (Holm)"]
+    interval = _spread([row for _, row in pairs], "pairs").replace("± 95 %", "95 % interval")
+    header = [*(["against"] if several else []), "pairs", "difference", interval, "d_z", "p", "p (Holm)"]
     arms = {arm.label: arm for arm in comparison.arms}
     cells = [
         [
@@ -100,18 +101,25 @@ def _choices(comparison: Comparison) -> Table:
     key = short(comparison.key)
     digits = _digits(comparison.rows, "validation_")
     rates = "largest_working" in comparison.rows[0]
-    header = [key, "validation ± 95 %", "where", "grid", *(["largest working"] if rates else [])]
+    by = on_validation(comparison.metric)
+    header = [key, f"{by} {_spread(comparison.rows, 'n')}", "where", "grid", *(["largest working"] if rates else [])]
     rows = [
         [
             Cell(BLANK) if row["validation_mean"] is None else _setting(row["chosen"]),
-            _level(row, "validation_", digits, arm.values(on_validation(comparison.metric))),
+            _level(row, "validation_", digits, arm.values(by)),
             Cell(BLANK if row["edge"] is None else row["edge"] or "inside", row["edge"] or ""),
             Cell(_brief(row["grid"]), row["grid"]),
             *([_working(row)] if rates else []),
         ]
         for arm, row in zip(comparison.arms, comparison.rows, strict=True)
     ]
-    return _table(f"{key} chosen on validation", comparison.arms, header, rows)
+    return _table(f"{key} chosen by {by}", comparison.arms, header, rows)
+
+
+def _spread(rows: Iterable[Row], count: str) -> str:
+    """What stands beside the means of a column: intervals, or the seeds' values where all rows have few."""
+    counts = [row[count] for row in rows if row[count]]
+    return "(by seed)" if counts and max(counts) < FEWEST else "± 95 %"
 
 
 # So many values that were tried are told one by one.
@@ -226,7 +234,7 @@ def _working(row: Row) -> Cell:
     if row["works_to_the_end"] is None:
         return Cell(BLANK, "")
     if row["largest_working"] is None:
-        return Cell("none", "")
+        return Cell("no value", "")
     cell = _setting(row["largest_working"])
     return Cell(f"≥ {cell.text}" if row["works_to_the_end"] else cell.text, cell.value)
 

@@ -40,6 +40,8 @@ class Run:
         step, steps: the steps it has done, and has to do; None if run.json does not say.
         tags, notes: what the user, or a claim, has said of the run.
         fingerprint: of the images and labels that it was trained on; empty where run.json does not say.
+        images: how many images it was trained on; None if run.json does not say.
+        members: of the stack that it was trained in; 1 if it was trained alone.
     """
 
     folder: Path
@@ -59,6 +61,8 @@ class Run:
     tags: Sequence[str] = ()
     notes: str = ""
     fingerprint: str = ""
+    images: int | None = None
+    members: int = 1
 
     @property
     def seed(self) -> int:
@@ -221,6 +225,8 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         tags=_words(facts["config"].get("tags")),
         notes=show(facts["config"].get("notes") or ""),
         fingerprint=show(facts.get("fingerprint") or ""),
+        images=_count((facts.get("images") or {}).get("train")),
+        members=_count((facts.get("executor") or {}).get("stacked")) or 1,
     )
 
 
@@ -230,6 +236,10 @@ def _status(folder: Path, word: str) -> str:
         with contextlib.suppress(OSError):  # a folder that cannot be opened cannot be asked
             return word if in_use(folder) else "interrupted"
     return word
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _words(value: Any) -> tuple[str, ...]:

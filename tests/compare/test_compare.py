@@ -157,6 +157,25 @@ def test_runs_of_as_many_steps_share_them_whatever_their_epochs(tmp_path, arms):
     assert "epochs=" not in arms(tmp_path, "--by", "norm", "--where", "epochs=3")["notes"]
 
 
+def test_a_probe_of_the_last_step_says_that_its_batch_was_the_rest_of_an_epoch(tmp_path, arms):
+    tag = "probe/gradients/norm/head"
+    facts = {"final": {tag: 1.0, "test/accuracy": 0.9}, "images": {"train": 1167}}
+    write_run(tmp_path / "rest", settings={"batch_size": 64}, steps=38, **facts)
+    said = "The last step of some runs had the rest of an epoch (15 of 64 images)"
+    assert said in arms(tmp_path, "--metric", tag)["notes"]
+    assert said not in arms(tmp_path)["notes"]
+    write_run(tmp_path / "whole" / "a", settings={"batch_size": 64, "drop_last": True}, steps=36, **facts)
+    write_run(tmp_path / "whole" / "b", settings={"batch_size": 64}, steps=37, seed=1, **facts)
+    assert "rest of an epoch" not in arms(tmp_path / "whole", "--metric", tag)["notes"]
+
+
+def test_the_time_of_a_stack_is_said_to_be_that_of_all_its_runs(tmp_path, arms):
+    write_run(tmp_path / "alone", executor={"stacked": 1, "graph": False})
+    assert "stack" not in arms(tmp_path)["notes"]
+    write_run(tmp_path / "member", seed=1, executor={"stacked": 24, "graph": False})
+    assert "that of the whole stack, here of up to 24 runs." in arms(tmp_path)["notes"]
+
+
 def test_what_all_runs_share_is_said(tmp_path, arms):
     for norm in ("bn", "gn"):
         write_run(
@@ -299,6 +318,14 @@ def test_options_that_differ_between_pooled_groups_are_no_pairs(tmp_path, arms):
     lenet = found["model=lenet"]
     assert (lenet["difference_mean"], lenet["unmatched"]) == (pytest.approx(0), 3)
     assert "Arms pool values of norm, norm.groups: " in found["notes"]
+
+
+def test_differences_that_cancel_are_nothing_and_few_ones_are_headed_as_seeds(tmp_path, compare):
+    values = {"bn": [0.3, 0.6, 0.9], "gn": [0.6, 0.9, 0.3]}
+    printed = compare(sweep(tmp_path, values), "--baseline", "norm=bn")
+    assert re.search(r"^gn +3 +\+0.0000 +\+0.3000, \+0.3000, -0.6000 +0.00 +1.00", printed, re.MULTILINE)
+    assert re.search(r"^norm +pairs +difference +\(by seed\)", printed, re.MULTILINE)
+    assert re.search(r"^norm +n +test/accuracy \(by seed\)", printed, re.MULTILINE)
 
 
 def test_settings_that_differ_between_arms_beside_by_are_said(tmp_path, arms):
@@ -458,7 +485,26 @@ def test_the_largest_working_learning_rate_is_contiguous_and_works_for_every_see
         "norm=ln": (None, False),
         "norm=none": (None, False),
     }
-    assert "no seed diverges and validation/accuracy of each is at most 5 points below" in found["notes"]
+    assert "no run diverges and validation/accuracy of each is at most 5 points below" in found["notes"]
+
+
+def test_a_rate_that_fails_in_one_of_the_pooled_batches_does_not_work(tmp_path, arms):
+    """Of batches of 4 the accuracy is 0.85 at 0.1, of batches of 64 it is 0.95 at both rates."""
+    for (lr, size), value in {(0.1, 4): 0.94, (0.1, 64): 0.96, (0.3, 4): 0.85, (0.3, 64): 0.99}.items():
+        write_run(tmp_path / f"{lr}-{size}", lr=lr, settings={"batch_size": size}, final=both(value, value))
+    assert arms(tmp_path, "--by", "norm", "--best", "optim.lr")["norm=bn"]["largest_working"] == 0.1
+
+
+def test_the_edges_of_a_chosen_combination_are_said_setting_by_setting(tmp_path, arms):
+    for lr in (0.1, 0.3):
+        for decay in (0, 0.01, 0.1):
+            best = (lr, decay) == (0.1, 0.01)
+            final = both(0.9 if best else 0.8, 0.9)
+            write_run(tmp_path / f"{lr}-{decay}", lr=lr, settings={"optim.weight_decay": decay}, final=final)
+    found = arms(tmp_path, "--best", "optim.lr,optim.weight_decay")
+    assert found["all runs"]["edge"] == "lower edge of optim.lr"
+    said = "all runs: optim.lr=0.1,optim.weight_decay=0.01 is the lower edge of optim.lr of the grid; extend the grid."
+    assert said in found["notes"]
 
 
 def test_what_works_is_told_by_accuracy_also_where_a_loss_is_compared(tmp_path, arms, compare):
