@@ -1,7 +1,8 @@
 r"""bnexp: a command-line laboratory for normalization in neural networks.
 
 From Python: ``bnexp.train("norm=bn", "epochs=3")`` trains a run and returns it, ``bnexp.train_all`` a sweep;
-``bnexp.load(folder)`` and ``bnexp.find(folder, norm="bn")`` read finished ones. ``help(bnexp.train)`` says more, and
+``bnexp.load(folder)`` and ``bnexp.find(folder, norm="bn")`` read finished ones, and ``bnexp.compare_runs(folder,
+by="norm")`` compares them. ``help(bnexp.train)`` says more, and
 docs/guide/python.md shows it.
 
 The rooms, in the order in which to read them; each begins with a docstring that names its files::
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnexp.api import Run as Run
+    from bnexp.api import compare_runs as compare_runs
     from bnexp.api import find as find
     from bnexp.api import load as load
     from bnexp.api import train as train
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_API = ("Run", "find", "load", "train", "train_all")
+_API = ("Run", "compare_runs", "find", "load", "train", "train_all")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""bnexp from Python: train in a child process; find runs; read their results; use their models and data.
+"""bnexp from Python: train in a child process; find runs and compare them; read results; use models and data.
 
-``bnexp.train``, ``bnexp.train_all``, ``bnexp.load`` and ``bnexp.find`` come from here. Nothing imports torch before a
+``bnexp.train``, ``train_all``, ``load``, ``find`` and ``compare_runs`` come from here. Nothing imports torch before a
 model, its predictions or data are asked for.
 """
 
@@ -17,11 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnexp.compare.lookup import agrees, assignments
+from bnexp.compare.comparison import compare
+from bnexp.compare.lookup import agrees, resolve
+from bnexp.compare.tables import document
 from bnexp.config.checks import RunFailedError
 from bnexp.config.schema import TrainConfig, from_dict
 from bnexp.runs import collect, metrics, run_json
-from bnexp.runs.collect import Skip, show
+from bnexp.runs.collect import Skip, plain, show
+from bnexp.runs.paths import RUN_JSON
 from bnexp.stopping import Interrupts, ending_with_this_process
 
 if TYPE_CHECKING:
@@ -150,21 +153,67 @@ def find(
         folder: searched to the bottom.
         imports: see ``load``.
         device: see ``load``.
-        settings: such as ``norm="bn"``; ``__`` stands for a dot, as in ``optim__lr=0.1``.
+        settings: such as ``norm="bn"``, or ``norm=["bn", "ln"]`` for either; ``__`` stands for a dot, as in
+            ``optim__lr=0.1``.
 
     Raises:
         ValueError: the folder does not exist, or no run has such a setting.
     """
     runs, _ = collect.collect([Path(folder)])
-    words = [f"{key.replace('__', '.')}={show(value)}" for key, value in settings.items()]
-    wanted = assignments("find", words, runs) if runs else {}
+    wanted = {
+        resolve("find", key.replace("__", "."), runs): tuple(show(plain(one)) for one in _either(value))
+        for key, value in (settings.items() if runs else ())
+    }
     modules = _several(imports)
     return (Run(**vars(run), imports=modules, device=device) for run in runs if agrees(run, wanted))
 
 
-def _several(imports: Sequence[str]) -> tuple[str, ...]:
-    """Modules; a single one may be given by its name alone."""
-    return (imports,) if isinstance(imports, str) else tuple(imports)
+def _either(value: object) -> Sequence[object]:
+    """The values of which a run must have one; a list of numbers is one value, such as that of betas."""
+    is_several = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    return value if is_several else [value]  # type: ignore[return-value]
+
+
+def compare_runs(
+    *folders: str | Path,
+    metric: str = "test/accuracy",
+    by: str | Sequence[str] = (),
+    baseline: str | Sequence[str] = (),
+    best: str | None = None,
+    where: str | Sequence[str] = (),
+    everything: bool = False,
+) -> dict[str, Any]:
+    """Compare runs as ``bnexp compare`` does; returns what it prints with ``--json``, described in docs/scripting.md.
+
+    ``pandas.DataFrame(bnexp.compare_runs("outputs", by="norm")["arms"])`` is a table with a row an arm.
+
+    Args:
+        folders: of runs and sweeps, searched to the bottom.
+        metric: its value at the last step is compared.
+        by: settings that make the arms; default: all but the seed.
+        baseline: ``KEY=VALUE`` of the arm that the others are paired with, by seed.
+        best: take each arm at its best value of this setting (or these, ``KEY,KEY``), chosen on validation.
+        where: ``KEY=VALUE`` that the runs must have.
+        everything: take the runs of claims and smoke tests too.
+
+    Raises:
+        ValueError: a folder, metric, setting or value does not exist.
+    """
+    made = compare(
+        list(map(str, folders)),
+        metric=metric,
+        by=_several(by),
+        baseline=_several(baseline),
+        best=best,
+        where=_several(where),
+        everything=everything,
+    )
+    return dict(document(made).facts or {})
+
+
+def _several(words: str | Sequence[str]) -> tuple[str, ...]:
+    """Words; a single one may be given alone."""
+    return (words,) if isinstance(words, str) else tuple(words)
 
 
 def train(*words: str) -> Run:
@@ -184,15 +233,15 @@ def train(*words: str) -> Run:
 
 
 def train_all(*words: str) -> list[Run]:
-    """Run ``bnexp train -m`` with these arguments, and return the sweep's runs.
+    """Run ``bnexp train -m`` with these arguments, and return the sweep's runs, in the order of the words.
 
     Raises:
         ValueError: an argument is wrong.
         RunFailedError: a job failed; the message names the sweep's folder, which has the other runs.
         KeyboardInterrupt: the sweep was interrupted; its jobs have saved.
     """
-    folder = _trained(words, "-m")["folder"]
-    return list(find(folder, imports=_imports(words)))
+    jobs = [Path(job["folder"]) for job in _trained(words, "-m")["jobs"]]
+    return [load(folder, imports=_imports(words)) for folder in jobs if (folder / RUN_JSON).exists()]
 
 
 def _imports(words: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from conftest import SMALL, SMALL_RUN
 from processes import survivors, until
 
 import bnexp
+from bnexp.cli.compare import main
 from bnexp.config.checks import RunFailedError
 
 
@@ -30,12 +31,25 @@ def test_train_load_and_find():
     assert run.status == "finished"
     assert run.folder.name.endswith("norm=bn,steps=5")
     assert bnexp.load(run.folder).final == run.final
-    runs = bnexp.train_all(*SMALL, "norm=bn,ln", "steps=4", "hydra.sweep.dir=both")
-    assert sorted(run.settings["norm.name"] for run in runs) == ["bn", "ln"]
+    runs = bnexp.train_all(*SMALL, "norm=ln,bn", "steps=4", "hydra.sweep.dir=both")
+    assert [run.settings["norm.name"] for run in runs] == ["ln", "bn"]
     assert [run.folder.parent.name for run in bnexp.find("both", norm="ln", optim__lr=0.05)] == ["both"]
     assert len(list(bnexp.find(norm="bn"))) == 1
-    with pytest.raises(ValueError, match=r"find norm=gn: no run has it.*there are: bn, ln"):
-        list(bnexp.find("both", norm="gn"))
+    assert [run.settings["norm.name"] for run in bnexp.find("both", norm=["bn", "ln", "gn"])] == ["bn", "ln"]
+    assert list(bnexp.find("both", norm="gn")) == []
+    with pytest.raises(ValueError, match=r"^find=nrm: these runs have no such setting; did you mean norm\?"):
+        list(bnexp.find("both", nrm="bn"))
+
+
+def test_runs_are_compared_as_on_the_command_line(capsys):
+    bnexp.train_all(*SMALL, "norm=bn,ln", "seed=0,1", "steps=2", "hydra.sweep.dir=both")
+    words = ("both", "--by", "norm", "--baseline", "norm=bn", "--where", "seed=0,1", "--metric", "test/loss", "--json")
+    found = bnexp.compare_runs(Path("both"), by="norm", baseline=["norm=bn"], where="seed=0,1", metric="test/loss")
+    main(list(words))
+    assert json.loads(json.dumps(found)) == json.loads(capsys.readouterr().out)  # whose keys are texts
+    assert [arm["n"] for arm in found["arms"]] == [2, 2]
+    with pytest.raises(ValueError, match=r"^--by=lr: these runs have no such setting; did you mean optim\.lr\?$"):
+        bnexp.compare_runs("both", by="lr")
 
 
 def test_what_is_wrong_is_said_as_on_the_command_line(tmp_path):
@@ -196,6 +210,7 @@ def test_results_are_read_without_torch(trained):
 import bnexp, sys
 run = bnexp.load({str(trained)!r})
 run.config.norm, run.metrics.value, run.final, list(bnexp.find({str(trained)!r}, norm="bn"))
+bnexp.compare_runs({str(trained)!r})
 print("torch" in sys.modules)
 run.model()
 print("torch" in sys.modules)

@@ -77,7 +77,7 @@ def _compared(
     runs: Sequence[Run], *, metric: str, by: Sequence[str], baseline: Sequence[str], best: str | None
 ) -> Comparison:
     require_metric("--metric", metric, [run for run in runs if run.usable])
-    by = [resolve("--by", key, runs) for key in by]
+    by = [resolve("--by", key, runs) for word in by for key in word.split(",")]
     keys = [resolve("--best", key, runs) for key in best.split(",")] if best else []
     if "seed" in keys:
         raise ValueError(f"--best={best}: nobody chooses a seed; name settings")

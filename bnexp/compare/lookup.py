@@ -27,7 +27,9 @@ def resolve(option: str, key: str, runs: Iterable[Run]) -> str:
     for path in (f"{key}.name", key):
         if path in paths:
             return path
-    raise ValueError(f"{option}={key}: these runs have no such setting{instead(key, [short(path) for path in paths])}")
+    leaves = [short(path) for path in paths if short(path).rpartition(".")[2] == key]
+    hint = f"; did you mean {leaves[0]}?" if leaves else instead(key, [short(path) for path in paths])
+    raise ValueError(f"{option}={key}: these runs have no such setting{hint}")
 
 
 def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> Wanted:
