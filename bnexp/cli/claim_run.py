@@ -27,6 +27,7 @@ from bnexp.compare.blocks import Cell, Document, Table
 from bnexp.compare.cells import duration, number
 from bnexp.compare.data import records
 from bnexp.config.compose import JobComposer
+from bnexp.config.defaults import usual
 from bnexp.config.names import counted
 from bnexp.runs.json_file import without_nan
 from bnexp.runs.paths import RunPaths
@@ -147,7 +148,17 @@ def _tell_cost(designs: Sequence[Design]) -> None:
     minutes = sum(each.minutes or 0.0 for each in costs)
     told = f", some {minutes:g} minutes as declared" if minutes else ""
     claims = f"{len(designs)} claims, " if len(designs) > 1 else ""
-    print(f"{claims}{runs} runs{grown}{told}; what is there already is not run again", file=sys.stderr, flush=True)
+    fetched = sorted({name for made in designs if (name := _downloaded(made))})
+    data = f", {' and '.join(fetched)} from BNEXP_DATA or ./data (downloaded if missing)" if fetched else ""
+    print(
+        f"{claims}{runs} runs{grown}{told}{data}; what is there already is not run again", file=sys.stderr, flush=True
+    )
+
+
+def _downloaded(made: Design) -> str | None:
+    """The data set of a claim's runs, unless it is part of bnexp."""
+    names = [word.partition("=")[2] for word in made.settings if word.startswith("data=")]
+    return names[-1] if names and "data.root" in usual({"data.name": names[-1]}) else None
 
 
 def _costs(designs: Sequence[Design], means: Means) -> list[cost.Cost]:

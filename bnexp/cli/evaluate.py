@@ -12,6 +12,7 @@ from bnexp.cli.newest import newest_run
 from bnexp.cli.output import answer, note, only_the_answer
 from bnexp.compare.blocks import Document, Table, Text
 from bnexp.compare.cells import number
+from bnexp.runs import run_json
 
 if TYPE_CHECKING:
     from bnexp.experiment.setup import Row
@@ -49,7 +50,7 @@ def evaluate(arguments: list[str]) -> int:
         require_typed(given.run, modules, given.imports, words)
         import_modules(modules)
         step, rows = evaluate_run(job, given.split, best=given.best, evaluations=evaluations)
-    answer(_document(given.run, step, rows), given.format)
+    answer(_document(given.run, step, rows, run_json.read(given.run).get("diverged_at")), given.format)
     return 0
 
 
@@ -63,7 +64,7 @@ def _chosen(settings: Sequence[str], own: Path | None) -> dict[str, Any]:
     return found
 
 
-def _document(run: Path, step: int, rows: Sequence[Row]) -> Document:
+def _document(run: Path, step: int, rows: Sequence[Row], diverged_at: int | None) -> Document:
     conditions = ["condition"] if any(row.condition for row in rows) else []
     quantities = [name for name in ("accuracy", "loss", "ece") if any(name in row.measured for row in rows)]
     named = [
@@ -73,4 +74,7 @@ def _document(run: Path, step: int, rows: Sequence[Row]) -> Document:
     ]
     cells = [[value if isinstance(value, str) else number(value, 4) for value in row.values()] for row in named]
     table = Table(["split", *conditions, "statistics", *quantities], cells)
-    return Document([Text(f"{run} at step {step}"), table], table, {"run": str(run), "step": step, "rows": named})
+    later = f", before it diverged at step {diverged_at}" if diverged_at else ""
+    return Document(
+        [Text(f"{run} at step {step}{later}"), table], table, {"run": str(run), "step": step, "rows": named}
+    )

@@ -9,7 +9,7 @@ import re
 import sys
 
 import pytest
-from conftest import SMALL_RUN, composed
+from conftest import SMALL, SMALL_RUN, composed
 from made import make_run
 
 from bnexp.config import compose
@@ -352,3 +352,11 @@ def test_what_differs_from_the_defaults():
     assert differs("norm=gn", "norm.groups=4") == {"norm.name": "gn", "norm.groups": 4}
     assert differs("probes=[ics]", "probes.ics.every=7") == {"probes.ics.name": "ics", "probes.ics.every": 7}
     assert differs("ema=[0.9]", "notes=x", "data=mnist", "data.root=/x") == {"ema": [0.9], "data.name": "mnist"}
+
+
+def test_an_evaluation_of_a_diverged_run_says_that_it_diverged_later(bnexp, tmp_path):
+    words = ("norm=none", "optim.lr=1e18", "steps=9", "checkpoint_every=1", f"hydra.run.dir={tmp_path / 'run'}")
+    assert bnexp("train", *SMALL, *words).code == 0
+    at = json.loads((tmp_path / "run" / "run.json").read_text())["diverged_at"]
+    said = " ".join(bnexp("evaluate", str(tmp_path / "run")).out.split())
+    assert f"at step {at - 1}, before it diverged at step {at} split" in said
