@@ -98,5 +98,5 @@ def _compared(
         rows = [pairing | row for pairing, row in zip(pairings, rows, strict=True)]
         notes += about_pairs(pairings)
     rows = [describe(arm, metric) | row for arm, row in zip(arms, rows, strict=True)]
-    notes = [*about_values(arms, rows, metric), *about_divergence(arms, metric), *notes]
+    notes = [*about_values(arms, rows, metric, keys), *about_divergence(arms, metric), *notes]
     return Comparison(metric=metric, key=key, baseline=",".join(baseline), arms=arms, rows=rows, notes=notes)

@@ -22,8 +22,8 @@ _TASK = ("model.name", "norm.name", "data.name", "optim.name", "optim.lr", "batc
 _MOST_SHARED = 20
 
 
-def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Iterator[str]:
-    """What the numbers are, and which runs are missing in them."""
+def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str, chosen: Sequence[str]) -> Iterator[str]:
+    """What the numbers are, and which runs are missing in them; ``chosen`` are the settings of --best."""
     better = {True: ", larger is better", False: ", smaller is better", None: ""}[better_when_larger(metric)]
     best = " best: mean of the runs' best evaluations, chosen on this metric itself and so optimistic."
     some = any(row["best"] is not None for row in rows)
@@ -36,7 +36,7 @@ def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str) -> Itera
             f"[low, high]: a t-interval that would leave [{low:g}, {high:g}] is cut off there; no mean lies outside, "
             "so that it holds the mean as often as before."
         )
-    yield from _about_pooled(arms)
+    yield from _about_pooled(arms, chosen)
     if some_data := _of_changed_data(arms):
         yield f"The images or labels of {some_data} changed between these runs: arms may differ for that alone."
     blank = [run for arm in arms for run in arm.runs if run.status == "finished" and run.value(metric) is None]
@@ -68,7 +68,13 @@ def _about_rests(arms: Sequence[Arm], metric: str) -> Iterator[str]:
 def _rest(run: Run) -> Iterator[tuple[int, int]]:
     """(images of the last step's batch, batch size) if the run ended with the rest of an epoch."""
     size = run.settings.get("batch_size")
-    if run.images is None or run.steps is None or not isinstance(size, int) or run.settings.get("drop_last"):
+    if (
+        run.images is None
+        or run.steps is None
+        or not isinstance(size, int)
+        or size < 1
+        or run.settings.get("drop_last")
+    ):
         return
     rest, per_epoch = run.images % size, -(-run.images // size)
     if rest and run.steps % per_epoch == 0:
@@ -110,11 +116,11 @@ def _of_changed_data(arms: Sequence[Arm]) -> str:
     return ", ".join(dict.fromkeys(f"data={show(name)}" for name in changed))
 
 
-def _about_pooled(arms: Sequence[Arm]) -> Iterator[str]:
+def _about_pooled(arms: Sequence[Arm], chosen: Sequence[str]) -> Iterator[str]:
     """Which settings arms pool, and whether all pool the same values with each seed."""
     pooled = dict.fromkeys(key for arm in arms for key in arm.pooled)
     firsts = [arm.runs[0].settings for arm in arms]
-    named = {key for arm in arms for key in arm.settings}
+    named = {*chosen, *(key for arm in arms for key in arm.settings)}
     apart = [key for key in telling(compared(firsts), firsts) if key not in pooled and key not in named]
     if apart:
         yield f"The arms differ in {', '.join(map(short, apart))} too, which --by does not name."

@@ -74,21 +74,22 @@ def _styles(arms: Sequence[tuple[str, Hashable, Hashable]]) -> list[Style]:
     first = len(CORE) if looks else 0
     for name in dict.fromkeys(name for name, *_ in arms if name not in looks):
         looks[name] = next(look for look in count(first) if look not in looks.values())
-    dashes, markers = (_places(column) for column in list(zip(*arms, strict=True))[1:])
-    styles: dict[int, Style] = {}
+    dashes, markers = _places([dash for _, dash, _ in arms]), _places([marker for _, _, marker in arms])
+    styles, taken = dict[int, Style](), set[Style]()
     for index in sorted(range(len(arms)), key=lambda index: (dashes[index], markers[index])):
         dash = dashes[index]
         marker = markers[index] if any(markers) else dash + dash // len(DASHES)
         tries = product(range(len(MARKERS)), range(len(DASHES)))
         wanted = [_style(looks[arms[index][0]], dash + more, marker + turn + more) for turn, more in tries]
-        styles[index] = next((style for style in wanted if style not in styles.values()), wanted[0])
+        styles[index] = next((style for style in wanted if style not in taken), wanted[0])
+        taken.add(styles[index])
     return [styles[index] for index in range(len(arms))]
 
 
 def _places(column: Sequence[Hashable]) -> list[int]:
     """The place of each value among the different ones; nothing comes first."""
-    values = list(dict.fromkeys(sorted(column, key=bool)))
-    return [values.index(value) for value in column]
+    places = {value: place for place, value in enumerate(dict.fromkeys(sorted(column, key=bool)))}
+    return [places[value] for value in column]
 
 
 def _style(look: int, dash: int, marker: int) -> Style:

@@ -33,11 +33,14 @@ class Arm:
 
     def value(self, run: Run, metric: str) -> float | None:
         """A run's result; a diverged one has the score of guessing only if the arm's finished runs have the metric."""
-        return run.value(metric) if run.status == "finished" or self._measures(metric) else None
+        is_measured = run.status == "finished" or self._measured is None or metric in self._measured
+        return run.value(metric) if is_measured else None
 
-    def _measures(self, metric: str) -> bool:
-        finished = [run for run in self.runs if run.status == "finished"]
-        return not finished or any(metric in run.final for run in finished)
+    @cached_property
+    def _measured(self) -> set[str] | None:
+        """The metrics of the finished runs; None where none has finished."""
+        finished = [run.final for run in self.runs if run.status == "finished"]
+        return {tag for final in finished for tag in final} if finished else None
 
     @cached_property
     def by_seed(self) -> dict[int, list[Run]]:

@@ -438,6 +438,7 @@ def test_the_best_value_is_chosen_on_validation_though_test_says_otherwise(tmp_p
     bn, gn = found["norm=bn"], found["norm=gn"]
     assert (bn["chosen"], bn["mean"], bn["validation_mean"], bn["edge"]) == (0.3, pytest.approx(0.71), 0.9, "")
     assert (gn["chosen"], gn["mean"], gn["edge"]) == (0.1, 0.8, "lower edge")
+    assert "--by does not name" not in found["notes"]  # each has its own rate, as asked for
     assert gn["difference_mean"] == pytest.approx(0.09)
     assert "norm=gn: optim.lr=0.1 is the lower edge of the grid" in found["notes"]
 
