@@ -28,9 +28,18 @@ def describe(arm: Arm, metric: str) -> Row:
         "min": min(values, default=None),
         "max": max(values, default=None),
         "best": _mean(_mean(run.best_value(metric) for run in some) for some in arm.by_seed.values()),
+        "at_chance": at_chance(arm, metric),
         **{status: arm.count(status) for status in STATUSES},
         "seconds": _mean(run.seconds for run in usable),
     }
+
+
+def at_chance(arm: Arm, metric: str) -> int | None:
+    """How many runs are hardly better than guessing, diverged ones too; None where guessing has no score."""
+    if not metric_of(metric).is_proportion or all(run.chance(metric) is None for run in arm.runs):
+        return None
+    scores = [(arm.value(run, metric), run.chance(metric)) for run in arm.runs]
+    return sum(value is not None and chance is not None and value <= chance + WITHIN for value, chance in scores)
 
 
 def against(arm: Arm, baseline: Arm | None, metric: str) -> Row:

@@ -36,6 +36,8 @@ def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str, chosen: 
             f"[low, high]: a t-interval that would leave [{low:g}, {high:g}] is cut off there; no mean lies outside, "
             "so that it holds the mean as often as before."
         )
+    if any(row["at_chance"] for row in rows):
+        yield f"at chance: runs at most {100 * WITHIN:g} points better than guessing, those that diverged among them."
     yield from _about_pooled(arms, chosen)
     if some_data := _of_changed_data(arms):
         yield f"The images or labels of {some_data} changed between these runs: arms may differ for that alone."

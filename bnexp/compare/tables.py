@@ -58,20 +58,36 @@ def tables(comparison: Comparison) -> list[Table]:
 
 def _levels(comparison: Comparison) -> Table:
     digits = _digits(comparison.rows, "")
-    header = ["n", f"{comparison.metric} {_spread(comparison.rows, 'n')}", "sd", "best", "diverged", "failed", "time"]
+    chance = ["at chance"] if any(row["at_chance"] for row in comparison.rows) else []
+    header = [
+        "n",
+        f"{comparison.metric} {_spread(comparison.rows, 'n')}",
+        "sd",
+        "best",
+        *chance,
+        "diverged",
+        "failed",
+        "time",
+    ]
     rows = [
         [
             number(row["n"], 0),
             _level(row, "", digits, arm.values(comparison.metric)),
             number(row["sd"], digits),
             number(row["best"], digits),
-            Cell(f"{row['diverged']}/{row['diverged'] + row['finished']}", row["diverged"]),
+            *([_share(row, "at_chance")] if chance else []),
+            _share(row, "diverged"),
             number(row["failed"], 0),
             duration(row["seconds"]),
         ]
         for arm, row in zip(comparison.arms, comparison.rows, strict=True)
     ]
     return _table(f"{comparison.metric} at the last step", comparison.arms, header, rows)
+
+
+def _share(row: Row, name: str) -> Cell:
+    """How many of the runs with a result have a property."""
+    return Cell(BLANK if row[name] is None else f"{row[name]}/{row['diverged'] + row['finished']}", row[name])
 
 
 def _differences(comparison: Comparison) -> Table:

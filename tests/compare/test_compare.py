@@ -169,6 +169,19 @@ def test_a_probe_of_the_last_step_says_that_its_batch_was_the_rest_of_an_epoch(t
     assert "rest of an epoch" not in arms(tmp_path / "whole", "--metric", tag)["notes"]
 
 
+def test_runs_that_are_hardly_better_than_guessing_are_counted(tmp_path, arms, compare):
+    """Of ten classes: 0.15 is not more than 5 points above guessing, 0.16 is."""
+    for seed, accuracy in enumerate((0.1, 0.15, 0.16, 0.9)):
+        write_run(tmp_path / f"bn{seed}", seed=seed, accuracy=accuracy)
+    write_run(tmp_path / "diverged", seed=4, status="diverged", final={})
+    write_run(tmp_path / "failed", seed=5, status="failed", final={})
+    assert arms(tmp_path)["all runs"]["at_chance"] == 3
+    assert re.search(r"^all runs .* 3/5 +1/5 +1 ", compare(tmp_path), re.MULTILINE)
+    assert "at chance: runs at most 5 points better than guessing" in arms(tmp_path)["notes"]
+    assert arms(tmp_path, "--metric", "test/loss")["all runs"]["at_chance"] is None
+    assert "at chance" not in compare(tmp_path, "--where", "seed=3")
+
+
 def test_the_time_of_a_stack_is_said_to_be_that_of_all_its_runs(tmp_path, arms):
     write_run(tmp_path / "alone", executor={"stacked": 1, "graph": False})
     assert "stack" not in arms(tmp_path)["notes"]
