@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Sequence
 
 from bnexp.compare.lookup import agrees, assignments
@@ -207,30 +208,35 @@ def _largest_working(keys: Sequence[str], grid: Sequence[Arm], validation: str) 
     if len(keys) > 1 or key.rpartition(".")[2] not in LEARNING_RATES:
         return {}
     metric = works_by(validation)
-    pooled = list(dict.fromkeys(pooled for tried in grid for pooled in tried.pooled))
-    table = {tried.settings.get(key): _numbers(tried, metric, pooled) for tried in grid}
-    works = [tried.settings.get(key) for tried in grid if _works(tried, table, key, metric)]
-    values = list(table)
+    values, tables = [tried.settings.get(key) for tried in grid], _tables(grid, key, metric)
+    works = [tried.settings.get(key) for tried in grid if _works(tried, tables, key, metric)]
     largest = largest_working(values, works)
     known = any(tried.values(metric) or tried.count("diverged") for tried in grid)
     return {"largest_working": largest, "works_to_the_end": bool(works) and largest == values[-1] if known else None}
 
 
-def _works(tried: Arm, table: Table, key: str, metric: str) -> bool:
+def _tables(grid: Sequence[Arm], key: str, metric: str) -> list[Table]:
+    """The numbers of the arms by value and seed, a table for each combination of the settings that they pool."""
+    pooled = list(dict.fromkeys(pooled for tried in grid for pooled in tried.pooled))
+    tables: defaultdict[Hashable, dict[Setting, dict[int, float | None]]] = defaultdict(dict)
+    for tried in grid:
+        for run in (run for some in tried.by_seed.values() for run in some):
+            table = tables[tuple(run.settings.get(setting) for setting in pooled)]
+            table.setdefault(tried.settings.get(key), {})[run.seed] = tried.value(run, metric)
+    return list(tables.values())
+
+
+def _works(tried: Arm, tables: Sequence[Table], key: str, metric: str) -> bool:
     """Whether the value works for all runs that have a result there (a crash says nothing of the value)."""
+    value, larger = tried.settings.get(key), larger_is_better(metric)
     chance = next((run.chance(metric) for run in tried.runs), None)
-    larger = larger_is_better(metric)
     if any(run.status == "diverged" for runs in tried.by_seed.values() for run in runs):
         return False
-    value = tried.settings.get(key)
-    works = [working(table, run, larger=larger, within=WITHIN, chance=chance) for run in table[value]]
-    return all(value in some for some in works)
-
-
-def _numbers(tried: Arm, metric: str, pooled: Sequence[str]) -> dict[Hashable, float | None]:
-    """Seed and values of pooled settings -> the run's number."""
-    runs = [run for some in tried.by_seed.values() for run in some]
-    return {(run.seed, *(run.settings.get(key) for key in pooled)): tried.value(run, metric) for run in runs}
+    return all(
+        value in working(table, seed, larger=larger, within=WITHIN, chance=chance)
+        for table in tables
+        for seed in table.get(value, ())
+    )
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -171,7 +171,8 @@ def about_working(rows: Sequence[Row], metric: str) -> Iterator[str]:
         points = f"{100 * WITHIN:g} points"
         yield (
             f"largest working: up to this value, from the first that works, no run diverges and {works_by(metric)} of "
-            f"each is at most {points} below the arm's best mean, which is more than {points} above chance."
+            f"each is at most {points} below the arm's best mean (of equal values of what it pools), which is more "
+            f"than {points} above chance."
         )
 
 

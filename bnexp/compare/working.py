@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 from bnexp.config.metrics import SPLITS, VALIDATION, metric_of
 from bnexp.runs.collect import Setting
@@ -13,8 +12,8 @@ from bnexp.runs.collect import Setting
 # Where nobody says otherwise, an accuracy this far below the arm's best still works.
 WITHIN = 0.05
 
-# Value of the setting -> seed (or seed and pooled settings) -> measured number; None where there is none.
-Table = Mapping[Setting, Mapping[Any, float | None]]
+# Value of the setting -> seed -> measured number; None where there is none.
+Table = Mapping[Setting, Mapping[int, float | None]]
 
 
 def on_validation(metric: str) -> str:
@@ -30,7 +29,7 @@ def works_by(metric: str) -> str:
 
 def working(
     table: Table,
-    seed: Hashable,
+    seed: int,
     *,
     larger: bool,
     within: float = 0.0,
