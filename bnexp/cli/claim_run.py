@@ -67,8 +67,11 @@ def run(given: argparse.Namespace, configs: Path) -> int:
         return _CANNOT_RUN if any(each.operations is None for each in costs) else 0
     if code <= _SIGNALLED and given.format != "table":
         answer(_results(results), given.format)
-    elif code <= _SIGNALLED and len(designs) > 1:
-        print(f"{len(designs)} claims in {duration(time.monotonic() - start).text}", flush=True)
+    elif code <= _SIGNALLED:
+        if len(designs) > 1:
+            print(f"{len(designs)} claims in {duration(time.monotonic() - start).text}", flush=True)
+        if results:
+            print(f"in words, with pictures: bnexp claim report {FOLDER / designs[0].profile}", flush=True)
     return code
 
 
@@ -287,18 +290,22 @@ def _results(results: Sequence[Result]) -> Document:
 
 
 def lines(result: Result) -> list[str]:
-    """A result for a terminal: lines for the claim, its answer, each test in a regime, and each exact check."""
+    """A result for a terminal: lines for the claim, its sentence and answer, each test in a regime, exact checks."""
     failed = f", {result.failed} failed" if result.failed else ""
     head = f"{result.claim} ({result.profile}): {result.runs} runs{failed}, {result.seconds:.0f} s"
     claim, answer = reading(result).claim, result.answer
-    said = [f"  claim: {_word(answer.word, answer.detail)}: {' and '.join(answer.tests)}"] if answer is not None else []
+    said = [f"  {claim.sentence}"]
+    said += (
+        [f"  claim: {_word(answer.word, answer.detail)}: {' and '.join(answer.tests)}"] if answer is not None else []
+    )
     told = [
         ", ".join(filter(None, [_word(test.verdict, test.detail), effect(claim, test), f"n = {test.n}"]))
         for test in result.tests
     ]
     tests = [f"  {test.regime}/{test.test}: {text}" for test, text in zip(result.tests, told, strict=True)]
     exact = [
-        f"  {name}: {'holds exactly' if all(row.holds for row in rows) else 'does NOT hold'} ({len(rows)} numbers)"
+        f"  {name}: {'holds exactly' if all(row.holds for row in rows) else 'does NOT hold'}"
+        f" ({counted(len(rows), 'number')})"
         for name, rows in result.exact.items()
     ]
     return [head, *said, *tests, *exact]

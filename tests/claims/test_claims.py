@@ -742,8 +742,9 @@ def test_several_claims_say_how_long_they_took(bnexp, tmp_path, monkeypatch):
         paths[-1].write_text(f"{head}exact: [bias_growth]\n")
     found = bnexp("claim", "run", *map(str, paths), "--profile", "quick")
     assert found.code == 0, found
-    *_, last = found.out.splitlines()
+    *_, last, hint = found.out.splitlines()
     assert re.fullmatch(r"2 claims in [\d.]+ s", last)
+    assert hint == "in words, with pictures: bnexp claim report outputs/claims/quick"
 
 
 def test_settings_that_nothing_overrides_make_a_smoke_test_small(tmp_path):
