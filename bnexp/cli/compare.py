@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bnexp.cli.arguments import parser, take_format, take_selection, take_words
-from bnexp.cli.output import answer
+from bnexp.cli.output import answer, note
 from bnexp.compare import bands, figures, page
 from bnexp.compare.comparison import compare
 from bnexp.compare.tables import Comparison, document
@@ -46,9 +47,11 @@ def _write(options: argparse.Namespace, comparison: Comparison) -> None:
         _require_apart(options.tensorboard, options.folders)
     try:
         if options.figures is not None:
-            figures.write(options.figures, comparison)
+            names = figures.write(options.figures, comparison)
+            note(f"{options.figures}: {', '.join(names) or 'nothing to draw'} (PNG, SVG, PDF)")
         if options.tensorboard is not None:
             bands.write(options.tensorboard, comparison.arms, comparison.metric)
+            note(f"bnexp board {shlex.quote(str(options.tensorboard))}")
         if options.html is not None:
             page.write(options.html, comparison)
     except OSError as error:

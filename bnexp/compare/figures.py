@@ -55,11 +55,13 @@ _ROOM = 1.3
 MOST_NUMBERS = 80
 
 
-def write(folder: Path, comparison: Comparison) -> None:
-    """Write every figure as PNG, SVG and PDF; two calls write the same bytes."""
+def write(folder: Path, comparison: Comparison) -> list[str]:
+    """Write every figure as PNG, SVG and PDF, and return their names; two calls write the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for picture in pictures(comparison):
+    made = pictures(comparison)
+    for picture in made:
         save(picture, folder)
+    return [picture.name for picture in made]
 
 
 def inline(comparison: Comparison) -> list[tuple[str, str]]:
