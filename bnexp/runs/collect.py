@@ -7,6 +7,7 @@ damaged: a folder that cannot be used becomes a ``Skip`` with a reason.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -211,7 +212,7 @@ def _run(folder: Path, facts: Mapping[str, Any], has_curve: bool) -> Run:
         folder=folder,
         name=facts["name"],
         status=_status(folder, facts["status"]),
-        settings={sys.intern(show(key)): plain(value) for key, value in settings.items()},
+        settings={_shared(key): plain(value) for key, value in settings.items()},
         config_hash=facts["config_hash"],
         final=_finite(facts["final"]),
         best=_finite(best),
@@ -254,8 +255,13 @@ def plain(value: Any) -> Setting:
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    """The finite values; keys are interned, because thousands of runs share them."""
-    return {sys.intern(show(tag)): float(value) for tag, value in values.items() if is_finite(value)}
+    return {_shared(tag): float(value) for tag, value in values.items() if is_finite(value)}
+
+
+@functools.lru_cache(maxsize=10_000)
+def _shared(key: str) -> str:
+    """A name of a setting or a metric as it is shown; one object for the thousands of runs that share it."""
+    return sys.intern(show(key))
 
 
 def newest(runs: Sequence[Run]) -> list[Run]:

@@ -448,7 +448,7 @@ def test_a_run_that_does_not_fit_is_refused(sources, words, message):
 def test_what_is_no_run_is_refused_and_nothing_is_made(bnexp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = bnexp("train", *SMALL, "init_from=a/norm=bn", "hydra.run.dir=new")
-    assert (answer.code, answer.err) == (2, "bnexp: init_from=a/norm=bn: a/norm=bn: there is no such folder\n")
+    assert (answer.code, answer.err) == (2, "bnexp: init_from=a/norm=bn: there is no such folder\n")
     assert not (tmp_path / "new").exists()
 
 
