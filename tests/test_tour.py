@@ -17,5 +17,5 @@ def test_the_cells_of_the_tour_run(tmp_path, monkeypatch, capsys):
     for cell in cells:
         exec(compile(cell, "tour.ipynb", "exec"), space)
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said] == ["none", "none", "bn", "bn", "Sequential"]
+    assert [line.split()[0] for line in said] == ["none", "none", "bn", "bn", "norm=bn", "norm=none", "Sequential"]
     assert len(list((tmp_path / "outputs").rglob("run.json"))) == 4
