@@ -15,7 +15,7 @@ from bnexp.compare.blocks import Document, Table
 from bnexp.compare.data import records
 from bnexp.compare.terminal import WIDTH, beside, terminal_width
 from bnexp.config.capabilities import Capabilities, Rank
-from bnexp.config.checks import unknown
+from bnexp.config.checks import near_miss
 from bnexp.config.descriptions import Description, descriptions
 from bnexp.config.schema import LISTS
 from bnexp.config.shipped import configs_folder, folder
@@ -129,23 +129,36 @@ def _options(described: Description) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """``bnexp list [GROUP]``: every choice with its first comment line; ``bnexp list norms``: a paragraph each."""
+    """``bnexp list [GROUP|NAME]``: every choice with its first comment line; norms have a paragraph each."""
     options = parser("list", "What can be chosen, each with a line and its source.")
-    options.add_argument("group", nargs="?", help=", ".join(GROUPS))
+    options.add_argument("group", nargs="?", help=f"{', '.join(GROUPS)}; or the name of a choice, such as gn")
     take_own(options, "modules of your own, whose norms are described; nothing is imported")
     take_format(options)
     given = options.parse_args([_as_option(word) for word in arguments])
     aliases = {f"{name}s": name for name in GROUPS} | {kind: name for name, kind in LISTS.items()}
     wanted = aliases.get(given.group, given.group)
-    if wanted is not None and wanted not in GROUPS:
-        raise unknown("list", wanted, GROUPS)
     if given.config_dir and not given.config_dir.is_dir():
         raise ValueError(f"--config-dir {given.config_dir}: there is no such folder")
     folders = [*([given.config_dir] if given.config_dir else []), configs_folder()]
-    found = {name: _choices(name, folders) for name in ([wanted] if wanted else GROUPS)}
-    text = _norms(found["norm"], given.imports) if wanted == "norm" else "\n".join(map(_group, found, found.values()))
-    answer(_document(found, text + "\n"), given.format)
+    found = _found(wanted, {name: _choices(name, folders) for name in GROUPS})
+    text = [_text(name, some, wanted, given.imports) for name, some in found.items()]
+    answer(_document(found, "\n".join(text) + "\n"), given.format)
     return 0
+
+
+def _found(wanted: str | None, groups: Mapping[str, list[Description]]) -> dict[str, list[Description]]:
+    """The groups that are asked for, by their own name or by that of a choice; None asks for all.
+
+    Raises:
+        ValueError: neither a group nor a choice has the name.
+    """
+    if wanted is None or wanted in groups:
+        return {name: some for name, some in groups.items() if wanted in (None, name)}
+    chosen = {name: [each for each in some if wanted in (each.name, *each.also)] for name, some in groups.items()}
+    if not any(chosen.values()):
+        names = [*groups, *(each.name for some in groups.values() for each in some)]
+        raise ValueError(f"list={wanted}: neither a group ({', '.join(groups)}) nor a choice{near_miss(wanted, names)}")
+    return {name: some for name, some in chosen.items() if some}
 
 
 def _as_option(word: str) -> str:
@@ -169,6 +182,14 @@ def _document(found: Mapping[str, list[Description]], text: str) -> Document:
     ]
     table = Table(["group", "name", "title", "source", "options", "also"], rows)
     return Document([table], table, {"choices": records(table)}, text)
+
+
+def _text(group: str, choices: list[Description], wanted: str | None, imports: list[str]) -> str:
+    """The choices of a group: norms in full, if they are asked for; of a choice that is asked for, the options too."""
+    if group == "norm" and wanted is not None:
+        return _norms(choices, imports)
+    options = [line for each in choices for line in _options(each)] if wanted not in (None, group) else []
+    return "\n".join([_group(group, choices), *options])
 
 
 def _norms(choices: list[Description], imports: list[str]) -> str:

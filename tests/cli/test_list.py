@@ -134,3 +134,16 @@ def test_listing_imports_nothing_heavy(words):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.endswith("[]\n")
+
+
+def test_one_choice_is_shown_by_its_name_or_another_one_of_it(bnexp):
+    gn = bnexp("list", "groupnorm").out
+    assert (gn.splitlines()[0].split()[0], gn.count("  formula "), gn.count("groups: 8")) == ("gn", 1, 1)
+    assert bnexp("list", "sgd").out.splitlines()[0] == "optim"
+    assert "momentum: 0.9" in bnexp("list", "sgd").out
+    assert [row["group"] for row in json.loads(bnexp("list", "constant", "--json").out)["choices"]] == [
+        "affine",
+        "init",
+        "schedule",
+    ]
+    assert bnexp("list", "gnn").complaint.endswith("nor a choice; did you mean gn?")
