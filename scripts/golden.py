@@ -115,6 +115,8 @@ _VARYING = {
     "date",
     "made_with",
     "commit",
+    "git_commit",
+    "git_dirty",
     "folder",
     "digest",
     "digests",
