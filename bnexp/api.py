@@ -168,10 +168,9 @@ def find(
     return (Run(**vars(run), imports=modules, device=device) for run in runs if agrees(run, wanted))
 
 
-def _either(value: object) -> Sequence[object]:
-    """The values of which a run must have one; a list of numbers is one value, such as that of betas."""
-    is_several = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-    return value if is_several else [value]  # type: ignore[return-value]
+def _either(value: object) -> list[object]:
+    """The values of which a run must have one: those of a list, or the list itself, for a setting that is one."""
+    return [list(value), *value] if isinstance(value, list | tuple) else [value]
 
 
 def compare_runs(

@@ -36,6 +36,7 @@ def test_train_load_and_find():
     assert [run.folder.parent.name for run in bnexp.find("both", norm="ln", optim__lr=0.05)] == ["both"]
     assert len(list(bnexp.find(norm="bn"))) == 1
     assert [run.settings["norm.name"] for run in bnexp.find("both", norm=["bn", "ln", "gn"])] == ["bn", "ln"]
+    assert [run.settings["norm.name"] for run in bnexp.find("both", optim__lr=[0.05, 0.1])] == ["bn", "ln"]
     assert list(bnexp.find("both", norm="gn")) == []
     with pytest.raises(ValueError, match=r"^find=nrm: these runs have no such setting; did you mean norm\?"):
         list(bnexp.find("both", nrm="bn"))

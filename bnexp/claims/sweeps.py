@@ -92,7 +92,9 @@ def check(designs: Sequence[Design], composer: JobComposer) -> None:
     arms: dict[tuple[str, str, str], str] = {}
     for (design, sample), config in zip(samples, composed, strict=True):
         claim, regime = design.claim.id, design.regimes.get(sample.regime)
-        if regime is not None and regime.tuned and not config["data"].get("validation"):
+        if regime is None:  # a run that others start from
+            continue
+        if regime.tuned and not config["data"].get("validation"):
             raise ValueError(f"{claim}.regimes: tuning needs validation images (data.validation)")
         first = arms.setdefault((claim, sample.regime, config_hash(config)), sample.arm)
         if first != sample.arm:

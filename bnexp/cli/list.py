@@ -140,20 +140,19 @@ def main(arguments: list[str]) -> int:
     if given.config_dir and not given.config_dir.is_dir():
         raise ValueError(f"--config-dir {given.config_dir}: there is no such folder")
     folders = [*([given.config_dir] if given.config_dir else []), configs_folder()]
-    found = _found(wanted, {name: _choices(name, folders) for name in GROUPS})
+    groups = {name: _choices(name, folders) for name in ([wanted] if wanted in GROUPS else GROUPS)}
+    found = groups if wanted in (None, *GROUPS) else _named(wanted, groups)
     text = [_text(name, some, wanted, given.imports) for name, some in found.items()]
     answer(_document(found, "\n".join(text) + "\n"), given.format)
     return 0
 
 
-def _found(wanted: str | None, groups: Mapping[str, list[Description]]) -> dict[str, list[Description]]:
-    """The groups that are asked for, by their own name or by that of a choice; None asks for all.
+def _named(wanted: str, groups: Mapping[str, list[Description]]) -> dict[str, list[Description]]:
+    """The choices with a name, or another name of theirs, by group.
 
     Raises:
-        ValueError: neither a group nor a choice has the name.
+        ValueError: no choice has it.
     """
-    if wanted is None or wanted in groups:
-        return {name: some for name, some in groups.items() if wanted in (None, name)}
     chosen = {name: [each for each in some if wanted in (each.name, *each.also)] for name, some in groups.items()}
     if not any(chosen.values()):
         names = [*groups, *(each.name for some in groups.values() for each in some)]

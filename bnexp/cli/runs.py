@@ -25,7 +25,7 @@ def runs(arguments: list[str]) -> int:
     given = _options().parse_args(arguments)
     found, skips = collect([given.folder])
     chosen, aside = selected(found, where=given.where, tags=given.tag, everything=given.all)
-    if given.metric != _METRIC:
+    if given.metric != _METRIC:  # runs that are not over may lack the default, which nobody has asked for
         require_metric("--metric", given.metric, chosen)
     listed = _sorted(chosen, given.sort)[: given.number]
     if given.prune:

@@ -36,7 +36,7 @@ def probability(p: float | None) -> Cell:
     """A p-value, short."""
     if p is None:
         return Cell(BLANK)
-    rounded = math.floor(100 * p + 0.5) / 100  # 0.125 is not said to be 0.12: what no p can be below
+    rounded = math.floor(100 * p + 0.5) / 100  # half up: 0.125, the least p of four pairs, is not shown as less
     return Cell("< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.1 else f"{rounded:.2f}", p)
 
 

@@ -51,7 +51,7 @@ STYLE: dict[Any, Any] = {
 _MARKERS = 12
 # Letters that fit beside each other in a legend.
 _LETTERS = 66
-# Values that span more than this factor are drawn on a logarithmic axis.
+# Values that span more than this factor are drawn on a logarithmic scale.
 _WIDE = 100
 # A longer name would leave no room for what is drawn.
 _LONGEST_NAME = 30
@@ -156,17 +156,12 @@ def enter(
     stands behind its name.
     """
     keys = list(dict.fromkeys(key for index in ranks for key in arms[index].settings))
-    single, values = len(keys) == 1, chosen or {}
-    between = ", " if single else ","
+    single = len(keys) == 1
+    behind = {index: f"{', ' if single else ','}{value}" for index, value in (chosen or {}).items()}
     names = {index: cut(show(arms[index].settings.get(keys[0]))) if single else _label(arms[index]) for index in ranks}
     looks = of_arms([arms[index] for index in sorted(ranks)])
     return cut(short(keys[0])) if single else "", [
-        Entry(
-            arms[index],
-            names[index] + (f"{between}{value}" if (value := values.get(index)) else ""),
-            look,
-            ranks[index],
-        )
+        Entry(arms[index], names[index] + behind.get(index, ""), look, ranks[index])
         for index, look in zip(sorted(ranks), looks, strict=True)
     ]
 
@@ -185,9 +180,14 @@ def cut(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
+def far_apart(values: Collection[float]) -> bool:
+    """Whether values are positive and span so large a factor that a linear scale would hide the small ones."""
+    return bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)
+
+
 def widen(axes: Axes, axis: str, values: Collection[float]) -> bool:
-    """Have a logarithmic axis where positive values span a factor of more than a hundred; whether it is one."""
-    wide = bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)
+    """Have a logarithmic axis where values are far apart; whether it is one."""
+    wide = far_apart(values)
     if wide:
         axes.set(**{f"{axis}scale": "log"})
         getattr(axes, f"{axis}axis").set_major_formatter("{x:g}")

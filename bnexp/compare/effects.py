@@ -28,14 +28,14 @@ def describe(arm: Arm, metric: str) -> Row:
         **columns(_level(values, metric) if values else None),
         "min": min(values, default=None),
         "max": max(values, default=None),
-        "best": _mean(_mean(run.best_value(metric) for run in some) for some in arm.by_seed.values()),
-        "at_chance": at_chance(arm, metric),
+        "best": _mean(_mean(arm.best_value(run, metric) for run in some) for some in arm.by_seed.values()),
+        "at_chance": _at_chance(arm, metric),
         **{status: arm.count(status) for status in STATUSES},
         "seconds": _mean(run.seconds for run in usable),
     }
 
 
-def at_chance(arm: Arm, metric: str) -> int | None:
+def _at_chance(arm: Arm, metric: str) -> int | None:
     """How many runs are hardly better than guessing, diverged ones too; None where guessing has no score."""
     if not metric_of(metric).is_proportion or all(run.chance(metric) is None for run in arm.runs):
         return None
@@ -148,7 +148,7 @@ def _left_open(arm: Arm, wanted: Collection[str]) -> dict[str, Setting]:
 
 
 def _censored(arm: Arm, metric: str) -> bool:
-    return any(run.status == "diverged" and run.value(metric) is None for run in arm.runs)
+    return any(run.status == "diverged" and arm.value(run, metric) is None for run in arm.runs)
 
 
 def _choice(
@@ -200,7 +200,7 @@ def _edges(keys: Sequence[str], grid: Sequence[Arm], index: int) -> str:
 
 
 def _largest_working(keys: Sequence[str], grid: Sequence[Arm], validation: str) -> Row:
-    """The largest learning rate that works for every seed, up from the first such one; None where none does.
+    """The largest learning rate that works for every run, up from the first such one; None where none does.
 
     ``works_to_the_end`` is None where it is not known what works. Nothing where another setting was tried, too.
     """

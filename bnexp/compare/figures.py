@@ -19,6 +19,7 @@ from bnexp.compare.drawing import (
     ends,
     enter,
     entitle,
+    far_apart,
     framed,
     from_seeds,
     grid,
@@ -131,8 +132,8 @@ def _curves(entries: Sequence[Entry], metric: str, name: str) -> Picture | None:
     read = curve if by_steps else by_epoch
     finished = [entry for entry in entries if any(run.status == "finished" for run in entry.arm.runs)]
     ranks = sorted(entry.rank for entry in finished)[:MOST_CURVES]
-    drawn = [(entry, mean_curve(entry.arm, metric, read)) for entry in finished if entry.rank in ranks]
-    drawn = [(entry, steps) for entry, steps in drawn if steps]
+    read_curves = [(entry, mean_curve(entry.arm, metric, read)) for entry in finished if entry.rank in ranks]
+    drawn = [(entry, steps) for entry, steps in read_curves if steps]
     if not drawn:
         return None
     figure, (axes,) = framed(3.5)
@@ -141,7 +142,7 @@ def _curves(entries: Sequence[Entry], metric: str, name: str) -> Picture | None:
         axes.set_xlabel("epoch")
     seeds = {interval.n for _, steps in drawn for interval in steps.values()}
     means = f"mean{_of_finished(finished)} with 95 % interval{from_seeds(seeds)}"
-    most = _most(finished, MOST_CURVES) + _without_curve(len(entries) - len(finished))
+    most = _most(finished, MOST_CURVES) + _without_curve(len(entries) - len(finished) + len(read_curves) - len(drawn))
     entitle(figure, _headline(metric, "over training"), ("one seed an arm" if seeds == {1} else means) + most)
     if len(drawn) > _MOST_ENDS or max(len(entry.name) for entry, _ in drawn) > _LONGEST_END:
         legend(figure, [entry for entry, _ in drawn], name)
@@ -156,7 +157,8 @@ def _of_finished(entries: Sequence[Entry]) -> str:
 
 
 def _without_curve(arms: int) -> str:
-    return f"; {arms} arm{'s' * (arms > 1)} without a finished run not drawn" if arms else ""
+    """Says that arms have no curve: without a finished run, or without a point that all of their runs have."""
+    return f"; {arms} arm{'s' * (arms > 1)} without a curve" if arms else ""
 
 
 def draw_curves(axes: Axes, drawn: Sequence[Drawn], metric: str) -> None:
@@ -268,7 +270,7 @@ def _fill(figure: Figure, axes: Axes, cells: Mapping[tuple[int, int], Arm], metr
     means = {place: _interval(arm.values(metric), metric).mean for place, arm in cells.items()}
     # Diverged runs would stretch the scale, so it spans the other arms; arms beyond it get the colour of its end.
     steady = [mean for place, mean in means.items() if not cells[place].count("diverged")] or list(means.values())
-    kind = LogNorm if min(steady) > 0 and max(steady) > 100 * min(steady) else Normalize
+    kind = LogNorm if far_apart(steady) else Normalize
     scale, colours = kind(min(steady), max(steady), clip=True), colormaps["cividis"]
     written = _written(list(means.values()))
     for (x, y), mean in means.items():
@@ -291,9 +293,9 @@ def _write_cell(axes: Axes, x: int, y: int, arm: Arm, number: str, ink: str) -> 
 
 def _written(values: Sequence[float]) -> Callable[[float], str]:
     """How cells write their number: with the decimals that suit the largest, or with three digits each."""
-    largest, least = max(map(abs, values)), min(map(abs, values))
+    largest = max(map(abs, values))
     if largest and not 1e-2 <= largest < 1e5:
         return "{:.2e}".format
-    if largest > 100 * least > 0:
+    if far_apart([abs(value) for value in values]):
         return lambda value: f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{{:.{max(0, 4 - len(str(int(largest))))}f}}".format

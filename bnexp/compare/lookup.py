@@ -58,7 +58,7 @@ def assignments(option: str, texts: Sequence[str], runs: Sequence[Run]) -> Wante
 
 
 def _single(text: str, runs: Sequence[Run]) -> list[str]:
-    """The assignments in a text: an arm's label is several at once, as norm=bn,optim.lr=0.1, and so is a path."""
+    """The assignments in a text: an arm's label is several, as norm=bn,optim.lr=0.1; a path may only look like one."""
     key, _, value = text.partition("=")
     known = any(show(run.settings.get(path)) == value for run in runs for path in (key, f"{key}.name"))
     return [text] if known else re.split(r",(?=[\w.]+=)", text)

@@ -58,8 +58,8 @@ def about_values(arms: Sequence[Arm], rows: Sequence[Row], metric: str, chosen: 
 
 def _about_rests(arms: Sequence[Arm], metric: str) -> Iterator[str]:
     """Whether probes measured the last step on fewer images than the others."""
-    rests = {(rest, size) for arm in arms for run in arm.runs for rest, size in _rest(run)} if probed_of(metric) else ()
-    if rests:
+    runs = [run for arm in arms for run in arm.runs] if probed_of(metric) else []
+    if rests := {rest for rest in map(_rest, runs) if rest is not None}:
         told = ", ".join(f"{rest} of {size}" for rest, size in sorted(rests))
         yield (
             f"The last step of some runs had the rest of an epoch ({told} images), so that what is measured on the "
@@ -67,7 +67,7 @@ def _about_rests(arms: Sequence[Arm], metric: str) -> Iterator[str]:
         )
 
 
-def _rest(run: Run) -> Iterator[tuple[int, int]]:
+def _rest(run: Run) -> tuple[int, int] | None:
     """(images of the last step's batch, batch size) if the run ended with the rest of an epoch."""
     size = run.settings.get("batch_size")
     if (
@@ -77,10 +77,9 @@ def _rest(run: Run) -> Iterator[tuple[int, int]]:
         or size < 1
         or run.settings.get("drop_last")
     ):
-        return
+        return None
     rest, per_epoch = run.images % size, -(-run.images // size)
-    if rest and run.steps % per_epoch == 0:
-        yield rest, size
+    return (rest, size) if rest and run.steps % per_epoch == 0 else None
 
 
 def about_shared(runs: Sequence[Run]) -> Iterator[str]:
@@ -129,8 +128,8 @@ def _about_pooled(arms: Sequence[Arm], chosen: Sequence[str]) -> Iterator[str]:
     if not pooled:
         return
     yield (
-        f"Arms pool values of {', '.join(map(short, pooled))}: a seed counts once, as the mean of its runs. "
-        "Name them in --by or --where, or choose one with --best."
+        f"Arms pool values of {', '.join(map(short, pooled))}: a seed counts once, as the mean of its runs; "
+        "curves have the points that all runs of an arm have. Name them in --by or --where, or choose one with --best."
     )
     everywhere = [key for key in pooled if all(key in run.settings for arm in arms for run in arm.runs)]
     if len({values for arm in arms for values in _by_seed(arm, everywhere)}) > 1:
@@ -148,15 +147,19 @@ def _by_seed(arm: Arm, keys: Sequence[str]) -> Iterator[frozenset[tuple[Setting,
 
 def about_divergence(arms: Sequence[Arm], metric: str) -> Iterator[str]:
     """How diverged runs were counted."""
-    diverged = [run for arm in arms for run in arm.runs if run.status == "diverged"]
-    levels = Counter(run.value(metric) for run in diverged)
-    for level, count in sorted(levels.items(), key=str):
-        if level is not None:
-            yield f"Diverged, counted as chance ({level:.4g}): {_runs(count)}."
-        elif metric_of(metric).chance:
-            yield f"Diverged, left out of the means since the number of classes is not known: {_runs(count)}."
-        else:
-            yield f"Diverged, left out of the means, which so flatter ({metric} has no chance level): {_runs(count)}."
+    fates = Counter(_fate(arm, run, metric) for arm in arms for run in arm.runs if run.status == "diverged")
+    yield from (f"Diverged, {fate}: {_runs(count)}." for fate, count in sorted(fates.items()))
+
+
+def _fate(arm: Arm, run: Run, metric: str) -> str:
+    level = arm.value(run, metric)
+    if level is not None:
+        return f"counted as chance ({level:.4g})"
+    if not metric_of(metric).chance:
+        return f"left out of the means, which so flatter ({metric} has no chance level)"
+    if run.chance(metric) is None:
+        return "left out of the means since the number of classes is not known"
+    return f"left out of the means since no run of the arm has {metric}"
 
 
 def about_unchosen(count: int, metric: str) -> Iterator[str]:
@@ -182,7 +185,8 @@ def about_edges(arms: Sequence[Arm], rows: Sequence[Row], key: str) -> Iterator[
     for arm, row in zip(arms, rows, strict=True):
         if row["edge"]:
             chosen = show(row["chosen"]) if "," in key else f"{short(key)}={show(row['chosen'])}"
-            edges.setdefault(f"{chosen} is the {row['edge']} of the grid", []).append(arm.label)
+            edge = row["edge"] if "," in key else f"{row['edge']} of the grid"
+            edges.setdefault(f"{chosen} is the {edge}", []).append(arm.label)
     yield from (f"{'; '.join(labels)}: {edge}; extend the grid." for edge, labels in edges.items())
     for arm, row in zip(arms, rows, strict=True):
         if row["passed_over"]:
@@ -200,7 +204,7 @@ def about_pairs(rows: Sequence[Row]) -> Iterator[str]:
     if dropped:
         yield f"Results dropped, of seeds that only one of the two arms has: {dropped}."
     if unmatched := sum(row["unmatched"] or 0 for row in rows):
-        yield f"Left out of the differences, without a counterpart at equal values of the pooled settings: {unmatched}."
+        yield f"Left out of the differences, as the other arm has none of equal seed and pooled settings: {unmatched}."
     paired = [row["pairs"] for row in rows if row["pairs"]]
     if paired and min(paired) < (enough := _enough_pairs(len(paired))):
         least = f"{2 / 2 ** min(paired):.4g}{f', {len(paired)} times that by Holm' if len(paired) > 1 else ''}"

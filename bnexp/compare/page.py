@@ -65,8 +65,8 @@ def _runs(comparison: Comparison, here: Path) -> Table:
             Cell(arm.label, arm.label),
             number(run.seed, 0),
             Cell(run.status, run.status),
-            number(run.value(comparison.metric), 4),
-            number(run.best_value(comparison.metric) if run.usable else None, 4),
+            number(arm.value(run, comparison.metric), 4),
+            number(arm.best_value(run, comparison.metric), 4),
             duration(run.seconds),
         ]
         for arm in comparison.arms

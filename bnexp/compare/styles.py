@@ -80,8 +80,9 @@ def _styles(arms: Sequence[tuple[str, Hashable, Hashable]]) -> list[Style]:
         dash = dashes[index]
         marker = markers[index] if any(markers) else dash + dash // len(DASHES)
         tries = product(range(len(MARKERS)), range(len(DASHES)))
-        wanted = [_style(looks[arms[index][0]], dash + more, marker + turn + more) for turn, more in tries]
-        styles[index] = next((style for style in wanted if style not in taken), wanted[0])
+        look = looks[arms[index][0]]
+        wanted = (_style(look, dash + more, marker + turn + more) for turn, more in tries)
+        styles[index] = next((style for style in wanted if style not in taken), _style(look, dash, marker))
         taken.add(styles[index])
     return [styles[index] for index in range(len(arms))]
 

@@ -17,6 +17,8 @@ from bnexp.runs.collect import Setting, Skip, short, show
 
 # The facts about an arm: column -> value at full precision, ``None`` where there is no value.
 Row = dict[str, Any]
+# What a head says of the intervals below it.
+_INTERVAL = "± 95 %"
 
 
 @dataclass
@@ -61,7 +63,7 @@ def _levels(comparison: Comparison) -> Table:
     chance = ["at chance"] if any(row["at_chance"] for row in comparison.rows) else []
     header = [
         "n",
-        f"{comparison.metric} {_spread(comparison.rows, 'n')}",
+        f"{comparison.metric} {_spread(comparison.rows, 'n', _INTERVAL)}",
         "sd",
         "best",
         *chance,
@@ -95,7 +97,7 @@ def _differences(comparison: Comparison) -> Table:
     pairs = [(arm, row) for arm, row in rows if row["baseline"] not in (None, arm.label)]
     digits = _digits([row for _, row in pairs], "difference_", "pairs")
     several = len({row["baseline"] for _, row in pairs}) > 1
-    interval = _spread([row for _, row in pairs], "pairs").replace("± 95 %", "95 % interval")
+    interval = _spread([row for _, row in pairs], "pairs", "95 % interval")
     header = [*(["against"] if several else []), "pairs", "difference", interval, "d_z", "p", "p (Holm)"]
     arms = {arm.label: arm for arm in comparison.arms}
     cells = [
@@ -103,7 +105,7 @@ def _differences(comparison: Comparison) -> Table:
             *([Cell(row["baseline"], row["baseline"])] if several else []),
             number(row["pairs"], 0),
             _difference(row, digits),
-            _differing(row, digits, arm.matched(arms[row["baseline"]], comparison.metric).differences),
+            _differing(row, digits, _few_differences(arm, arms[row["baseline"]], row, comparison.metric)),
             number(row["d_z"], 2),
             probability(row["p"]),
             probability(row["p_holm"]),
@@ -118,7 +120,13 @@ def _choices(comparison: Comparison) -> Table:
     digits = _digits(comparison.rows, "validation_")
     rates = "largest_working" in comparison.rows[0]
     by = on_validation(comparison.metric)
-    header = [key, f"{by} {_spread(comparison.rows, 'n')}", "where", "grid", *(["largest working"] if rates else [])]
+    header = [
+        key,
+        f"{by} {_spread(comparison.rows, 'n', _INTERVAL)}",
+        "where",
+        "grid",
+        *(["largest working"] if rates else []),
+    ]
     rows = [
         [
             Cell(BLANK) if row["validation_mean"] is None else _setting(row["chosen"]),
@@ -132,10 +140,10 @@ def _choices(comparison: Comparison) -> Table:
     return _table(f"{key} chosen by {by}", comparison.arms, header, rows)
 
 
-def _spread(rows: Iterable[Row], count: str) -> str:
-    """What stands beside the means of a column: intervals, or the seeds' values where all rows have few."""
+def _spread(rows: Iterable[Row], count: str, interval: str) -> str:
+    """What stands beside means: the interval, or the seeds' values where all rows have few."""
     counts = [row[count] for row in rows if row[count]]
-    return "(by seed)" if counts and max(counts) < FEWEST else "± 95 %"
+    return "(by seed)" if counts and max(counts) < FEWEST else interval
 
 
 # So many values that were tried are told one by one.
@@ -219,6 +227,11 @@ def _difference(row: Row, digits: int) -> Cell:
     if row["difference_low"] is None:
         return number(mean, digits, sign="+")
     return fixed(mean, _own(row, "difference_", digits), sign="+")
+
+
+def _few_differences(arm: Arm, baseline: Arm, row: Row, metric: str) -> Sequence[float]:
+    """The differences themselves, if they are so few that they are shown."""
+    return arm.matched(baseline, metric).differences if row["pairs"] < FEWEST else ()
 
 
 def _differing(row: Row, digits: int, differences: Sequence[float]) -> Cell:

@@ -16,7 +16,7 @@ _ABSENT = object()
 # The text of a setting that a run does not have.
 ABSENT = "-"
 # A seed, and the values of the settings that an arm pools.
-Cell = tuple[Any, ...]
+_Cell = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,14 @@ class Arm:
 
     def value(self, run: Run, metric: str) -> float | None:
         """A run's result; a diverged one has the score of guessing only if the arm's finished runs have the metric."""
-        is_measured = run.status == "finished" or self._measured is None or metric in self._measured
-        return run.value(metric) if is_measured else None
+        return run.value(metric) if self._counts(run, metric) else None
+
+    def best_value(self, run: Run, metric: str) -> float | None:
+        """A run's best value over the steps; of a diverged one as ``value``."""
+        return run.best_value(metric) if run.usable and self._counts(run, metric) else None
+
+    def _counts(self, run: Run, metric: str) -> bool:
+        return run.status == "finished" or self._measured is None or metric in self._measured
 
     @cached_property
     def _measured(self) -> set[str] | None:
@@ -71,8 +77,8 @@ class Arm:
         shared = [key for key in compared(mine) if any(key in some for some in theirs)]
         return list(dict.fromkeys([*differing(shared, mine), *differing(shared, theirs)]))
 
-    def _by_cell(self, keys: Sequence[str], metric: str) -> dict[Cell, float]:
-        cells: defaultdict[Cell, list[float]] = defaultdict(list)
+    def _by_cell(self, keys: Sequence[str], metric: str) -> dict[_Cell, float]:
+        cells: defaultdict[_Cell, list[float]] = defaultdict(list)
         for seed, runs in self.by_seed.items():
             for run in runs:
                 if (value := self.value(run, metric)) is not None:
@@ -109,7 +115,7 @@ class Matched:
         return [mine - self.theirs[seed] for seed, mine in self.mine.items()]
 
 
-def _by_seed(cells: Mapping[Cell, float], common: Collection[Cell]) -> dict[int, float]:
+def _by_seed(cells: Mapping[_Cell, float], common: Collection[_Cell]) -> dict[int, float]:
     seeds: defaultdict[int, list[float]] = defaultdict(list)
     for cell, value in cells.items():
         if cell in common:

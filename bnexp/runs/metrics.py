@@ -79,19 +79,14 @@ class Rows:
         self._file.close()
 
 
-def points(folder: Path, *, of: str = "") -> Iterator[tuple[int, str, float]]:
+def points(folder: Path) -> Iterator[tuple[int, str, float]]:
     """(step, tag, value) of every row of a run's ``metrics.csv``, in the order written.
-
-    Args:
-        folder: the run's folder.
-        of: only this tag; faster if only one curve is needed.
 
     Raises:
         OSError: the file cannot be read; a missing file has no points.
     """
-    for step, _, tag, value in _all_rows(folder, of):
-        if of in ("", tag):
-            yield int(step), tag, float(value)
+    for step, _, tag, value in _all_rows(folder):
+        yield int(step), tag, float(value)
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,19 +146,21 @@ def _all_rows(folder: Path, of: str = "") -> Iterator[list[str]]:
 
 def curve(folder: Path, metric: str) -> Curve:
     """Step -> finite value; the last row counts if a step was written twice. Empty if there is no file."""
-    try:
-        return {step: value for step, _, value in points(folder, of=metric) if is_finite(value)}
-    except OSError:
-        return {}
+    return {int(step): value for step, _, value in _finite_rows(folder, metric)}
 
 
 def by_epoch(folder: Path, metric: str) -> Mapping[float, float]:
     """Epoch -> finite value, as ``curve``; an epoch may be a fraction."""
+    return {float(epoch): value for _, epoch, value in _finite_rows(folder, metric)}
+
+
+def _finite_rows(folder: Path, metric: str) -> list[tuple[str, str, float]]:
+    """(step, epoch, value) of the rows of a metric; none where the file cannot be read."""
     try:
-        rows = [(float(epoch), float(value)) for _, epoch, tag, value in _all_rows(folder, metric) if tag == metric]
+        rows = [(step, epoch, float(value)) for step, epoch, tag, value in _all_rows(folder, metric) if tag == metric]
     except OSError:
-        return {}
-    return {epoch: value for epoch, value in rows if is_finite(value)}
+        return []
+    return [row for row in rows if is_finite(row[2])]
 
 
 def curves(folder: Path) -> Mapping[str, Curve]:

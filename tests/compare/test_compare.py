@@ -166,6 +166,7 @@ def test_a_probe_of_the_last_step_says_that_its_batch_was_the_rest_of_an_epoch(t
     assert said not in arms(tmp_path)["notes"]
     write_run(tmp_path / "whole" / "a", settings={"batch_size": 64, "drop_last": True}, steps=36, **facts)
     write_run(tmp_path / "whole" / "b", settings={"batch_size": 64}, steps=37, seed=1, **facts)
+    write_run(tmp_path / "whole" / "c", settings={"batch_size": 0}, steps=37, seed=2, **facts)  # as nobody trains
     assert "rest of an epoch" not in arms(tmp_path / "whole", "--metric", tag)["notes"]
 
 
@@ -302,7 +303,7 @@ def test_arms_that_pool_unlike_grids_are_paired_over_what_both_have(tmp_path, ar
     assert gn["difference_mean"] == pytest.approx(((0.82 - 0.85) + (0.81 - 0.82)) / 2)
     assert (gn["pairs"], gn["dropped"], gn["unmatched"]) == (2, 0, 3)
     assert "same values of optim.lr, so that means can differ for that alone" in notes
-    assert "without a counterpart at equal values of the pooled settings: 3." in notes
+    assert "as the other arm has none of equal seed and pooled settings: 3." in notes
     assert "-0.0300, -0.0100" in compare(folder, "--by", "norm", "--baseline", "norm=bn")
 
 
@@ -353,7 +354,9 @@ def test_a_diverged_run_scores_as_guessing_only_in_what_its_arm_measures(tmp_pat
         write_run(tmp_path / f"bn{seed}", seed=seed, final={"test/accuracy_precise": 0.9})
     write_run(tmp_path / "gn0", norm="gn", final={"test/accuracy": 0.9})
     write_run(tmp_path / "gn1", norm="gn", seed=1, status="diverged", final={})
-    assert arms(tmp_path, "--metric", "test/accuracy_precise")["norm=gn"]["n"] == 0
+    found = arms(tmp_path, "--metric", "test/accuracy_precise")
+    assert (found["norm=gn"]["n"], found["norm=gn"]["best"]) == (0, None)
+    assert "left out of the means since no run of the arm has test/accuracy_precise: 1 run." in found["notes"]
     assert arms(tmp_path, "--metric", "test/accuracy")["norm=gn"]["values"] == {"0": 0.9, "1": 0.1}
 
 
@@ -521,7 +524,7 @@ def test_the_edges_of_a_chosen_combination_are_said_setting_by_setting(tmp_path,
             write_run(tmp_path / f"{lr}-{decay}", lr=lr, settings={"optim.weight_decay": decay}, final=final)
     found = arms(tmp_path, "--best", "optim.lr,optim.weight_decay")
     assert found["all runs"]["edge"] == "lower edge of optim.lr"
-    said = "all runs: optim.lr=0.1,optim.weight_decay=0.01 is the lower edge of optim.lr of the grid; extend the grid."
+    said = "all runs: optim.lr=0.1,optim.weight_decay=0.01 is the lower edge of optim.lr; extend the grid."
     assert said in found["notes"]
 
 

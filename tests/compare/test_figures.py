@@ -74,7 +74,7 @@ def test_curves_say_that_diverged_runs_and_arms_without_others_are_not_in_them(t
         write_run(tmp_path / f"bn{seed}", seed=seed, lr=0.1, status=("finished", "diverged")[seed])
         write_run(tmp_path / f"none{seed}", seed=seed, lr=3.0, status="diverged")
     (found, *_) = figures.pictures(compare([str(tmp_path)]))
-    assert found.figure.axes[0].get_title("left") == "one seed an arm; 1 arm without a finished run not drawn"
+    assert found.figure.axes[0].get_title("left") == "one seed an arm; 1 arm without a curve"
     write_run(tmp_path / "more", seed=2, lr=0.1)
     (found, *_) = figures.pictures(compare([str(tmp_path)]))
     assert found.figure.axes[0].get_title("left").startswith("mean of finished runs with 95 % interval")

@@ -54,7 +54,7 @@ def test_a_step_counts_as_last_written_and_only_finite_values_make_a_curve(tmp_p
     write(tmp_path, HEADER + b"1,0,a,0.1\n1,0,a,0.2\n2,0,a,nan\n3,0,a,1e200\n3,0,ab,0.3\n4,0,a,-inf\n5,0,b/a,0.4\n")
     assert curve(tmp_path, "a") == {1: 0.2}
     assert dict(curves(tmp_path)) == {"a": {1: 0.2}, "ab": {3: 0.3}, "b/a": {5: 0.4}}
-    assert [value for _, _, value in points(tmp_path, of="a")] == [
+    assert [value for _, tag, value in points(tmp_path) if tag == "a"] == [
         0.1,
         0.2,
         pytest.approx(math.nan, nan_ok=True),
